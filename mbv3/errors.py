@@ -1,0 +1,114 @@
+"""Every error that a user of mbv3 can meet.
+
+Mbv3Error
+ ├─ BadInput               wrong argument, document, folder or file (exit 2)
+ │   ├─ DocumentError      a YAML or CSV document; lists every fault with its path
+ │   └─ ForeignTable       a latency table of another device, runtime or thread count
+ ├─ MissingLayerError      layers without a measurement; `.missing` lists every one
+ ├─ Unreachable            the target lies outside what the space can reach (exit 3)
+ └─ Interrupted            stopped by the user; the run directory can be resumed (exit 4)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = [
+    "BadInput",
+    "DocumentError",
+    "Fault",
+    "ForeignTable",
+    "Interrupted",
+    "Mbv3Error",
+    "MissingLayerError",
+    "Unreachable",
+]
+
+
+class Mbv3Error(Exception):
+    """Base of every error that mbv3 raises on purpose."""
+
+    exit_code = 1
+
+
+class BadInput(Mbv3Error):
+    """What the user gave cannot be used. The message says what, why, and the cure."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault of a document: where it is, the rule, the value met, and the cure."""
+
+    path: str
+    rule: str
+    value: str = ""
+    cure: str = ""
+
+    def __str__(self) -> str:
+        value = f" (got {self.value})" if self.value else ""
+        cure = f"; {self.cure}" if self.cure else ""
+        return f"{self.path}: {self.rule}{value}{cure}"
+
+
+class DocumentError(BadInput):
+    """A document breaks its rules; every fault is listed, not only the first."""
+
+    def __init__(self, source: str, faults: Iterable[Fault]) -> None:
+        self.source = source
+        self.faults = tuple(faults)
+        shown = [f"  {f}" for f in self.faults[:20]]
+        if len(self.faults) > 20:
+            shown.append(f"  and {len(self.faults) - 20} more")
+        count = f"{len(self.faults)} fault{'s' if len(self.faults) != 1 else ''}"
+        super().__init__("\n".join([f"{source}: {count}", *shown]))
+
+
+class ForeignTable(BadInput):
+    """A latency table is used for something that it was not measured on."""
+
+    def __init__(self, source: str, differing: Iterable[tuple[str, object, object]]) -> None:
+        self.differing = tuple(differing)
+        rows = [f"  {name}: table {theirs!r}, here {ours!r}" for name, theirs, ours in self.differing]
+        super().__init__(
+            "\n".join(
+                [
+                    f"{source}: this latency table was not measured on this set-up",
+                    *rows,
+                    "  build one here (mbv3 latency build), or pass --force-table to use it all the same",
+                ]
+            )
+        )
+
+
+class MissingLayerError(Mbv3Error):
+    """A table has no row for some layers of a network."""
+
+    exit_code = 2
+
+    def __init__(self, missing: Iterable[str]) -> None:
+        self.missing = tuple(missing)
+        shown = ", ".join(self.missing[:3]) + (", ..." if len(self.missing) > 3 else "")
+        super().__init__(
+            f"{len(self.missing)} layer(s) not in the latency table: {shown}; "
+            "measure them on the device (mbv3 latency build) or allow estimates"
+        )
+
+
+class Unreachable(Mbv3Error):
+    """No network of the space meets the target on this device."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, smallest_ms: float, largest_ms: float) -> None:
+        self.smallest_ms = smallest_ms
+        self.largest_ms = largest_ms
+        super().__init__(message)
+
+
+class Interrupted(Mbv3Error):
+    """Stopped before the end; nothing is lost."""
+
+    exit_code = 4

@@ -1,0 +1,50 @@
+"""What a long task tells whoever runs it: values that are yielded, never printed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Done", "Event", "Note", "Progress", "StageStart"]
+
+
+@dataclass(frozen=True, slots=True)
+class StageStart:
+    """A stage begins. `forecast_s` is the time it is expected to take, in seconds, if known."""
+
+    stage: str
+    text: str
+    forecast_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`done` of `total` units of `stage` are finished; `left_s` seconds are expected to remain."""
+
+    stage: str
+    done: float
+    total: float
+    text: str = ""
+    left_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One line that a person should read: a decision, a caveat, advice."""
+
+    stage: str
+    text: str
+    warning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A task ended. `data` holds its results, JSON-ready."""
+
+    stage: str
+    text: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+Event = StageStart | Progress | Note | Done

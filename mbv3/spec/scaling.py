@@ -1,0 +1,68 @@
+"""Width and resolution scaling of whole networks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from mbv3.spec.arch import ArchSpec
+from mbv3.spec.rows import Conv, MBConv, Row, make_divisible
+
+__all__ = ["TailRule", "WidthRule", "scale_spec"]
+
+WidthRule = Literal["table", "ratio"]
+TailRule = Literal["ratio", "fixed", "fixed-below-1"]
+
+
+def _se(row: Row, inner: int, new: int) -> int:
+    """Squeeze channels after `inner` became `new`: the same share, by the rule the row follows."""
+    if not row.se:
+        return 0
+    if row.se == make_divisible(inner / 4):
+        return make_divisible(new / 4)  # MobileNetV3: a quarter of the expansion
+    return max(1, round(row.se * new / inner))
+
+
+def scale_spec(
+    spec: ArchSpec,
+    width: float = 1.0,
+    resolution: tuple[int, int] | None = None,
+    *,
+    exp_rule: WidthRule = "table",
+    tail_rule: TailRule = "ratio",
+) -> ArchSpec:
+    """`spec` with every width times `width` (rounded by make_divisible) and another input size.
+
+    `exp_rule`: "table" scales the tabulated expansion (torchvision's MobileNetV3), "ratio" keeps exp / in
+    (MobileNetV2, MnasNet). `tail_rule`: "ratio" keeps the last 1x1 at its multiple of the last row,
+    "fixed" leaves it (MnasNet), "fixed-below-1" only grows it (MobileNetV2). Head features scale with the tail.
+    """
+    res = resolution or spec.resolution
+    if width == 1.0:
+        return replace(spec, resolution=res)
+    stem = replace(spec.stem, out=make_divisible(spec.stem.out * width))
+    rows: list[Row] = []
+    cin, new_cin = spec.stem.out, stem.out
+    for row in spec.rows:
+        out = make_divisible(row.out * width)
+        if isinstance(row, MBConv):
+            exp = round(row.exp / cin * new_cin) if exp_rule == "ratio" else make_divisible(row.exp * width)
+            exp = new_cin if row.exp == cin else exp
+            # MnasNet squeezes a share of the block's input, MobileNetV3 of its expansion
+            block_in = row.se == max(1, cin // 4) and row.exp != cin
+            se = max(1, new_cin // 4) if block_in and row.se else _se(row, row.exp, exp)
+            rows.append(replace(row, out=out, exp=exp, se=se))
+        else:
+            inner, new = (row.out, out) if isinstance(row, Conv) else (cin, new_cin)
+            rows.append(replace(row, out=out, se=_se(row, inner, new)))
+        cin, new_cin = row.out, out
+    tail, features = spec.tail, spec.head.features
+    if tail is not None and tail_rule == "ratio":
+        tail = replace(tail, out=max(8, round(tail.out * new_cin / cin)))
+    elif tail is not None and tail_rule == "fixed-below-1":
+        tail = replace(tail, out=make_divisible(tail.out * max(1.0, width)))
+    if features:
+        features = make_divisible(features * width)
+    return replace(
+        spec, resolution=res, stem=stem, rows=tuple(rows), tail=tail, head=replace(spec.head, features=features)
+    )

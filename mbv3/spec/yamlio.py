@@ -1,0 +1,184 @@
+"""ArchSpec to YAML and back: `parse_spec(dump_spec(spec)) == spec`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from mbv3.errors import BadInput, DocumentError
+from mbv3.spec.arch import MAX_CHANNELS, MAX_RESOLUTION, MAX_ROWS, ArchSpec, Scalar
+from mbv3.spec.document import Reader, parse_yaml, read_text
+from mbv3.spec.rows import GATES, NL, NLS, SKIPS, Classify, Conv, DSConv, Gate, MBConv, Row, Skip
+
+__all__ = ["FORMAT", "dump_spec", "parse_spec", "read_spec"]
+
+FORMAT = "mbv3-spec/1"
+_OPS = ("mbconv", "dsconv", "conv")
+
+
+def _row(r: Reader, cin: int) -> Row:
+    """One row; `skip` left out means MobileNetV3's rule: a residual iff stride 1 and in == out."""
+    if not r.is_mapping():
+        return Conv(k=1, out=max(cin, 1))
+    op = r.word("op", _OPS)
+    k = r.integer("k", 1, 31)
+    exp = r.integer("exp", 1, MAX_CHANNELS) if op == "mbconv" else 0
+    out = r.integer("out", 1, MAX_CHANNELS)
+    se = r.integer("se", 0, MAX_CHANNELS, 0)
+    nl = cast(NL, r.word("nl", NLS))
+    s = r.integer("s", 1, 4, 1)
+    dilation = r.integer("dilation", 1, 64, 1)
+    skip = cast(Skip, r.word("skip", SKIPS, "identity" if s == 1 and cin == out and op != "conv" else "none"))
+    r.no_other_keys()
+    if op == "mbconv":
+        return MBConv(k=k, exp=exp, out=out, se=se, nl=nl, s=s, skip=skip, dilation=dilation)
+    kind = DSConv if op == "dsconv" else Conv
+    return kind(k=k, out=out, se=se, nl=nl, s=s, skip=skip, dilation=dilation)
+
+
+def _conv(r: Reader, cin: int) -> Conv:
+    row = _row(r, cin)
+    if not isinstance(row, Conv):
+        r.fault(r.at("op"), "stem and tail are of op conv", r.raw("op"))
+        return Conv(k=1, out=row.out)
+    return row
+
+
+def resolution(r: Reader) -> tuple[int, int]:
+    """`resolution: 224` or `resolution: [512, 1024]` (height, width)."""
+    value = r.raw("resolution")
+    sides = value if isinstance(value, list) and len(value) == 2 else [value, value]
+    if value is not None and not all(type(v) is int and 1 <= v <= MAX_RESOLUTION for v in sides):
+        r.fault(
+            r.at("resolution"), f"must be a side or [height, width] in pixels, each from 1 to {MAX_RESOLUTION}", value
+        )
+        return 224, 224
+    return (224, 224) if value is None else (sides[0], sides[1])
+
+
+def parse_spec(text: str, source: str = "spec") -> ArchSpec:
+    """The network that a YAML text describes.
+
+    Raises:
+        DocumentError: lists every fault with its path, rule and value.
+    """
+    r = Reader(parse_yaml(text, source), source)
+    if not r.is_mapping():
+        r.finish()
+    r.format_line(FORMAT)
+    name = r.text("name")
+    inp = r.child("input")
+    inp.is_mapping()
+    res = resolution(inp)
+    channels = inp.integer("channels", 1, 1024, 3)
+    inp.no_other_keys()
+    gate = r.word("gate", GATES, "HSIGMOID")
+    bn = r.child("bn") if r.has("bn") else Reader({}, source, "bn", r.faults)
+    eps = bn.number("eps", 1e-12, 1.0, 1e-3)
+    momentum = bn.number("momentum", 0.0, 1.0, 0.01)
+    bn.no_other_keys()
+    stem = _conv(r.child("stem"), channels)
+    rows: list[Row] = []
+    cin = stem.out
+    for item in r.children("rows", MAX_ROWS):
+        rows.append(_row(item, cin))
+        cin = rows[-1].out
+    tail = _conv(r.child("tail"), cin) if r.has("tail") else None
+    h = r.child("head")
+    h.is_mapping()
+    h.word("type", ("classify",))
+    head = Classify(
+        features=h.integer("features", 0, MAX_CHANNELS, 0),
+        nl=cast(NL, h.word("nl", NLS, "HS")),
+        dropout=h.number("dropout", 0.0, 0.999, 0.2),
+        classes=h.integer("classes", 1, 10**6),
+    )
+    h.no_other_keys()
+    provenance: list[tuple[str, Scalar]] = []
+    if r.has("provenance"):
+        p = r.child("provenance")
+        if p.is_mapping():
+            for key, value in p.data.items():
+                if value is not None and type(value) not in (str, int, float, bool):
+                    p.fault(p.at(key), "must be one plain value", value)
+                provenance.append((key, value))
+    r.no_other_keys()
+    r.finish()
+    try:
+        return ArchSpec(
+            name=name,
+            resolution=res,
+            in_channels=channels,
+            stem=stem,
+            rows=tuple(rows),
+            tail=tail,
+            head=head,
+            gate=cast(Gate, gate),
+            bn_eps=eps,
+            bn_momentum=momentum,
+            provenance=tuple(provenance),
+        )
+    except DocumentError as e:
+        raise DocumentError(source, e.faults) from None
+
+
+def read_spec(path: Path) -> ArchSpec:
+    """The network in a YAML file. Raises: BadInput, DocumentError."""
+    return parse_spec(read_text(path, "spec"), str(path))
+
+
+def _scalar(value: Scalar | float) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        text = repr(value)
+        # YAML 1.1 reads 1e-05 as text: a mantissa with a point makes it a number
+        return text.replace("e", ".0e") if "e" in text and "." not in text else text
+    return _quoted(value)
+
+
+def _quoted(text: str) -> str:
+    import json
+
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _row_line(row: Row) -> str:
+    op = {Conv: "conv", DSConv: "dsconv", MBConv: "mbconv"}[type(row)]
+    parts: list[tuple[str, Any]] = [("op", op), ("k", row.k)]
+    if isinstance(row, MBConv):
+        parts.append(("exp", row.exp))
+    parts += [("out", row.out), ("se", row.se), ("nl", row.nl), ("s", row.s), ("skip", row.skip)]
+    if row.dilation != 1:
+        parts.append(("dilation", row.dilation))
+    return "{" + ", ".join(f"{k}: {v}" for k, v in parts) + "}"
+
+
+def dump_spec(spec: ArchSpec) -> str:
+    """YAML text of `spec`, one row a line, the same bytes for the same value."""
+    h, w = spec.resolution
+    lines = [
+        f"format: {FORMAT}",
+        f"name: {_quoted(spec.name)}",
+        f"input: {{resolution: {h if h == w else f'[{h}, {w}]'}, channels: {spec.in_channels}}}",
+        f"gate: {spec.gate}",
+        f"bn: {{eps: {_scalar(spec.bn_eps)}, momentum: {_scalar(spec.bn_momentum)}}}",
+        f"stem: {_row_line(spec.stem)}",
+        "rows:",
+        *(f"  - {_row_line(row)}" for row in spec.rows),
+    ]
+    if not spec.rows:
+        raise BadInput(f"network {spec.name!r} has no rows and cannot be written as YAML")
+    if spec.tail is not None:
+        lines.append(f"tail: {_row_line(spec.tail)}")
+    head = spec.head
+    lines.append(
+        f"head: {{type: classify, features: {head.features}, nl: {head.nl}, "
+        f"dropout: {_scalar(head.dropout)}, classes: {head.classes}}}"
+    )
+    if spec.provenance:
+        lines.append("provenance:")
+        lines += [f"  {_quoted(key)}: {_scalar(value)}" for key, value in spec.provenance]
+    return "\n".join(lines) + "\n"
