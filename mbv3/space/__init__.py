@@ -1,0 +1,19 @@
+"""Search spaces: choices, genomes, networks; scaling; costs of every network at once."""
+
+from mbv3.space.additive import Additive, tabulate
+from mbv3.space.model import Block, Gene, Genome, SearchSpace, Variant, scale
+from mbv3.space.yamlio import load_space, parse_space, preset_names
+
+__all__ = [
+    "Additive",
+    "Block",
+    "Gene",
+    "Genome",
+    "SearchSpace",
+    "Variant",
+    "load_space",
+    "parse_space",
+    "preset_names",
+    "scale",
+    "tabulate",
+]

@@ -1,0 +1,232 @@
+"""A factorized, block-wise search space (Tan 2019, section 4.1, arXiv:1807.11626)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mbv3.errors import BadInput
+from mbv3.spec import ArchSpec, Classify, Conv, DSConv, MBConv, Row, make_divisible
+from mbv3.spec.rows import NL, Gate, Skip
+
+__all__ = ["FIELDS", "Block", "Gene", "Genome", "SearchSpace", "Value", "Variant", "scale"]
+
+Genome = tuple[int, ...]
+
+# Everything that a block decides, in gene order.
+FIELDS = ("op", "e", "k", "l", "se", "out", "width", "nl", "skip")
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A named choice that sets several fields at once (MnasNet's MBConv3 is op mbconv with e 3)."""
+
+    name: str
+    fields: tuple[tuple[str, Any], ...]
+
+
+Value = int | float | str | Variant
+
+
+@dataclass(frozen=True, slots=True)
+class Gene:
+    """One decision: its full name (`block3_k`), the field it sets and the values to choose from."""
+
+    name: str
+    field: str
+    values: tuple[Value, ...]
+
+    def labels(self) -> tuple[int | float | str, ...]:
+        return tuple(v.name if isinstance(v, Variant) else v for v in self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A run of `l` layers at one resolution: the first carries the stride, the rest repeat it at stride 1."""
+
+    name: str
+    s: int
+    fixed: tuple[tuple[str, Any], ...]
+    genes: tuple[Gene, ...]
+
+    def settings(self, choices: tuple[int, ...]) -> dict[str, Any]:
+        """Every field of the block under one choice a gene."""
+        out = dict(self.fixed)
+        for gene, i in zip(self.genes, choices, strict=True):
+            value = gene.values[i]
+            out.update(value.fields if isinstance(value, Variant) else ((gene.field, value),))
+        return out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSpace:
+    """Blocks with choices around a fixed stem, tail and head.
+
+    `width` and `resolution` are the scale: every width is multiplied and rounded by make_divisible.
+    `se_of`: what a squeeze is a quarter of, the layer's "input" (MnasNet) or its "expansion" (MobileNetV3).
+    """
+
+    name: str
+    resolution: tuple[int, int]
+    stem: Conv
+    blocks: tuple[Block, ...]
+    tail: Conv | None
+    head: Classify
+    gate: Gate
+    bn_eps: float
+    bn_momentum: float
+    se_of: Literal["input", "expansion"]
+    se_ratio: float = 0.25
+    width: float = 1.0
+    source: str = ""
+    genes: tuple[Gene, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "genes", tuple(g for b in self.blocks for g in b.genes))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(g.name for g in self.genes)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(len(g.values) for g in self.genes)
+
+    @property
+    def size(self) -> int:
+        """Number of genomes."""
+        return math.prod(self.sizes)
+
+    def check(self, genome: Genome) -> Genome:
+        """`genome` as plain ints. Raises: BadInput when it is not one of this space."""
+        if len(genome) != len(self.genes) or not all(0 <= g < n for g, n in zip(genome, self.sizes, strict=True)):
+            raise BadInput(f"{genome!r} is not a genome of space {self.name!r} (sizes {self.sizes})")
+        return tuple(int(g) for g in genome)
+
+    def encode(self, values: Mapping[str, Any]) -> Genome:
+        """The genome of choice values by gene name, e.g. `{"block0_e": 6, "block0_k": 3, ...}`.
+
+        Raises:
+            BadInput: unknown, missing or impossible values, all listed.
+        """
+        faults = [f"{name}: no such choice" for name in values if name not in self.names]
+        genome: list[int] = []
+        for gene in self.genes:
+            labels = gene.labels()
+            if gene.name not in values:
+                faults.append(f"{gene.name}: is missing, one of {list(labels)}")
+            elif values[gene.name] not in labels:
+                faults.append(f"{gene.name}: {values[gene.name]!r} is not one of {list(labels)}")
+            else:
+                genome.append(labels.index(values[gene.name]))
+        if faults:
+            raise BadInput(f"space {self.name!r}: " + "; ".join(faults[:10]))
+        return tuple(genome)
+
+    def decode(self, genome: Genome) -> dict[str, int | float | str]:
+        """Choice values by gene name."""
+        return {g.name: g.labels()[i] for g, i in zip(self.genes, self.check(genome), strict=True)}
+
+    def sample(self, rng: np.random.Generator, n: int) -> NDArray[np.int64]:
+        """`n` genomes drawn uniformly, (n, genes)."""
+        return rng.integers(0, np.array(self.sizes), size=(n, len(self.sizes)))
+
+    def mutate(self, parent: Genome, rng: np.random.Generator) -> Genome:
+        """Mutation of regularized evolution (Real 2019, arXiv:1802.01548): one decision redrawn."""
+        i = int(rng.choice([j for j, n in enumerate(self.sizes) if n > 1]))
+        gene = int(rng.integers(self.sizes[i] - 1))
+        gene += gene >= parent[i]  # departure: never redraw the same choice, or the child is wasted
+        return (*parent[:i], gene, *parent[i + 1 :])
+
+    def filters(self, base: int, times: float = 1.0) -> int:
+        """A width of the space at its scale."""
+        return base if times * self.width == 1.0 else make_divisible(base * times * self.width)
+
+    def scaled_stem(self) -> Conv:
+        return replace(self.stem, out=self.filters(self.stem.out))
+
+    def scaled_tail(self) -> Conv | None:
+        return replace(self.tail, out=self.filters(self.tail.out)) if self.tail is not None else None
+
+    def scaled_head(self) -> Classify:
+        return replace(self.head, features=self.filters(self.head.features) if self.head.features else 0)
+
+    def block_out(self, settings: Mapping[str, Any]) -> int:
+        """Output channels of a block under these settings."""
+        return self.filters(settings["out"], settings["width"])
+
+    def block_rows(self, block: Block, settings: Mapping[str, Any], cin: int) -> list[Row]:
+        """The rows of one block with `cin` input channels."""
+        out = self.block_out(settings)
+        op, k, nl = settings["op"], settings["k"], cast(NL, settings["nl"])
+        if op == "identity":
+            # NAS-Bench-Macro: nothing, or a plain 1x1 where the shape changes
+            same = block.s == 1 and cin == out
+            return [] if same else [Conv(k=1, out=out, nl="NONE", s=block.s)]
+        rows: list[Row] = []
+        for j in range(settings["l"]):
+            s = block.s if j == 0 else 1
+            skip = cast(Skip, settings["skip"])
+            if cin != out or (skip == "identity" and s != 1):
+                skip = "none"
+            e = settings["e"]
+            exp = round(e * cin) if float(e).is_integer() else make_divisible(e * cin)
+            inner = exp if op == "mbconv" else out if op == "conv" else cin
+            se = 0
+            if settings["se"] and self.se_of == "input":
+                se = max(1, int(cin * self.se_ratio))
+            elif settings["se"]:
+                se = make_divisible(inner * self.se_ratio)
+            if op == "mbconv":
+                rows.append(MBConv(k=k, exp=exp, out=out, se=se, nl=nl, s=s, skip=skip))
+            else:
+                rows.append((DSConv if op == "dsconv" else Conv)(k=k, out=out, se=se, nl=nl, s=s, skip=skip))
+            cin = out
+        return rows
+
+    def split(self, genome: Genome) -> list[tuple[Block, tuple[int, ...]]]:
+        """The genome's choices block by block."""
+        parts, start = [], 0
+        for block in self.blocks:
+            parts.append((block, genome[start : start + len(block.genes)]))
+            start += len(block.genes)
+        return parts
+
+    def spec(self, genome: Genome, name: str | None = None) -> ArchSpec:
+        """The network of a genome at the space's scale."""
+        genome = self.check(genome)
+        rows: list[Row] = []
+        stem = self.scaled_stem()
+        cin = stem.out
+        for block, choices in self.split(genome):
+            settings = block.settings(choices)
+            rows += self.block_rows(block, settings, cin)
+            cin = self.block_out(settings)
+        return ArchSpec(
+            name=name or f"{self.name}-{'-'.join(map(str, genome))}",
+            resolution=self.resolution,
+            stem=stem,
+            rows=tuple(rows),
+            tail=self.scaled_tail(),
+            head=self.scaled_head(),
+            gate=self.gate,
+            bn_eps=self.bn_eps,
+            bn_momentum=self.bn_momentum,
+        )
+
+
+def scale(
+    space: SearchSpace,
+    width: float = 1.0,
+    resolution: int | tuple[int, int] | None = None,
+    classes: int | None = None,
+) -> SearchSpace:
+    """`space` with all widths times `width`, at another input resolution (pixels), for another class count."""
+    res = (resolution, resolution) if isinstance(resolution, int) else resolution or space.resolution
+    head = space.head if classes is None else replace(space.head, classes=classes)
+    return replace(space, width=space.width * width, resolution=res, head=head)

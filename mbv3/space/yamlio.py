@@ -1,0 +1,165 @@
+"""Search spaces in YAML: the shipped presets and a user's own."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from mbv3.errors import BadInput
+from mbv3.space.model import FIELDS, Block, Gene, SearchSpace, Value, Variant
+from mbv3.spec import GATES, MAX_CHANNELS, NLS, SKIPS, Classify, Conv, Reader, parse_yaml, read_text
+from mbv3.spec.rows import NL, Gate
+from mbv3.spec.yamlio import resolution
+
+__all__ = ["FORMAT", "load_space", "parse_space", "preset_names"]
+
+FORMAT = "mbv3-space/1"
+PRESETS = ("mnasnet", "mnasnet-imagenet", "mobilenetv3", "nas-bench-macro")
+_OPS = ("mbconv", "dsconv", "conv", "identity")
+_DEFAULTS: dict[str, Any] = {"op": "mbconv", "e": 1, "k": 3, "l": 1, "se": 0, "width": 1, "nl": "RE"}
+
+
+def preset_names() -> tuple[str, ...]:
+    """The spaces that `load_space` knows without a file."""
+    return PRESETS
+
+
+def _value(r: Reader, path: str, name: str, value: Any) -> Any:
+    """One value of a block's field, checked; a fault is noted with its path."""
+    words = {"op": _OPS, "nl": NLS, "skip": SKIPS}.get(name)
+    if words is not None:
+        if type(value) is not str or value not in words:
+            r.fault(path, f"must be one of {', '.join(words)}", value)
+            return words[0]
+        return value
+    low, high, rule = {
+        "e": (0.25, 16.0, "a number"),
+        "k": (1, 31, "an odd whole number"),
+        "l": (1, 32, "a whole number"),
+        "se": (0, 1, "0 or 1, a number"),
+        "out": (1, MAX_CHANNELS, "a whole number"),
+        "width": (0.05, 8.0, "a number"),
+    }[name]
+    kinds = (int, float) if name in ("e", "width") else (int,)
+    if type(value) not in kinds or not low <= value <= high or (name == "k" and value % 2 == 0):
+        r.fault(path, f"must be {rule} from {low:g} to {high:g}", value)
+        return low
+    return value
+
+
+def _choice(r: Reader, path: str, name: str, value: Any) -> Value:
+    if not isinstance(value, dict):
+        return cast(Value, _value(r, path, name, value))
+    v = Reader(value, r.source, path, r.faults)
+    label = v.text("name")
+    fields = tuple((f, _value(v, v.at(f), f, v.raw(f))) for f in FIELDS if v.has(f))
+    v.no_other_keys()
+    return Variant(label, fields)
+
+
+def _block(r: Reader) -> Block:
+    if not r.is_mapping():
+        return Block("?", 1, (), ())
+    name = r.text("name")
+    s = r.integer("s", 1, 4, 1)
+    fixed: list[tuple[str, Any]] = []
+    genes: list[Gene] = []
+    for f in FIELDS:
+        default = "identity" if f == "skip" else _DEFAULTS.get(f)
+        raw = r.raw(f) if default is None else r.raw(f, default)
+        if raw is None:
+            fixed.append((f, 8))
+        elif isinstance(raw, list):
+            values = tuple(_choice(r, f"{r.at(f)}[{i}]", f, v) for i, v in enumerate(raw))
+            labels = Gene("", f, values).labels()
+            if not 1 <= len(values) <= 64:
+                r.fault(r.at(f), "must offer 1 to 64 choices", raw)
+            if len(set(labels)) != len(labels):
+                r.fault(r.at(f), "offers the same choice twice", raw)
+            if len(values) > 1:
+                genes.append(Gene(f"{name}_{f}", f, values))
+            fixed.append((f, _DEFAULTS.get(f, "identity") if not values or isinstance(values[0], Variant) else values[0]))
+        else:
+            fixed.append((f, _value(r, r.at(f), f, raw)))
+    r.no_other_keys()
+    return Block(name, s, tuple(fixed), tuple(genes))
+
+
+def _plain_conv(r: Reader) -> Conv:
+    if not r.is_mapping():
+        return Conv(k=1, out=8)
+    k = r.integer("k", 1, 31)
+    if k % 2 == 0:
+        r.fault(r.at("k"), "must be odd", k)
+    conv = Conv(
+        k=k if k % 2 else 1,
+        out=r.integer("out", 1, MAX_CHANNELS),
+        nl=cast(NL, r.word("nl", NLS)),
+        s=r.integer("s", 1, 4, 1),
+    )
+    r.no_other_keys()
+    return conv
+
+
+def parse_space(text: str, source: str = "space") -> SearchSpace:
+    """The space that a YAML text describes.
+
+    Raises:
+        DocumentError: lists every fault with its path, rule and value.
+    """
+    r = Reader(parse_yaml(text, source), source)
+    if not r.is_mapping():
+        r.finish()
+    r.format_line(FORMAT)
+    name = r.text("name")
+    about = r.text("source", "none")
+    inp = r.child("input")
+    inp.is_mapping()
+    res = resolution(inp)
+    inp.no_other_keys()
+    bn = r.child("bn") if r.has("bn") else Reader({}, source, "bn", r.faults)
+    eps, momentum = bn.number("eps", 1e-12, 1.0, 1e-3), bn.number("momentum", 0.0, 1.0, 0.01)
+    bn.no_other_keys()
+    gate = cast(Gate, r.word("gate", GATES, "HSIGMOID"))
+    se_of = cast(Literal["input", "expansion"], r.word("se_of", ("input", "expansion"), "expansion"))
+    se_ratio = r.number("se_ratio", 0.01, 1.0, 0.25)
+    stem = _plain_conv(r.child("stem"))
+    blocks = tuple(_block(b) for b in r.children("blocks", 32))
+    if len({b.name for b in blocks}) != len(blocks):
+        r.fault("blocks", "two blocks have the same name", [b.name for b in blocks])
+    if blocks and not any(b.genes for b in blocks):
+        r.fault("blocks", "no block offers a choice", cure="give a field a list, such as k: [3, 5]")
+    tail = _plain_conv(r.child("tail")) if r.has("tail") else None
+    h = r.child("head")
+    h.is_mapping()
+    head = Classify(
+        features=h.integer("features", 0, MAX_CHANNELS, 0),
+        nl=cast(NL, h.word("nl", NLS, "HS")),
+        dropout=h.number("dropout", 0.0, 0.999, 0.2),
+        classes=h.integer("classes", 1, 10**6),
+    )
+    h.no_other_keys()
+    r.no_other_keys()
+    r.finish()
+    return SearchSpace(
+        name=name, resolution=res, stem=stem, blocks=blocks, tail=tail, head=head, gate=gate, bn_eps=eps,
+        bn_momentum=momentum, se_of=se_of, se_ratio=se_ratio, source=about,
+    )  # fmt: skip
+
+
+def load_space(name_or_path: str | Path) -> SearchSpace:
+    """A preset by name (`mnasnet-imagenet`) or a space from a YAML file.
+
+    Raises:
+        BadInput: neither a preset nor a readable file.
+        DocumentError: the file breaks its rules.
+    """
+    text = str(name_or_path)
+    if text in PRESETS:
+        source = f"{text}.yaml"
+        return parse_space((resources.files("mbv3.space") / "presets" / source).read_text("utf-8"), source)
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml") and not path.exists():
+        raise BadInput(f"{text!r} is neither a YAML file nor one of the spaces {', '.join(PRESETS)}")
+    return parse_space(read_text(path, "space"), text)
