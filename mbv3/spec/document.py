@@ -7,33 +7,35 @@ collects all faults of a document instead of stopping at the first.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from stat import S_ISDIR, S_ISREG
+from typing import Any
 
 import yaml
 
-from mbv3.errors import BadInput, DocumentError, Fault
+from mbv3.errors import BadInput, DocumentError, Fault, plain, shown
 
 __all__ = ["MAX_BYTES", "Reader", "parse_yaml", "read_text"]
 
 MAX_BYTES = 1_000_000
+MAX_DIGITS = 100
 _MAX_DEPTH = 16
 _MAX_EVENTS = 200_000
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-
-class _Loader(_Base):  # type: ignore[misc]
-    """Safe YAML without duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            text = str(getattr(key, "value", key))
-            if text in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {text!r} stands twice", key.start_mark)
-            seen.add(text)
-        return cast(dict[Any, Any], super().construct_mapping(node, deep))
+_WORDS = {
+    word: value
+    for words, value in (("true True TRUE", True), ("false False FALSE", False), ("null Null NULL ~", None))
+    for word in words.split()
+} | {"": None}
+_INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)", re.ASCII)
+_FLOAT = re.compile(
+    r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+)
+_CONTROL = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def read_text(path: Path, what: str) -> str:
@@ -42,63 +44,116 @@ def read_text(path: Path, what: str) -> str:
     Raises:
         BadInput: it is missing, unreadable, too large or not UTF-8.
     """
+    name = plain(str(path), 4096)
     try:
-        size = path.stat().st_size
-        if path.is_dir():
-            raise BadInput(f"{path}: this is a folder, not a {what} file")
-        if size > MAX_BYTES:
-            raise BadInput(
-                f"{path}: a {what} file may hold at most {MAX_BYTES:,} bytes (got {size:,}); "
-                "this is probably another kind of file"
-            )
-        return path.read_text(encoding="utf-8")
+        info = path.stat()
+        if S_ISDIR(info.st_mode):
+            raise BadInput(f"{name}: this is a folder, not a {what} file")
+        if not S_ISREG(info.st_mode):  # a pipe or a device may never end
+            raise BadInput(f"{name}: this is not a regular file; copy its content to a {what} file first")
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(MAX_BYTES + 1) if info.st_size <= MAX_BYTES else None
     except FileNotFoundError:
-        raise BadInput(f"{path}: no such {what} file") from None
+        raise BadInput(f"{name}: no such {what} file") from None
     except UnicodeDecodeError as e:
-        raise BadInput(f"{path}: a {what} file is UTF-8 text (byte {e.start} is not)") from None
+        raise BadInput(f"{name}: a {what} file is UTF-8 text (byte {e.start} is not)") from None
     except OSError as e:
-        raise BadInput(f"{path}: cannot be read ({e.strerror})") from None
+        raise BadInput(f"{name}: cannot be read ({e.strerror})") from None
+    except ValueError:  # a NUL byte or half a surrogate pair
+        raise BadInput(f"{name}: this cannot be the name of a file") from None
+    if text is None or len(text) > MAX_BYTES:  # some files of /proc give no size
+        size = f"{info.st_size:,}" if text is None else "more"
+        raise BadInput(
+            f"{name}: a {what} file may hold at most {MAX_BYTES:,} bytes (got {size}); "
+            "this is probably another kind of file"
+        )
+    return text
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """Plain data of a YAML text. Aliases, tags, duplicate keys, deep nesting and bulk are refused.
+    """Plain data of a YAML text: mappings with text keys, lists, text, numbers, true, false, null.
+
+    Scalars follow YAML 1.2 (`1e-5` is a number; `no`, `1:30` and dates are text). Anchors, aliases, tags,
+    duplicate keys, deep nesting and bulk are refused.
 
     Raises:
         DocumentError: with line and column of the fault.
     """
+    count = 0
 
     def fail(rule: str, mark: Any = None, value: str = "", cure: str = "") -> DocumentError:
         path = f"line {mark.line + 1}, column {mark.column + 1}" if mark is not None else "document"
         return DocumentError(source, [Fault(path, rule, value, cure)])
 
-    if len(text.encode()) > MAX_BYTES:
-        raise fail(f"at most {MAX_BYTES:,} bytes", value=f"{len(text.encode()):,}")
-    depth = 0
+    def following() -> Any:
+        nonlocal count
+        event = next(events)
+        count += 1
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise fail(
+                "YAML anchors and aliases are not used here", event.start_mark, "", "write the value out"
+            )
+        if (tag := getattr(event, "tag", None)) is not None:
+            raise fail("YAML tags are not used here", event.start_mark, shown(tag), "leave the tag out")
+        if count > _MAX_EVENTS:
+            raise fail("too many values", event.start_mark, f"over {_MAX_EVENTS:,}")
+        return event
+
+    def scalar(event: Any) -> Any:
+        value: str = event.value
+        if not event.implicit[0]:  # in quotes
+            return value
+        if value in _WORDS:
+            return _WORDS[value]
+        kind = int if _INT.fullmatch(value) else float if _FLOAT.fullmatch(value) else None
+        if kind is None:
+            return value
+        if len(value) > MAX_DIGITS:
+            raise fail(f"a number has at most {MAX_DIGITS} digits", event.start_mark, plain(value, 0))
+        return kind(value.lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+    def data(event: Any, depth: int) -> Any:
+        if isinstance(event, yaml.ScalarEvent):
+            return scalar(event)
+        if depth == _MAX_DEPTH:
+            raise fail(f"nested more than {_MAX_DEPTH} deep", event.start_mark)
+        if isinstance(event, yaml.SequenceStartEvent):
+            items = []
+            while not isinstance(event := following(), yaml.SequenceEndEvent):
+                items.append(data(event, depth + 1))
+            return items
+        mapping: dict[str, Any] = {}
+        while not isinstance(key := following(), yaml.MappingEndEvent):
+            if not isinstance(key, yaml.ScalarEvent):
+                raise fail("a key must be plain text", key.start_mark)
+            if key.value in mapping:
+                raise fail(f"key {shown(key.value)} stands twice", key.start_mark)
+            mapping[key.value] = data(following(), depth + 1)
+        return mapping
+
+    size = len(text.encode("utf-8", "replace"))
+    if size > MAX_BYTES:
+        raise fail(f"at most {MAX_BYTES:,} bytes", value=f"{size:,}")
+    if bad := _CONTROL.search(text):
+        line_start = text.rfind("\n", 0, bad.start()) + 1
+        mark = yaml.Mark(source, 0, text.count("\n", 0, bad.start()), bad.start() - line_start, None, 0)
+        raise fail("control characters are not allowed", mark, shown(bad[0]))
+    events = iter(yaml.parse(text, Loader=_Base))
     try:
-        for n, event in enumerate(yaml.parse(text, Loader=_Base)):
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                raise fail("YAML anchors and aliases are not used here", event.start_mark, cure="write the value out")
-            if isinstance(event, yaml.CollectionStartEvent):
-                depth += 1
-            elif isinstance(event, yaml.CollectionEndEvent):
-                depth -= 1
-            if depth > _MAX_DEPTH:
-                raise fail(f"nested more than {_MAX_DEPTH} deep", event.start_mark)
-            if n > _MAX_EVENTS:
-                raise fail("too many values", event.start_mark, value=f"over {_MAX_EVENTS:,}")
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506  (a subclass of the safe loader)
+        following()  # the stream's start
+        if isinstance(following(), yaml.StreamEndEvent):
+            raise fail("the document is empty")
+        value = data(following(), 0)
+        following()  # the document's end
+        if not isinstance(event := following(), yaml.StreamEndEvent):
+            raise fail("a file holds one document", event.start_mark)
     except yaml.MarkedYAMLError as e:
         raise fail(f"not valid YAML: {e.problem or e}", e.problem_mark) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as e:
-        raise fail(f"not valid YAML: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from None
-    if data is None:
+    except yaml.YAMLError as e:
+        raise fail(f"not valid YAML: {str(e).splitlines()[0]}") from None
+    if value is None:
         raise fail("the document is empty")
-    return data
-
-
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return value
 
 
 _MISSING = object()
@@ -119,15 +174,16 @@ class Reader:
         self._used: set[str] = set()
 
     def at(self, key: str) -> str:
-        return f"{self.path}.{key}" if self.path else key
+        return f"{self.path}.{plain(key)}" if self.path else plain(key)
 
     def fault(self, path: str, rule: str, value: object = _MISSING, cure: str = "") -> None:
-        self.faults.append(Fault(path, rule, "" if value is _MISSING else _show(value), cure))
+        self.faults.append(Fault(path, rule, "" if value is _MISSING else shown(value), cure))
 
     def is_mapping(self) -> bool:
-        if isinstance(self.data, dict) and all(isinstance(k, str) for k in self.data):
+        if isinstance(self.data, dict):
             return True
-        self.fault(self.path or "document", "must be a mapping of names to values", self.data)
+        if self.data is not _MISSING:
+            self.fault(self.path or "document", "must be a mapping of names to values", self.data)
         return False
 
     def has(self, key: str) -> bool:
@@ -146,7 +202,8 @@ class Reader:
         if value is _MISSING:
             return low
         if type(value) is not int or not low <= value <= high:
-            cure = f"write {int(value)}" if type(value) is float and value.is_integer() and abs(value) < 1e9 else ""
+            whole = type(value) is float and low <= value <= high and value.is_integer()
+            cure = f"write {int(value)}" if whole else ""
             self.fault(self.at(key), f"must be a whole number from {low} to {high}", value, cure)
             return low
         return value
@@ -155,7 +212,7 @@ class Reader:
         value = self._get(key, default)
         if value is _MISSING:
             return low
-        if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
+        if type(value) not in (int, float) or not low <= value <= high or not math.isfinite(value):
             self.fault(self.at(key), f"must be a number from {low:g} to {high:g}", value)
             return low
         return float(value)
@@ -179,8 +236,10 @@ class Reader:
         return value
 
     def child(self, key: str) -> Reader:
-        value = self._get(key, _MISSING)
-        return Reader({} if value is _MISSING else value, self.source, self.at(key), self.faults)
+        """The mapping at `key`; where there is none, that is the one fault."""
+        reader = Reader(self._get(key, _MISSING), self.source, self.at(key), self.faults)
+        reader.is_mapping()
+        return reader
 
     def children(self, key: str, most: int) -> Iterator[Reader]:
         value = self._get(key, _MISSING)
@@ -198,10 +257,10 @@ class Reader:
 
     def no_other_keys(self) -> None:
         if isinstance(self.data, Mapping):
+            known = ", ".join(sorted(self._used))
             for key in self.data:
                 if key not in self._used:
-                    known = ", ".join(sorted(self._used))
-                    self.fault(self.at(str(key)), "unknown key", cure=f"known here: {known}")
+                    self.fault(self.at(key), "unknown key", cure=f"known here: {known}")
 
     def format_line(self, expected: str) -> None:
         value = self._get("format", _MISSING)

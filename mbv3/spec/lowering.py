@@ -1,7 +1,8 @@
 """The one walk from a network to its ops.
 
-`lower(spec)` yields layers; a layer is one row with its input shape (the unit of the latency table) and the ops
-it consists of. MAdds, parameters, table keys and every exported graph come from this walk, so they cannot disagree.
+`lower(spec)` yields layers; a layer is one row with its input shape (the unit of the latency table) and the
+ops it consists of. MAdds, parameters, table keys and every exported graph come from this walk, so they cannot
+disagree.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, cast
 
-from mbv3.errors import BadInput
-from mbv3.spec.arch import ArchSpec
-from mbv3.spec.rows import GATES, NL, NLS, SKIPS, Classify, Conv, DSConv, Gate, MBConv, Row, Skip
+from mbv3.errors import BadInput, shown
+from mbv3.spec.arch import MAX_CHANNELS, MAX_RESOLUTION, ArchSpec, check_row
+from mbv3.spec.rows import GATES, NL, Classify, Conv, DSConv, Gate, MBConv, Row, Skip
 
 __all__ = ["Layer", "LayerKey", "Op", "lower", "lower_key", "parse_key"]
 
@@ -22,6 +23,8 @@ Kind = Literal["conv", "act", "pool", "gpool", "add", "mul"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Op:
     """One operation on (1, C, H, W) tensors. `name` of a conv is its state-dict prefix.
+
+    cin, hin, win: shape of the first input. mul has a (1, C, 1, 1) second input, add one of the same shape.
 
     conv: `bn` names the batch norm that follows, None where there is none and the conv has a bias.
     pool: k x k average pool of stride s, zeros of the padding not counted. gpool: global average pool.
@@ -56,12 +59,18 @@ class Op:
         """Learnable parameters; a batch norm's scale and shift count, its running statistics do not."""
         if self.kind != "conv":
             return 0
-        return self.cout * (self.cin // self.groups) * self.k * self.k + (2 * self.cout if self.bn else self.cout)
+        return self.cout * (self.cin // self.groups) * self.k * self.k + (
+            2 * self.cout if self.bn else self.cout
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class LayerKey:
-    """What a layer's latency depends on: the row, its input shape and the gate of its SE."""
+    """What a layer's latency depends on: the row, its input shape and the gate of its SE.
+
+    Made canonical: what does not reach the graph (dropout, the gate of no SE) is set to one value, so that
+    equal layers have equal keys.
+    """
 
     row: Row | Classify
     cin: int
@@ -69,11 +78,19 @@ class LayerKey:
     w: int
     gate: Gate = "HSIGMOID"
 
+    def __post_init__(self) -> None:
+        row = self.row
+        if isinstance(row, Classify):
+            plain = replace(row, dropout=0.0, nl=row.nl if row.features else "NONE")
+            object.__setattr__(self, "row", plain)
+        if isinstance(row, Classify) or not row.se:
+            object.__setattr__(self, "gate", "HSIGMOID")
+
     def __str__(self) -> str:
         row = self.row
         head = f"h{self.h}w{self.w}_i{self.cin}"
         if isinstance(row, Classify):
-            return f"classify_{head}_f{row.features}_n{row.nl if row.features else 'NONE'}_c{row.classes}"
+            return f"classify_{head}_f{row.features}_n{row.nl}_c{row.classes}"
         exp = f"_e{row.exp}" if isinstance(row, MBConv) else ""
         op = {Conv: "conv", DSConv: "dsconv", MBConv: "mbconv"}[type(row)]
         gate = self.gate if row.se else "NONE"
@@ -86,30 +103,36 @@ class LayerKey:
 def parse_key(text: str) -> LayerKey:
     """The inverse of `str(LayerKey)`. Raises: BadInput."""
     try:
-        op, shape, *rest = text.split("_")
-        h, w = (int(v) for v in shape.removeprefix("h").split("w"))
-        f = {part[0]: part[1:] for part in rest}
-        cin = int(f["i"])
-        if min(h, w, cin) < 1 or f["n"] not in NLS:
+        key = _parse_key(text)
+        # one spelling a layer: no repeated, unknown or padded parts
+        if str(key) != text or any(check_row("", key.row, key.cin)):
             raise ValueError
-        nl = cast(NL, f["n"])
-        if op == "classify":
-            return LayerKey(Classify(features=int(f["f"]), nl=nl, classes=int(f["c"])), cin, h, w)
-        if f["r"] not in SKIPS or f["g"] not in (*GATES, "NONE") or op not in ("conv", "dsconv", "mbconv"):
-            raise ValueError
-        k, s, d, out, se = (int(f[c]) for c in "ksdoq")
-        if min(k, s, d, out) < 1 or se < 0:
-            raise ValueError
-        skip = cast(Skip, f["r"])
-        gate = cast(Gate, f["g"]) if f["g"] != "NONE" else "HSIGMOID"
-        row: Row
-        if op == "mbconv":
-            row = MBConv(k=k, s=s, dilation=d, exp=int(f["e"]), out=out, se=se, nl=nl, skip=skip)
-        else:
-            row = (DSConv if op == "dsconv" else Conv)(k=k, s=s, dilation=d, out=out, se=se, nl=nl, skip=skip)
-        return LayerKey(row, cin, h, w, gate)
     except (ValueError, KeyError, IndexError):
-        raise BadInput(f"not a layer key: {text[:120]!r}") from None
+        raise BadInput(f"not a layer key: {shown(text)}") from None
+    return key
+
+
+def _parse_key(text: str) -> LayerKey:
+    op, shape, *rest = text.split("_")
+    h, w = (int(v) for v in shape.removeprefix("h").split("w"))
+    f = {part[0]: part[1:] for part in rest}
+    cin = int(f["i"])
+    if not (1 <= h <= MAX_RESOLUTION and 1 <= w <= MAX_RESOLUTION and 1 <= cin <= MAX_CHANNELS):
+        raise ValueError
+    nl = cast(NL, f["n"])
+    if op == "classify":
+        return LayerKey(Classify(features=int(f["f"]), nl=nl, classes=int(f["c"])), cin, h, w)
+    if f["g"] not in (*GATES, "NONE"):
+        raise ValueError
+    k, s, d, out, se = (int(f[c]) for c in "ksdoq")
+    skip = cast(Skip, f["r"])
+    gate = cast(Gate, f["g"]) if f["g"] != "NONE" else "HSIGMOID"
+    row: Row
+    if op == "mbconv":
+        row = MBConv(k=k, s=s, dilation=d, exp=int(f["e"]), out=out, se=se, nl=nl, skip=skip)
+    else:
+        row = (DSConv if op == "dsconv" else Conv)(k=k, s=s, dilation=d, out=out, se=se, nl=nl, skip=skip)
+    return LayerKey(row, cin, h, w, gate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +177,16 @@ class _Walk:
     ) -> None:
         full = f"{self.prefix}.{name}"
         norm = (full.removesuffix(".conv") + ".bn") if bn else None
-        self._emit("conv", name, cout, -(-self.h // s), -(-self.w // s), k=k, s=s, dilation=d, groups=groups, bn=norm)
+        self._emit(
+            "conv", name, cout, -(-self.h // s), -(-self.w // s), k=k, s=s, dilation=d, groups=groups, bn=norm
+        )
 
     def act(self, name: str, nl: NL | Gate) -> None:
         if nl != "NONE":
             self._emit("act", f"{name}.act", self.c, self.h, self.w, nl=nl)
 
     def squeeze_excite(self, se: int, gate: Gate) -> None:
-        """Hu 2018 as MobileNetV3 places it: on the activated depthwise output, ReLU inside, biases, no batch norm."""
+        """Hu 2018 as MobileNetV3 places it: on the activated depthwise output, ReLU inside, no batch norm."""
         if not se:
             return
         trunk, c, h, w = self.tensor, self.c, self.h, self.w
@@ -170,6 +195,7 @@ class _Walk:
         self.act("se.reduce", "RE")
         self.conv("se.expand", c, bn=False)
         self.act("se.expand", gate)
+        self.h, self.w = h, w
         self._emit("mul", "se.mul", c, h, w, inputs=(trunk, self.tensor))
 
     def skip(self, kind: Skip, tensor: str, c: int, h: int, w: int, s: int) -> None:
@@ -230,12 +256,6 @@ def lower(spec: ArchSpec) -> tuple[Layer, ...]:
 
 
 @lru_cache(maxsize=65536)
-def _lower_plain(key: LayerKey) -> Layer:
-    return _lower(key, "layer", "layer", "input")[0]
-
-
 def lower_key(key: LayerKey) -> Layer:
     """A layer on its own, as the latency table times it."""
-    if isinstance(key.row, Classify):  # dropout does not reach the graph
-        key = replace(key, row=replace(key.row, dropout=0.0))
-    return _lower_plain(key)
+    return _lower(key, "layer", "layer", "input")[0]

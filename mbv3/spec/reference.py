@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
-from mbv3.errors import BadInput
+from mbv3.errors import BadInput, shown
 from mbv3.spec.arch import ArchSpec
 from mbv3.spec.scaling import TailRule, WidthRule, scale_spec
 from mbv3.spec.yamlio import parse_spec, read_spec
@@ -44,15 +45,18 @@ def load_spec(name_or_path: str | Path) -> ArchSpec:
     name, at, width_text = text.partition("@")
     if name not in RULES:
         path = Path(name_or_path)
-        if path.suffix not in (".yaml", ".yml") and not path.exists():
-            raise BadInput(f"{text!r} is neither a YAML file nor one of the networks {', '.join(RULES)}")
-        return read_spec(path)
+        # os.path.exists answers False for names that Path.exists() raises on (too long, a NUL byte)
+        if text and (path.suffix in (".yaml", ".yml") or os.path.exists(path)):
+            return read_spec(path)
+        raise BadInput(f"{shown(text)} is neither a YAML file nor one of the networks {', '.join(RULES)}")
     try:
         width = float(width_text) if at else 1.0
     except ValueError:
         width = -1.0
     if not 0.05 <= width <= 8:
-        raise BadInput(f"{text!r}: the width after @ must be a number from 0.05 to 8 (got {width_text!r})")
+        raise BadInput(
+            f"{name}@: the width after @ must be a number from 0.05 to 8 (got {shown(width_text)})"
+        )
     source = f"{name}.yaml"
     spec = parse_spec((resources.files("mbv3.spec") / "networks" / source).read_text("utf-8"), source)
     exp_rule, tail_rule = RULES[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from mbv3.errors import BadInput, shown
 from mbv3.spec.arch import ArchSpec
 from mbv3.spec.rows import Conv, MBConv, Row, make_divisible
 
@@ -35,9 +36,16 @@ def scale_spec(
 
     `exp_rule`: "table" scales the tabulated expansion (torchvision's MobileNetV3), "ratio" keeps exp / in
     (MobileNetV2, MnasNet). `tail_rule`: "ratio" keeps the last 1x1 at its multiple of the last row,
-    "fixed" leaves it (MnasNet), "fixed-below-1" only grows it (MobileNetV2). Head features scale with the tail.
+    "fixed" leaves it (MnasNet), "fixed-below-1" only grows it (MobileNetV2). Head features scale with
+    the tail.
+
+    Raises:
+        BadInput: `width` is not from 0.05 to 8.
+        DocumentError: the scaled network breaks a rule.
     """
-    res = resolution or spec.resolution
+    if not 0.05 <= width <= 8:
+        raise BadInput(f"width: must be a number from 0.05 to 8 (got {shown(width)})")
+    res = spec.resolution if resolution is None else resolution
     if width == 1.0:
         return replace(spec, resolution=res)
     stem = replace(spec.stem, out=make_divisible(spec.stem.out * width))
@@ -64,5 +72,10 @@ def scale_spec(
     if features:
         features = make_divisible(features * width)
     return replace(
-        spec, resolution=res, stem=stem, rows=tuple(rows), tail=tail, head=replace(spec.head, features=features)
+        spec,
+        resolution=res,
+        stem=stem,
+        rows=tuple(rows),
+        tail=tail,
+        head=replace(spec.head, features=features),
     )

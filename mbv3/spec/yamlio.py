@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from mbv3.errors import BadInput, DocumentError
-from mbv3.spec.arch import MAX_CHANNELS, MAX_RESOLUTION, MAX_ROWS, ArchSpec, Scalar
+from mbv3.spec.arch import DROPOUT, EPS, MAX_CHANNELS, MAX_RESOLUTION, MAX_ROWS, MOMENTUM, ArchSpec, Scalar
 from mbv3.spec.document import Reader, parse_yaml, read_text
 from mbv3.spec.rows import GATES, NL, NLS, SKIPS, Classify, Conv, DSConv, Gate, MBConv, Row, Skip
 
@@ -16,11 +17,11 @@ FORMAT = "mbv3-spec/1"
 _OPS = ("mbconv", "dsconv", "conv")
 
 
-def _row(r: Reader, cin: int) -> Row:
+def _row(r: Reader, cin: int, ops: tuple[str, ...] = _OPS) -> Row:
     """One row; `skip` left out means MobileNetV3's rule: a residual iff stride 1 and in == out."""
     if not r.is_mapping():
-        return Conv(k=1, out=max(cin, 1))
-    op = r.word("op", _OPS)
+        return Conv(k=1, out=cin)
+    op = r.word("op", ops)
     k = r.integer("k", 1, 31)
     exp = r.integer("exp", 1, MAX_CHANNELS) if op == "mbconv" else 0
     out = r.integer("out", 1, MAX_CHANNELS)
@@ -37,23 +38,23 @@ def _row(r: Reader, cin: int) -> Row:
 
 
 def _conv(r: Reader, cin: int) -> Conv:
-    row = _row(r, cin)
-    if not isinstance(row, Conv):
-        r.fault(r.at("op"), "stem and tail are of op conv", r.raw("op"))
-        return Conv(k=1, out=row.out)
-    return row
+    return cast(Conv, _row(r, cin, ("conv",)))  # stem and tail
 
 
 def resolution(r: Reader) -> tuple[int, int]:
     """`resolution: 224` or `resolution: [512, 1024]` (height, width)."""
     value = r.raw("resolution")
+    if not r.has("resolution"):
+        return 224, 224
     sides = value if isinstance(value, list) and len(value) == 2 else [value, value]
-    if value is not None and not all(type(v) is int and 1 <= v <= MAX_RESOLUTION for v in sides):
+    if not all(type(v) is int and 1 <= v <= MAX_RESOLUTION for v in sides):
         r.fault(
-            r.at("resolution"), f"must be a side or [height, width] in pixels, each from 1 to {MAX_RESOLUTION}", value
+            r.at("resolution"),
+            f"must be a side or [height, width] in pixels, each from 1 to {MAX_RESOLUTION}",
+            value,
         )
         return 224, 224
-    return (224, 224) if value is None else (sides[0], sides[1])
+    return sides[0], sides[1]
 
 
 def parse_spec(text: str, source: str = "spec") -> ArchSpec:
@@ -68,14 +69,13 @@ def parse_spec(text: str, source: str = "spec") -> ArchSpec:
     r.format_line(FORMAT)
     name = r.text("name")
     inp = r.child("input")
-    inp.is_mapping()
     res = resolution(inp)
     channels = inp.integer("channels", 1, 1024, 3)
     inp.no_other_keys()
     gate = r.word("gate", GATES, "HSIGMOID")
     bn = r.child("bn") if r.has("bn") else Reader({}, source, "bn", r.faults)
-    eps = bn.number("eps", 1e-12, 1.0, 1e-3)
-    momentum = bn.number("momentum", 0.0, 1.0, 0.01)
+    eps = bn.number("eps", *EPS, 1e-3)
+    momentum = bn.number("momentum", *MOMENTUM, 0.01)
     bn.no_other_keys()
     stem = _conv(r.child("stem"), channels)
     rows: list[Row] = []
@@ -85,27 +85,19 @@ def parse_spec(text: str, source: str = "spec") -> ArchSpec:
         cin = rows[-1].out
     tail = _conv(r.child("tail"), cin) if r.has("tail") else None
     h = r.child("head")
-    h.is_mapping()
     h.word("type", ("classify",))
     head = Classify(
         features=h.integer("features", 0, MAX_CHANNELS, 0),
         nl=cast(NL, h.word("nl", NLS, "HS")),
-        dropout=h.number("dropout", 0.0, 0.999, 0.2),
+        dropout=h.number("dropout", *DROPOUT, 0.2),
         classes=h.integer("classes", 1, 10**6),
     )
     h.no_other_keys()
-    provenance: list[tuple[str, Scalar]] = []
-    if r.has("provenance"):
-        p = r.child("provenance")
-        if p.is_mapping():
-            for key, value in p.data.items():
-                if value is not None and type(value) not in (str, int, float, bool):
-                    p.fault(p.at(key), "must be one plain value", value)
-                provenance.append((key, value))
+    notes = r.child("provenance").data if r.has("provenance") else {}
+    provenance: tuple[tuple[str, Scalar], ...] = tuple(notes.items()) if isinstance(notes, dict) else ()
     r.no_other_keys()
-    r.finish()
     try:
-        return ArchSpec(
+        spec = ArchSpec(
             name=name,
             resolution=res,
             in_channels=channels,
@@ -116,10 +108,19 @@ def parse_spec(text: str, source: str = "spec") -> ArchSpec:
             gate=cast(Gate, gate),
             bn_eps=eps,
             bn_momentum=momentum,
-            provenance=tuple(provenance),
+            provenance=provenance,
         )
     except DocumentError as e:
-        raise DocumentError(source, e.faults) from None
+        # a stand-in for an unreadable value may contradict its neighbours: such faults are left out
+        seen = {f.path for f in r.faults}
+        for f in e.faults:
+            about_exp = f.path.removesuffix(".se") + ".exp"
+            if not seen or not (f.path in seen or f.path.endswith(".skip") or about_exp in seen):
+                r.faults.append(f)
+        r.finish()
+        raise
+    r.finish()
+    return spec
 
 
 def read_spec(path: Path) -> ArchSpec:
@@ -140,14 +141,14 @@ def _scalar(value: Scalar | float) -> str:
 
 
 def _quoted(text: str) -> str:
-    import json
-
-    return json.dumps(text, ensure_ascii=False)
+    """A YAML double-quoted scalar of printable characters only."""
+    text = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)
 
 
 def _row_line(row: Row) -> str:
     op = {Conv: "conv", DSConv: "dsconv", MBConv: "mbconv"}[type(row)]
-    parts: list[tuple[str, Any]] = [("op", op), ("k", row.k)]
+    parts: list[tuple[str, object]] = [("op", op), ("k", row.k)]
     if isinstance(row, MBConv):
         parts.append(("exp", row.exp))
     parts += [("out", row.out), ("se", row.se), ("nl", row.nl), ("s", row.s), ("skip", row.skip)]

@@ -1,0 +1,38 @@
+"""Latency of networks on a device: timing protocol, tables, cost model."""
+
+from mbv3.latency.build import BuildPlan, build_table, check_table, network_time, table_path
+from mbv3.latency.costmodel import CostModel, fit_cost_model
+from mbv3.latency.device import Device, Measured, chunks
+from mbv3.latency.fingerprint import Fingerprint, this_cpu
+from mbv3.latency.metrics import fidelity
+from mbv3.latency.protocol import interleave, p10
+from mbv3.latency.runtime import OnnxRuntime, Runtime, open_runtime
+from mbv3.latency.table import Calibration, LatencyTable, NetworkTime, Prediction, Timed, fit_calibration, weights_mb
+
+__all__ = [
+    "BuildPlan",
+    "Calibration",
+    "CostModel",
+    "Device",
+    "Fingerprint",
+    "LatencyTable",
+    "Measured",
+    "NetworkTime",
+    "OnnxRuntime",
+    "Prediction",
+    "Runtime",
+    "Timed",
+    "build_table",
+    "check_table",
+    "chunks",
+    "fidelity",
+    "fit_calibration",
+    "fit_cost_model",
+    "interleave",
+    "network_time",
+    "open_runtime",
+    "p10",
+    "table_path",
+    "this_cpu",
+    "weights_mb",
+]

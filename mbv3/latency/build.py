@@ -1,0 +1,222 @@
+"""Building a table: every layer of a list, then whole networks for the calibration. Survives an interruption."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mbv3.errors import BadInput
+from mbv3.events import Done, Event, Note, Progress, StageStart
+from mbv3.latency.device import Device, Measured, chunks
+from mbv3.latency.fingerprint import Fingerprint
+from mbv3.latency.metrics import fidelity
+from mbv3.latency.runtime import Runtime
+from mbv3.latency.table import LatencyTable, NetworkTime, Timed, weights_mb
+from mbv3.spec import ArchSpec, LayerKey, count, lower, parse_key
+
+__all__ = ["BuildPlan", "build_table", "check_table", "network_time", "table_path"]
+
+STAGE = "table"
+NOISY = 0.08
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What a table is to hold: layers, whole networks to calibrate on, and the reference network."""
+
+    keys: tuple[LayerKey, ...]
+    calibration: tuple[tuple[str, ArchSpec], ...]
+    reference: ArchSpec
+    about: Mapping[str, Any]  # JSON-ready: space, scale
+
+
+class _Partial:
+    """The rows measured so far, one JSON line each; a half-written last line is ignored."""
+
+    def __init__(self, path: Path, fingerprint: Fingerprint, reference: str) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = path.open("a+", encoding="utf-8")
+        except OSError as e:
+            raise BadInput(f"{path}: cannot be written ({e.strerror})") from None
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.file.close()
+            raise BadInput(f"{path}: another process is building this table; wait for it, or end it") from None
+        self.reference_ms: float | None = None
+        self.rows: dict[LayerKey, Timed] = {}
+        self.file.seek(0)
+        kept: list[str] = []
+        for line in self.file.read().splitlines():
+            try:
+                entry = json.loads(line)
+                if "reference_ms" in entry:
+                    if entry["fingerprint"] != fingerprint.id or entry["reference"] != reference:
+                        break
+                    self.reference_ms = float(entry["reference_ms"])
+                else:
+                    timed = Timed(float(entry["ms"]), int(entry["n"]), float(entry["mean"]), float(entry["std"]))
+                    self.rows[parse_key(entry["key"])] = timed
+            except (ValueError, KeyError, TypeError, BadInput):
+                break
+            kept.append(line)
+        if self.reference_ms is None:
+            self.rows, kept = {}, []
+        self.file.truncate(0)
+        self.file.write("".join(line + "\n" for line in kept))
+        self._sync()
+
+    def start(self, fingerprint: Fingerprint, reference: str, reference_ms: float) -> None:
+        self.reference_ms = reference_ms
+        entry = {"fingerprint": fingerprint.id, "reference": reference, "reference_ms": reference_ms}
+        self.file.write(json.dumps(entry) + "\n")
+        self._sync()
+
+    def add(self, rows: Mapping[LayerKey, Timed]) -> None:
+        for key, t in rows.items():
+            entry = {"key": str(key), "ms": t.ms, "n": t.n, "mean": t.mean, "std": t.std}
+            self.file.write(json.dumps(entry) + "\n")
+        self.rows.update(rows)
+        self._sync()
+
+    def _sync(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def network_time(label: str, spec: ArchSpec, table: LatencyTable, ms: float, *, estimate: bool = False) -> NetworkTime:
+    """A measured network with what the calibration needs to know of it."""
+    keys = [x.key for x in lower(spec)]
+    hot = sum(table.hot_ms(k, estimate=estimate) for k in keys)
+    return NetworkTime(label, ms, hot, sum(weights_mb(k) for k in keys), count(spec).madds)
+
+
+def table_path(folder: Path, fingerprint: Fingerprint, about: Mapping[str, Any]) -> Path:
+    """Where the cache keeps the table of this device, space and scale."""
+    w, r = about["width"], about["resolution"]
+    return folder / "tables" / f"{fingerprint.id}-{about['space']}-{about['space_id'][:8]}-w{w:g}-r{r}.csv"
+
+
+def build_table(runtime: Runtime, plan: BuildPlan, path: Path, *, rounds: int = 10) -> Iterator[Event]:
+    """Measure `plan` on `runtime`, write the table to `path`, yield progress and at last Done with `path`.
+
+    Rows go to `path` + ".partial" as they are measured; the same call after an interruption goes on from there.
+
+    Raises:
+        BadInput: the place cannot be written, or another process is building the same table.
+    """
+    fingerprint = runtime.fingerprint
+    name = f"{plan.reference.name} {plan.reference.resolution}"
+    partial = _Partial(path.with_name(path.name + ".partial"), fingerprint, name)
+    try:
+        device = Device(runtime, plan.reference, partial.reference_ms)
+        if partial.reference_ms is None:
+            partial.start(fingerprint, name, device.reference_ms)
+        todo = [k for k in dict.fromkeys(plan.keys) if k not in partial.rows]
+        kept = len(set(plan.keys)) - len(todo)
+        if kept:
+            yield Note(STAGE, f"{kept} layers were measured before an interruption and are kept")
+        yield from _layers(device, partial, todo, kept)
+        table = LatencyTable(
+            fingerprint=fingerprint,
+            reference=_reference(plan, device.reference_ms),
+            layers={k: partial.rows[k] for k in dict.fromkeys(plan.keys)},
+            about={**plan.about, "date": datetime.now(UTC).strftime("%Y-%m-%d")},
+        )
+        start = time.monotonic()
+        total = rounds
+        progress: list[Event] = []
+        measured = yield from _networks(device, [s for _, s in plan.calibration], total)
+        del progress
+        nets = [
+            network_time(label, spec, table, ms)
+            for (label, spec), ms in zip(plan.calibration, measured.ms, strict=True)
+        ]
+        table = table.calibrated(nets)
+        if table.report is not None:
+            baselines = dict(table.report["baselines"])
+            report = {**table.report, "noise_floor": measured.noise_floor, "baselines": baselines}
+            table = replace(table, report=report)
+        table.save(path)
+    finally:
+        partial.close()
+    partial.path.unlink(missing_ok=True)
+    if measured.drift > NOISY:
+        yield Note(
+            STAGE,
+            f"the reference network varied by {100 * measured.drift:.0f} % between rounds: another program is busy on "
+            "this machine, or its clock changes; predictions may be off by as much. Close it and build again",
+            warning=True,
+        )
+    took = time.monotonic() - start
+    yield Done(
+        STAGE,
+        f"{len(table.layers)} layers, {len(nets)} calibration networks ({took:.0f} s)",
+        {"path": str(path), "report": table.report},
+    )
+
+
+def _reference(plan: BuildPlan, ms: float) -> dict[str, Any]:
+    return {
+        "spec": plan.about["reference"],
+        "width": plan.about["width"],
+        "resolution": list(plan.reference.resolution),
+        "ms": ms,
+    }
+
+
+def _layers(device: Device, partial: _Partial, todo: Sequence[LayerKey], kept: int) -> Iterator[Event]:
+    total = len(todo) + kept
+    yield StageStart(STAGE, f"timing {total} layers and the calibration networks on {device.fingerprint.cpu}")
+    start, done = time.monotonic(), 0
+    for n, chunk in enumerate(chunks(todo)):
+        partial.add(device.layers(chunk, seed=n))
+        done += len(chunk)
+        left = (time.monotonic() - start) / done * (len(todo) - done)
+        yield Progress(STAGE, kept + done, total, "layers", left)
+
+
+def _networks(device: Device, specs: Sequence[ArchSpec], rounds: int) -> Iterator[Event | Any]:
+    """Time networks in slices of rounds so that progress can be told. Returns Measured."""
+    yield Progress(STAGE, 0, rounds, f"{len(specs)} calibration networks", None)
+    measured = device.networks(specs, rounds=rounds)
+    yield Progress(STAGE, rounds, rounds, f"{len(specs)} calibration networks", 0.0)
+    return measured
+
+
+def check_table(
+    device: Device, table: LatencyTable, networks: Sequence[tuple[str, ArchSpec]], *, rounds: int = 10
+) -> tuple[dict[str, Any], list[NetworkTime], Measured]:
+    """Predict and measure networks that the table has not seen: the trust report, the networks, the measurement."""
+    measured = device.networks([s for _, s in networks], rounds=rounds, seed=1)
+    nets = [
+        network_time(label, spec, table, ms, estimate=True)
+        for (label, spec), ms in zip(networks, measured.ms, strict=True)
+    ]
+    t = [n.ms for n in nets]
+    predicted = [table.calibration(n.hot_ms, n.mb) for n in nets]
+    slope = sum(t) / max(sum(n.madds for n in nets), 1)
+    errors = [abs(p / m - 1) for p, m in zip(predicted, t, strict=True)]
+    worst = max(range(len(nets)), key=errors.__getitem__)
+    report = {
+        **fidelity(predicted, t),
+        "noise_floor": measured.noise_floor,
+        "worst": {"network": nets[worst].label, "predicted_ms": predicted[worst], "measured_ms": t[worst]},
+        "baselines": {
+            "plain_sum": fidelity([n.hot_ms for n in nets], t),
+            "madds": fidelity([slope * n.madds for n in nets], t),
+        },
+    }
+    return report, nets, measured

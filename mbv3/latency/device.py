@@ -1,0 +1,118 @@
+"""A device that is at hand: layers and whole networks measured against the reference network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from mbv3.latency.fingerprint import Fingerprint
+from mbv3.latency.protocol import Samples, interleave
+from mbv3.latency.runtime import Runtime
+from mbv3.latency.table import Timed
+from mbv3.spec import ArchSpec, LayerKey, lower_key
+
+__all__ = ["Device", "Measured"]
+
+_CHUNK_BYTES = 600_000_000  # sessions open at one time: weights and activations
+_CHUNK_LAYERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Whole networks timed in the same rounds as the reference.
+
+    `ms` are at the table's reference: t / t_reference_now * t_reference_table. `halves` are the same from the first
+    and from the second half of the rounds alone: what differs between them is noise. `raw_reference_ms` is the
+    reference's time now.
+    """
+
+    ms: tuple[float, ...]
+    halves: tuple[tuple[float, float], ...]
+    raw_reference_ms: float
+    drift: float  # coefficient of variation of the reference over the rounds
+
+    @property
+    def noise_floor(self) -> float:
+        """RMSPE in percent of one measurement of half the rounds, from the two halves: their difference / sqrt 2."""
+        squares = [((a - b) / ((a + b) / 2)) ** 2 / 2 for a, b in self.halves]
+        return round(100 * (sum(squares) / max(len(squares), 1)) ** 0.5, 3)
+
+
+def _bytes(key: LayerKey) -> int:
+    layer = lower_key(key)
+    return 4 * (2 * layer.params + sum(op.cout * op.hout * op.wout for op in layer.ops)) + 300_000
+
+
+def chunks(keys: Sequence[LayerKey]) -> Iterator[list[LayerKey]]:
+    """Runs of keys that may be open together."""
+    chunk: list[LayerKey] = []
+    size = 0
+    for key in keys:
+        if chunk and (len(chunk) >= _CHUNK_LAYERS or size + _bytes(key) > _CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(key)
+        size += _bytes(key)
+    if chunk:
+        yield chunk
+
+
+class Device:
+    """This machine under one runtime, with the reference network that its times are told against."""
+
+    def __init__(self, runtime: Runtime, reference: ArchSpec, reference_ms: float | None = None) -> None:
+        self.runtime = runtime
+        self.reference = reference
+        self._anchor = runtime.network(reference)
+        self.reference_ms = self._first(reference_ms)
+
+    def _first(self, reference_ms: float | None) -> float:
+        if reference_ms is not None:
+            return reference_ms
+        for _ in range(2):  # the first runs of a process are slow
+            self._anchor()
+        return interleave([], self._anchor, rounds=30, seed=0).anchor_ms()
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return self.runtime.fingerprint
+
+    def layers(self, keys: Sequence[LayerKey], *, rounds: int = 3, seed: int = 0) -> dict[LayerKey, Timed]:
+        """Hot times of one chunk of layers, interleaved with each other and the reference."""
+        runs = [self.runtime.layer(k) for k in keys]
+        samples = interleave(runs, self._anchor, rounds=rounds, seed=seed)
+        factor = self.reference_ms / samples.anchor_ms()
+        out = {}
+        for i, key in enumerate(keys):
+            times = [t for r in samples.items[i] for t in r]
+            mean = sum(times) / len(times)
+            std = (sum((t - mean) ** 2 for t in times) / len(times)) ** 0.5
+            out[key] = Timed(samples.ms(i) * factor, len(times), mean * factor, std * factor)
+        return out
+
+    def networks(
+        self,
+        specs: Sequence[ArchSpec],
+        *,
+        rounds: int = 10,
+        seed: int = 0,
+        between: Callable[[int], None] = lambda done: None,
+    ) -> Measured:
+        """Whole networks, interleaved with the reference in the same rounds."""
+        runs = [self.runtime.network(s) for s in specs]
+        samples = interleave(
+            runs, self._anchor, rounds=rounds, seed=seed, min_runs=2, max_runs=2, anchor_every=3, between=between
+        )
+        return _against_reference(samples, len(specs), self.reference_ms)
+
+
+def _against_reference(samples: Samples, n: int, reference_ms: float) -> Measured:
+    half = max(1, len(samples.anchor) // 2)
+    parts = (slice(None), slice(0, half), slice(half, None) if len(samples.anchor) > 1 else slice(None))
+    times = [[samples.ms(i, p) / samples.anchor_ms(p) * reference_ms for p in parts] for i in range(n)]
+    return Measured(
+        ms=tuple(t[0] for t in times),
+        halves=tuple((t[1], t[2]) for t in times),
+        raw_reference_ms=samples.anchor_ms(),
+        drift=samples.anchor_variation(),
+    )

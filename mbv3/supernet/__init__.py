@@ -1,0 +1,6 @@
+"""Shared weights over a space: sample a path, train it, cut a network out, recalibrate, score."""
+
+from mbv3.supernet.model import Supernet
+from mbv3.supernet.task import SupernetAccuracy, path_forward, throughput
+
+__all__ = ["Supernet", "SupernetAccuracy", "path_forward", "throughput"]

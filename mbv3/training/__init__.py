@@ -1,0 +1,20 @@
+"""One training loop; scoring; batch-norm recalibration; checkpoints without pickle."""
+
+from mbv3.training.checkpoint import load_checkpoint, read_weights, save_checkpoint, save_weights
+from mbv3.training.loop import Fit, fit, learning_rate, one_step, sgd
+from mbv3.training.score import Score, evaluate, recalibrate
+
+__all__ = [
+    "Fit",
+    "Score",
+    "evaluate",
+    "fit",
+    "learning_rate",
+    "load_checkpoint",
+    "one_step",
+    "read_weights",
+    "recalibrate",
+    "save_checkpoint",
+    "save_weights",
+    "sgd",
+]
