@@ -23,7 +23,23 @@ __all__ = [
     "Mbv3Error",
     "MissingLayerError",
     "Unreachable",
+    "plain",
+    "shown",
 ]
+
+
+def shown(value: object, most: int = 60) -> str:
+    """`value` as a message prints it: one line of at most `most` printable characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to print a whole number of more than 4300 digits
+        text = f"{type(value).__name__} too long to print"
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def plain(text: str, most: int = 60) -> str:
+    """`text` itself where it is short and printable, else as `shown`: a name cannot steer the terminal."""
+    return text if text.isprintable() and len(text) <= most else shown(text, most)
 
 
 class Mbv3Error(Exception):
@@ -59,11 +75,11 @@ class DocumentError(BadInput):
     def __init__(self, source: str, faults: Iterable[Fault]) -> None:
         self.source = source
         self.faults = tuple(faults)
-        shown = [f"  {f}" for f in self.faults[:20]]
+        lines = [f"  {f}" for f in self.faults[:20]]
         if len(self.faults) > 20:
-            shown.append(f"  and {len(self.faults) - 20} more")
+            lines.append(f"  and {len(self.faults) - 20} more")
         count = f"{len(self.faults)} fault{'s' if len(self.faults) != 1 else ''}"
-        super().__init__("\n".join([f"{source}: {count}", *shown]))
+        super().__init__("\n".join([f"{plain(source, 4096)}: {count}", *lines]))
 
 
 class ForeignTable(BadInput):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -40,7 +41,7 @@ def random_weights(ops: Iterable[Op], seed: int) -> dict[str, Array]:
 
 
 def fold(ops: Iterable[Op], state: Weights, bn_eps: float) -> dict[str, Array]:
-    """Batch norms folded into the convolutions: kernel * g / sqrt(var + eps), bias b - mean * g / sqrt(var + eps).
+    """Batch norms folded into the convolutions, with r = g / sqrt(var + eps): kernel * r, bias b - mean * r.
 
     Raises:
         BadInput: missing or mis-shaped entries, all listed.
@@ -74,7 +75,7 @@ def fold(ops: Iterable[Op], state: Weights, bn_eps: float) -> dict[str, Array]:
 
 
 def _nodes(op: Op) -> list[onnx.NodeProto]:
-    def node(kind: str, inputs: list[str], output: str, **attrs: object) -> onnx.NodeProto:
+    def node(kind: str, inputs: list[str], output: str, **attrs: Any) -> onnx.NodeProto:
         return helper.make_node(kind, inputs, [output], name=output, **attrs)
 
     x, y = list(op.inputs), op.output
@@ -107,7 +108,9 @@ def _model(ops: list[Op], folded: Weights, output: str, flat: bool) -> bytes:
     first, last = ops[0], ops[-1]
     nodes = [n for op in ops for n in _nodes(op)]
     tensors = [
-        helper.make_tensor(name, TensorProto.FLOAT, value.shape, np.ascontiguousarray(value).tobytes(), raw=True)
+        helper.make_tensor(
+            name, TensorProto.FLOAT, value.shape, np.ascontiguousarray(value).tobytes(), raw=True
+        )
         for name, value in folded.items()
     ]
     if any(op.nl == "RE6" for op in ops):
@@ -130,9 +133,12 @@ def _model(ops: list[Op], folded: Weights, output: str, flat: bool) -> bytes:
         tensors,
     )
     model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="mbv3-search"
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="mbv3-search",
     )
-    return model.SerializeToString()
+    return cast(bytes, model.SerializeToString())
 
 
 def layer_model(key: LayerKey, seed: int = 0) -> bytes:

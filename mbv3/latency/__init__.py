@@ -7,7 +7,15 @@ from mbv3.latency.fingerprint import Fingerprint, this_cpu
 from mbv3.latency.metrics import fidelity
 from mbv3.latency.protocol import interleave, p10
 from mbv3.latency.runtime import OnnxRuntime, Runtime, open_runtime
-from mbv3.latency.table import Calibration, LatencyTable, NetworkTime, Prediction, Timed, fit_calibration, weights_mb
+from mbv3.latency.table import (
+    Calibration,
+    LatencyTable,
+    NetworkTime,
+    Prediction,
+    Timed,
+    fit_calibration,
+    weights_mb,
+)
 
 __all__ = [
     "BuildPlan",

@@ -1,25 +1,26 @@
-"""Building a table: every layer of a list, then whole networks for the calibration. Survives an interruption."""
+"""Building a table: every layer of a list, then whole networks to calibrate on. Survives an interruption."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mbv3.errors import BadInput
+from mbv3.errors import BadInput, MissingLayerError
 from mbv3.events import Done, Event, Note, Progress, StageStart
 from mbv3.latency.device import Device, Measured, chunks
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.metrics import fidelity
 from mbv3.latency.runtime import Runtime
-from mbv3.latency.table import LatencyTable, NetworkTime, Timed, weights_mb
-from mbv3.spec import ArchSpec, LayerKey, count, lower, parse_key
+from mbv3.latency.table import LatencyTable, NetworkTime, Timed, positive_ms, timed, weights_mb
+from mbv3.spec import ArchSpec, LayerKey, count, dump_spec, lower, parse_key
 
 __all__ = ["BuildPlan", "build_table", "check_table", "network_time", "table_path"]
 
@@ -44,36 +45,37 @@ class _Partial:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = path.open("a+", encoding="utf-8")
+            self.file = path.open("a+", encoding="utf-8", errors="replace", newline="")
         except OSError as e:
             raise BadInput(f"{path}: cannot be written ({e.strerror})") from None
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self.file.close()
-            raise BadInput(f"{path}: another process is building this table; wait for it, or end it") from None
+            raise BadInput(
+                f"{path}: another process is building this table; wait for it, or end it"
+            ) from None
         self.reference_ms: float | None = None
         self.rows: dict[LayerKey, Timed] = {}
         self.file.seek(0)
-        kept: list[str] = []
-        for line in self.file.read().splitlines():
+        good = 0
+        for line in self.file.read().split("\n")[:-1]:
             try:
-                entry = json.loads(line)
-                if "reference_ms" in entry:
-                    if entry["fingerprint"] != fingerprint.id or entry["reference"] != reference:
-                        break
-                    self.reference_ms = float(entry["reference_ms"])
-                else:
-                    timed = Timed(float(entry["ms"]), int(entry["n"]), float(entry["mean"]), float(entry["std"]))
-                    self.rows[parse_key(entry["key"])] = timed
-            except (ValueError, KeyError, TypeError, BadInput):
+                self._take(json.loads(line), fingerprint, reference)
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError, BadInput):
                 break
-            kept.append(line)
-        if self.reference_ms is None:
-            self.rows, kept = {}, []
-        self.file.truncate(0)
-        self.file.write("".join(line + "\n" for line in kept))
+            good += len(line) + 1
+        self.file.truncate(good)  # what was written whole is never written again
         self._sync()
+
+    def _take(self, entry: Any, fingerprint: Fingerprint, reference: str) -> None:
+        """One line of an earlier run. Raises: what a line that is not of this build leads to."""
+        if self.reference_ms is None:
+            if entry["fingerprint"] != fingerprint.id or entry["reference"] != reference:
+                raise ValueError
+            self.reference_ms = positive_ms(entry["reference_ms"])
+        else:
+            self.rows[parse_key(entry["key"])] = timed(entry["ms"], entry["n"], entry["mean"], entry["std"])
 
     def start(self, fingerprint: Fingerprint, reference: str, reference_ms: float) -> None:
         self.reference_ms = reference_ms
@@ -96,8 +98,17 @@ class _Partial:
         self.file.close()
 
 
-def network_time(label: str, spec: ArchSpec, table: LatencyTable, ms: float, *, estimate: bool = False) -> NetworkTime:
-    """A measured network with what the calibration needs to know of it."""
+def network_time(
+    label: str, spec: ArchSpec, table: LatencyTable, ms: float, *, estimate: bool = False
+) -> NetworkTime:
+    """A measured network with what the calibration needs to know of it.
+
+    Raises:
+        MissingLayerError: layers without a measurement, all listed, unless `estimate`.
+    """
+    missing = table.missing(spec)
+    if missing and not estimate:
+        raise MissingLayerError(str(k) for k in missing)
     keys = [x.key for x in lower(spec)]
     hot = sum(table.hot_ms(k, estimate=estimate) for k in keys)
     return NetworkTime(label, ms, hot, sum(weights_mb(k) for k in keys), count(spec).madds)
@@ -112,15 +123,21 @@ def table_path(folder: Path, fingerprint: Fingerprint, about: Mapping[str, Any])
 def build_table(runtime: Runtime, plan: BuildPlan, path: Path, *, rounds: int = 10) -> Iterator[Event]:
     """Measure `plan` on `runtime`, write the table to `path`, yield progress and at last Done with `path`.
 
-    Rows go to `path` + ".partial" as they are measured; the same call after an interruption goes on from there.
+    Rows go to `path` + ".partial" as they are measured; the same call after an interruption goes on there.
 
     Raises:
         BadInput: the place cannot be written, or another process is building the same table.
+        MissingLayerError: `plan.keys` leaves out layers of a calibration network; before anything is timed.
     """
+    planned = set(plan.keys)
+    needed = dict.fromkeys(x.key for _, spec in plan.calibration for x in lower(spec))
+    if left_out := [str(k) for k in needed if k not in planned]:
+        raise MissingLayerError(left_out)
     fingerprint = runtime.fingerprint
-    name = f"{plan.reference.name} {plan.reference.resolution}"
+    name = hashlib.sha256(dump_spec(plan.reference).encode()).hexdigest()
     partial = _Partial(path.with_name(path.name + ".partial"), fingerprint, name)
     try:
+        start = time.monotonic()
         device = Device(runtime, plan.reference, partial.reference_ms)
         if partial.reference_ms is None:
             partial.start(fingerprint, name, device.reference_ms)
@@ -135,29 +152,24 @@ def build_table(runtime: Runtime, plan: BuildPlan, path: Path, *, rounds: int = 
             layers={k: partial.rows[k] for k in dict.fromkeys(plan.keys)},
             about={**plan.about, "date": datetime.now(UTC).strftime("%Y-%m-%d")},
         )
-        start = time.monotonic()
-        total = rounds
-        progress: list[Event] = []
-        measured = yield from _networks(device, [s for _, s in plan.calibration], total)
-        del progress
+        measured = yield from _networks(device, [s for _, s in plan.calibration], rounds)
         nets = [
             network_time(label, spec, table, ms)
             for (label, spec), ms in zip(plan.calibration, measured.ms, strict=True)
         ]
         table = table.calibrated(nets)
         if table.report is not None:
-            baselines = dict(table.report["baselines"])
-            report = {**table.report, "noise_floor": measured.noise_floor, "baselines": baselines}
-            table = replace(table, report=report)
+            table = replace(table, report={**table.report, "noise_floor": measured.noise_floor})
         table.save(path)
+        partial.path.unlink(missing_ok=True)  # still locked: nobody can have begun to write into it
     finally:
         partial.close()
-    partial.path.unlink(missing_ok=True)
     if measured.drift > NOISY:
         yield Note(
             STAGE,
-            f"the reference network varied by {100 * measured.drift:.0f} % between rounds: another program is busy on "
-            "this machine, or its clock changes; predictions may be off by as much. Close it and build again",
+            f"the reference network varied by {100 * measured.drift:.0f} % between rounds: "
+            "another program is busy on this machine, or its clock changes; "
+            "predictions may be off by as much. Close it and build again",
             warning=True,
         )
     took = time.monotonic() - start
@@ -188,8 +200,8 @@ def _layers(device: Device, partial: _Partial, todo: Sequence[LayerKey], kept: i
         yield Progress(STAGE, kept + done, total, "layers", left)
 
 
-def _networks(device: Device, specs: Sequence[ArchSpec], rounds: int) -> Iterator[Event | Any]:
-    """Time networks in slices of rounds so that progress can be told. Returns Measured."""
+def _networks(device: Device, specs: Sequence[ArchSpec], rounds: int) -> Generator[Event, None, Measured]:
+    """Time networks in the same rounds; these are not interrupted, so progress is told before and after."""
     yield Progress(STAGE, 0, rounds, f"{len(specs)} calibration networks", None)
     measured = device.networks(specs, rounds=rounds)
     yield Progress(STAGE, rounds, rounds, f"{len(specs)} calibration networks", 0.0)
@@ -199,7 +211,10 @@ def _networks(device: Device, specs: Sequence[ArchSpec], rounds: int) -> Iterato
 def check_table(
     device: Device, table: LatencyTable, networks: Sequence[tuple[str, ArchSpec]], *, rounds: int = 10
 ) -> tuple[dict[str, Any], list[NetworkTime], Measured]:
-    """Predict and measure networks that the table has not seen: the trust report, the networks, the measurement."""
+    """Predict and measure networks that the table has not seen.
+
+    Returns the trust report, the networks and the raw measurement.
+    """
     measured = device.networks([s for _, s in networks], rounds=rounds, seed=1)
     nets = [
         network_time(label, spec, table, ms, estimate=True)

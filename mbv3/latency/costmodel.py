@@ -1,10 +1,9 @@
-"""Layers that are not in the table and cannot be measured: non-negative least squares on physical features."""
+"""Layers not in the table that cannot be measured: non-negative least squares on physical features."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +18,14 @@ __all__ = ["CostModel", "features", "fit_cost_model"]
 FEATURES = (
     "layer", "ops", "full conv MMAdds", "expand MMAdds", "project MMAdds", "depthwise k3 MMAdds",
     "depthwise k5 MMAdds", "depthwise k7+ MMAdds", "strided depthwise MMAdds", "small-map MMAdds", "SE layer",
-    "SE MMAdds", "scaled Melements", "activated Melements", "h-swish Melements", "moved Melements", "weights MB",
+    "SE MMAdds", "scaled Melements", "activated Melements", "h-swish Melements",
+    "moved Melements", "weights MB",
 )  # fmt: skip
 _INDEX = {name: i for i, name in enumerate(FEATURES)}
 
 
 def features(key: LayerKey) -> NDArray[np.float64]:
-    """What a layer does, in units that each cost time: multiply-adds by kind, elements touched, bytes read."""
+    """What a layer does, in units that each cost time: multiply-adds by kind, elements, bytes read."""
     layer = lower_key(key)
     f = np.zeros(len(FEATURES))
 
@@ -47,7 +47,12 @@ def features(key: LayerKey) -> NDArray[np.float64]:
         elif op.kind == "conv":
             expand = isinstance(key.row, MBConv) and ".expand." in op.name
             add(
-                "expand MMAdds" if expand else "project MMAdds" if ".project." in op.name else "full conv MMAdds", m
+                "expand MMAdds"
+                if expand
+                else "project MMAdds"
+                if ".project." in op.name
+                else "full conv MMAdds",
+                m,
             )
             if op.hout * op.wout < 100:
                 add("small-map MMAdds", m)
@@ -74,7 +79,7 @@ class CostModel:
 
 
 def _solve(x: NDArray[np.float64], t: NDArray[np.float64]) -> NDArray[np.float64]:
-    return cast(NDArray[np.float64], nnls(x / t[:, None], np.ones(len(t)))[0])
+    return nnls(x / t[:, None], np.ones(len(t)))[0]
 
 
 def fit_cost_model(keys: Sequence[LayerKey], ms: Sequence[float]) -> CostModel:

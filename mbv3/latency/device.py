@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,9 +22,9 @@ _CHUNK_LAYERS = 64
 class Measured:
     """Whole networks timed in the same rounds as the reference.
 
-    `ms` are at the table's reference: t / t_reference_now * t_reference_table. `halves` are the same from the first
-    and from the second half of the rounds alone: what differs between them is noise. `raw_reference_ms` is the
-    reference's time now.
+    `ms` are at the table's reference: t / t_reference_now * t_reference_table. `halves` are the same from
+    the first and from the second half of the rounds alone: what differs between them is noise.
+    `raw_reference_ms` is the reference's time now.
     """
 
     ms: tuple[float, ...]
@@ -33,9 +34,9 @@ class Measured:
 
     @property
     def noise_floor(self) -> float:
-        """RMSPE in percent of one measurement of half the rounds, from the two halves: their difference / sqrt 2."""
+        """RMSPE in percent of one measurement of half the rounds: the halves' difference / sqrt 2."""
         squares = [((a - b) / ((a + b) / 2)) ** 2 / 2 for a, b in self.halves]
-        return round(100 * (sum(squares) / max(len(squares), 1)) ** 0.5, 3)
+        return round(100 * math.sqrt(sum(squares) / max(len(squares), 1)), 3)
 
 
 def _bytes(key: LayerKey) -> int:
@@ -101,7 +102,14 @@ class Device:
         """Whole networks, interleaved with the reference in the same rounds."""
         runs = [self.runtime.network(s) for s in specs]
         samples = interleave(
-            runs, self._anchor, rounds=rounds, seed=seed, min_runs=2, max_runs=2, anchor_every=3, between=between
+            runs,
+            self._anchor,
+            rounds=rounds,
+            seed=seed,
+            min_runs=2,
+            max_runs=2,
+            anchor_every=3,
+            between=between,
         )
         return _against_reference(samples, len(specs), self.reference_ms)
 

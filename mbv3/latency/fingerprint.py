@@ -12,7 +12,19 @@ from typing import Any
 
 __all__ = ["Fingerprint", "this_cpu"]
 
-_VECTOR_FLAGS = ("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512vl", "avx512_vnni", "amx_tile", "neon", "asimd", "sve")
+_VECTOR_FLAGS = (
+    "sse4_2",
+    "avx",
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512vl",
+    "avx512_vnni",
+    "amx_tile",
+    "neon",
+    "asimd",
+    "sve",
+)
 _COMPARED = ("cpu", "vector", "system", "runtime", "runtime_version", "threads", "precision", "batch")
 
 
@@ -34,7 +46,11 @@ class Fingerprint:
 
     def differences(self, other: Fingerprint) -> list[tuple[str, object, object]]:
         """(field, self's, other's) of everything that makes timings incomparable."""
-        return [(f, getattr(self, f), getattr(other, f)) for f in _COMPARED if getattr(self, f) != getattr(other, f)]
+        return [
+            (f, getattr(self, f), getattr(other, f))
+            for f in _COMPARED
+            if getattr(self, f) != getattr(other, f)
+        ]
 
     @property
     def id(self) -> str:

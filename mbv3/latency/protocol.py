@@ -1,8 +1,9 @@
 """The timing protocol: everything interleaved, nothing timed alone.
 
-Noise is drift over time (two equal networks timed one after the other differ by up to 20 %, run by run interleaved by
-less than 1 %), so every item is visited once a round, in shuffled order, with the reference network among them;
-the statistic is the 10th percentile, and an item's time is reported relative to the reference of the same rounds.
+Noise is drift over time (two equal networks timed one after the other differ by up to 20 %, run by run
+interleaved by less than 1 %), so every item is visited once a round, in shuffled order, with the reference
+network among them; the statistic is the 10th percentile, and an item's time is reported relative to the
+reference of the same rounds.
 """
 
 from __future__ import annotations
@@ -93,9 +94,9 @@ def interleave(
 ) -> Samples:
     """Time `items` and `anchor` for `rounds` rounds in shuffled order.
 
-    Each visit is one unmeasured run and then `min_runs` to `max_runs` measured ones, more for short items, until about
-    `min_visit_ms` are timed. The anchor is visited every `anchor_every` items, at least twice a round.
-    `between(done)` is called after every round.
+    Each visit is one unmeasured run and then `min_runs` to `max_runs` measured ones, more for short items,
+    until about `min_visit_ms` are timed. The anchor is visited every `anchor_every` items, at least twice a
+    round if there are items. `between(done)` is called after every round.
     """
     rng = np.random.default_rng(seed)
     kept: list[list[tuple[float, ...]]] = [[] for _ in items]

@@ -1,4 +1,4 @@
-"""The latency table: hot layer times, whole networks, calibration and trust report of one device, in one CSV."""
+"""The latency table: hot layer times, whole networks, calibration, trust report of one device, in one CSV."""
 
 from __future__ import annotations
 
@@ -14,14 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
 from mbv3.errors import BadInput, ForeignTable, MissingLayerError
 from mbv3.latency.costmodel import CostModel, fit_cost_model
 from mbv3.latency.fingerprint import Fingerprint
-from mbv3.spec import ArchSpec, LayerKey, lower, lower_key, parse_key
+from mbv3.spec import ArchSpec, Classify, LayerKey, MBConv, lower, lower_key, parse_key
 
-__all__ = ["Calibration", "LatencyTable", "NetworkTime", "Prediction", "Timed", "fit_calibration", "weights_mb"]
+__all__ = [
+    "Calibration",
+    "LatencyTable",
+    "NetworkTime",
+    "Prediction",
+    "Timed",
+    "fit_calibration",
+    "weights_mb",
+]
 
 FORMAT = "mbv3-table/1"
 MAX_TABLE_BYTES = 30_000_000
@@ -70,8 +79,50 @@ class Prediction:
     rows: tuple[tuple[str, float, bool], ...]  # path, ms, estimated
 
 
+def _family(key: LayerKey) -> tuple[object, ...]:
+    row = key.row
+    if isinstance(row, Classify):
+        return ("classify", key.h, key.w, bool(row.features))
+    expands = isinstance(row, MBConv) and row.exp != key.cin
+    return (
+        type(row),
+        expands,
+        key.h,
+        key.w,
+        row.k,
+        row.s,
+        row.dilation,
+        row.nl,
+        row.skip,
+        bool(row.se),
+        key.gate,
+    )
+
+
+def _log_channels(key: LayerKey) -> NDArray[np.float64]:
+    row = key.row
+    inner = row.exp if isinstance(row, MBConv) else row.features + 1 if isinstance(row, Classify) else key.cin
+    return np.log([key.cin, inner, row.classes if isinstance(row, Classify) else row.out])
+
+
+def positive_ms(value: Any) -> float:
+    """`value` as a time. Raises: ValueError when it cannot be one."""
+    ms = float(value)
+    if not 0 < ms < 1e7:  # False for NaN
+        raise ValueError(f"{value} is not a time in ms")
+    return ms
+
+
+def timed(ms: Any, n: Any, mean: Any, std: Any) -> Timed:
+    """A measurement that was read. Raises: ValueError when it cannot be one."""
+    row = Timed(positive_ms(ms), int(n), positive_ms(mean), float(std))
+    if row.n < 1 or not 0 <= row.std < 1e7:
+        raise ValueError(f"{n} runs with a deviation of {std} ms are no measurement")
+    return row
+
+
 def weights_mb(key: LayerKey) -> float:
-    """Weights of a layer in megabytes (fp32): in a network they come cold from memory, in the table hot from cache."""
+    """Weights of a layer in megabytes (fp32): cold from memory in a network, hot from cache in the table."""
     return lower_key(key).params * 4e-6
 
 
@@ -83,9 +134,16 @@ def fit_calibration(networks: Iterable[NetworkTime]) -> Calibration:
     t = np.array([n.ms for n in nets])
     x = np.array([[n.hot_ms, n.mb, 1.0] for n in nets]) / t[:, None]
     smallest = float(t.min())
-    solution = lsq_linear(x, np.ones(len(t)), bounds=([0.1, 0, -0.3 * smallest], [10, np.inf, 0.3 * smallest]))
+    solution = lsq_linear(
+        x, np.ones(len(t)), bounds=([0.1, 0, -0.3 * smallest], [10, np.inf, 0.3 * smallest])
+    )
     a, b, c = (float(v) for v in solution.x)
     return Calibration(a, b, c)
+
+
+def _seal(head: str, body: str) -> str:
+    """SHA-256 of everything that a table says: the calibration decides every prediction, as the rows do."""
+    return hashlib.sha256((head + body).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -119,7 +177,23 @@ class LatencyTable:
             return timed.ms
         if not estimate:
             raise MissingLayerError([str(key)])
-        return self.cost_model.ms(key)
+        return self.cost_model.ms(key) * self._nearby(key)
+
+    @cached_property
+    def _families(self) -> dict[tuple[object, ...], list[tuple[LayerKey, float]]]:
+        """Measured layers that differ in channels only, each with measured / modelled."""
+        out: dict[tuple[object, ...], list[tuple[LayerKey, float]]] = {}
+        for key, timed in self.layers.items():
+            out.setdefault(_family(key), []).append((key, timed.ms / self.cost_model.ms(key)))
+        return out
+
+    def _nearby(self, key: LayerKey) -> float:
+        """What the cost model misses on the measured layer nearest in channels: cut rows stay comparable."""
+        relatives = self._families.get(_family(key))
+        if not relatives:
+            return 1.0
+        here = _log_channels(key)
+        return min(relatives, key=lambda r: float(np.abs(_log_channels(r[0]) - here).sum()))[1]
 
     def missing(self, spec: ArchSpec) -> list[LayerKey]:
         """Layers of `spec` that have no row."""
@@ -139,7 +213,9 @@ class LatencyTable:
         rows = []
         for layer in lower(spec):
             key = layer.key
-            rows.append((layer.path, c.a * self.hot_ms(key, estimate=True) + c.b * weights_mb(key), key in missing))
+            rows.append(
+                (layer.path, c.a * self.hot_ms(key, estimate=True) + c.b * weights_mb(key), key in missing)
+            )
         return Prediction(sum(r[1] for r in rows) + c.c, sum(r[2] for r in rows), tuple(rows))
 
     def latency_ms(self, spec: ArchSpec, *, estimate: bool = False) -> float:
@@ -162,7 +238,11 @@ class LatencyTable:
         calibration = fit_calibration(nets)
         held = [fit_calibration(n for n in nets if n is not m)(m.hot_ms, m.mb) for m in nets]
         measured = [n.ms for n in nets]
-        report = {**fidelity(held, measured), "how": "leave-one-out over the calibration networks"} if nets else None
+        report = (
+            {**fidelity(held, measured), "how": "leave-one-out over the calibration networks"}
+            if nets
+            else None
+        )
         if report:
             report["baselines"] = {"plain_sum": fidelity([n.hot_ms for n in nets], measured)}
         return replace(self, networks=nets, calibration=calibration, report=report)
@@ -173,10 +253,10 @@ class LatencyTable:
         if differing:
             raise ForeignTable(source, differing)
 
-    # ---- CSV -------------------------------------------------------------------------------------------------
+    # ---- CSV
 
     def dumps(self) -> str:
-        """The table as text: header comments with JSON values, rows, sealed by their count and SHA-256."""
+        """The table as text: header comments with JSON values, rows; sealed by their count and a SHA-256."""
         body = io.StringIO()
         w = csv.writer(body, lineterminator="\n")
         w.writerow(_COLUMNS)
@@ -194,12 +274,10 @@ class LatencyTable:
             "report": dict(self.report) if self.report else None,
             "about": dict(self.about) if self.about else None,
             "networks": [[n.label, n.hot_ms, n.mb, n.madds] for n in self.networks],
-            "seal": {
-                "rows": len(self.layers) + len(self.networks),
-                "sha256": hashlib.sha256(text.encode()).hexdigest(),
-            },
         }
-        return "".join(f"# {k}: {json.dumps(v)}\n" for k, v in header.items()) + text
+        head = "".join(f"# {k}: {json.dumps(v)}\n" for k, v in header.items())
+        seal = {"rows": len(self.layers) + len(self.networks), "sha256": _seal(head, text)}
+        return f"{head}# seal: {json.dumps(seal)}\n{text}"
 
     def save(self, path: Path) -> None:
         """Write the CSV in one step: a reader never meets half a file."""
@@ -231,6 +309,7 @@ class LatencyTable:
         header: dict[str, Any] = {}
         lines = text.split("\n")
         n = 0
+        head = ""
         for n, line in enumerate(lines):  # noqa: B007
             if not line.startswith("# "):
                 break
@@ -239,12 +318,17 @@ class LatencyTable:
                 header[name] = json.loads(value)
             except (ValueError, RecursionError):
                 raise BadInput(f"{source}: line {n + 1}: the value of {name!r} is not valid JSON") from None
+            head += "" if name == "seal" else line + "\n"
         if header.get("format") != FORMAT:
             raise BadInput(f"{source}: not a latency table (its first line must be '# format: \"{FORMAT}\"')")
         body = "\n".join(lines[n:])
-        seal = header.get("seal") or {}
-        rows = list(csv.reader(io.StringIO(body)))
-        if hashlib.sha256(body.encode()).hexdigest() != seal.get("sha256"):
+        seal = header.get("seal")
+        seal = seal if isinstance(seal, dict) else {}
+        try:
+            rows = list(csv.reader(io.StringIO(body)))
+        except csv.Error as e:
+            raise BadInput(f"{source}: not a valid latency table ({e})") from None
+        if _seal(head, body) != seal.get("sha256"):
             have = max(len(rows) - 1, 0)
             what = (
                 f"{have} of {seal.get('rows')} rows are there, so it is truncated or rows were removed"
@@ -252,38 +336,44 @@ class LatencyTable:
                 else "a value was edited"
             )
             raise BadInput(
-                f"{source}: its rows do not match the seal in its header ({what}); "
+                f"{source}: its content does not match the seal in its header ({what}); "
                 "measure it again with: mbv3 latency build"
             )
         try:
             return cls._parse(header, rows[1:])
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
+        except BadInput as e:
+            raise BadInput(f"{source}: not a valid latency table ({e})") from None
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
             raise BadInput(f"{source}: not a valid latency table ({type(e).__name__}: {e})") from None
 
     @classmethod
     def _parse(cls, header: Mapping[str, Any], rows: list[list[str]]) -> LatencyTable:
         layers: dict[LayerKey, Timed] = {}
-        measured: dict[str, float] = {}
+        measured: list[tuple[str, float]] = []  # two networks may have the same label
         for kind, key, ms, n, mean, std, _ in rows:
-            value = float(ms)
-            if not (math.isfinite(value) and 0 < value < 1e7):
-                raise ValueError(f"{key}: {ms} is not a time in ms")
-            if kind == "layer":
-                layers[parse_key(key)] = Timed(value, int(n), float(mean), float(std))
-            else:
-                measured[key] = value
-        networks = tuple(
-            NetworkTime(label, measured[label], hot, mb, madds) for label, hot, mb, madds in header["networks"]
-        )
+            try:
+                if kind == "layer":
+                    layers[parse_key(key)] = timed(ms, n, mean, std)
+                else:
+                    measured.append((key, positive_ms(ms)))
+            except ValueError as e:
+                raise ValueError(f"{key}: {e}") from None
+        networks = []
+        for (label, ms_), (same, hot, mb, madds) in zip(measured, header["networks"], strict=True):
+            if label != same:
+                raise ValueError(f"network {label!r} stands where the header has {same!r}")
+            networks.append(NetworkTime(label, ms_, float(hot), float(mb), int(madds)))
         reference = header["reference"]
-        if not float(reference["ms"]) > 0:
-            raise ValueError("the reference has no time")
+        positive_ms(reference["ms"])
+        calibration = Calibration(**{k: float(v) for k, v in header["calibration"].items()})
+        if not all(math.isfinite(v) for v in (calibration.a, calibration.b, calibration.c)):
+            raise ValueError("the calibration is not made of finite numbers")
         return cls(
             fingerprint=Fingerprint(**header["fingerprint"]),
             reference=reference,
             layers=layers,
-            networks=networks,
-            calibration=Calibration(**header["calibration"]),
+            networks=tuple(networks),
+            calibration=calibration,
             report=header["report"],
             about=header["about"],
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv, Row, lower
 
@@ -13,18 +15,19 @@ __all__ = ["build", "state_shapes"]
 
 
 def _act(nl: str) -> nn.Module:
-    return {
+    kinds: dict[str, Callable[[], nn.Module]] = {
         "RE": lambda: nn.ReLU(inplace=True),
         "RE6": lambda: nn.ReLU6(inplace=True),
         "HS": lambda: nn.Hardswish(inplace=True),
         "NONE": nn.Identity,
         "HSIGMOID": lambda: nn.Hardsigmoid(inplace=True),
         "SIGMOID": nn.Sigmoid,
-    }[nl]()
+    }
+    return kinds[nl]()
 
 
 class ConvBNAct(nn.Module):
-    """Convolution without bias, batch norm, nonlinearity. (N, cin, H, W) to (N, cout, ceil(H/s), ceil(W/s))."""
+    """Convolution, batch norm, nonlinearity: (N, cin, H, W) to (N, cout, H/s, W/s) rounded up."""
 
     def __init__(
         self, cin: int, cout: int, k: int, s: int, nl: str, spec: ArchSpec, groups: int = 1, dilation: int = 1
@@ -74,7 +77,7 @@ class RowModule(nn.Module):
         self.se = SqueezeExcite(inner, row.se, spec.gate) if row.se else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x
+        y: Tensor = x
         if self.conv is not None:
             y = self.act(self.bn(self.conv(y)))
         else:
@@ -88,7 +91,8 @@ class RowModule(nn.Module):
         if self.kind == "identity":
             y = y + x
         elif self.kind == "pool":
-            y = y + nn.functional.avg_pool2d(x, 3, self.s, 1, count_include_pad=False)
+            pooled: Tensor = functional.avg_pool2d(x, 3, self.s, 1, count_include_pad=False)
+            y = y + pooled
         return y
 
 
@@ -117,7 +121,9 @@ class Network(nn.Module):
         self.spec = spec
         self.stem = RowModule(spec.stem, spec.in_channels, spec)
         cins = [spec.stem.out, *(r.out for r in spec.rows)]
-        self.rows = nn.ModuleList(RowModule(row, cin, spec) for row, cin in zip(spec.rows, cins, strict=False))
+        self.rows = nn.ModuleList(
+            RowModule(row, cin, spec) for row, cin in zip(spec.rows, cins, strict=False)
+        )
         self.tail = RowModule(spec.tail, cins[-1], spec) if spec.tail is not None else None
         self.head = Classifier(spec.head, spec.features)
 

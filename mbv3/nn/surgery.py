@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mbv3.errors import BadInput
+from mbv3.nn.build import state_shapes
 from mbv3.spec import ArchSpec, Conv, MBConv, Row
 
 __all__ = ["cut_state"]
@@ -19,11 +20,31 @@ class _Space:
     """A set of channels that several layers share: they keep the same ones."""
 
     size: int
-    norm: list[Tensor] = field(default_factory=list)  # squared L2 norm of the filters that produce each channel
+    norm: list[Tensor] = field(default_factory=list)  # squared L2 norm of each channel's filters
 
 
 def _inner(row: Row, cin: int) -> int:
     return row.exp if isinstance(row, MBConv) else row.out if isinstance(row, Conv) else cin
+
+
+def _structure(row: Row) -> tuple[object, ...]:
+    return row.k, row.s, row.nl, row.skip, row.dilation, row.se > 0
+
+
+def _fits(state: Mapping[str, Tensor], spec: ArchSpec) -> None:
+    faults = [
+        f"{name} is missing"
+        if name not in state
+        else f"{name} has shape {tuple(state[name].shape)}, not {shape}"
+        for name, shape in state_shapes(spec).items()
+        if name not in state or tuple(state[name].shape) != shape
+    ]
+    known = state_shapes(spec)
+    faults += [
+        f"{n} is no part of it" for n in state if n not in known and not n.endswith(".num_batches_tracked")
+    ]
+    if faults:
+        raise BadInput("cut_state: the weights are not those of the network: " + "; ".join(faults))
 
 
 def _l2(weight: Tensor) -> Tensor:
@@ -37,10 +58,17 @@ def cut_state(state: Mapping[str, Tensor], before: ArchSpec, after: ArchSpec) ->
     `after` has the same rows as `before` with equal or fewer `exp`, `out` and `se`.
 
     Raises:
-        BadInput: the two networks differ in more than their channel counts.
+        BadInput: the two networks differ in more than their channel counts, or `state` is not `before`'s.
     """
     if len(before.rows) != len(after.rows) or (before.tail is None) != (after.tail is None):
         raise BadInput("cut_state: the networks have different rows")
+    for what in ("in_channels", "gate", "bn_eps"):
+        if getattr(before, what) != getattr(after, what):
+            raise BadInput(f"cut_state: the networks differ in {what}")
+    heads = [(spec.head.features > 0, spec.head.nl, spec.head.classes) for spec in (before, after)]
+    if heads[0] != heads[1]:
+        raise BadInput("cut_state: head differs in more than its features")
+    _fits(state, before)
     pairs: list[tuple[str, Row, Row]] = [("stem", before.stem, after.stem)]
     pairs += [(f"rows.{i}", a, b) for i, (a, b) in enumerate(zip(before.rows, after.rows, strict=True))]
     if before.tail is not None and after.tail is not None:
@@ -67,7 +95,7 @@ def cut_state(state: Mapping[str, Tensor], before: ArchSpec, after: ArchSpec) ->
         return space
 
     for prefix, a, b in pairs:
-        if type(a) is not type(b) or (a.k, a.s, a.skip, a.dilation) != (b.k, b.s, b.skip, b.dilation):
+        if type(a) is not type(b) or _structure(a) != _structure(b):
             raise BadInput(f"cut_state: {prefix} differs in more than its channels")
         out = last if a.skip != "none" else new(a.out, b.out, prefix)
         if isinstance(a, Conv):

@@ -1,7 +1,7 @@
 """A cost that is a sum over layers, for every network of a space at once.
 
-A layer's cost depends on its block's own choices and on the width of the block before, so one small table a block
-holds the cost of every network; a million genomes are summed in well under a second.
+A layer's cost depends on its block's own choices and on the width of the block before, so one small table a
+block holds the cost of every network; a million genomes are summed in well under a second.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Additive:
         return total + np.take(self.end, width)
 
     def extreme(self, largest: bool) -> tuple[float, Genome]:
-        """The exact smallest (or largest) cost and a genome that has it, by dynamic programming over widths."""
+        """The exact smallest (or largest) cost and a genome of it, by dynamic programming over widths."""
         sign = -1.0 if largest else 1.0
         best: dict[int, tuple[float, Genome]] = {0: (self.constant * sign, ())}
         for block in self.blocks:

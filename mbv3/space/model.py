@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mbv3.errors import BadInput
+from mbv3.errors import BadInput, shown
 from mbv3.spec import ArchSpec, Classify, Conv, DSConv, MBConv, Row, make_divisible
 from mbv3.spec.rows import NL, Gate, Skip
 
@@ -104,7 +104,12 @@ class SearchSpace:
 
     def check(self, genome: Genome) -> Genome:
         """`genome` as plain ints. Raises: BadInput when it is not one of this space."""
-        if len(genome) != len(self.genes) or not all(0 <= g < n for g, n in zip(genome, self.sizes, strict=True)):
+        whole = all(isinstance(g, (int, np.integer)) for g in genome)
+        if (
+            not whole
+            or len(genome) != len(self.sizes)
+            or any(not 0 <= g < n for g, n in zip(genome, self.sizes, strict=True))
+        ):
             raise BadInput(f"{genome!r} is not a genome of space {self.name!r} (sizes {self.sizes})")
         return tuple(int(g) for g in genome)
 
@@ -125,7 +130,7 @@ class SearchSpace:
             else:
                 genome.append(labels.index(values[gene.name]))
         if faults:
-            raise BadInput(f"space {self.name!r}: " + "; ".join(faults[:10]))
+            raise BadInput(f"space {self.name!r}: " + "; ".join(faults))
         return tuple(genome)
 
     def decode(self, genome: Genome) -> dict[str, int | float | str]:
@@ -182,6 +187,7 @@ class SearchSpace:
                 se = max(1, int(cin * self.se_ratio))
             elif settings["se"]:
                 se = make_divisible(inner * self.se_ratio)
+            se = min(se, inner)  # below 8 channels make_divisible would squeeze into more than there are
             if op == "mbconv":
                 rows.append(MBConv(k=k, exp=exp, out=out, se=se, nl=nl, s=s, skip=skip))
             else:
@@ -226,7 +232,13 @@ def scale(
     resolution: int | tuple[int, int] | None = None,
     classes: int | None = None,
 ) -> SearchSpace:
-    """`space` with all widths times `width`, at another input resolution (pixels), for another class count."""
+    """`space` with all widths times `width`, at another input resolution (pixels), for other classes.
+
+    Raises:
+        BadInput: `width` is not from 0.05 to 8, as `scale_spec` of a network.
+    """
+    if not 0.05 <= width <= 8:
+        raise BadInput(f"width: must be a number from 0.05 to 8 (got {shown(width)})")
     res = (resolution, resolution) if isinstance(resolution, int) else resolution or space.resolution
     head = space.head if classes is None else replace(space.head, classes=classes)
     return replace(space, width=space.width * width, resolution=res, head=head)

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from mbv3.errors import BadInput
+from mbv3.errors import BadInput, shown
 from mbv3.space.model import FIELDS, Block, Gene, SearchSpace, Value, Variant
-from mbv3.spec import GATES, MAX_CHANNELS, NLS, SKIPS, Classify, Conv, Reader, parse_yaml, read_text
+from mbv3.spec import (
+    GATES,
+    MAX_CHANNELS,
+    NLS,
+    SKIPS,
+    Classify,
+    Conv,
+    Reader,
+    make_divisible,
+    parse_yaml,
+    read_text,
+)  # fmt: skip
+from mbv3.spec.arch import MAX_ROWS
 from mbv3.spec.rows import NL, Gate
 from mbv3.spec.yamlio import resolution
 
@@ -17,7 +31,10 @@ __all__ = ["FORMAT", "load_space", "parse_space", "preset_names"]
 FORMAT = "mbv3-space/1"
 PRESETS = ("mnasnet", "mnasnet-imagenet", "mobilenetv3", "nas-bench-macro")
 _OPS = ("mbconv", "dsconv", "conv", "identity")
-_DEFAULTS: dict[str, Any] = {"op": "mbconv", "e": 1, "k": 3, "l": 1, "se": 0, "width": 1, "nl": "RE"}
+_DEFAULTS: dict[str, Any] = {
+    "op": "mbconv", "e": 1, "k": 3, "l": 1, "se": 0, "width": 1, "nl": "RE", "skip": "identity",
+}  # fmt: skip
+MAX_COMBINATIONS = 20_000  # of one block: its cost table holds them all
 
 
 def preset_names() -> tuple[str, ...]:
@@ -65,10 +82,12 @@ def _block(r: Reader) -> Block:
     s = r.integer("s", 1, 4, 1)
     fixed: list[tuple[str, Any]] = []
     genes: list[Gene] = []
+    alone: list[tuple[str, Any]] = []  # of a named choice without an alternative
+    by: dict[str, list[str]] = {}  # field: the lists that decide it
     for f in FIELDS:
-        default = "identity" if f == "skip" else _DEFAULTS.get(f)
+        default = _DEFAULTS.get(f)
         raw = r.raw(f) if default is None else r.raw(f, default)
-        if raw is None:
+        if raw is None and not r.has(f):  # the missing `out` is noted already
             fixed.append((f, 8))
         elif isinstance(raw, list):
             values = tuple(_choice(r, f"{r.at(f)}[{i}]", f, v) for i, v in enumerate(raw))
@@ -79,11 +98,42 @@ def _block(r: Reader) -> Block:
                 r.fault(r.at(f), "offers the same choice twice", raw)
             if len(values) > 1:
                 genes.append(Gene(f"{name}_{f}", f, values))
-            fixed.append((f, _DEFAULTS.get(f, "identity") if not values or isinstance(values[0], Variant) else values[0]))
+            if values and not isinstance(values[0], Variant):
+                fixed.append((f, values[0]))
+            elif len(values) == 1:
+                alone += cast(Variant, values[0]).fields
+            for name_of in {f} | {n for v in values if isinstance(v, Variant) for n, _ in v.fields}:
+                by.setdefault(name_of, []).append(f)
         else:
             fixed.append((f, _value(r, r.at(f), f, raw)))
     r.no_other_keys()
-    return Block(name, s, tuple(fixed), tuple(genes))
+    if (n := math.prod(len(g.values) for g in genes)) > MAX_COMBINATIONS:
+        r.fault(r.path, f"a block offers at most {MAX_COMBINATIONS:,} combinations of its choices", n)
+    for f, lists in by.items():
+        if len(lists) > 1:
+            r.fault(r.at(f), f"is decided by {' and '.join(lists)}", cure="leave it to one of them")
+    return Block(name, s, (*_DEFAULTS.items(), *fixed, *alone), tuple(genes))
+
+
+def _most(block: Block, name: str) -> Any:
+    """The largest value that a block can give to a field."""
+    pairs = [*block.fixed]
+    for gene in block.genes:
+        for value in gene.values:
+            pairs += value.fields if isinstance(value, Variant) else [(gene.field, value)]
+    return max(v for f, v in pairs if f == name)
+
+
+def _size(r: Reader, blocks: tuple[Block, ...], stem: Conv) -> None:
+    """Faults of a space whose largest network would break a limit of ArchSpec."""
+    if (rows := sum(_most(b, "l") for b in blocks)) > MAX_ROWS:
+        r.fault("blocks", f"a network has at most {MAX_ROWS} rows", rows)
+    cin = stem.out
+    for i, block in enumerate(blocks):
+        out = make_divisible(_most(block, "out") * _most(block, "width"))
+        if max(out, _most(block, "e") * max(cin, out if _most(block, "l") > 1 else 0)) > MAX_CHANNELS:
+            r.fault(f"blocks[{i}]", f"its largest layer has more than {MAX_CHANNELS} channels")
+        cin = out
 
 
 def _plain_conv(r: Reader) -> Conv:
@@ -141,6 +191,8 @@ def parse_space(text: str, source: str = "space") -> SearchSpace:
     )
     h.no_other_keys()
     r.no_other_keys()
+    if not r.faults:
+        _size(r, blocks, stem)
     r.finish()
     return SearchSpace(
         name=name, resolution=res, stem=stem, blocks=blocks, tail=tail, head=head, gate=gate, bn_eps=eps,
@@ -160,6 +212,7 @@ def load_space(name_or_path: str | Path) -> SearchSpace:
         source = f"{text}.yaml"
         return parse_space((resources.files("mbv3.space") / "presets" / source).read_text("utf-8"), source)
     path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml") and not path.exists():
-        raise BadInput(f"{text!r} is neither a YAML file nor one of the spaces {', '.join(PRESETS)}")
+    # os.path.exists answers False for names that Path.exists() raises on (too long, a NUL byte)
+    if not text or path.suffix not in (".yaml", ".yml") and not os.path.exists(path):
+        raise BadInput(f"{shown(text)} is neither a YAML file nor one of the spaces {', '.join(PRESETS)}")
     return parse_space(read_text(path, "space"), text)

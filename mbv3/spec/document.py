@@ -51,7 +51,7 @@ def read_text(path: Path, what: str) -> str:
             raise BadInput(f"{name}: this is a folder, not a {what} file")
         if not S_ISREG(info.st_mode):  # a pipe or a device may never end
             raise BadInput(f"{name}: this is not a regular file; copy its content to a {what} file first")
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open(encoding="utf-8") as file:
             text = file.read(MAX_BYTES + 1) if info.st_size <= MAX_BYTES else None
     except FileNotFoundError:
         raise BadInput(f"{name}: no such {what} file") from None
@@ -109,7 +109,7 @@ def parse_yaml(text: str, source: str) -> Any:
         if kind is None:
             return value
         if len(value) > MAX_DIGITS:
-            raise fail(f"a number has at most {MAX_DIGITS} digits", event.start_mark, plain(value, 0))
+            raise fail(f"a number has at most {MAX_DIGITS} digits", event.start_mark, shown(value))
         return kind(value.lower().replace(".inf", "inf").replace(".nan", "nan"))
 
     def data(event: Any, depth: int) -> Any:

@@ -54,12 +54,13 @@ def scale_spec(
     for row in spec.rows:
         out = make_divisible(row.out * width)
         if isinstance(row, MBConv):
-            exp = round(row.exp / cin * new_cin) if exp_rule == "ratio" else make_divisible(row.exp * width)
+            ratio = max(1, round(row.exp / cin * new_cin))
+            exp = ratio if exp_rule == "ratio" else make_divisible(row.exp * width)
             exp = new_cin if row.exp == cin else exp
             # MnasNet squeezes a share of the block's input, MobileNetV3 of its expansion
             block_in = row.se == max(1, cin // 4) and row.exp != cin
             se = max(1, new_cin // 4) if block_in and row.se else _se(row, row.exp, exp)
-            rows.append(replace(row, out=out, exp=exp, se=se))
+            rows.append(replace(row, out=out, exp=exp, se=min(se, exp)))
         else:
             inner, new = (row.out, out) if isinstance(row, Conv) else (cin, new_cin)
             rows.append(replace(row, out=out, se=_se(row, inner, new)))

@@ -1,0 +1,198 @@
+"""`mbv3 VERB` and `mbv3-search`: read arguments, call one function of a room, show its events.
+
+Exit: 0 done, 1 failed, 2 bad usage or input, 3 target unreachable, 4 interrupted and resumable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from mbv3.errors import Mbv3Error
+
+__all__ = ["main", "search_main"]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        self.print_usage(sys.stderr)
+        _say(f"{self.prog}: {message}")
+        raise SystemExit(2)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _out(text: str) -> None:
+    print(text, flush=True)  # noqa: T201
+
+
+def _common(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--json", action="store_true", help="print one JSON object to stdout")
+
+
+def _timing(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--runtime", default="onnxruntime", help="onnxruntime (default)")
+    p.add_argument("--threads", type=int, default=1, help="threads of one inference (default 1)")
+
+
+def _space(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--space", default="mnasnet-imagenet", metavar="NAME|FILE", help="search space")
+    p.add_argument("--scale", default="1", metavar="1|WIDTHxRES", help="scale of the space (default 1)")
+
+
+def _device(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--device", metavar="TABLE.csv", help="a latency table instead of the cache's")
+    p.add_argument("--force-table", action="store_true", help="use a table that was measured elsewhere")
+
+
+def _search_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--target-ms", type=float, metavar="T", help="milliseconds that one image may take")
+    p.add_argument("--device", default="this-cpu", metavar="this-cpu|TABLE.csv", help="what to find a network for")
+    _timing(p)
+    p.add_argument("--data", metavar="DIR", help="your images: one folder a class")
+    p.add_argument("--test", metavar="DIR", help="test images; adds a comparison with MobileNetV3 at equal ms")
+    p.add_argument("--accuracy", choices=("imagenet", "supernet", "train"), help="default: imagenet, supernet with --data")
+    p.add_argument("--space", metavar="NAME|FILE", help="default: mnasnet-imagenet, mobilenetv3 with --data")
+    p.add_argument("--scale", default="auto", metavar="auto|1|WIDTHxRES", help="sizes of the space (default auto)")
+    p.add_argument("--sampler", default="rnn", choices=("rnn", "evolution", "nsga2", "tpe", "random"))
+    p.add_argument("--reward", default="mnasnet-soft", choices=("mnasnet-soft", "mnasnet-hard", "tunas"))
+    p.add_argument("--w", type=float, help="exponent of the reward (default -0.07, -0.15 for small targets)")
+    p.add_argument("--trials", type=int, metavar="N", help="networks that the search scores")
+    p.add_argument("--storage", metavar="URL", help="Optuna storage that keeps the study as well")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed-ratio", type=float, default=1.25, help="the search aims at this times the target")
+    p.add_argument("--delta", type=float, default=0.01, help="NetAdapt's least cut a step, share of the seed's ms")
+    p.add_argument("--finetune-steps", type=int, metavar="T", help="NetAdapt's steps a proposal")
+    p.add_argument("--supernet-steps", type=int, metavar="N", help="training steps of the supernet")
+    p.add_argument("--supernet-minutes", type=float, metavar="M", help="or its time (default 40 %% of the budget)")
+    p.add_argument("--final-epochs", type=float, metavar="E", help="training of the found network, 0 for none")
+    p.add_argument("--budget-minutes", type=float, metavar="M", help="time for the whole run (default 12; 60 with --data)")
+    p.add_argument("--force-table", action="store_true", help="use a table that was measured elsewhere")
+    p.add_argument("--rebuild-table", action="store_true", help="measure the latency table anew")
+    p.add_argument("--out", metavar="DIR", help="run directory (default runs/Tms)")
+    p.add_argument("--resume", metavar="DIR", help="go on with an interrupted run")
+    _common(p)
+
+
+def _parser() -> argparse.ArgumentParser:
+    p = _Parser(prog="mbv3", description="Finds a MobileNetV3-class network for a CPU and a latency target.")
+    p.add_argument("--version", action="version", version=_version())
+    verbs = p.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    s = verbs.add_parser("search", help="find a network that runs in a given time (also: mbv3-search)")
+    _search_arguments(s)
+
+    s = verbs.add_parser("show", help="rows, shapes, parameters, MAdds, predicted ms of a network")
+    s.add_argument("spec", metavar="SPEC", help="YAML file or name, e.g. mobilenet_v3_large@0.75")
+    _device(s)
+    _timing(s)
+    _common(s)
+
+    latency = verbs.add_parser("latency", help="latency tables").add_subparsers(dest="action", metavar="ACTION", required=True)
+    s = latency.add_parser("build", help="measure a table on this CPU")
+    _space(s)
+    _timing(s)
+    s.add_argument("--out", metavar="FILE", help="also write the table here")
+    s.add_argument("--rebuild", action="store_true", help="measure anew what the cache holds")
+    _common(s)
+    s = latency.add_parser("check", help="predict and measure networks that the table has not seen")
+    _space(s)
+    _device(s)
+    _timing(s)
+    s.add_argument("--networks", type=int, default=40, metavar="N")
+    s.add_argument("--seed", type=int, default=0)
+    _common(s)
+    s = latency.add_parser("measure", help="time a network on this CPU, against the reference network")
+    s.add_argument("spec", metavar="SPEC")
+    _timing(s)
+    _common(s)
+    s = latency.add_parser("predict", help="predict a network's time from a table")
+    s.add_argument("spec", metavar="SPEC")
+    _space(s)
+    _device(s)
+    _timing(s)
+    _common(s)
+
+    s = verbs.add_parser("netadapt", help="shrink a network to a target")
+    s.add_argument("spec", metavar="SPEC")
+    s.add_argument("--target-ms", type=float, required=True, metavar="T")
+    s.add_argument("--data", metavar="DIR", help="your images: one folder a class")
+    s.add_argument("--delta", type=float, default=0.01)
+    s.add_argument("--finetune-steps", type=int, metavar="T")
+    s.add_argument("--budget-minutes", type=float, metavar="M")
+    s.add_argument("--seed", type=int, default=0)
+    s.add_argument("--out", metavar="DIR")
+    _timing(s)
+    _common(s)
+
+    s = verbs.add_parser("export", help="write a network for another tool")
+    s.add_argument("spec", metavar="SPEC")
+    s.add_argument("--to", required=True, choices=("onnx",))
+    s.add_argument("--weights", metavar="FILE", help="safetensors; without it weights are random and the output says so")
+    s.add_argument("--out", metavar="FILE")
+
+    s = verbs.add_parser("verify", help="rebuild, recount and re-measure what a run claims")
+    s.add_argument("run", metavar="RUN")
+    _common(s)
+    return p
+
+
+def _version() -> str:
+    from mbv3 import __version__
+
+    return f"mbv3-search {__version__}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `mbv3`."""
+    return _guard(_parser().parse_args(argv))
+
+
+def search_main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `mbv3-search`, which is `mbv3 search`."""
+    p = _Parser(
+        prog="mbv3-search",
+        description="Finds a MobileNetV3-class network that runs in a given time on this CPU.",
+    )
+    p.add_argument("--version", action="version", version=_version())
+    _search_arguments(p)
+    args = p.parse_args(argv)
+    args.verb = "search"
+    return _guard(args)
+
+
+def _guard(args: argparse.Namespace) -> int:
+    from mbv3.cli import verbs
+
+    try:
+        return verbs.run(args)
+    except Mbv3Error as e:
+        _say(f"error: {e}")
+        return e.exit_code
+    except KeyboardInterrupt:
+        _say("interrupted; what was measured and trained is kept" + verbs.resume_hint())
+        return 4
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def dump(value: Any) -> str:
+    """One JSON object; what is not finite is null."""
+    return json.dumps(_finite(value), indent=1)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return value

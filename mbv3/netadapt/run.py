@@ -1,0 +1,100 @@
+"""The loop: propose, fine-tune each, keep the best, until the target is met (Yang 2018; Howard 2019, section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from mbv3.netadapt.choose import Scored, choose, ratio
+from mbv3.netadapt.proposals import Proposal, propose
+from mbv3.nn import cut_state
+from mbv3.spec import ArchSpec
+
+__all__ = ["Candidate", "FineTune", "Start", "Step", "netadapt"]
+
+State = dict[str, Tensor]
+
+
+class FineTune(Protocol):
+    """Short fine-tuning: (spec, inherited weights, step, proposal) to (weights, accuracy in percent, loss)."""
+
+    def __call__(self, spec: ArchSpec, state: State, step: int, proposal: int) -> tuple[State, float, float]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A proposal with its score after fine-tuning; `ratio` is dAcc / |dLatency| in points per ms."""
+
+    proposal: Proposal
+    scored: Scored
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network, its weights and score, from which a step departs."""
+
+    step: int
+    spec: ArchSpec
+    state: State
+    scored: Scored
+
+
+@dataclass(frozen=True)
+class Step:
+    """One finished step: every candidate, the chosen one, and where it leads. A candidate scored while the step is
+    under way is told with `chosen` None."""
+
+    candidates: tuple[Candidate, ...]
+    total: int
+    chosen: int | None
+    after: Start
+
+
+def netadapt(
+    start: Start,
+    target_ms: float,
+    delta_ms: float,
+    latency: Callable[[Sequence[ArchSpec]], Sequence[float]],
+    fine_tune: FineTune,
+    *,
+    noise: float = 0.0,
+    fine: int = 2,
+    relook: Callable[[Start], Start] = lambda s: s,
+) -> Iterator[Step]:
+    """Shrink `start` until its latency is at most `target_ms`, by at least `delta_ms` a step (paper: 0.01 |L|).
+
+    `relook(start)` is asked before every step and may correct the network's latency by a measurement. Ends early,
+    without reaching the target, when no site can be cut any further. Yields a Step for every scored candidate
+    (`chosen` None) and for every finished step.
+    """
+    while True:
+        start = relook(start)
+        now = start.scored
+        if now.latency_ms <= target_ms:
+            return
+        # the last step need not overshoot the target; cliffs decide how near it gets
+        save = min(delta_ms, now.latency_ms - target_ms)
+        proposals = propose(start.spec, now.latency_ms, save, latency, fine)
+        if not proposals:
+            return
+        candidates: list[Candidate] = []
+        states: list[State] = []
+        for i, p in enumerate(proposals):
+            inherited = cut_state(start.state, start.spec, p.spec)
+            state, accuracy, loss = fine_tune(p.spec, inherited, start.step + 1, i)
+            scored = Scored(p.latency_ms, accuracy, loss)
+            candidates.append(Candidate(p, scored, ratio(now, scored)))
+            states.append(state)
+            yield Step(tuple(candidates), len(proposals), None, start)
+        try:
+            best = choose(now, [c.scored for c in candidates], noise)
+        except ValueError:
+            return
+        chosen = candidates[best]
+        start = Start(start.step + 1, chosen.proposal.spec, states[best], chosen.scored)
+        del states
+        yield Step(tuple(candidates), len(proposals), best, start)

@@ -1,0 +1,456 @@
+"""`find`: from a target in milliseconds to a network, stage by stage, every stage resumable."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mbv3.data import peek_class_folder
+from mbv3.errors import BadInput, Mbv3Error, MissingLayerError, Unreachable
+from mbv3.events import Done, Event, Note, Progress, StageStart
+from mbv3.graph import network_model
+from mbv3.latency import Device, LatencyTable, open_runtime, weights_mb
+from mbv3.pipeline.accuracy import Images, Judge, load_images, prepare
+from mbv3.pipeline.compare import train_and_compare
+from mbv3.pipeline.options import Options, parse_scale
+from mbv3.pipeline.rundir import RunDir, file_sha256, versions
+from mbv3.pipeline.shrink import Shrunk, shrink
+from mbv3.pipeline.tables import Latency, check_range, choose_scale, open_table, read_table, reference_at, table_plan
+from mbv3.report import write_report
+from mbv3.search import Search, Trial, make_reward
+from mbv3.space import Additive, Genome, SearchSpace, load_space, scale, tabulate
+from mbv3.spec import ArchSpec, count, dump_spec, load_spec, read_spec, scale_spec
+from mbv3.training import read_weights, save_weights
+
+__all__ = ["find"]
+
+TRIALS = {"imagenet": 4000, "supernet": 240, "train": 24}
+_BATCH = 20
+
+
+def find(
+    target_ms: float | None = None, out: str | Path | None = None, resume: str | Path | None = None, **options: Any
+) -> Iterator[Event]:
+    """Find a network that runs in `target_ms` on the device; what mbv3-search runs.
+
+    `options` are those of `Options`. `resume` goes on with an interrupted run directory under its own options.
+    Yields events, at last Done with the contents of run.json.
+
+    Raises:
+        BadInput: an option, a file or a folder cannot be used.
+        Unreachable: the target lies outside what the space can reach on this device.
+    """
+    if resume is not None:
+        if target_ms is not None or out is not None or options:
+            raise BadInput("--resume goes on with the run's own options; give it alone")
+        run = RunDir.open(Path(resume))
+        asked = Options.of(dict(run.record["args"]))
+        if run.record["status"] == "done":
+            yield Done("run", f"{run.path} is finished", run.record)
+            return
+        run.save(status="running", exit=None)
+    else:
+        if target_ms is None:
+            raise BadInput("--target-ms is missing: how many milliseconds may one image take?")
+        asked = Options.of({"target_ms": target_ms, **options})
+        space = load_space(asked.space_name)
+        if asked.data is not None:
+            peek_class_folder(Path(asked.data))
+        if asked.test is not None:
+            peek_class_folder(Path(asked.test))
+        if asked.estimate_only:
+            read_table(asked.device, asked.runtime, asked.threads, asked.force_table)
+        record = {
+            "version": versions()["mbv3-search"], "command": _command(asked), "args": asked.as_dict(),
+            "target_ms": asked.target_ms, "versions": versions(), "seeds": {"search": asked.seed},
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "hashes": {},
+        }  # fmt: skip
+        run = RunDir.create(Path(out) if out is not None else _free_folder(asked.target_ms), record)
+        yield Note("run", f"run directory {run.path}")
+    try:
+        yield from _stages(asked, run)
+    except Unreachable as e:
+        run.save(
+            status="unreachable", exit=3, error=str(e), range_ms=[e.smallest_ms, e.largest_ms]
+        )
+        raise
+    except Mbv3Error as e:
+        run.save(status="failed", exit=e.exit_code, error=str(e))
+        raise
+    except (KeyboardInterrupt, GeneratorExit):
+        run.save(status="interrupted", exit=4)
+        raise
+
+
+def _free_folder(target_ms: float) -> Path:
+    base = Path("runs") / f"{target_ms:g}ms"
+    if not base.exists():
+        return base
+    n = 2
+    while base.with_name(f"{base.name}-{n}").exists():
+        n += 1
+    return base.with_name(f"{base.name}-{n}")
+
+
+def _command(o: Options) -> str:
+    parts = ["mbv3-search"]
+    default = Options(target_ms=1.0)
+    for name, value in o.as_dict().items():
+        if name == "target_ms" or value != getattr(default, name):
+            flag = "--" + name.replace("_", "-")
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            parts.append(flag if value is True else f"{flag} {text}")
+    return " ".join(parts)
+
+
+def _stages(o: Options, run: RunDir) -> Iterator[Event]:
+    space, table, device = yield from _device_and_table(o, run)
+    latency = Latency(table, device)
+    if o.estimate_only:
+        note = f"nothing was timed in this run: latencies are predictions from the table {Path(o.device).name}"
+        run.note(note)
+        yield Note("table", note, warning=True)
+    additive = _additive(space, latency)
+    c = table.calibration.c
+    smallest, largest = (additive.extreme(big)[0] + c for big in (False, True))
+    run.save(range_ms=[smallest, largest])
+    check_range(o.target_ms, smallest, largest, space, o.scale != "auto")
+    yield Note("table", f"networks of the space take {smallest:.3g} to {largest:.3g} ms here")
+
+    images: Images | None = None
+    if o.data is not None:
+        with run.stage("images"):
+            yield StageStart("images", f"reading {o.data}")
+            images = load_images(o, space)
+            run.record["hashes"]["data"] = images.train.sha256
+            run.save()
+    with run.stage("accuracy"):
+        judge: Judge | None = None
+        for event in prepare(o, run, space, images or load_images(o, space)):
+            if isinstance(event, Judge):
+                judge = event
+            else:
+                yield event
+        assert judge is not None
+    with run.stage("search"):
+        seed_trial = yield from _search(o, run, space, judge, additive, c)
+    genome = seed_trial.genome
+    seed_spec = space.spec(genome, f"seed_{o.target_ms:g}ms")
+    run.write("seed.yaml", dump_spec(seed_spec))
+    run.save(
+        seed_ms=seed_trial.latency_ms,
+        seed_trial=seed_trial.number,
+        accuracy={"value": round(seed_trial.accuracy, 3), "kind": judge.kind, "unit": "%", "note": judge.note},
+    )
+
+    images = images or load_images(o, space)
+    if images.procedural:
+        note = (
+            "no images were given: NetAdapt chose its cuts on a small built-in task of procedurally generated images, "
+            "and the weights are trained on that task only; give --data DIR for a choice on your images"
+        )
+        run.note(note)
+        yield Note("netadapt", note, warning=True)
+    shrunk: Shrunk | None = None
+    with run.stage("netadapt"):
+        for item in shrink(o, run, genome, seed_spec, judge, images, latency):
+            if isinstance(item, Shrunk):
+                shrunk = item
+            else:
+                yield item
+    assert shrunk is not None
+    spec = _write_result(o, run, space, shrunk, images, latency)
+    if images is not None and not images.procedural:
+        with run.stage("training"):
+            yield from train_and_compare(o, run, spec, images, device)
+        _trained_weights(run, spec)
+    _finish(o, run, space, shrunk, spec, latency)
+    report = write_report(run.path)
+    yield Note("report", f"wrote {report}")
+    if not shrunk.reached:
+        ms = shrunk.measured_ms or shrunk.predicted_ms
+        raise Mbv3Error(
+            f"NetAdapt could cut no further: {ms:.3g} ms, over the target of {o.target_ms:g} ms; the smallest network "
+            f"it passed is {run.path / 'mobilenetv3.yaml'}. Give a smaller --scale"
+        )
+    yield Done("run", _verdict(run), run.record)
+
+
+def _device_and_table(
+    o: Options, run: RunDir
+) -> Iterator[Event | tuple[SearchSpace, LatencyTable, Device | None]]:  # a generator's return value
+    """Scale and table. Returns (scaled space, table, device at hand or None)."""
+    base = load_space(o.space_name)
+    classes, pixels = None, None
+    if o.data is not None:
+        classes, _, side = peek_class_folder(Path(o.data))
+        pixels = max(32, min(1024, -(-2 * side // 32) * 32))  # finer than twice the pictures there is nothing to see
+    own = run.path / "latency-table.csv"
+    if o.estimate_only:
+        with run.stage("table"):
+            table, caveat = read_table(o.device, o.runtime, o.threads, o.force_table)
+            if caveat:
+                run.note(caveat)
+                yield Note("table", caveat, warning=True)
+            about = dict(table.about or {})
+            fixed = parse_scale(o.scale)
+            width, res = fixed if fixed else (float(about.get("width", 1)), int(about.get("resolution", 224)))
+            space = scale(base, width, res or None, classes)
+            why = f"width {width:g} at {space.resolution[0]} px, {'as asked' if fixed else 'the scale of the table'}"
+            missing = _rows_missing(space, table)
+            if missing:
+                note = f"{missing} layers of the space are not in the table and are estimated"
+                run.note(note)
+                yield Note("table", note, warning=True)
+            if not own.exists():
+                table.save(own)
+            _save_scale(run, space, why, table, None)
+            run.record["hashes"]["table"] = file_sha256(Path(o.device))
+            run.save()
+        return space, table, None
+    runtime = open_runtime(o.runtime, o.threads)
+    scaled = run.record.get("scale")
+    with run.stage("scale"):
+        if scaled is None:
+            yield StageStart("scale", f"timing networks of space {base.name} on {runtime.fingerprint.cpu}")
+            choice = choose_scale(runtime, base, parse_scale(o.scale), o.target_ms, o.seed_ratio, classes, pixels)
+            space = choice.space
+            yield Note("scale", choice.why)
+            run.save(
+                scale={"width": space.width, "resolution": space.resolution[0], "why": choice.why},
+                device={**runtime.fingerprint.as_dict(), "load_at_start": os.getloadavg()[0]},
+            )
+        else:
+            space = scale(base, float(scaled["width"]), int(scaled["resolution"]), classes)
+    with run.stage("table"):
+        found: LatencyTable | None = LatencyTable.load(own) if own.exists() else None
+        if found is None:
+            for event in open_table(runtime, table_plan(space), rebuild=o.rebuild_table):
+                if isinstance(event, LatencyTable):
+                    found = event
+                else:
+                    yield event
+        assert found is not None
+        found.require(runtime.fingerprint, str(own))
+        found.save(own)
+        run.record["hashes"]["table"] = run.record["hashes"].get("table") or file_sha256(own)
+        reference = reference_at(space.width, space.resolution, space.head.classes)
+        device = Device(runtime, reference, found.reference_ms)
+        _save_scale(run, space, run.record["scale"]["why"], found, device)
+        report = found.report or {}
+        if report:
+            yield Note(
+                "table",
+                f"the table predicts whole networks to {report.get('rmspe')} % RMSPE, {report.get('within_5')} % "
+                f"within 5 % (noise floor {report.get('noise_floor')} %)",
+            )
+    return space, found, device
+
+
+def _rows_missing(space: SearchSpace, table: LatencyTable) -> int:
+    from mbv3.space.additive import layer_keys
+
+    return sum(k not in table.layers for k in layer_keys(space))
+
+
+def _save_scale(run: RunDir, space: SearchSpace, why: str, table: LatencyTable, device: Device | None) -> None:
+    ref = table.reference
+    changes: dict[str, Any] = {
+        "scale": {"width": space.width, "resolution": space.resolution[0], "why": why},
+        "reference_ms": table.reference_ms,
+        "reference": f"{ref['spec']}@{ref['width']:g}, {ref['resolution'][0]} px",
+    }
+    if device is None:
+        changes["device"] = table.fingerprint.as_dict()
+    run.save(**changes)
+
+
+def _additive(space: SearchSpace, latency: Latency) -> Additive:
+    """The calibrated latency of every network of the space, less the calibration's constant."""
+    table = latency.table
+    c = table.calibration
+
+    def ms(key: Any) -> float:
+        return c.a * table.hot_ms(key, estimate=latency.device is None) + c.b * weights_mb(key)
+
+    try:
+        return tabulate(space, ms)
+    except MissingLayerError as e:
+        raise BadInput(f"the latency table does not hold this space; measure it anew with --rebuild-table ({e})") from None
+
+
+def _search(
+    o: Options, run: RunDir, space: SearchSpace, judge: Judge, additive: Additive, c: float
+) -> Iterator[Event | Trial]:
+    """The search stage. Returns the seed's trial."""
+    plan: dict[str, Any] = run.record.setdefault("plan", {})
+    history = run.read_trials(space)
+
+    def latency_ms(genome: Genome) -> float:
+        import numpy as np
+
+        return float(additive(np.array([genome]))[0]) + c
+
+    tar = o.target_ms * o.seed_ratio
+    if "w" not in plan:
+        # the paper's -0.15 belongs to its small network, a third of the large one's time
+        small = o.target_ms < 0.4 * float(run.record["reference_ms"])
+        plan["w"] = o.w if o.w is not None else -0.1 if o.reward == "tunas" else -0.15 if small else -0.07
+    search = Search(
+        space, judge.accuracy, latency_ms, make_reward(o.reward, tar, plan["w"]),
+        sampler=o.sampler, seed=o.seed, history=history, storage=o.storage, name=run.path.name,
+    )  # fmt: skip
+    if "trials" not in plan:
+        trials = o.trials or TRIALS[judge.kind]
+        if o.trials is None and judge.kind == "supernet":
+            middle = tuple(n // 2 for n in space.sizes)
+            judge.accuracy(middle)
+            t0 = time.monotonic()
+            judge.accuracy(middle)
+            trials = int(min(400, max(40, 0.15 * o.minutes * 60 / (time.monotonic() - t0))))
+        plan["trials"] = trials
+        run.save()
+    trials = plan["trials"]
+    done = list(history)
+    pending: list[Trial] = []
+    began, before = time.monotonic(), len(done)
+    yield StageStart(
+        "search",
+        f"{o.sampler}: {trials} trials of {space.size:.2g} networks, reward {o.reward} with w {plan['w']:g}, "
+        f"TAR {tar:g} ms" + (f", going on after {before}" if before else ""),
+    )
+    threads = torch.get_num_threads()
+    if judge.kind == "imagenet":
+        torch.set_num_threads(1)  # the controller's matrices are too small to share
+    try:
+        told = 0.0
+        for trial in search.run(trials):
+            done.append(trial)
+            pending.append(trial)
+            if len(done) % _BATCH == 0 or len(done) >= trials:
+                run.append_trials(pending, o.estimate_only)
+                pending = []
+            now = time.monotonic()
+            if now - told > 1 or len(done) >= trials:
+                told = now
+                rate = (len(done) - before) / max(now - began, 1e-9)
+                best = max((t.reward for t in done if t.state == "complete"), default=float("nan"))
+                text = f"best reward {best:.4f}"
+                yield Progress("search", len(done), trials, text, (trials - len(done)) / rate)
+    finally:
+        torch.set_num_threads(threads)
+        if pending:
+            run.append_trials(pending, o.estimate_only)
+    return _pick_seed(o, done)
+
+
+def _pick_seed(o: Options, trials: Sequence[Trial]) -> Trial:
+    """The network handed to NetAdapt: the most accurate between the target and seed_ratio times it; else the nearest
+    one above; else, as nothing needs shrinking, the most accurate below."""
+    good = [t for t in trials if t.state == "complete"]
+    if not good:
+        raise Mbv3Error("the search has no finite trial: every accuracy or latency was not a number")
+    window = [t for t in good if o.target_ms <= t.latency_ms <= 1.02 * o.seed_ratio * o.target_ms]
+    if window:
+        return max(window, key=lambda t: (t.accuracy, -t.latency_ms, -t.number))
+    above = [t for t in good if t.latency_ms > o.target_ms]
+    if above:
+        return min(above, key=lambda t: (t.latency_ms, t.number))
+    return max(good, key=lambda t: (t.accuracy, -t.latency_ms, -t.number))
+
+
+def _write_result(
+    o: Options, run: RunDir, space: SearchSpace, shrunk: Shrunk, images: Images, latency: Latency
+) -> ArchSpec:
+    """mobilenetv3.yaml with its provenance, weights, ONNX."""
+    scale_of = run.record["scale"]
+    provenance = (
+        ("tool", f"mbv3-search {run.record['version']}"),
+        ("target_ms", o.target_ms),
+        ("device", str(run.record["device"]["cpu"])),
+        ("runtime", f"{run.record['device']['runtime']} {run.record['device']['runtime_version']}"),
+        ("threads", o.threads),
+        ("space", space.name),
+        ("width", float(scale_of["width"])),
+        ("accuracy", o.accuracy_kind),
+        ("sampler", o.sampler),
+        ("seed", o.seed),
+        ("table_sha256", str(run.record["hashes"]["table"])),
+        ("weights", "procedural images" if images.procedural else "user's images"),
+    )
+    spec = replace(shrunk.spec, name=f"found_{o.target_ms:g}ms", provenance=provenance)
+    run.write("mobilenetv3.yaml", dump_spec(spec))
+    save_weights(run.path / "weights.safetensors", shrunk.state, network=spec.name)
+    _write_onnx(run, spec)
+    latency.table.save(run.path / "latency-table.csv")
+    run.save(predicted_ms=shrunk.predicted_ms, measured_ms=shrunk.measured_ms)
+    return spec
+
+
+def _write_onnx(run: RunDir, spec: ArchSpec) -> None:
+    from mbv3.files import write_atomic
+
+    state = {k: v.numpy() for k, v in read_weights(run.path / "weights.safetensors").items()}
+    write_atomic(run.path / "mobilenetv3.onnx", network_model(spec, state))
+
+
+def _trained_weights(run: RunDir, spec: ArchSpec) -> None:
+    """After training from scratch: its weights replace NetAdapt's where they are better on the same images."""
+    from mbv3.training import load_checkpoint
+
+    kept = load_checkpoint(run.path / "trained-0.safetensors")
+    if kept is not None:
+        save_weights(run.path / "weights.safetensors", kept[0]["net"], network=spec.name)
+        _write_onnx(run, spec)
+
+
+def _finish(o: Options, run: RunDir, space: SearchSpace, shrunk: Shrunk, spec: ArchSpec, latency: Latency) -> None:
+    prediction = latency.table.predict(spec, estimate=True)
+    counts = count(spec)
+    references = []
+    for name in ("mobilenet_v3_large", "mobilenet_v3_small"):
+        ref = scale_spec(load_spec(name), space.width, space.resolution)
+        ref = replace(ref, head=replace(ref.head, classes=space.head.classes))
+        if latency.device is not None:
+            ms = latency.device.networks([ref], rounds=6).ms[0]
+        else:
+            ms = latency.table.predict(ref, estimate=True).ms
+        references.append({"name": f"{name}@{space.width:g}", "ms": round(ms, 4), "accuracy": None})
+    run.save(
+        status="done" if shrunk.reached else "failed",
+        exit=0 if shrunk.reached else 1,
+        spec="mobilenetv3.yaml",
+        params=counts.params,
+        madds=counts.madds,
+        references=references,
+        netadapt_accuracy=round(shrunk.accuracy, 3),
+        correction=latency.correction,
+        estimated_layers=prediction.estimated,
+        rows_ms=[
+            {"path": p, "ms": round(ms * latency.correction, 5), "estimated": e} for p, ms, e in prediction.rows
+        ],
+        raw_reference_ms=shrunk.raw_reference_ms,
+        total_s=round(sum(run.record["stages"].values()), 1),
+    )
+    for leftover in ("seed-training.safetensors",):
+        (run.path / leftover).unlink(missing_ok=True)
+
+
+def _verdict(run: RunDir) -> str:
+    r = run.record
+    spec = read_spec(run.path / "mobilenetv3.yaml")
+    counts = count(spec)
+    if r["measured_ms"] is not None:
+        time_text = f"{r['measured_ms']:.2f} ms measured whole ({r['predicted_ms']:.2f} predicted)"
+    else:
+        time_text = f"{r['predicted_ms']:.2f} ms predicted, not measured"
+    return (
+        f"{time_text}, target {r['target_ms']:g} ms; {counts.params / 1e6:.2f} M parameters, "
+        f"{counts.madds / 1e6:.0f} M MAdds at {spec.resolution[0]} px; {run.path / 'mobilenetv3.yaml'}"
+    )

@@ -1,0 +1,131 @@
+"""What a run was asked for, checked once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mbv3.errors import BadInput
+from mbv3.search.reward import REWARDS
+from mbv3.search.samplers import SAMPLERS
+
+__all__ = ["ACCURACIES", "Options", "parse_scale"]
+
+ACCURACIES = ("imagenet", "supernet", "train")
+IMAGENET_MINUTES, DATA_MINUTES = 12.0, 60.0
+
+
+def parse_scale(text: str) -> tuple[float, int] | None:
+    """None for auto, (width, resolution) for `1` or `1.25x288`. Raises: BadInput."""
+    if text == "auto":
+        return None
+    width_text, x, res_text = text.partition("x")
+    try:
+        width = float(width_text)
+        res = int(res_text) if x else 0
+    except ValueError:
+        width, res = -1.0, -1
+    if not (0.1 <= width <= 4.0) or (x and not 16 <= res <= 2048):
+        raise BadInput(
+            f"--scale must be auto, 1, a width, or WIDTHxRESOLUTION such as 1.25x288 (width 0.1 to 4, 16 to 2048 "
+            f"pixels; got {text!r})"
+        )
+    return width, res
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The arguments of `find`. None means: chosen by the run and recorded in its plan."""
+
+    target_ms: float
+    device: str = "this-cpu"
+    runtime: str = "onnxruntime"
+    threads: int = 1
+    data: str | None = None
+    test: str | None = None
+    accuracy: str | None = None
+    space: str | None = None
+    scale: str = "auto"
+    sampler: str = "rnn"
+    reward: str = "mnasnet-soft"
+    w: float | None = None
+    trials: int | None = None
+    storage: str | None = None
+    seed: int = 0
+    seed_ratio: float = 1.25
+    delta: float = 0.01
+    finetune_steps: int | None = None
+    supernet_steps: int | None = None
+    supernet_minutes: float | None = None
+    final_epochs: float | None = None
+    budget_minutes: float | None = None
+    force_table: bool = False
+    rebuild_table: bool = False
+
+    def __post_init__(self) -> None:
+        def need(ok: bool, rule: str, value: object) -> None:
+            if not ok:
+                raise BadInput(f"{rule} (got {value})")
+
+        t = self.target_ms
+        number = isinstance(t, (int, float)) and not isinstance(t, bool)
+        need(number and math.isfinite(t) and 0 < t < 1e6, "--target-ms must be a positive number of milliseconds", t)
+        need(self.accuracy in (None, *ACCURACIES), f"--accuracy must be one of {', '.join(ACCURACIES)}", self.accuracy)
+        need(self.sampler in SAMPLERS, f"--sampler must be one of {', '.join(SAMPLERS)}", self.sampler)
+        need(self.reward in REWARDS, f"--reward must be one of {', '.join(REWARDS)}", self.reward)
+        need(self.w is None or (math.isfinite(self.w) and -10 <= self.w <= 0), "--w must lie from -10 to 0", self.w)
+        need(self.trials is None or 1 <= self.trials <= 10**6, "--trials must be from 1 to a million", self.trials)
+        need(1.0 <= self.seed_ratio <= 4.0, "--seed-ratio must lie from 1 to 4", self.seed_ratio)
+        need(0.001 <= self.delta <= 0.5, "--delta must lie from 0.001 to 0.5", self.delta)
+        need(0 <= self.seed < 2**31, "--seed must be a whole number from 0 to 2147483647", self.seed)
+        for name, least in (("finetune_steps", 0), ("supernet_steps", 1)):
+            value = getattr(self, name)
+            flag = "--" + name.replace("_", "-")
+            need(value is None or least <= value <= 10**7, f"{flag} must be at least {least}", value)
+        for name in ("supernet_minutes", "budget_minutes", "final_epochs"):
+            value = getattr(self, name)
+            least = 0.0 if name == "final_epochs" else 0.01
+            flag = "--" + name.replace("_", "-")
+            ok = value is None or (math.isfinite(value) and least <= value <= 1e6)
+            need(ok, f"{flag} must be at least {least:g}", value)
+        parse_scale(self.scale)
+        if self.data is None:
+            need(self.accuracy in (None, "imagenet"), "--accuracy supernet and train need images: give --data DIR",
+                 self.accuracy)  # fmt: skip
+            need(self.test is None, "--test needs --data", self.test)
+        if not self.estimate_only:
+            from mbv3.latency import open_runtime
+
+            open_runtime(self.runtime, self.threads)
+
+    @property
+    def estimate_only(self) -> bool:
+        """The device is a table: nothing is timed."""
+        return self.device != "this-cpu"
+
+    @property
+    def accuracy_kind(self) -> str:
+        return self.accuracy or ("imagenet" if self.data is None else "supernet")
+
+    @property
+    def space_name(self) -> str:
+        return self.space or ("mnasnet-imagenet" if self.accuracy_kind == "imagenet" else "mobilenetv3")
+
+    @property
+    def minutes(self) -> float:
+        return self.budget_minutes or (IMAGENET_MINUTES if self.data is None else DATA_MINUTES)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Options:
+        """Options from a mapping such as run.json's `args`. Raises: BadInput for names that are none."""
+        known = cls.__dataclass_fields__
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise BadInput(f"no such option: {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+        paths = {k: str(Path(v)) for k, v in values.items() if k in ("data", "test") and v is not None}
+        return cls(**{**values, **paths})

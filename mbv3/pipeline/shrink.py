@@ -1,0 +1,294 @@
+"""NetAdapt in a run: start weights, fine-tuning, the step's record, resume, whole-network corrections."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbv3.data import batch_order, make_batch
+from mbv3.events import Event, Note, Progress, StageStart
+from mbv3.netadapt import Scored, Start, Step, netadapt, sites
+from mbv3.nn import build
+from mbv3.pipeline.accuracy import Images, Judge, rescore, step_seconds, subset
+from mbv3.pipeline.options import Options
+from mbv3.pipeline.rundir import RunDir
+from mbv3.pipeline.tables import Latency
+from mbv3.space import Genome
+from mbv3.spec import ArchSpec, dump_spec, parse_spec
+from mbv3.training import Fit, fit, load_checkpoint, one_step, save_checkpoint, sgd
+
+__all__ = ["Shrunk", "shrink"]
+
+STAGE = "netadapt"
+BATCH = 32
+HELD_OUT = 512
+AIM = 0.993  # of the target: the verdict's own noise must not decide
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """What NetAdapt left: the network, its weights, predicted ms, the verdict's measurement (None without a device)."""
+
+    spec: ArchSpec
+    state: dict[str, Tensor]
+    predicted_ms: float
+    measured_ms: float | None
+    raw_reference_ms: float | None
+    accuracy: float
+    reached: bool
+
+
+class _FineTune:
+    """T steps of SGD from the inherited weights, batch norms recalibrated, scored on held-out images.
+
+    Every proposal of a step sees the same batches and is scored on the same images, so that their differences are
+    those of the cuts.
+    """
+
+    def __init__(self, images: Images, steps: int, seed: int) -> None:
+        self.images = images
+        self.steps = steps
+        self.seed = seed
+        self.held = subset(images.held_out, HELD_OUT)
+
+    def __call__(
+        self, spec: ArchSpec, state: dict[str, Tensor], step: int, proposal: int
+    ) -> tuple[dict[str, Tensor], float, float]:
+        net = build(replace(spec, head=replace(spec.head, dropout=0.0)), 0)
+        net.load_state_dict(state)
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net.train()
+        recipe = Fit(steps=max(self.steps, 1), size=self.images.size, batch=BATCH, lr=0.01, warmup=0.0, seed=self.seed)
+        optimizer = sgd(net, recipe)
+        order = batch_order(len(self.images.train), min(BATCH, len(self.images.train)), self.seed, step * self.steps)
+        for i in range(self.steps):
+            rng = np.random.default_rng((self.seed, step, i))
+            x, y = make_batch(self.images.train, next(order), self.images.size, rng)
+            # the cosine would bring the last of a few steps to nothing: half-way only
+            one_step(net, net, optimizer, x, y, replace(recipe, steps=2 * recipe.steps), i)
+        score = rescore(net, self.images, self.held, 2)
+        return {k: v.detach().clone() for k, v in net.state_dict().items()}, score.top1, score.loss
+
+
+def _in_task(spec: ArchSpec, images: Images) -> ArchSpec:
+    """The network with the classifier of the images' classes."""
+    return replace(spec, head=replace(spec.head, classes=len(images.train.classes)))
+
+
+def _pretrain(
+    options: Options, run: RunDir, spec: ArchSpec, images: Images, inherited: dict[str, Tensor] | None
+) -> Iterator[Event | dict[str, Tensor]]:
+    """Weights of the seed: inherited ones fine-tuned, or trained from scratch. Yields events, then the state."""
+    plan: dict[str, Any] = run.record["plan"]
+    net = build(spec, options.seed)
+    if inherited is not None:
+        net.load_state_dict(inherited)
+    batch = min(64, len(images.train))
+    if "pretrain_steps" not in plan:
+        seconds = 75.0 if images.procedural else min(0.06 * options.minutes * 60, 600)
+        if options.finetune_steps is not None:  # fixed by hand: nothing may depend on this machine's speed
+            plan["pretrain_steps"] = 4 * max(options.finetune_steps, 5)
+        else:
+            plan["pretrain_steps"] = max(20, int(seconds / step_seconds(spec, images, batch)))
+        run.save()
+    steps = plan["pretrain_steps"]
+    recipe = Fit(
+        steps=steps, size=images.size, batch=batch, lr=0.02 if inherited else 0.05, augment=True, seed=options.seed
+    )
+    what = "the seed's inherited weights" if inherited else "the seed"
+    on = "the built-in task of procedurally generated images" if images.procedural else "your images"
+    yield StageStart(STAGE, f"training {what} on {on}, {steps} steps")
+    checkpoint = run.path / "seed-training.safetensors"
+    yield from fit(net, images.train, recipe, stage=STAGE, checkpoint=checkpoint)
+    yield {k: v.detach().clone() for k, v in net.state_dict().items()}
+
+
+def _decide_steps(
+    options: Options, run: RunDir, start: Start, images: Images, target_ms: float, latency: Latency
+) -> int:
+    """T, the fine-tuning steps of a proposal, so that the whole fits the time given; kept in the plan."""
+    plan: dict[str, Any] = run.record["plan"]
+    if "finetune_steps" not in plan:
+        if options.finetune_steps is not None:
+            plan["finetune_steps"] = options.finetune_steps
+        else:
+            tuner = _FineTune(images, 1, options.seed)
+            tuner(start.spec, start.state, 0, 0)
+            t0 = time.monotonic()
+            tuner(start.spec, start.state, 0, 0)
+            t1 = time.monotonic()
+            _FineTune(images, 5, options.seed)(start.spec, start.state, 0, 0)
+            t2 = time.monotonic()
+            per_step = max((t2 - t1 - (t1 - t0)) / 4, 1e-4)
+            fixed = max(t1 - t0 - per_step, 1e-4)
+            gap = max(start.scored.latency_ms - target_ms, 0) / (options.delta * start.scored.latency_ms)
+            proposals = max(1.0, gap * 0.8) * len(sites(start.spec))
+            given = (0.5 if images.procedural else 0.3) * options.minutes * 60
+            plan["finetune_steps"] = int(np.clip((given / proposals - fixed) / per_step, 1, 60))
+            plan["netadapt_forecast_s"] = round(proposals * (fixed + plan["finetune_steps"] * per_step), 1)
+        run.save()
+    return int(plan["finetune_steps"])
+
+
+def _rows(step: Step, before: Scored) -> list[dict[str, Any]]:
+    return [
+        {
+            "step": step.after.step,
+            "proposal": i,
+            "kind": c.proposal.site.kind,
+            "where": str(c.proposal.site),
+            "before": c.proposal.before,
+            "after": c.proposal.after,
+            "latency_ms": f"{c.scored.latency_ms:.6f}",
+            "delta_ms": f"{c.scored.latency_ms - before.latency_ms:.6f}",
+            "accuracy": f"{c.scored.accuracy:.4f}",
+            "delta_accuracy": f"{c.scored.accuracy - before.accuracy:.4f}",
+            "loss": f"{c.scored.loss:.6f}",
+            "score": f"{c.ratio:.6f}",
+            "chosen": int(i == step.chosen),
+        }
+        for i, c in enumerate(step.candidates)
+    ]
+
+
+class _Record:
+    """netadapt.csv, the curve and the checkpoint, written after every step."""
+
+    def __init__(self, run: RunDir, latency: Latency) -> None:
+        self.run, self.latency = run, latency
+        self.rows: list[dict[str, Any]] = []
+
+    def seed(self, start: Start) -> None:
+        empty = dict.fromkeys(("before", "after", "delta_ms", "delta_accuracy", "score"), "")
+        self.rows = [
+            {
+                "step": 0, "proposal": 0, "kind": "seed", "where": "", **empty,
+                "latency_ms": f"{start.scored.latency_ms:.6f}", "accuracy": f"{start.scored.accuracy:.4f}",
+                "loss": f"{start.scored.loss:.6f}", "chosen": 1,
+            }
+        ]  # fmt: skip
+        self.keep(start)
+
+    def keep(self, start: Start) -> None:
+        self.run.write_netadapt(self.rows)
+        self.run.write(f"curve/{start.step:03d}_{start.scored.latency_ms:.3f}ms.yaml", dump_spec(start.spec))
+        self.latency.table.save(self.run.path / "latency-table.csv")
+        s = start.scored
+        meta = {
+            "step": start.step,
+            "spec": dump_spec(start.spec),
+            "scored": [s.latency_ms, s.accuracy, s.loss],
+            "correction": self.latency.correction,
+        }
+        save_checkpoint(self.run.path / "netadapt.safetensors", {"net": start.state}, meta)
+
+    def restore(self) -> Start | None:
+        found = load_checkpoint(self.run.path / "netadapt.safetensors")
+        if found is None:
+            return None
+        parts, meta = found
+        self.rows = list(self.run.read_netadapt(meta["step"]))
+        self.latency.correction = float(meta["correction"])
+        spec = parse_spec(meta["spec"], "netadapt.safetensors")
+        start = Start(int(meta["step"]), spec, parts["net"], Scored(*meta["scored"]))
+        for file in (self.run.path / "curve").glob("*.yaml"):
+            if int(file.name.split("_")[0]) > start.step:
+                file.unlink()
+        return start
+
+
+def shrink(
+    options: Options, run: RunDir, genome: Genome, seed_spec: ArchSpec, judge: Judge, images: Images, latency: Latency
+) -> Iterator[Event | Shrunk]:
+    """Bring the seed down to the target; time the result whole; go on while it is over. Yields events, then Shrunk."""
+    target = options.target_ms
+    record = _Record(run, latency)
+    tuner = _FineTune(images, 0, options.seed)
+    start = record.restore()
+    if start is None:
+        spec = _in_task(seed_spec, images)
+        state: dict[str, Tensor] = {}
+        for event in _pretrain(options, run, spec, images, judge.weights(genome)):
+            if isinstance(event, dict):
+                state = event
+            else:
+                yield event
+        net = build(spec, 0)
+        net.load_state_dict(state)
+        score = rescore(net, images, tuner.held, 2)
+        state = {k: v.detach().clone() for k, v in net.state_dict().items()}
+        measured = latency.measure(spec, 12)
+        if measured is not None:
+            predicted = latency([spec])[0]
+            latency.correct(spec, measured[0])
+            yield Note(
+                STAGE,
+                f"the seed takes {measured[0]:.3f} ms measured whole ({predicted:.3f} predicted); predictions are "
+                f"scaled by {latency.correction:.3f} from here",
+            )
+        start = Start(0, spec, state, Scored(latency([spec])[0], score.top1, score.loss))
+        record.seed(start)
+    else:
+        yield Note(STAGE, f"going on after step {start.step}, {start.scored.latency_ms:.3f} ms")
+    tuner.steps = _decide_steps(options, run, start, images, target, latency)
+    seed_ms = float(record.rows[0]["latency_ms"])
+    delta = options.delta * seed_ms
+    gap = max(start.scored.latency_ms - target, 0.0)
+    yield StageStart(
+        STAGE,
+        f"NetAdapt: {start.scored.latency_ms:.3f} -> {target:g} ms, at least {delta:.3f} ms a step, T = {tuner.steps} "
+        f"steps a proposal, {len(sites(start.spec))} proposals a step",
+        run.record["plan"].get("netadapt_forecast_s"),
+    )
+    # proposals are scored on the same images, so their differences are about half as noisy as an accuracy near 70 %
+    noise = 0.5 * 100 * (0.7 * 0.3 / max(len(tuner.held), 1)) ** 0.5
+    began = time.monotonic()
+    first_gap = gap
+    aim = target * (AIM if latency.device is not None else 1.0)
+    verdict: tuple[float, float] | None = None
+    while True:
+        for step in netadapt(
+            start, aim, delta, latency, tuner, noise=noise, fine=latency.fine
+        ):
+            if step.chosen is None:
+                yield _progress(step, start, first_gap, aim, began)
+                continue
+            record.rows += _rows(step, start.scored)
+            start = step.after
+            record.keep(start)
+            c = step.candidates[step.chosen]
+            yield Note(
+                STAGE,
+                f"step {start.step}: {c.proposal.site.kind} {c.proposal.site} {c.proposal.before} -> "
+                f"{c.proposal.after}, {start.scored.latency_ms:.3f} ms, {start.scored.accuracy:.1f} %",
+            )
+        verdict = latency.measure(start.spec, 24)
+        if verdict is None or verdict[0] <= target or start.scored.latency_ms > aim:
+            break
+        latency.correct(start.spec, verdict[0])
+        start = replace(start, scored=replace(start.scored, latency_ms=verdict[0]))
+        yield Note(STAGE, f"measured whole it takes {verdict[0]:.3f} ms, over {target:g}: NetAdapt goes on")
+    measured_ms = verdict[0] if verdict else None
+    reached = (measured_ms if measured_ms is not None else start.scored.latency_ms) <= target
+    yield Shrunk(
+        start.spec, start.state, start.scored.latency_ms, measured_ms, verdict[1] if verdict else None,
+        start.scored.accuracy, reached,
+    )  # fmt: skip
+
+
+def _progress(step: Step, start: Start, first_gap: float, aim: float, began: float) -> Progress:
+    """Progress by milliseconds saved, with the time that the rest should take."""
+    gap = max(start.scored.latency_ms - aim, 1e-9)
+    share = 1 - gap / max(first_gap, 1e-9)
+    within = len(step.candidates) / max(step.total, 1)
+    done = min(max(share, 0.0), 1.0)
+    spent = time.monotonic() - began
+    left = spent / done * (1 - done) if done > 0.1 else None
+    text = f"step {start.step + 1}, proposal {len(step.candidates)} of {step.total}, {start.scored.latency_ms:.2f} ms"
+    return Progress(STAGE, round(done * 100 + within, 1), 100, text, left)

@@ -1,0 +1,274 @@
+"""Which table a run uses: the cache's, a new one, or a file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mbv3.errors import BadInput, Unreachable
+from mbv3.events import Event, Note
+from mbv3.files import cache_folder
+from mbv3.latency import (
+    BuildPlan,
+    Device,
+    LatencyTable,
+    Runtime,
+    build_table,
+    chunks,
+    interleave,
+    open_runtime,
+    table_path,
+)
+from mbv3.space import Genome, SearchSpace, scale, tabulate
+from mbv3.space.additive import layer_keys
+from mbv3.spec import ArchSpec, LayerKey, load_spec, lower_key, scale_spec
+
+__all__ = ["Latency", "choose_scale", "open_table", "random_networks", "read_table", "reference_at", "table_plan"]
+
+REFERENCE = "mobilenet_v3_large"
+CALIBRATION_NETWORKS = 24
+
+
+def reference_at(width: float, resolution: int | tuple[int, int], classes: int = 1000) -> ArchSpec:
+    """The reference network (MobileNetV3-Large) at a scale."""
+    res = (resolution, resolution) if isinstance(resolution, int) else resolution
+    spec = scale_spec(load_spec(REFERENCE), width, res)
+    return replace(
+        spec, name=f"{REFERENCE}@{width:g}", head=replace(spec.head, classes=classes)
+    )
+
+
+def random_networks(space: SearchSpace, n: int, seed: int, label: str) -> list[tuple[str, ArchSpec]]:
+    """`n` random networks spread over the space's sizes, not only around its middle: every other one is drawn from
+    the smaller half by MAdds."""
+    rng = np.random.default_rng(seed)
+    genomes = space.sample(rng, 8 * n)
+    madds = tabulate(space, lambda k: lower_key(k).madds)(genomes)
+    order = np.argsort(madds)
+    picks = [*order[np.linspace(0, len(order) - 1, n - n // 2).astype(int)], *rng.permutation(len(order))]
+    chosen = [tuple(int(v) for v in genomes[i]) for i in dict.fromkeys(int(p) for p in picks)]
+    unique = list(dict.fromkeys(chosen))[:n]
+    return [(f"{label}:{'-'.join(map(str, g))}", space.spec(g)) for g in unique]
+
+
+def space_id(space: SearchSpace) -> str:
+    """Identity of a scaled space: everything that decides its layers."""
+    return hashlib.sha256(repr(replace(space, source="")).encode()).hexdigest()
+
+
+def table_plan(space: SearchSpace, **about: Any) -> BuildPlan:
+    """What a table of this (scaled) space must hold."""
+    classes = space.head.classes
+    reference = reference_at(space.width, space.resolution, classes)
+    return BuildPlan(
+        keys=layer_keys(space),
+        calibration=tuple(random_networks(space, CALIBRATION_NETWORKS, 12345, "calibration")),
+        reference=reference,
+        about={
+            "space": space.name,
+            "space_id": space_id(space),
+            "width": space.width,
+            "resolution": space.resolution[0],
+            "classes": classes,
+            "reference": REFERENCE,
+            **about,
+        },
+    )
+
+
+def open_table(runtime: Runtime, plan: BuildPlan, *, rebuild: bool = False) -> Iterator[Event | LatencyTable]:
+    """The cache's table for `plan`, built if it is not there. Yields events and at last the table."""
+    path = table_path(cache_folder(), runtime.fingerprint, plan.about)
+    if path.exists() and not rebuild:
+        try:
+            table = LatencyTable.load(path)
+            table.require(runtime.fingerprint, str(path))
+            date = (table.about or {}).get("date")
+            yield Note("table", f"using the latency table of {date} in {path} (--rebuild-table measures it anew)")
+            yield table
+            return
+        except BadInput as e:
+            yield Note("table", f"{e}; it is measured anew", warning=True)
+    yield from build_table(runtime, plan, path)
+    yield LatencyTable.load(path)
+
+
+def read_table(path: str, runtime: str, threads: int, force: bool) -> tuple[LatencyTable, str | None]:
+    """A table given as a file, and a caveat when it is used by force.
+
+    Raises:
+        ForeignTable: it was measured on another device, runtime or thread count, unless `force`.
+    """
+    table = LatencyTable.load(path)
+    here = open_runtime(runtime, threads).fingerprint
+    if not force:
+        table.require(here, path)
+        return table, None
+    differing = [name for name, _, _ in table.fingerprint.differences(here)]
+    if not differing:
+        return table, None
+    return table, f"forced: the latency table {path} was measured elsewhere ({', '.join(differing)} differ)"
+
+
+# ---- scale ---------------------------------------------------------------------------------------------------
+
+
+def _quick_ms(runtime: Runtime, specs: Sequence[ArchSpec]) -> list[float]:
+    """p10 of a few interleaved runs each."""
+    runs = [runtime.network(s) for s in specs]
+    samples = interleave(runs[1:], runs[0], rounds=6, seed=0)
+    return [samples.anchor_ms(), *(samples.ms(i) for i in range(len(specs) - 1))]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A scaled space, the reason in one line, and what a typical and the extreme networks take, in ms."""
+
+    space: SearchSpace
+    why: str
+    typical_ms: float
+    smallest_ms: float
+    largest_ms: float
+
+
+def _typical(space: SearchSpace) -> Genome:
+    """The genome at the 40th percentile of MAdds of 500 random ones."""
+    genomes = space.sample(np.random.default_rng(0), 500)
+    madds = tabulate(space, lambda k: lower_key(k).madds)(genomes)
+    return tuple(int(v) for v in genomes[np.argsort(madds)[200]])
+
+
+def _path(most: int | None) -> list[tuple[float, int]]:
+    """Scales along which width and resolution grow together, as 1.1 and 1.15 to a power (Tan 2019,
+    EfficientNet, arXiv:1905.11946); beyond `most` pixels only the width grows."""
+    found: list[tuple[float, int]] = []
+    for i in range(-80, 81):
+        phi = i / 8
+        width, res = round(1.1**phi * 20) / 20, max(32, round(224 * 1.15**phi / 16) * 16)
+        if most is not None and res > most:
+            # the same multiply-adds at `most` pixels
+            width, res = round(1.1**phi * 224 * 1.15**phi / most * 20) / 20, most
+        if 0.2 <= width <= 4 and res <= 1024:
+            found.append((width, res))
+    if most is not None:
+        found += [(w / 20, r) for r in (most,) for w in range(4, 81)]
+    return sorted(set(found), key=lambda s: s[0] * s[1])
+
+
+def choose_scale(
+    runtime: Runtime, space: SearchSpace, fixed: tuple[float, int] | None, target_ms: float, seed_ratio: float,
+    classes: int | None, most_pixels: int | None,
+) -> Scale:  # fmt: skip
+    """The scale of a run: `fixed` as asked, else the one at which a typical network of the space takes
+    `target_ms * seed_ratio`.
+
+    Raises:
+        Unreachable: the target lies outside what the networks of the space take at that scale.
+    """
+    if fixed is not None:
+        width, res = fixed
+        scaled = scale(space, width, res or None, classes)
+        why = f"scale {width:g}x{scaled.resolution[0]} as asked"
+        typical = _typical(scaled)
+    else:
+        aim = target_ms * seed_ratio
+        base = scale(space, classes=classes)
+        typical = _typical(base)
+
+        def cost(s: SearchSpace) -> float:
+            return float(sum(lower_key(k).madds for k in _keys(s.spec(typical))))
+
+        choices = _path(most_pixels)
+        spaces = [scale(space, w, r, classes) for w, r in choices]
+        costs = np.array([cost(s) for s in spaces])
+        [reference_ms, ms] = _quick_ms(runtime, [reference_at(1.0, base.resolution), base.spec(typical)])
+        per = ms / cost(base)
+        at = 0
+        for _ in range(4):
+            new = int(np.argmin(np.abs(np.log(costs * per / aim))))
+            if new == at and per != ms / cost(base):
+                break
+            at = new
+            [ms] = _quick_ms(runtime, [spaces[at].spec(typical)])
+            per = ms / costs[at]
+            if abs(ms / aim - 1) < 0.1:
+                break
+        scaled = spaces[at]
+        why = (
+            f"MobileNetV3-Large takes {reference_ms:.1f} ms here at 224 px; a {target_ms:g} ms budget suits width "
+            f"{scaled.width:g} at {scaled.resolution[0]} px"
+        )
+    madds = tabulate(scaled, lambda k: lower_key(k).madds)
+    ends = [scaled.spec(madds.extreme(largest)[1]) for largest in (False, True)]
+    typical_ms, smallest, largest = _quick_ms(runtime, [scaled.spec(typical), *ends])
+    check_range(target_ms, smallest, largest, scaled, fixed is not None)
+    return Scale(scaled, why, typical_ms, smallest, largest)
+
+
+def _keys(spec: ArchSpec) -> list[LayerKey]:
+    from mbv3.spec import lower
+
+    return [x.key for x in lower(spec)]
+
+
+def check_range(target_ms: float, smallest: float, largest: float, space: SearchSpace, fixed: bool) -> None:
+    """Raises: Unreachable when no network of the space is near the target."""
+    if smallest <= target_ms <= largest:
+        return
+    cure = (
+        "; --scale auto fits the space to the target" if fixed else "; another --space or device may reach it"
+    )
+    raise Unreachable(
+        f"a target of {target_ms:g} ms cannot be met: networks of space {space.name} at width {space.width:g}, "
+        f"{space.resolution[0]} px take {smallest:.3g} to {largest:.3g} ms on this device{cure}",
+        smallest,
+        largest,
+    )
+
+
+# ---- predictions ---------------------------------------------------------------------------------------------
+
+
+class Latency:
+    """Latency of any network for a run: from the table, missing layers measured where the device is at hand and
+    estimated where it is not; corrected by whole-network measurements of the networks that the run is near."""
+
+    def __init__(self, table: LatencyTable, device: Device | None) -> None:
+        self.table = table
+        self.device = device
+        self.correction = 1.0
+        self.estimated = 0
+
+    @property
+    def fine(self) -> int:
+        """Grain in channels at which cliffs can be seen."""
+        return 2 if self.device is not None else 0
+
+    def __call__(self, specs: Sequence[ArchSpec]) -> list[float]:
+        """Predicted ms of each network; layers that the table lacks are measured first, all interleaved."""
+        if self.device is not None:
+            missing = list(dict.fromkeys(k for s in specs for k in self.table.missing(s)))
+            for n, chunk in enumerate(chunks(missing)):
+                self.table = self.table.with_layers(self.device.layers(chunk, seed=n))
+        out = []
+        for spec in specs:
+            prediction = self.table.predict(spec, estimate=self.device is None)
+            self.estimated += prediction.estimated > 0
+            out.append(prediction.ms * self.correction)
+        return out
+
+    def measure(self, spec: ArchSpec, rounds: int) -> tuple[float, float] | None:
+        """(ms of `spec` timed whole, the reference's raw ms in the same rounds); None without a device."""
+        if self.device is None:
+            return None
+        measured = self.device.networks([spec], rounds=rounds, seed=rounds)
+        return measured.ms[0], measured.raw_reference_ms
+
+    def correct(self, spec: ArchSpec, measured_ms: float) -> None:
+        """From here on predictions are scaled so that `spec` is predicted as it was measured."""
+        self.correction *= measured_ms / self([spec])[0]

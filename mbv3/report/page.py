@@ -1,0 +1,94 @@
+"""One run directory to one HTML file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mbv3.errors import BadInput
+from mbv3.report import fidelity, headline, network, record, trace, trials
+from mbv3.report.html import Html, join, tag, why
+from mbv3.report.read import RunFiles, read_run
+from mbv3.report.style import CSS
+
+__all__ = ["page", "write_report"]
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # nothing is fetched, no script runs
+
+
+def write_report(run: Path) -> Path:
+    """Write `report.html` into a run directory and return its path. Missing parts are left out with a reason.
+
+    Raises:
+        BadInput: `run` is not a folder, or the file cannot be written.
+    """
+    text = page(read_run(run))
+    target, part = run / "report.html", run / ".report.html.part"
+    try:
+        part.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(part, target)
+    except OSError as e:
+        raise BadInput(f"{target}: cannot be written ({e.strerror})") from None
+    return target
+
+
+def page(files: RunFiles) -> Html:
+    """The page's text; equal input gives equal text."""
+    info = headline.headline_info(files)
+    body = tag(
+        "main",
+        headline.render(info),
+        why(files.faults["run.json"]) if "run.json" in files.faults else "",
+        headline.comparison(files.record),
+        trials.render(trials.trials_info(files), _trials_fault(files)),
+        network.render(network.network_info(files), info.spec_fault),
+        trace.render(trace.trace_info(files), _netadapt_fault(files)),
+        fidelity.render(fidelity.fidelity_info(files), _table_fault(files)),
+        *record.render(files),
+    )
+    title = f"mbv3 search: {info.name}" if info.name else "mbv3 search"
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name_="color-scheme", content="light dark"),
+        tag("title", title),
+        tag("style", Html(CSS)),
+    )
+    return join([Html("<!DOCTYPE html>\n"), tag("html", head, tag("body", body), lang="en"), Html("\n")])
+
+
+_ENDED = {
+    "running": "the run had not come this far",
+    "interrupted": "the run was stopped before",
+    "failed": "the run failed before or in this stage",
+    "unreachable": "the target is out of reach, so this stage was not started",
+}
+
+
+def _missing(files: RunFiles, name: str) -> str:
+    """Why a CSV cannot be shown, with the run's end as the cause where it is one."""
+    fault = files.faults.get(name, "")
+    cause = _ENDED.get(files.record.text("status"))
+    return f"{fault.rstrip('.')}: {cause}." if cause and "is not in" in fault else fault
+
+
+def _trials_fault(files: RunFiles) -> str:
+    return _missing(files, "trials.csv")
+
+
+def _netadapt_fault(files: RunFiles) -> str:
+    fault = _missing(files, "netadapt.csv")
+    seed, target = files.record.number("seed_ms"), files.record.number("target_ms")
+    if "is not in" in fault and seed is not None and target is not None and seed <= target:
+        return f"NetAdapt had nothing to do: the seed, at {seed:g} ms, meets the target of {target:g} ms."
+    return fault
+
+
+def _table_fault(files: RunFiles) -> str:
+    fault = _missing(files, "latency-table.csv")
+    device = files.record.part("args").text("device")
+    if "is not in" in fault and device.endswith(".csv"):
+        return f"The latencies come from {device}, which was given to this run; it was not copied here."
+    return fault

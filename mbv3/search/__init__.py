@@ -1,0 +1,19 @@
+"""Reward, samplers, study, and the ImageNet predictor. Accuracy and latency come in as callables."""
+
+from mbv3.search.predictor import ImagenetPredictor, imagenet_top1
+from mbv3.search.reward import Reward, make_reward
+from mbv3.search.samplers import SAMPLERS, EvolutionSampler, RnnSampler
+from mbv3.search.study import Search, Trial, pareto
+
+__all__ = [
+    "SAMPLERS",
+    "EvolutionSampler",
+    "ImagenetPredictor",
+    "Reward",
+    "RnnSampler",
+    "Search",
+    "Trial",
+    "imagenet_top1",
+    "make_reward",
+    "pareto",
+]

@@ -1,0 +1,107 @@
+"""The RNN controller: one-layer LSTM of 100 units, one softmax a decision (Tan 2019; Zoph 2018, arXiv:1707.07012)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+__all__ = ["Controller"]
+
+
+class Controller(nn.Module):
+    """A policy over genomes with PPO updates.
+
+    Adam 3.5e-4, PPO, moving-average baseline 0.95, entropy weight 1e-5, uniform initialisation in [-0.1, 0.1]
+    (NASNet's appendix, as recalled in the facts sheet).
+    """
+
+    def __init__(
+        self,
+        sizes: tuple[int, ...],
+        seed: int,
+        *,
+        units: int = 100,
+        lr: float = 3.5e-4,
+        clip: float = 0.2,
+        epochs: int = 6,
+        entropy: float = 1e-5,
+        decay: float = 0.95,
+    ) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.clip, self.epochs, self.entropy, self.decay = clip, epochs, entropy, decay
+        self.baseline: float | None = None
+        self.embedding = nn.Embedding(1 + sum(sizes), units)  # 0 starts the sequence
+        self.lstm = nn.LSTM(units, units, batch_first=True)
+        self.heads = nn.Linear(units, sum(sizes))  # one softmax a decision: each reads its own columns
+        self.offsets = [sum(sizes[:i]) for i in range(len(sizes))]
+        generator = torch.Generator().manual_seed(seed)
+        for p in self.parameters():
+            nn.init.uniform_(p, -0.1, 0.1, generator=generator)
+        width = max(sizes)
+        columns = torch.zeros(len(sizes), width, dtype=torch.long)
+        mask = torch.full((len(sizes), width), -torch.inf)
+        for i, n in enumerate(sizes):
+            columns[i, :n] = torch.arange(n) + self.offsets[i]
+            mask[i, :n] = 0.0
+        self.columns, self.mask = columns, mask
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=lr)
+
+    @torch.no_grad()
+    def sample(self, rngs: list[np.random.Generator]) -> NDArray[np.int64]:
+        """One genome a generator, (n, decisions)."""
+        n = len(rngs)
+        draws = np.stack([r.random(len(self.sizes)) for r in rngs])
+        token = torch.zeros(n, 1, dtype=torch.long)
+        state: tuple[Tensor, Tensor] | None = None
+        out = np.zeros((n, len(self.sizes)), dtype=np.int64)
+        for i, size in enumerate(self.sizes):
+            hidden, state = self.lstm(self.embedding(token), state)
+            start = self.offsets[i]
+            logits = nn.functional.linear(
+                hidden[:, 0], self.heads.weight[start : start + size], self.heads.bias[start : start + size]
+            )
+            share = np.cumsum(torch.softmax(logits.double(), 1).numpy(), axis=1)
+            out[:, i] = np.minimum((draws[:, i : i + 1] > share).sum(1), size - 1)
+            token = torch.from_numpy(out[:, i : i + 1]) + start + 1
+        return out
+
+    def evaluate(self, genomes: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability (n,) and entropy (n,) of genomes (n, decisions) under the policy."""
+        offsets = torch.tensor(self.offsets)
+        tokens = torch.cat([torch.zeros(len(genomes), 1, dtype=torch.long), genomes[:, :-1] + offsets[:-1] + 1], 1)
+        hidden, _ = self.lstm(self.embedding(tokens))
+        logits = self.heads(hidden)  # (n, decisions, all columns)
+        own = logits.gather(2, self.columns.expand(len(genomes), -1, -1)) + self.mask
+        log_p = torch.log_softmax(own, 2)
+        chosen = log_p.gather(2, genomes[:, :, None]).squeeze(2).sum(1)
+        entropy = -(log_p.exp() * log_p.clamp(min=-60)).sum(2).sum(1)
+        return chosen, entropy
+
+    def update(self, genomes: NDArray[np.int64], rewards: NDArray[np.float64]) -> None:
+        """PPO on one batch of finite rewards (Schulman 2017, arXiv:1707.06347), which the policy itself sampled."""
+        if len(rewards) == 0:
+            return
+        mean = float(np.mean(rewards))
+        baseline = mean if self.baseline is None else self.baseline
+        self.baseline = self.decay * baseline + (1 - self.decay) * mean
+        advantage = torch.from_numpy(rewards - baseline).float()
+        # departure: scaled to unit size, as rewards of one space differ by a few percent and PPO's clip
+        # and Adam's step then mean the same in every space
+        advantage = advantage / (advantage.square().mean().sqrt() + 1e-8)
+        taken = torch.from_numpy(genomes)
+        with torch.no_grad():
+            old = self.evaluate(taken)[0]
+        for _ in range(self.epochs):
+            log_p, entropy = self.evaluate(taken)
+            ratio = torch.exp(log_p - old)
+            clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
+            loss = -torch.min(ratio * advantage, clipped * advantage).mean() - self.entropy * entropy.mean()
+            self.optimizer.zero_grad(set_to_none=True)
+            cast(Tensor, loss).backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+            self.optimizer.step()

@@ -1,0 +1,165 @@
+"""The RNN controller and regularized evolution as Optuna samplers, beside Optuna's own.
+
+Every sampler here proposes as a function of (seed, the study's history): a resumed run, or a second worker on the same
+storage, reconstructs it by replay and goes on as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from mbv3.errors import BadInput
+from mbv3.search.controller import Controller
+from mbv3.space import Genome, SearchSpace
+
+__all__ = ["SAMPLERS", "EvolutionSampler", "RnnSampler", "distributions", "genome_of", "make_sampler"]
+
+SAMPLERS = ("rnn", "evolution", "nsga2", "tpe", "random")
+
+
+def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """One categorical parameter a gene, over choice indices."""
+    return {g.name: CategoricalDistribution(tuple(range(len(g.values)))) for g in space.genes}
+
+
+def genome_of(space: SearchSpace, params: Mapping[str, Any]) -> Genome:
+    """The genome that a trial's parameters spell."""
+    return tuple(int(params[name]) for name in space.names)
+
+
+def _finite(trial: FrozenTrial) -> bool:
+    """A trial that may teach: complete, with a finite reward. (Every comparison with NaN is false, so a NaN would win
+    `max` if it came first.)"""
+    return trial.state == TrialState.COMPLETE and trial.values is not None and bool(np.all(np.isfinite(trial.values)))
+
+
+class _GenomeSampler(BaseSampler):
+    """Proposes whole genomes."""
+
+    def __init__(self, space: SearchSpace, seed: int) -> None:
+        self.space = space
+        self.seed = seed
+        self._distributions = distributions(space)
+
+    def genome(self, study: Study, trial: FrozenTrial) -> Genome:
+        raise NotImplementedError
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._distributions
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return dict(zip(self.space.names, self.genome(study, trial), strict=True))
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        raise BadInput(f"parameter {param_name!r} is not a gene of space {self.space.name!r}")
+
+    def uniform(self, number: int) -> Genome:
+        rng = np.random.default_rng((self.seed, number))
+        return tuple(int(g) for g in self.space.sample(rng, 1)[0])
+
+
+class RnnSampler(_GenomeSampler):
+    """The RNN controller (Tan 2019): batches of `batch` genomes from one policy, then a PPO update.
+
+    Trial n belongs to batch n // batch. A batch is learned once all its trials have ended; failed ones teach nothing.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int, *, batch: int = 20, **controller: Any) -> None:
+        super().__init__(space, seed)
+        self.batch = batch
+        self.controller = Controller(space.sizes, seed, **controller)
+        self.updates = 0
+        self._drawn: dict[int, Genome] = {}
+
+    def _learn(self, study: Study, upto: int) -> None:
+        """Replay every whole batch below trial `upto` that was not learned yet."""
+        if (self.updates + 1) * self.batch > upto:
+            return
+        trials = study.get_trials(deepcopy=False)
+        while (self.updates + 1) * self.batch <= upto:
+            mine = trials[self.updates * self.batch : (self.updates + 1) * self.batch]
+            if not all(t.state.is_finished() for t in mine):
+                return  # another worker is still at it
+            good = [t for t in mine if _finite(t)]
+            if good:
+                genomes = np.array([genome_of(self.space, t.params) for t in good], dtype=np.int64)
+                self.controller.update(genomes, np.array([t.values[0] for t in good], dtype=np.float64))
+            self.updates += 1
+            self._drawn.clear()
+
+    def genome(self, study: Study, trial: FrozenTrial) -> Genome:
+        number = trial.number
+        self._learn(study, number)
+        if number not in self._drawn:
+            start = number // self.batch * self.batch
+            numbers = range(start, start + self.batch)
+            drawn = self.controller.sample([np.random.default_rng((self.seed, n)) for n in numbers])
+            self._drawn.update({n: tuple(int(v) for v in g) for n, g in zip(numbers, drawn, strict=True)})
+        return self._drawn[number]
+
+
+class EvolutionSampler(_GenomeSampler):
+    """Regularized evolution (Real 2019, arXiv:1802.01548): the best of a random sample of the youngest mutates."""
+
+    def __init__(self, space: SearchSpace, seed: int, *, population: int = 100, sample: int = 25) -> None:
+        super().__init__(space, seed)
+        self.population, self.sample = population, sample
+        self._history: list[tuple[Genome, float]] = []
+        self._next = 0
+
+    def _read(self, study: Study) -> None:
+        trials = study.get_trials(deepcopy=False)
+        while self._next < len(trials) and trials[self._next].state.is_finished():
+            t = trials[self._next]
+            if _finite(t):
+                self._history.append((genome_of(self.space, t.params), float(t.values[0])))
+            self._next += 1
+
+    def genome(self, study: Study, trial: FrozenTrial) -> Genome:
+        self._read(study)
+        alive = self._history[-self.population :]  # ageing: the oldest die, not the worst
+        if len(alive) < self.population:
+            return self.uniform(trial.number)
+        rng = np.random.default_rng((self.seed, trial.number))
+        picked = rng.choice(len(alive), size=self.sample, replace=False)
+        parent = max((alive[int(i)] for i in picked), key=lambda g: g[1])
+        return self.space.mutate(parent[0], rng)
+
+
+def make_sampler(name: str, space: SearchSpace, seed: int, number: int = 0) -> BaseSampler:
+    """A sampler by name. Optuna's own draw from a generator without history, so a run makes one anew for every trial
+    `number`, seeded by both.
+
+    Raises:
+        BadInput: an unknown name.
+    """
+    if name == "rnn":
+        return RnnSampler(space, seed)
+    if name == "evolution":
+        return EvolutionSampler(space, seed)
+    own = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+    if name == "nsga2":
+        return NSGAIISampler(seed=own, population_size=50)
+    if name == "tpe":
+        return TPESampler(seed=own, multivariate=False, n_startup_trials=50)
+    if name == "random":
+        return RandomSampler(seed=own)
+    raise BadInput(f"--sampler must be one of {', '.join(SAMPLERS)} (got {name!r})")
+
+
+def quiet() -> None:
+    """Optuna logs every trial; mbv3 tells progress by events."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+

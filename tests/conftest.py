@@ -1,0 +1,72 @@
+"""What tests of several rooms share: the data at hand, torchvision, weights whose batch norms do something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+RandomState = Callable[[dict[str, tuple[int, ...]], int], dict[str, NDArray[np.float32]]]
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of public data beside the checkout."""
+    if not DATA.is_dir():
+        pytest.skip(f"the public data is not at {DATA}")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def torchvision() -> Iterator[Any]:
+    """torchvision beside a torch that it was not compiled for: the two operators it looks for are declared."""
+    torch = pytest.importorskip("torch")
+    library = torch.library.Library("torchvision", "DEF")
+    try:
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    except RuntimeError:
+        pass  # a torchvision with its own operators is there
+    yield pytest.importorskip("torchvision", reason="torchvision cannot be imported here", exc_type=Exception)
+    del library
+
+
+@pytest.fixture(scope="session")
+def random_state() -> RandomState:
+    """`random_state(state_shapes(spec), seed)`: weights for any network."""
+    return _random_state
+
+
+@pytest.fixture(scope="session")
+def relative() -> Callable[[NDArray[np.float32], NDArray[np.float32]], float]:
+    """Largest difference of two arrays against the largest value."""
+    return _relative
+
+
+def _random_state(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, NDArray[np.float32]]:
+    """Weights under state-dict names; every batch norm shifts and scales, so that a swapped one is seen."""
+    rng = np.random.default_rng(seed)
+    state = {}
+    for name, shape in shapes.items():
+        value = rng.standard_normal(shape)
+        if len(shape) > 1:
+            value *= (2 / np.prod(shape[1:])) ** 0.5
+        elif name.endswith("running_var"):
+            value = rng.uniform(0.5, 2.0, shape)
+        elif name.endswith("bn.weight"):
+            value = rng.uniform(0.5, 1.5, shape)
+        else:
+            value *= 0.2
+        state[name] = value.astype(np.float32)
+    return state
+
+
+def _relative(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    assert got.shape == expected.shape
+    assert np.isfinite(expected).all() and np.abs(expected).max() > 0
+    return float(np.abs(got - expected).max() / np.abs(expected).max())
