@@ -28,10 +28,6 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
-def _out(text: str) -> None:
-    print(text, flush=True)  # noqa: T201
-
-
 def _common(p: argparse.ArgumentParser) -> None:
     p.add_argument("--json", action="store_true", help="print one JSON object to stdout")
 
@@ -147,6 +143,13 @@ def _version() -> str:
     from mbv3 import __version__
 
     return f"mbv3-search {__version__}"
+
+
+def search_defaults() -> dict[str, Any]:
+    """What mbv3-search's arguments are when none is given."""
+    p = argparse.ArgumentParser()
+    _search_arguments(p)
+    return vars(p.parse_args([]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -50,7 +50,7 @@ def procedural_images(n: int, size: int, seed: int) -> ImageSet:
         drift = rng.uniform(-40, 40, 3) * (x[..., None] - 0.5)
         colour = fore + 60 * fill[..., None]
         image = np.where(inside[..., None], colour, back + drift)
-        image = image + rng.normal(0, 28, image.shape)
+        image = image + rng.normal(0, 14, image.shape)
         images[i] = np.clip(image, 0, 255)
     names = tuple(f"{s} {t}" for s in _SHAPES for t in _TEXTURES)
     return ImageSet(images, labels.astype(np.int64), names, hashlib.sha256(images.tobytes()).hexdigest())

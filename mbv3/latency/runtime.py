@@ -37,7 +37,7 @@ class OnnxRuntime:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        import onnxruntime  # type: ignore[import-untyped]
+        import onnxruntime
 
         return this_cpu("onnxruntime", onnxruntime.__version__, self.threads)
 

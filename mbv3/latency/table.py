@@ -206,7 +206,7 @@ class LatencyTable:
         Raises:
             MissingLayerError: rows without a measurement, all listed, unless `estimate`.
         """
-        missing = set(self.missing(spec))
+        missing = self.missing(spec)
         if missing and not estimate:
             raise MissingLayerError(str(k) for k in missing)
         c = self.calibration
@@ -299,7 +299,7 @@ class LatencyTable:
             text = path.read_text("utf-8")
         except FileNotFoundError:
             raise BadInput(f"{path}: no such latency table; build one with: mbv3 latency build") from None
-        except (OSError, UnicodeDecodeError) as e:
+        except (OSError, ValueError) as e:  # not UTF-8; no name of a file
             raise BadInput(f"{path}: cannot be read as a latency table ({e})") from None
         return cls.loads(text, str(path))
 
@@ -310,7 +310,7 @@ class LatencyTable:
         lines = text.split("\n")
         n = 0
         head = ""
-        for n, line in enumerate(lines):  # noqa: B007
+        for n, line in enumerate(lines):
             if not line.startswith("# "):
                 break
             name, _, value = line[2:].partition(": ")

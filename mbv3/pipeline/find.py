@@ -73,8 +73,13 @@ def find(
         }  # fmt: skip
         run = RunDir.create(Path(out) if out is not None else _free_folder(asked.target_ms), record)
         yield Note("run", f"run directory {run.path}")
+    yield from guarded(run, _stages(asked, run))
+
+
+def guarded(run: RunDir, stages: Iterator[Event]) -> Iterator[Event]:
+    """Run the stages; how they end is kept in run.json."""
     try:
-        yield from _stages(asked, run)
+        yield from stages
     except Unreachable as e:
         run.save(
             status="unreachable", exit=3, error=str(e), range_ms=[e.smallest_ms, e.largest_ms]
@@ -150,6 +155,13 @@ def _stages(o: Options, run: RunDir) -> Iterator[Event]:
     )
 
     images = images or load_images(o, space)
+    yield from conclude(o, run, genome, seed_spec, judge, images, latency)
+
+
+def conclude(
+    o: Options, run: RunDir, genome: Genome, seed_spec: ArchSpec, judge: Judge, images: Images, latency: Latency
+) -> Iterator[Event]:
+    """From the seed to the finished run directory: NetAdapt, verdict, results, training, report."""
     if images.procedural:
         note = (
             "no images were given: NetAdapt chose its cuts on a small built-in task of procedurally generated images, "
@@ -165,12 +177,12 @@ def _stages(o: Options, run: RunDir) -> Iterator[Event]:
             else:
                 yield item
     assert shrunk is not None
-    spec = _write_result(o, run, space, shrunk, images, latency)
-    if images is not None and not images.procedural:
+    spec = _write_result(o, run, shrunk, images, latency)
+    if not images.procedural:
         with run.stage("training"):
-            yield from train_and_compare(o, run, spec, images, device)
+            yield from train_and_compare(o, run, spec, images, latency.device)
         _trained_weights(run, spec)
-    _finish(o, run, space, shrunk, spec, latency)
+    _finish(run, shrunk, spec, latency)
     report = write_report(run.path)
     yield Note("report", f"wrote {report}")
     if not shrunk.reached:
@@ -223,7 +235,7 @@ def _device_and_table(
             space = choice.space
             yield Note("scale", choice.why)
             run.save(
-                scale={"width": space.width, "resolution": space.resolution[0], "why": choice.why},
+                scale=_scale(space, choice.why),
                 device={**runtime.fingerprint.as_dict(), "load_at_start": os.getloadavg()[0]},
             )
         else:
@@ -259,10 +271,14 @@ def _rows_missing(space: SearchSpace, table: LatencyTable) -> int:
     return sum(k not in table.layers for k in layer_keys(space))
 
 
+def _scale(space: SearchSpace, why: str) -> dict[str, Any]:
+    return {"space": space.name, "width": space.width, "resolution": space.resolution[0], "why": why}
+
+
 def _save_scale(run: RunDir, space: SearchSpace, why: str, table: LatencyTable, device: Device | None) -> None:
     ref = table.reference
     changes: dict[str, Any] = {
-        "scale": {"width": space.width, "resolution": space.resolution[0], "why": why},
+        "scale": _scale(space, why),
         "reference_ms": table.reference_ms,
         "reference": f"{ref['spec']}@{ref['width']:g}, {ref['resolution'][0]} px",
     }
@@ -365,9 +381,7 @@ def _pick_seed(o: Options, trials: Sequence[Trial]) -> Trial:
     return max(good, key=lambda t: (t.accuracy, -t.latency_ms, -t.number))
 
 
-def _write_result(
-    o: Options, run: RunDir, space: SearchSpace, shrunk: Shrunk, images: Images, latency: Latency
-) -> ArchSpec:
+def _write_result(o: Options, run: RunDir, shrunk: Shrunk, images: Images, latency: Latency) -> ArchSpec:
     """mobilenetv3.yaml with its provenance, weights, ONNX."""
     scale_of = run.record["scale"]
     provenance = (
@@ -376,9 +390,9 @@ def _write_result(
         ("device", str(run.record["device"]["cpu"])),
         ("runtime", f"{run.record['device']['runtime']} {run.record['device']['runtime_version']}"),
         ("threads", o.threads),
-        ("space", space.name),
+        ("space", str(scale_of["space"])),
         ("width", float(scale_of["width"])),
-        ("accuracy", o.accuracy_kind),
+        ("accuracy", str(run.record["accuracy"]["kind"])),
         ("sampler", o.sampler),
         ("seed", o.seed),
         ("table_sha256", str(run.record["hashes"]["table"])),
@@ -410,18 +424,19 @@ def _trained_weights(run: RunDir, spec: ArchSpec) -> None:
         _write_onnx(run, spec)
 
 
-def _finish(o: Options, run: RunDir, space: SearchSpace, shrunk: Shrunk, spec: ArchSpec, latency: Latency) -> None:
+def _finish(run: RunDir, shrunk: Shrunk, spec: ArchSpec, latency: Latency) -> None:
     prediction = latency.table.predict(spec, estimate=True)
     counts = count(spec)
     references = []
     for name in ("mobilenet_v3_large", "mobilenet_v3_small"):
-        ref = scale_spec(load_spec(name), space.width, space.resolution)
-        ref = replace(ref, head=replace(ref.head, classes=space.head.classes))
+        width = float(run.record["scale"]["width"])
+        ref = scale_spec(load_spec(name), width, spec.resolution)
+        ref = replace(ref, head=replace(ref.head, classes=spec.head.classes))
         if latency.device is not None:
             ms = latency.device.networks([ref], rounds=6).ms[0]
         else:
             ms = latency.table.predict(ref, estimate=True).ms
-        references.append({"name": f"{name}@{space.width:g}", "ms": round(ms, 4), "accuracy": None})
+        references.append({"name": f"{name}@{width:g}", "ms": round(ms, 4), "accuracy": None})
     run.save(
         status="done" if shrunk.reached else "failed",
         exit=0 if shrunk.reached else 1,

@@ -89,7 +89,7 @@ def _pretrain(
     net = build(spec, options.seed)
     if inherited is not None:
         net.load_state_dict(inherited)
-    batch = min(64, len(images.train))
+    batch = min(BATCH, len(images.train))
     if "pretrain_steps" not in plan:
         seconds = 75.0 if images.procedural else min(0.06 * options.minutes * 60, 600)
         if options.finetune_steps is not None:  # fixed by hand: nothing may depend on this machine's speed
@@ -99,7 +99,7 @@ def _pretrain(
         run.save()
     steps = plan["pretrain_steps"]
     recipe = Fit(
-        steps=steps, size=images.size, batch=batch, lr=0.02 if inherited else 0.05, augment=True, seed=options.seed
+        steps=steps, size=images.size, batch=batch, lr=0.01 if inherited else 0.02, seed=options.seed
     )
     what = "the seed's inherited weights" if inherited else "the seed"
     on = "the built-in task of procedurally generated images" if images.procedural else "your images"

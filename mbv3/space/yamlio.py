@@ -213,6 +213,6 @@ def load_space(name_or_path: str | Path) -> SearchSpace:
         return parse_space((resources.files("mbv3.space") / "presets" / source).read_text("utf-8"), source)
     path = Path(name_or_path)
     # os.path.exists answers False for names that Path.exists() raises on (too long, a NUL byte)
-    if not text or path.suffix not in (".yaml", ".yml") and not os.path.exists(path):
+    if not text or (path.suffix not in (".yaml", ".yml") and not os.path.exists(path)):
         raise BadInput(f"{shown(text)} is neither a YAML file nor one of the spaces {', '.join(PRESETS)}")
     return parse_space(read_text(path, "space"), text)

@@ -53,7 +53,7 @@ AFTER = replace(
     tail=Conv(k=1, out=41, nl="HS"),
     head=Classify(features=30, nl="HS", classes=10),
 )
-# each set of channels that is cut: what produces it (weight rows, batch norms or biases), its size before and after
+# each set of channels that is cut: the convolutions that produce it, its size before and after
 GROUPS: list[tuple[tuple[str, ...], int, int]] = [
     (("stem.conv", "rows.0.project.conv", "rows.1.project.conv"), 16, 12),
     (("rows.0.se.reduce",), 8, 5),
@@ -160,7 +160,7 @@ def test_counters_of_a_real_state_dict_come_along() -> None:
 
 @pytest.mark.parametrize("group", range(len(GROUPS)))
 def test_kept_are_the_filters_of_largest_norm_in_their_order(group: int, state: dict[str, Tensor]) -> None:
-    convs, before, after = GROUPS[group]
+    convs, _, after = GROUPS[group]
     total = sum(state[f"{conv}.weight"].flatten(1).square().sum(1) for conv in convs)
     assert isinstance(total, Tensor)
     rows = total.argsort(descending=True)[:after].sort().values
@@ -202,13 +202,14 @@ def test_any_smaller_network_gets_its_shapes(data: st.DataObject) -> None:
     cin, old_cin = stem.out, 16
     for row, group in zip(BEFORE.rows, [0, 0, 1, 1, 2, 2, 3], strict=True):
         out = less(row.out, group)
-        change: dict[str, int] = {"out": out}
+        change: dict[str, Any] = {"out": out}
         inner = out if isinstance(row, Conv) else cin
         if isinstance(row, MBConv):
             inner = cin
             if row.exp != old_cin:
                 inner = less(row.exp)
-                inner += inner == cin and (1 if inner < row.exp else -1)  # equal: no expansion, another structure
+                if inner == cin:  # no expansion: another structure
+                    inner += 1 if inner < row.exp else -1
             change["exp"] = inner
         if row.se:
             change["se"] = less(min(row.se, inner))
@@ -261,13 +262,13 @@ def rows_with(index: int, **change: Any) -> ArchSpec:
 def test_growing_or_other_structure_is_refused(
     after: ArchSpec, message: str, state: dict[str, Tensor]
 ) -> None:
-    with pytest.raises(BadInput, match=f"^cut_state: {message}"):
+    with pytest.raises(BadInput, match=rf"^cut_state: {message}"):
         cut_state(state, BEFORE, after)
 
 
 def test_features_where_there_were_none_are_refused(random_state: RandomState) -> None:
     before = replace(BEFORE, head=Classify(features=0, nl="HS", classes=10))
-    with pytest.raises(BadInput, match="^cut_state: head differs"):
+    with pytest.raises(BadInput, match=r"^cut_state: head differs"):
         cut_state(tensors(random_state, before), before, BEFORE)
 
 
@@ -275,7 +276,7 @@ def test_weights_of_another_network_are_refused_with_every_fault(state: dict[str
     del state["stem.conv.weight"], state["rows.3.project.bn.running_var"]
     state["tail.bn.bias"] = state["tail.bn.bias"][:3]
     state["extra.weight"] = torch.zeros(1)
-    with pytest.raises(BadInput, match="^cut_state: the weights are not those of the network: ") as e:
+    with pytest.raises(BadInput, match=r"^cut_state: the weights are not those of the network: ") as e:
         cut_state(state, BEFORE, AFTER)
     assert str(e.value).partition("network: ")[2].split("; ") == [
         "stem.conv.weight is missing",

@@ -79,6 +79,14 @@ def test_the_extreme_is_that_of_brute_force(small: SearchSpace, largest: bool, s
     assert small.check(genome) == genome
 
 
+@pytest.mark.parametrize("salt", range(40))
+def test_the_extreme_under_many_costs(small: SearchSpace, salt: int) -> None:
+    cost = tabulate(small, lambda key: crc32(f"{salt} {key}".encode()) / 2**32)
+    every = cost(np.array(list(itertools.product(*(range(n) for n in small.sizes)))))
+    assert cost.extreme(False)[0] == pytest.approx(every.min(), abs=1e-9)
+    assert cost.extreme(True)[0] == pytest.approx(every.max(), abs=1e-9)
+
+
 def test_the_smallest_nas_bench_macro_network_is_all_identity() -> None:
     space = load_space("nas-bench-macro")
     madds, genome = tabulate(space, lambda key: lower_key(key).madds).extreme(False)

@@ -84,7 +84,7 @@ def values(**changes: Any) -> dict[str, Any]:
 
 def test_encode_takes_numbers_that_are_equal() -> None:
     space = SPACES["mnasnet-imagenet"]
-    genome = space.encode({n: np.int64(v) for n, v in space.decode((1,) * 28).items()})  # type: ignore[arg-type]
+    genome = space.encode({n: np.int64(v) for n, v in space.decode((1,) * 28).items()})
     assert genome == (1,) * 28 and all(type(g) is int for g in genome)
 
 
@@ -113,8 +113,17 @@ def test_encode_lists_every_fault() -> None:
 
 @pytest.mark.parametrize(
     "genome",
-    [(), (0,) * 7, (0,) * 9, (3, *(0,) * 7), (-1, *(0,) * 7), (1.5, *(0,) * 7), ("a",) * 8, (float("nan"),) * 8],
-)  # fmt: skip
+    [
+        (),
+        (0,) * 7,
+        (0,) * 9,
+        (3, *(0,) * 7),
+        (-1, *(0,) * 7),
+        (1.5, *(0,) * 7),
+        ("a",) * 8,
+        (float("nan"),) * 8,
+    ],
+)
 def test_what_is_no_genome_is_refused(genome: Any) -> None:
     space = SPACES["nas-bench-macro"]
     for use in (space.check, space.decode, space.spec):

@@ -78,15 +78,17 @@ def test_mnasnet_holds_mnasnet_b1_but_for_one_width() -> None:
         ("mbconv6", 3, 2, 96), ("mbconv6", 5, 4, 200), ("mbconv6", 3, 1, 320),
     ]  # fmt: skip
     base = (16, 24, 32, 64, 96, 160, 320)
-    values = {}
+    values: dict[str, int | float | str] = {}
     for i, ((op, k, layers, out), b) in enumerate(zip(blocks, base, strict=True)):
         values |= {f"block{i}_op": op, f"block{i}_k": k, f"block{i}_l": layers, f"block{i}_se": 0}
         values |= {f"block{i}_skip": "identity", f"block{i}_width": 1.25 if out > b else 1}
     ours = space.spec(space.encode(values))
     b1 = load_spec("mnasnet_b1")
     wider = {192: 200, 192 * 6: 200 * 6}
-    rows = [replace(r, out=wider.get(r.out, r.out), exp=wider.get(r.exp, r.exp)) if isinstance(r, MBConv) else r
-            for r in b1.rows]  # fmt: skip
+    rows = [
+        replace(r, out=wider.get(r.out, r.out), exp=wider.get(r.exp, r.exp)) if isinstance(r, MBConv) else r
+        for r in b1.rows
+    ]
     assert count(replace(b1, rows=tuple(rows))).params > count(b1).params
     # by ops: a dsconv is an mbconv that expands to what it has
     assert [x.ops for x in lower(ours)] == [x.ops for x in lower(replace(b1, rows=tuple(rows)))]

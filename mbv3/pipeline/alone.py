@@ -1,0 +1,94 @@
+"""`mbv3 netadapt SPEC --target-ms T`: NetAdapt on any network, named, found or hand-written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mbv3.errors import Unreachable
+from mbv3.events import Event, Note
+from mbv3.latency import BuildPlan, Device, LatencyTable, build_table, open_runtime
+from mbv3.pipeline.accuracy import Judge, load_images
+from mbv3.pipeline.find import conclude, guarded
+from mbv3.pipeline.options import Options
+from mbv3.pipeline.rundir import RunDir, file_sha256, versions
+from mbv3.pipeline.tables import Latency, reference_at
+from mbv3.space import load_space, scale
+from mbv3.spec import ArchSpec, dump_spec, lower, scale_spec, width_rules
+
+__all__ = ["netadapt_alone"]
+
+_WIDTHS = (0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1)
+
+
+def netadapt_alone(spec: ArchSpec, target_ms: float, out: str | None, **options: Any) -> Iterator[Event]:
+    """Shrink `spec` to `target_ms`. Yields events, at last Done with run.json's contents.
+
+    Its table holds the network's own layers, calibrated on twelve widths of it.
+
+    Raises:
+        BadInput: an option cannot be used.
+        Unreachable: the network is already faster than the target.
+    """
+    o = Options(target_ms=target_ms, **options)
+    path = Path(out) if out else Path("runs") / f"netadapt-{spec.name}-{target_ms:g}ms"
+    command = f"mbv3 netadapt {spec.name} --target-ms {target_ms:g}"
+    run = RunDir.create(
+        path,
+        {
+            "version": versions()["mbv3-search"], "command": command, "args": o.as_dict(), "target_ms": target_ms,
+            "versions": versions(), "seeds": {"search": o.seed}, "hashes": {}, "plan": {},
+        },
+    )  # fmt: skip
+    yield Note("run", f"run directory {run.path}")
+    yield from guarded(run, _stages(o, run, spec))
+
+
+def _stages(o: Options, run: RunDir, spec: ArchSpec) -> Iterator[Event]:
+    runtime = open_runtime(o.runtime, o.threads)
+    with run.stage("images"):
+        images = load_images(o, scale(load_space("mobilenetv3"), 1.0, spec.resolution))
+    with run.stage("table"):
+        exp_rule, tail_rule = width_rules(spec.name)
+        relatives = [scale_spec(spec, w, exp_rule=exp_rule, tail_rule=tail_rule) for w in _WIDTHS]
+        keys = tuple(x.key for s in [spec, *relatives] for x in lower(s))
+        reference = reference_at(1.0, spec.resolution)
+        about = {
+            "space": f"widths of {spec.name}", "space_id": "0" * 8, "width": 1.0, "resolution": spec.resolution[0],
+            "reference": "mobilenet_v3_large",
+        }  # fmt: skip
+        plan = BuildPlan(
+            keys=keys,
+            calibration=tuple((f"calibration:@{w:g}", s) for w, s in zip(_WIDTHS, relatives, strict=True)),
+            reference=reference,
+            about=about,
+        )
+        own = run.path / "latency-table.csv"
+        yield from (e for e in build_table(runtime, plan, own))
+        table = LatencyTable.load(own)
+        device = Device(runtime, reference, table.reference_ms)
+    latency = Latency(table, device)
+    measured = latency.measure(spec, 12)
+    assert measured is not None
+    if measured[0] <= o.target_ms:
+        raise Unreachable(
+            f"{spec.name} already takes {measured[0]:.3g} ms, under the target of {o.target_ms:g} ms; NetAdapt only "
+            "shrinks",
+            0.0,
+            measured[0],
+        )
+    run.write("seed.yaml", dump_spec(spec))
+    note = "NetAdapt's own accuracy after short fine-tuning"
+    run.save(
+        scale={"space": spec.name, "width": 1.0, "resolution": spec.resolution[0], "why": "the network's own size"},
+        device=runtime.fingerprint.as_dict(),
+        reference_ms=table.reference_ms,
+        reference=f"mobilenet_v3_large@1, {spec.resolution[0]} px",
+        seed_ms=measured[0],
+        accuracy={"value": None, "kind": "netadapt", "unit": "%", "note": note},
+    )
+    run.record["hashes"]["table"] = file_sha256(own)
+    seed = replace(spec, provenance=())
+    yield from conclude(o, run, (), seed, Judge("netadapt", note), images, latency)

@@ -1,0 +1,84 @@
+"""Times told against the reference network: a slower machine gives the same answer."""
+
+from __future__ import annotations
+
+from itertools import chain
+from zlib import crc32
+
+import pytest
+
+from mbv3.latency import BuildPlan, Device, Measured, chunks
+from mbv3.latency import device as module
+from mbv3.spec import LayerKey, MBConv
+
+from .fake import FINGERPRINT, Clock, FakeRuntime, layer_cost, network_cost
+
+
+def test_a_steady_machine_is_read_exactly(runtime: FakeRuntime, plan: BuildPlan) -> None:
+    device = Device(runtime, plan.reference)
+    assert device.fingerprint == FINGERPRINT
+    assert device.reference_ms == pytest.approx(network_cost(plan.reference))
+    layers = device.layers(plan.keys[:7], rounds=3)
+    assert list(layers) == list(plan.keys[:7])
+    for key, timed in layers.items():
+        assert timed.ms == pytest.approx(layer_cost(key)) == pytest.approx(timed.mean)
+        assert timed.std == pytest.approx(0, abs=1e-9) and timed.n >= 3
+    measured = device.networks([s for _, s in plan.calibration], rounds=4)
+    assert measured.ms == pytest.approx([network_cost(s) for _, s in plan.calibration])
+    assert measured.noise_floor == 0 and measured.drift == pytest.approx(0, abs=1e-9)
+
+
+def test_a_slower_machine_is_scaled_back_by_the_reference(clock: Clock, plan: BuildPlan) -> None:
+    slow = FakeRuntime(clock, slowness=lambda now: 1.7)
+    device = Device(slow, plan.reference, reference_ms=network_cost(plan.reference))
+    assert slow.opened == ["reference"]  # opened, but not timed anew
+    for key, timed in device.layers(plan.keys[:5]).items():
+        assert timed.ms == pytest.approx(layer_cost(key))
+        assert timed.mean == pytest.approx(layer_cost(key))
+    measured = device.networks([s for _, s in plan.calibration])
+    assert measured.ms == pytest.approx([network_cost(s) for _, s in plan.calibration])
+    assert measured.raw_reference_ms == pytest.approx(1.7 * network_cost(plan.reference))
+
+
+def test_drift_and_noise_are_told(clock: Clock, plan: BuildPlan) -> None:
+    specs = [s for _, s in plan.calibration]
+    drifting = FakeRuntime(clock, slowness=lambda now: 1.0 + 0.5 * (int(now * 40) % 2))
+    assert Device(drifting, plan.reference, 1.0).networks(specs, rounds=12).drift > 0.02
+    noisy = FakeRuntime(clock, slowness=lambda now: 1.0 + crc32(str(now).encode()) / 2**33)
+    measured = Device(noisy, plan.reference, network_cost(plan.reference)).networks(specs, rounds=4)
+    assert 1 < measured.noise_floor < 30
+    for ms, (a, b), spec in zip(measured.ms, measured.halves, specs, strict=True):
+        assert a != b
+        assert ms == pytest.approx(network_cost(spec), rel=0.3)
+
+
+def test_noise_floor_by_hand() -> None:
+    def floor(*halves: tuple[float, float]) -> float:
+        return Measured((1.0,), halves, 1.0, 0.0).noise_floor
+
+    assert floor((1.1, 0.9)) == pytest.approx(100 * 0.2 / 2**0.5, abs=1e-3)
+    assert floor((1.1, 0.9), (3.0, 3.0)) == pytest.approx(10.0, abs=1e-3)
+    assert floor() == 0.0
+
+
+def test_progress_is_told_after_every_round(runtime: FakeRuntime, plan: BuildPlan) -> None:
+    done: list[int] = []
+    Device(runtime, plan.reference).networks([plan.reference], rounds=3, between=done.append)
+    assert done == [1, 2, 3]
+
+
+def test_chunks_hold_every_layer_once_in_order(plan: BuildPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(chunks([])) == []
+    monkeypatch.setattr(module, "_CHUNK_LAYERS", 7)
+    parts = list(chunks(plan.keys))
+    assert tuple(chain(*parts)) == plan.keys
+    assert [len(p) for p in parts[:-1]] == [7] * (len(parts) - 1) and 1 <= len(parts[-1]) <= 7
+
+
+def test_chunks_bound_what_is_open_at_a_time() -> None:
+    big = [LayerKey(MBConv(k=3, exp=960 + i, out=960), 960, 112, 112) for i in range(10)]
+    parts = list(chunks(big))
+    assert len(parts) > 1 and sum(map(len, parts)) == 10
+    for part in parts:
+        assert len(part) == 1 or sum(map(module._bytes, part)) <= 600_000_000
+    assert list(chunks([LayerKey(MBConv(k=3, exp=9600, out=960), 960, 224, 224)]))  # one too large alone

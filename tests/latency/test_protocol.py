@@ -1,0 +1,153 @@
+"""The timing protocol on a clock that only the runs move."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from mbv3.latency import interleave, p10
+from mbv3.latency.protocol import Samples
+
+from .fake import Clock
+
+
+def machine(clock: Clock, log: list[str]) -> Callable[[str, float], Callable[[], None]]:
+    def make(name: str, ms: float) -> Callable[[], None]:
+        def run() -> None:
+            log.append(name)
+            clock.now += ms * 1e-3
+
+        return run
+
+    return make
+
+
+def visits(log: list[str]) -> list[str]:
+    """Runs of the same name one after the other are one visit."""
+    return [name for i, name in enumerate(log) if i == 0 or log[i - 1] != name]
+
+
+def test_every_item_is_visited_once_a_round_in_shuffled_orders(clock: Clock) -> None:
+    log: list[str] = []
+    run = machine(clock, log)
+    ends: list[int] = []
+    samples = interleave(
+        [run(str(i), 1.0) for i in range(30)],
+        run("anchor", 2.0),
+        rounds=6,
+        seed=0,
+        between=lambda done: ends.append(len(log)),
+    )
+    orders = []
+    for start, end in zip([0, *ends], ends, strict=False):
+        order = [v for v in visits(log[start:end]) if v != "anchor"]
+        assert sorted(order) == sorted(map(str, range(30)))
+        orders.append(tuple(order))
+    assert len(ends) == 6 and len(set(orders)) == 6
+    assert all(len(times) == 1 for item in samples.items for times in item)
+    assert np.allclose([t for item in samples.items for r in item for t in r], 1.0)
+    assert np.allclose([t for r in samples.anchor for t in r], 2.0)
+
+
+def test_the_seed_decides_the_order(clock: Clock) -> None:
+    def order(seed: int) -> list[str]:
+        log: list[str] = []
+        run = machine(clock, log)
+        interleave([run(str(i), 1.0) for i in range(9)], run("anchor", 1.0), rounds=2, seed=seed)
+        return log
+
+    assert order(1) == order(1) != order(2)
+
+
+@pytest.mark.parametrize(
+    ("n", "every", "times"), [(1, 24, 2), (2, 24, 3), (5, 24, 2), (48, 24, 3), (50, 10, 6)]
+)
+def test_the_anchor_is_timed_at_least_twice_a_round(clock: Clock, n: int, every: int, times: int) -> None:
+    log: list[str] = []
+    run = machine(clock, log)
+    samples = interleave(
+        [run(str(i), 1.0) for i in range(n)], run("anchor", 1.0), rounds=3, seed=0, anchor_every=every
+    )
+    assert [len(r) for r in samples.anchor] == [times] * 3
+    assert times >= 2
+
+
+def test_short_items_are_timed_more_often(clock: Clock) -> None:
+    run = machine(clock, [])
+    costs = [5.0, 0.3, 0.11, 0.001]
+    samples = interleave(
+        [run(str(i), ms) for i, ms in enumerate(costs)], run("anchor", 1.0), rounds=3, seed=0
+    )
+    assert [[len(r) for r in item] for item in samples.items] == [[1] * 3, [2] * 3, [5] * 3, [8] * 3]
+    fixed = interleave(
+        [run("a", 0.001), run("b", 9.0)], run("anchor", 1.0), rounds=2, seed=0, min_runs=2, max_runs=2
+    )
+    assert [[len(r) for r in item] for item in fixed.items] == [[2, 2], [2, 2]]
+
+
+def test_the_first_run_of_a_visit_is_not_timed(clock: Clock) -> None:
+    last = ""
+
+    def make(name: str, ms: float) -> Callable[[], None]:
+        def run() -> None:
+            nonlocal last
+            clock.now += (ms if last == name else 50 * ms) * 1e-3  # cold after another
+            last = name
+
+        return run
+
+    samples = interleave([make("a", 1.0), make("b", 2.0)], make("anchor", 3.0), rounds=4, seed=0)
+    assert np.allclose(samples.items[0], 1.0) and np.allclose(samples.items[1], 2.0)
+    assert np.allclose([t for r in samples.anchor for t in r], 3.0)
+
+
+def test_no_items_times_the_anchor(clock: Clock) -> None:
+    samples = interleave([], machine(clock, [])("anchor", 4.0), rounds=5, seed=0)
+    assert samples.items == () and len(samples.anchor) == 5
+    assert samples.anchor_ms() == pytest.approx(4.0)
+
+
+def test_no_collection_while_timing_and_all_is_put_back(clock: Clock) -> None:
+    seen: list[bool] = []
+    cores = os.sched_getaffinity(0)
+
+    def run() -> None:
+        seen.append(gc.isenabled() or os.sched_getaffinity(0) != {max(cores)})
+        clock.now += 1e-3
+
+    def broken() -> None:
+        raise RuntimeError("no more")
+
+    assert gc.isenabled()
+    interleave([run], run, rounds=2, seed=0)
+    assert seen and not any(seen)
+    with pytest.raises(RuntimeError, match="no more"):
+        interleave([broken], run, rounds=2, seed=0)
+    assert gc.isenabled() and os.sched_getaffinity(0) == cores
+    interleave([lambda: seen.append(os.sched_getaffinity(0) == cores)], run, rounds=1, seed=0, pin=False)
+    assert seen[-1] or len(cores) == 1
+    gc.disable()
+    try:
+        interleave([run], run, rounds=1, seed=0)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_p10_by_hand() -> None:
+    assert p10(list(range(1, 12))) == pytest.approx(2.0)
+    assert p10([7.0]) == 7.0
+    assert p10([10.0, 20.0]) == pytest.approx(11.0)
+
+
+def test_samples_summarise_any_part_of_the_rounds() -> None:
+    samples = Samples(items=(((1.0, 2.0), (3.0,)),), anchor=((1.0,), (2.0, 4.0)))
+    assert samples.ms(0) == pytest.approx(p10([1, 2, 3]))
+    assert samples.ms(0, slice(1, None)) == 3.0
+    assert samples.anchor_ms(slice(0, 1)) == 1.0
+    assert samples.anchor_variation() == pytest.approx(1 / 2)  # medians 1 and 3: deviation 1, mean 2
+    assert Samples(items=(), anchor=((1.0,),)).anchor_variation() == 0.0
