@@ -53,7 +53,9 @@ def _search_arguments(p: argparse.ArgumentParser) -> None:
     _timing(p)
     p.add_argument("--data", metavar="DIR", help="your images: one folder a class")
     p.add_argument("--test", metavar="DIR", help="test images; adds a comparison with MobileNetV3 at equal ms")
-    p.add_argument("--accuracy", choices=("imagenet", "supernet", "train"), help="default: imagenet, supernet with --data")
+    p.add_argument(
+        "--accuracy", choices=("imagenet", "supernet", "train"), help="default: imagenet, supernet with --data"
+    )
     p.add_argument("--space", metavar="NAME|FILE", help="default: mnasnet-imagenet, mobilenetv3 with --data")
     p.add_argument("--scale", default="auto", metavar="auto|1|WIDTHxRES", help="sizes of the space (default auto)")
     p.add_argument("--sampler", default="rnn", choices=("rnn", "evolution", "nsga2", "tpe", "random"))
@@ -68,7 +70,9 @@ def _search_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--supernet-steps", type=int, metavar="N", help="training steps of the supernet")
     p.add_argument("--supernet-minutes", type=float, metavar="M", help="or its time (default 40 %% of the budget)")
     p.add_argument("--final-epochs", type=float, metavar="E", help="training of the found network, 0 for none")
-    p.add_argument("--budget-minutes", type=float, metavar="M", help="time for the whole run (default 12; 60 with --data)")
+    p.add_argument(
+        "--budget-minutes", type=float, metavar="M", help="time for the whole run (default 12; 60 with --data)"
+    )
     p.add_argument("--force-table", action="store_true", help="use a table that was measured elsewhere")
     p.add_argument("--rebuild-table", action="store_true", help="measure the latency table anew")
     p.add_argument("--out", metavar="DIR", help="run directory (default runs/Tms)")
@@ -90,7 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     _timing(s)
     _common(s)
 
-    latency = verbs.add_parser("latency", help="latency tables").add_subparsers(dest="action", metavar="ACTION", required=True)
+    latency = verbs.add_parser("latency", help="latency tables").add_subparsers(
+        dest="action", metavar="ACTION", required=True
+    )
     s = latency.add_parser("build", help="measure a table on this CPU")
     _space(s)
     _timing(s)
@@ -130,7 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     s = verbs.add_parser("export", help="write a network for another tool")
     s.add_argument("spec", metavar="SPEC")
     s.add_argument("--to", required=True, choices=("onnx",))
-    s.add_argument("--weights", metavar="FILE", help="safetensors; without it weights are random and the output says so")
+    s.add_argument(
+        "--weights", metavar="FILE", help="safetensors; without it weights are random and the output says so"
+    )
     s.add_argument("--out", metavar="FILE")
 
     s = verbs.add_parser("verify", help="rebuild, recount and re-measure what a run claims")

@@ -210,7 +210,9 @@ def _latency_build(args: Namespace) -> int:
     if args.out:
         table.save(Path(args.out))
     if args.json:
-        _dump({"layers": len(table.layers), "reference_ms": table.reference_ms, "report": table.report, "out": args.out})
+        _dump(
+            {"layers": len(table.layers), "reference_ms": table.reference_ms, "report": table.report, "out": args.out}
+        )
         return 0
     ref = table.reference
     _out(f"{len(table.layers)} layers on {table.fingerprint.cpu}, {table.fingerprint.runtime} "
@@ -239,7 +241,15 @@ def _latency_check(args: Namespace) -> int:
     _out("\n".join(_report_lines(report)))
     worst = report["worst"]
     _out(f"worst: {worst['network']}, {worst['predicted_ms']:.3f} ms predicted, {worst['measured_ms']:.3f} measured")
-    _out(f"machine now against the table: {report['drift']:+.1f} % (taken out, as the reference is timed in the same rounds)")
+    built = report["as_built"]
+    _out(
+        f"calibrated anew on {report['calibrated_on']} of the table's calibration networks, timed in the same rounds; "
+        f"as built: RMSPE {built['rmspe']} %, bias {built['bias']:+} %, Spearman {built['spearman']}"
+    )
+    _out(
+        f"since the table was built this machine changed by {report['drift']:+.1f} % against the reference network, "
+        f"which itself changed by {report['reference_drift']:+.1f} %"
+    )
     return 0
 
 
@@ -252,7 +262,12 @@ def _latency_measure(args: Namespace) -> int:
     device = Device(runtime, reference_at(1.0, 224))
     measured = device.networks([spec], rounds=24)
     ms = measured.ms[0] * measured.raw_reference_ms / device.reference_ms
-    value = {"ms": ms, "reference_ms": measured.raw_reference_ms, "estimated": False, "noise_floor": measured.noise_floor}
+    value = {
+        "ms": ms,
+        "reference_ms": measured.raw_reference_ms,
+        "estimated": False,
+        "noise_floor": measured.noise_floor,
+    }
     if args.json:
         _dump(value)
     else:
@@ -266,7 +281,14 @@ def _latency_predict(args: Namespace) -> int:
     table = _table(args)
     p = table.predict(spec, estimate=True)
     if args.json:
-        _dump({"ms": p.ms, "reference_ms": table.reference_ms, "estimated": p.estimated > 0, "estimated_rows": p.estimated})
+        _dump(
+            {
+                "ms": p.ms,
+                "reference_ms": table.reference_ms,
+                "estimated": p.estimated > 0,
+                "estimated_rows": p.estimated,
+            }
+        )
         return 0
     _out(f"{p.ms:.3f} ms predicted on {table.fingerprint.cpu}")
     if p.estimated:

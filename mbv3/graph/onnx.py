@@ -108,9 +108,7 @@ def _model(ops: list[Op], folded: Weights, output: str, flat: bool) -> bytes:
     first, last = ops[0], ops[-1]
     nodes = [n for op in ops for n in _nodes(op)]
     tensors = [
-        helper.make_tensor(
-            name, TensorProto.FLOAT, value.shape, np.ascontiguousarray(value).tobytes(), raw=True
-        )
+        helper.make_tensor(name, TensorProto.FLOAT, value.shape, np.ascontiguousarray(value).tobytes(), raw=True)
         for name, value in folded.items()
     ]
     if any(op.nl == "RE6" for op in ops):

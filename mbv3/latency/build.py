@@ -13,13 +13,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mbv3.errors import BadInput, MissingLayerError
 from mbv3.events import Done, Event, Note, Progress, StageStart
 from mbv3.latency.device import Device, Measured, chunks
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.metrics import fidelity
 from mbv3.latency.runtime import Runtime
-from mbv3.latency.table import LatencyTable, NetworkTime, Timed, positive_ms, timed, weights_mb
+from mbv3.latency.table import (
+    LatencyTable,
+    NetworkTime,
+    Timed,
+    fit_calibration,
+    positive_ms,
+    timed,
+    weights_mb,
+)
 from mbv3.spec import ArchSpec, LayerKey, count, dump_spec, lower, parse_key
 
 __all__ = ["BuildPlan", "build_table", "check_table", "network_time", "table_path"]
@@ -52,9 +62,7 @@ class _Partial:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self.file.close()
-            raise BadInput(
-                f"{path}: another process is building this table; wait for it, or end it"
-            ) from None
+            raise BadInput(f"{path}: another process is building this table; wait for it, or end it") from None
         self.reference_ms: float | None = None
         self.rows: dict[LayerKey, Timed] = {}
         self.file.seek(0)
@@ -98,9 +106,7 @@ class _Partial:
         self.file.close()
 
 
-def network_time(
-    label: str, spec: ArchSpec, table: LatencyTable, ms: float, *, estimate: bool = False
-) -> NetworkTime:
+def network_time(label: str, spec: ArchSpec, table: LatencyTable, ms: float, *, estimate: bool = False) -> NetworkTime:
     """A measured network with what the calibration needs to know of it.
 
     Raises:
@@ -209,29 +215,39 @@ def _networks(device: Device, specs: Sequence[ArchSpec], rounds: int) -> Generat
 
 
 def check_table(
-    device: Device, table: LatencyTable, networks: Sequence[tuple[str, ArchSpec]], *, rounds: int = 10
-) -> tuple[dict[str, Any], list[NetworkTime], Measured]:
-    """Predict and measure networks that the table has not seen.
+    device: Device,
+    table: LatencyTable,
+    networks: Sequence[tuple[str, ArchSpec]],
+    panel: Sequence[tuple[NetworkTime, ArchSpec]] = (),
+    *,
+    rounds: int = 12,
+) -> dict[str, Any]:
+    """The trust report: predict and measure networks that the table has not seen.
 
-    Returns the trust report, the networks and the raw measurement.
+    `panel`: calibration networks of the table, timed again in the same rounds; with at least eight the calibration is
+    fitted anew on them, as milliseconds wander between two hours and not equally for every network. `as_built` holds
+    the figures without that, `drift` the median change of the panel since the table was built, in percent.
     """
-    measured = device.networks([s for _, s in networks], rounds=rounds, seed=1)
-    nets = [
-        network_time(label, spec, table, ms, estimate=True)
-        for (label, spec), ms in zip(networks, measured.ms, strict=True)
-    ]
-    t = [n.ms for n in nets]
-    predicted = [table.calibration(n.hot_ms, n.mb) for n in nets]
+    measured = device.networks([s for _, s in networks] + [s for _, s in panel], rounds=rounds, seed=1)
+    t, again = list(measured.ms[: len(networks)]), measured.ms[len(networks) :]
+    nets = [network_time(label, spec, table, ms, estimate=True) for (label, spec), ms in zip(networks, t, strict=True)]
+    now = [replace(n, ms=ms) for (n, _), ms in zip(panel, again, strict=True)]
+    calibration = fit_calibration(now) if len(now) >= 8 else table.calibration
+    predicted = [calibration(n.hot_ms, n.mb) for n in nets]
+    drift = float(np.median([n.ms / old.ms for n, (old, _) in zip(now, panel, strict=True)])) if panel else 1.0
     slope = sum(t) / max(sum(n.madds for n in nets), 1)
     errors = [abs(p / m - 1) for p, m in zip(predicted, t, strict=True)]
     worst = max(range(len(nets)), key=errors.__getitem__)
-    report = {
+    return {
         **fidelity(predicted, t),
         "noise_floor": measured.noise_floor,
+        "calibrated_on": len(now) if len(now) >= 8 else 0,
+        "as_built": fidelity([table.calibration(n.hot_ms, n.mb) for n in nets], t),
+        "drift": round(100 * (drift - 1), 2),
+        "reference_drift": round(100 * (measured.raw_reference_ms / table.reference_ms - 1), 2),
         "worst": {"network": nets[worst].label, "predicted_ms": predicted[worst], "measured_ms": t[worst]},
         "baselines": {
             "plain_sum": fidelity([n.hot_ms for n in nets], t),
             "madds": fidelity([slope * n.madds for n in nets], t),
         },
     }
-    return report, nets, measured

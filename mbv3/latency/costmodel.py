@@ -47,11 +47,7 @@ def features(key: LayerKey) -> NDArray[np.float64]:
         elif op.kind == "conv":
             expand = isinstance(key.row, MBConv) and ".expand." in op.name
             add(
-                "expand MMAdds"
-                if expand
-                else "project MMAdds"
-                if ".project." in op.name
-                else "full conv MMAdds",
+                "expand MMAdds" if expand else "project MMAdds" if ".project." in op.name else "full conv MMAdds",
                 m,
             )
             if op.hout * op.wout < 100:

@@ -46,11 +46,7 @@ class Fingerprint:
 
     def differences(self, other: Fingerprint) -> list[tuple[str, object, object]]:
         """(field, self's, other's) of everything that makes timings incomparable."""
-        return [
-            (f, getattr(self, f), getattr(other, f))
-            for f in _COMPARED
-            if getattr(self, f) != getattr(other, f)
-        ]
+        return [(f, getattr(self, f), getattr(other, f)) for f in _COMPARED if getattr(self, f) != getattr(other, f)]
 
     @property
     def id(self) -> str:

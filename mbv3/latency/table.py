@@ -134,9 +134,7 @@ def fit_calibration(networks: Iterable[NetworkTime]) -> Calibration:
     t = np.array([n.ms for n in nets])
     x = np.array([[n.hot_ms, n.mb, 1.0] for n in nets]) / t[:, None]
     smallest = float(t.min())
-    solution = lsq_linear(
-        x, np.ones(len(t)), bounds=([0.1, 0, -0.3 * smallest], [10, np.inf, 0.3 * smallest])
-    )
+    solution = lsq_linear(x, np.ones(len(t)), bounds=([0.1, 0, -0.3 * smallest], [10, np.inf, 0.3 * smallest]))
     a, b, c = (float(v) for v in solution.x)
     return Calibration(a, b, c)
 
@@ -213,9 +211,7 @@ class LatencyTable:
         rows = []
         for layer in lower(spec):
             key = layer.key
-            rows.append(
-                (layer.path, c.a * self.hot_ms(key, estimate=True) + c.b * weights_mb(key), key in missing)
-            )
+            rows.append((layer.path, c.a * self.hot_ms(key, estimate=True) + c.b * weights_mb(key), key in missing))
         return Prediction(sum(r[1] for r in rows) + c.c, sum(r[2] for r in rows), tuple(rows))
 
     def latency_ms(self, spec: ArchSpec, *, estimate: bool = False) -> float:
@@ -238,11 +234,7 @@ class LatencyTable:
         calibration = fit_calibration(nets)
         held = [fit_calibration(n for n in nets if n is not m)(m.hot_ms, m.mb) for m in nets]
         measured = [n.ms for n in nets]
-        report = (
-            {**fidelity(held, measured), "how": "leave-one-out over the calibration networks"}
-            if nets
-            else None
-        )
+        report = {**fidelity(held, measured), "how": "leave-one-out over the calibration networks"} if nets else None
         if report:
             report["baselines"] = {"plain_sum": fidelity([n.hot_ms for n in nets], measured)}
         return replace(self, networks=nets, calibration=calibration, report=report)

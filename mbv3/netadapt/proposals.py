@@ -170,9 +170,7 @@ class _Hunt:
         return Proposal(self.site, self.now, best, spec, ms)
 
 
-def propose(
-    spec: ArchSpec, latency_ms: float, save_ms: float, latency: Latency, fine: int = 2
-) -> list[Proposal]:
+def propose(spec: ArchSpec, latency_ms: float, save_ms: float, latency: Latency, fine: int = 2) -> list[Proposal]:
     """One proposal a site, each at most `latency_ms - save_ms`, cut no further than to the next cliff of the measured
     latency. `latency` is asked for many networks at a time, so that a device measures them interleaved.
 
@@ -195,9 +193,7 @@ def propose(
             break
         times = latency([s for _, _, s in asked]) if asked else []
         for hunt in hunts:
-            mine = {
-                c: (s, float(t)) for (h, c, s), t in zip(asked, times, strict=True) if h is hunt
-            }
+            mine = {c: (s, float(t)) for (h, c, s), t in zip(asked, times, strict=True) if h is hunt}
             hunt.tell(mine)
     return list(_found(hunts))
 

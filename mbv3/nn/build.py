@@ -121,9 +121,7 @@ class Network(nn.Module):
         self.spec = spec
         self.stem = RowModule(spec.stem, spec.in_channels, spec)
         cins = [spec.stem.out, *(r.out for r in spec.rows)]
-        self.rows = nn.ModuleList(
-            RowModule(row, cin, spec) for row, cin in zip(spec.rows, cins, strict=False)
-        )
+        self.rows = nn.ModuleList(RowModule(row, cin, spec) for row, cin in zip(spec.rows, cins, strict=False))
         self.tail = RowModule(spec.tail, cins[-1], spec) if spec.tail is not None else None
         self.head = Classifier(spec.head, spec.features)
 

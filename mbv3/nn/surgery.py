@@ -33,16 +33,12 @@ def _structure(row: Row) -> tuple[object, ...]:
 
 def _fits(state: Mapping[str, Tensor], spec: ArchSpec) -> None:
     faults = [
-        f"{name} is missing"
-        if name not in state
-        else f"{name} has shape {tuple(state[name].shape)}, not {shape}"
+        f"{name} is missing" if name not in state else f"{name} has shape {tuple(state[name].shape)}, not {shape}"
         for name, shape in state_shapes(spec).items()
         if name not in state or tuple(state[name].shape) != shape
     ]
     known = state_shapes(spec)
-    faults += [
-        f"{n} is no part of it" for n in state if n not in known and not n.endswith(".num_batches_tracked")
-    ]
+    faults += [f"{n} is no part of it" for n in state if n not in known and not n.endswith(".num_batches_tracked")]
     if faults:
         raise BadInput("cut_state: the weights are not those of the network: " + "; ".join(faults))
 

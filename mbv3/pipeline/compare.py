@@ -88,9 +88,7 @@ def train_and_compare(
         if kept is not None:
             net.load_state_dict(kept[0]["net"])
         else:
-            yield from fit(
-                net, images.train, recipe, stage=STAGE, checkpoint=run.path / f"training-{i}.safetensors"
-            )
+            yield from fit(net, images.train, recipe, stage=STAGE, checkpoint=run.path / f"training-{i}.safetensors")
             save_checkpoint(done, {"net": net.state_dict()}, {"spec": spec.name})
         score = rescore(net, images, test, 16)
         counts = count(spec)

@@ -21,7 +21,15 @@ from mbv3.pipeline.compare import train_and_compare
 from mbv3.pipeline.options import Options, parse_scale
 from mbv3.pipeline.rundir import RunDir, file_sha256, versions
 from mbv3.pipeline.shrink import Shrunk, shrink
-from mbv3.pipeline.tables import Latency, check_range, choose_scale, open_table, read_table, reference_at, table_plan
+from mbv3.pipeline.tables import (
+    Latency,
+    check_range,
+    choose_scale,
+    open_table,
+    read_table,
+    reference_at,
+    table_plan,
+)
 from mbv3.report import write_report
 from mbv3.search import Search, Trial, make_reward
 from mbv3.space import Additive, Genome, SearchSpace, load_space, scale, tabulate
@@ -81,9 +89,7 @@ def guarded(run: RunDir, stages: Iterator[Event]) -> Iterator[Event]:
     try:
         yield from stages
     except Unreachable as e:
-        run.save(
-            status="unreachable", exit=3, error=str(e), range_ms=[e.smallest_ms, e.largest_ms]
-        )
+        run.save(status="unreachable", exit=3, error=str(e), range_ms=[e.smallest_ms, e.largest_ms])
         raise
     except Mbv3Error as e:
         run.save(status="failed", exit=e.exit_code, error=str(e))
@@ -298,7 +304,9 @@ def _additive(space: SearchSpace, latency: Latency) -> Additive:
     try:
         return tabulate(space, ms)
     except MissingLayerError as e:
-        raise BadInput(f"the latency table does not hold this space; measure it anew with --rebuild-table ({e})") from None
+        raise BadInput(
+            f"the latency table does not hold this space; measure it anew with --rebuild-table ({e})"
+        ) from None
 
 
 def _search(
@@ -447,9 +455,7 @@ def _finish(run: RunDir, shrunk: Shrunk, spec: ArchSpec, latency: Latency) -> No
         netadapt_accuracy=round(shrunk.accuracy, 3),
         correction=latency.correction,
         estimated_layers=prediction.estimated,
-        rows_ms=[
-            {"path": p, "ms": round(ms * latency.correction, 5), "estimated": e} for p, ms, e in prediction.rows
-        ],
+        rows_ms=[{"path": p, "ms": round(ms * latency.correction, 5), "estimated": e} for p, ms, e in prediction.rows],
         raw_reference_ms=shrunk.raw_reference_ms,
         total_s=round(sum(run.record["stages"].values()), 1),
     )

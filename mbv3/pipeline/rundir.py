@@ -131,9 +131,8 @@ class RunDir:
         for row in rows:
             try:
                 number, genome, accuracy, latency, reward, _, state, extra = row
-                values = tuple(int(v) for v in genome.split("-"))
                 trial = Trial(
-                    int(number), space.check(values), float(accuracy), float(latency), float(reward), state, extra
+                    int(number), space.genome(genome), float(accuracy), float(latency), float(reward), state, extra
                 )
             except (ValueError, BadInput):
                 break

@@ -21,7 +21,7 @@ from mbv3.pipeline.rundir import RunDir
 from mbv3.pipeline.tables import Latency
 from mbv3.space import Genome
 from mbv3.spec import ArchSpec, dump_spec, parse_spec
-from mbv3.training import Fit, fit, load_checkpoint, one_step, save_checkpoint, sgd
+from mbv3.training import Fit, fit, load_checkpoint, make_optimizer, one_step, save_checkpoint
 
 __all__ = ["Shrunk", "shrink"]
 
@@ -65,7 +65,7 @@ class _FineTune:
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         net.train()
         recipe = Fit(steps=max(self.steps, 1), size=self.images.size, batch=BATCH, lr=0.01, warmup=0.0, seed=self.seed)
-        optimizer = sgd(net, recipe)
+        optimizer = make_optimizer(net, recipe)
         order = batch_order(len(self.images.train), min(BATCH, len(self.images.train)), self.seed, step * self.steps)
         for i in range(self.steps):
             rng = np.random.default_rng((self.seed, step, i))
@@ -99,7 +99,13 @@ def _pretrain(
         run.save()
     steps = plan["pretrain_steps"]
     recipe = Fit(
-        steps=steps, size=images.size, batch=batch, lr=0.01 if inherited else 0.02, seed=options.seed
+        steps=steps,
+        size=images.size,
+        batch=batch,
+        lr=5e-4 if inherited else 2e-3,
+        optimizer="adamw",
+        weight_decay=0.02,
+        seed=options.seed,
     )
     what = "the seed's inherited weights" if inherited else "the seed"
     on = "the built-in task of procedurally generated images" if images.procedural else "your images"
@@ -253,9 +259,7 @@ def shrink(
     aim = target * (AIM if latency.device is not None else 1.0)
     verdict: tuple[float, float] | None = None
     while True:
-        for step in netadapt(
-            start, aim, delta, latency, tuner, noise=noise, fine=latency.fine
-        ):
+        for step in netadapt(start, aim, delta, latency, tuner, noise=noise, fine=latency.fine):
             if step.chosen is None:
                 yield _progress(step, start, first_gap, aim, began)
                 continue

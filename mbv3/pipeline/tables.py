@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,16 +30,14 @@ from mbv3.spec import ArchSpec, LayerKey, load_spec, lower_key, scale_spec
 __all__ = ["Latency", "choose_scale", "open_table", "random_networks", "read_table", "reference_at", "table_plan"]
 
 REFERENCE = "mobilenet_v3_large"
-CALIBRATION_NETWORKS = 24
+CALIBRATION_NETWORKS = 36
 
 
 def reference_at(width: float, resolution: int | tuple[int, int], classes: int = 1000) -> ArchSpec:
     """The reference network (MobileNetV3-Large) at a scale."""
     res = (resolution, resolution) if isinstance(resolution, int) else resolution
     spec = scale_spec(load_spec(REFERENCE), width, res)
-    return replace(
-        spec, name=f"{REFERENCE}@{width:g}", head=replace(spec.head, classes=classes)
-    )
+    return replace(spec, name=f"{REFERENCE}@{width:g}", head=replace(spec.head, classes=classes))
 
 
 def random_networks(space: SearchSpace, n: int, seed: int, label: str) -> list[tuple[str, ArchSpec]]:
@@ -220,9 +217,7 @@ def check_range(target_ms: float, smallest: float, largest: float, space: Search
     """Raises: Unreachable when no network of the space is near the target."""
     if smallest <= target_ms <= largest:
         return
-    cure = (
-        "; --scale auto fits the space to the target" if fixed else "; another --space or device may reach it"
-    )
+    cure = "; --scale auto fits the space to the target" if fixed else "; another --space or device may reach it"
     raise Unreachable(
         f"a target of {target_ms:g} ms cannot be met: networks of space {space.name} at width {space.width:g}, "
         f"{space.resolution[0]} px take {smallest:.3g} to {largest:.3g} ms on this device{cure}",

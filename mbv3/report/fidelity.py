@@ -58,9 +58,7 @@ def metrics(name: str, networks: Sequence[Timed]) -> Metrics:
         return Metrics(name=name)
     errors = [100 * (t.predicted_ms / t.measured_ms - 1) for t in networks]
     n = len(errors)
-    ranks = pd.DataFrame(
-        {"m": [t.measured_ms for t in networks], "p": [t.predicted_ms for t in networks]}
-    ).rank()
+    ranks = pd.DataFrame({"m": [t.measured_ms for t in networks], "p": [t.predicted_ms for t in networks]}).rank()
     varied = n > 1 and ranks["m"].nunique() > 1 and ranks["p"].nunique() > 1
     return Metrics(
         name=name,
@@ -124,9 +122,7 @@ def _paint(ax: Axes, info: FidelityInfo) -> None:
     times = [v for t in info.networks for v in (t.measured_ms, t.predicted_ms)]
     pad = 0.04 * (max(times) - min(times)) or 0.04 * max(times)
     low, high = max(0.0, min(times) - pad), max(times) + pad
-    ax.fill_between(
-        [low, high], [0.95 * low, 0.95 * high], [1.05 * low, 1.05 * high], color=GREEN, alpha=0.16, lw=0
-    )
+    ax.fill_between([low, high], [0.95 * low, 0.95 * high], [1.05 * low, 1.05 * high], color=GREEN, alpha=0.16, lw=0)
     ax.plot([low, high], [low, high], color=MUTED, linewidth=1.0)
     for role, fill, edge in (("calibration", "none", MUTED), ("check", BLUE, BLUE)):
         some = [t for t in info.networks if t.role == role]
@@ -166,15 +162,11 @@ def render(info: FidelityInfo | None, fault: str) -> Html:
             ),
             size=(3.9, 3.6),
         )
-        text = (
-            f"{info.layers:,} layers timed alone; networks timed whole: {len(info.networks) - checked} for "
-        )
+        text = f"{info.layers:,} layers timed alone; networks timed whole: {len(info.networks) - checked} for "
         text += f"calibration, {checked} for the check. The band is ±5 %."
         parts.append(tag("figure", figure, tag("figcaption", text)))
     else:
-        parts.append(
-            why(f"The table holds {info.layers:,} layers and no network timed whole, so nothing to compare.")
-        )
+        parts.append(why(f"The table holds {info.layers:,} layers and no network timed whole, so nothing to compare."))
     if info.rows:
         parts.append(
             table(

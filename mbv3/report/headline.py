@@ -52,9 +52,7 @@ class HeadlineInfo:
     def ending(self) -> str:
         """What the end state means, in a sentence or two."""
         if self.status != "done":
-            return _ENDINGS.get(self.status, "run.json does not say how the run ended.").format(
-                resume=self.resume
-            )
+            return _ENDINGS.get(self.status, "run.json does not say how the run ended.").format(resume=self.resume)
         if self.over is None:
             return "The run ended, but the network was not measured whole; its time is a prediction."
         much = fixed(100 * abs(self.over), 1, unit="\N{NO-BREAK SPACE}%")
@@ -84,9 +82,7 @@ def _device(record: Record) -> str:
 def _scale(record: Record) -> str:
     s = record.part("scale")
     width, side = s.number("width"), s.data.get("resolution")
-    side_text = (
-        " x ".join(str(v) for v in side) if isinstance(side, list) else str(side) if side is not None else ""
-    )
+    side_text = " x ".join(str(v) for v in side) if isinstance(side, list) else str(side) if side is not None else ""
     parts = [f"width {width:g}" if width is not None else "", f"{side_text} px" if side_text else ""]
     text = ", ".join(p for p in parts if p)
     return f"{text}: {s.text('why')}" if text and s.text("why") else text or s.text("why")
@@ -118,9 +114,7 @@ def headline_info(files: RunFiles) -> HeadlineInfo:
         resume=f"mbv3-search --resume {run_folder(files)}",
         spec_fault=""
         if files.spec is not None
-        else next(
-            (v for k, v in files.faults.items() if k.endswith((".yaml", ".yml")) and k != "seed.yaml"), ""
-        ),
+        else next((v for k, v in files.faults.items() if k.endswith((".yaml", ".yml")) and k != "seed.yaml"), ""),
     )
 
 

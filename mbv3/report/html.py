@@ -67,10 +67,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, marked: Iter
     bold = frozenset(marked)
     top = tag(
         "tr",
-        *(
-            tag("th", t.lstrip("#"), scope="col", class_="n" if n else None)
-            for t, n in zip(head, numeric, strict=True)
-        ),
+        *(tag("th", t.lstrip("#"), scope="col", class_="n" if n else None) for t, n in zip(head, numeric, strict=True)),
     )
     body = (
         tag(

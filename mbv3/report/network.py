@@ -69,10 +69,7 @@ def network_info(files: RunFiles) -> NetworkInfo | None:
     counts, parts = count(spec), _parts(spec)
     comparable = files.seed is not None and len(files.seed.rows) == len(spec.rows)
     before = _parts(files.seed) if files.seed is not None and comparable else {}
-    times = {
-        r.text("path"): (r.number("ms"), r.data.get("estimated") is True)
-        for r in files.record.parts("rows_ms")
-    }
+    times = {r.text("path"): (r.number("ms"), r.data.get("estimated") is True) for r in files.record.parts("rows_ms")}
     rows = []
     for share in counts.by_row:
         ms, estimated = times.get(share.path, (None, False))
@@ -106,9 +103,7 @@ def _with(value: object, row: NetworkRow, field: str) -> Html:
 
 
 def _cells(r: NetworkRow, info: NetworkInfo, timed: bool) -> list[object]:
-    widest = max(
-        (getattr(x.row, "exp", 0) or x.out_shape[0] for x in info.rows if x.path != "head"), default=1
-    )
+    widest = max((getattr(x.row, "exp", 0) or x.out_shape[0] for x in info.rows if x.path != "head"), default=1)
     row = r.row
     _, h, w = r.out_shape
     size = f"{h}" if h == w else f"{h}x{w}"
@@ -159,20 +154,14 @@ def render(info: NetworkInfo | None, fault: str) -> Html:
     text += " Bars under out: its channels, and paler the expansion. Side: pixels after the row."
     if info.rows_ms is not None:
         text += f" The rows' times sum to {ms_text(info.rows_ms)} ms"
-        text += (
-            f"; the whole is predicted at {ms_text(info.predicted_ms)} ms"
-            if info.predicted_ms is not None
-            else ""
-        )
+        text += f"; the whole is predicted at {ms_text(info.predicted_ms)} ms" if info.predicted_ms is not None else ""
         text += "; ≈ marks an estimate." if any(r.estimated for r in info.rows) else "."
     else:
         text += " Times per row were not recorded."
     if info.compared:
         changed = sum(bool(r.was) for r in info.rows)
         text += (
-            f" {changed} of {len(info.rows)} rows differ from the seed."
-            if changed
-            else " It is the seed, unchanged."
+            f" {changed} of {len(info.rows)} rows differ from the seed." if changed else " It is the seed, unchanged."
         )
     rows = [_cells(r, info, timed) for r in info.rows]
     return section("network", title, tag("p", text), table(head, rows))

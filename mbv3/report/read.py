@@ -23,9 +23,7 @@ NETADAPT = (
     *("delta_ms", "accuracy", "delta_accuracy", "loss", "score", "chosen"),
 )
 TABLE = ("kind", "key", "ms", "predicted")
-_TEXT = frozenset(
-    {"genome", "state", "kind", "where", "before", "after", "key", "estimated", "chosen", "runs"}
-)
+_TEXT = frozenset({"genome", "state", "kind", "where", "before", "after", "key", "estimated", "chosen", "runs"})
 
 
 def number(value: object) -> float | None:

@@ -90,9 +90,7 @@ def trace_info(files: RunFiles) -> TraceInfo | None:
     chosen = {step: [p for p in some if p.chosen] for step, some in by_step.items()}
     return TraceInfo(
         seed=seed,
-        steps=tuple(
-            Step(choice=chosen[s][0], compared=len(by_step[s])) for s in sorted(by_step) if chosen[s]
-        ),
+        steps=tuple(Step(choice=chosen[s][0], compared=len(by_step[s])) for s in sorted(by_step) if chosen[s]),
         proposals=tuple(p for s in sorted(by_step) for p in by_step[s]),
         open_steps=tuple(s for s in sorted(by_step) if not chosen[s]),
         target_ms=files.record.number("target_ms"),
@@ -163,9 +161,7 @@ def render(info: TraceInfo | None, fault: str) -> Html:
         text += "; only chosen proposals are drawn"
     if info.open_steps:
         text += f"; step {', '.join(map(str, info.open_steps))} has no choice yet"
-    steps = [
-        [s.choice.step, *_cut(s.choice), fixed(s.choice.score, 4, sign=True), s.compared] for s in info.steps
-    ]
+    steps = [[s.choice.step, *_cut(s.choice), fixed(s.choice.score, 4, sign=True), s.compared] for s in info.steps]
     everything = [[p.step, *_cut(p), fixed(p.loss, 3), fixed(p.score, 4, sign=True)] for p in info.proposals]
     return section(
         "netadapt",

@@ -137,9 +137,7 @@ def trials_info(files: RunFiles) -> TrialsInfo | None:
         unscored=int((states == "complete").sum()) - len(points),
         target_ms=r.number("target_ms"),
         seed=_seed(files, points),
-        final=None
-        if final_ms is None
-        else Mark(name="result", ms=final_ms, accuracy=accuracy.number("value")),
+        final=None if final_ms is None else Mark(name="result", ms=final_ms, accuracy=accuracy.number("value")),
         final_measured=measured is not None,
         references=references,
         axis=f"accuracy ({about})" if about else "accuracy",
@@ -174,9 +172,7 @@ def _paint(ax: Axes, info: TrialsInfo) -> None:
     lines = [] if info.target_ms is None else [(info.target_ms, f"target {info.target_ms:g}", ORANGE)]
     for mark, shape, colour, size in named:
         if mark is not None and mark.accuracy is not None:
-            ax.scatter(
-                [mark.ms], [mark.accuracy], marker=shape, s=size, color=colour, zorder=4, label=mark.name
-            )
+            ax.scatter([mark.ms], [mark.accuracy], marker=shape, s=size, color=colour, zorder=4, label=mark.name)
         elif mark is not None:
             lines.append((mark.ms, mark.name, colour))
     for i, ref in enumerate(info.references):

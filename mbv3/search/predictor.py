@@ -36,9 +36,7 @@ def one_hot_pairs(sizes: tuple[int, ...], genomes: NDArray[np.int64]) -> NDArray
     return np.concatenate([*hot, *pairs], axis=1)
 
 
-def fit_ridge(
-    x: NDArray[np.float32], y: NDArray[np.float64], alpha: float
-) -> tuple[float, NDArray[np.float64]]:
+def fit_ridge(x: NDArray[np.float32], y: NDArray[np.float64], alpha: float) -> tuple[float, NDArray[np.float64]]:
     """(intercept, coefficients) of ridge regression, by the normal equations in the smaller dimension."""
     xd = x.astype(np.float64)
     mean_x, mean_y = xd.mean(0), float(y.mean())

@@ -162,4 +162,3 @@ def make_sampler(name: str, space: SearchSpace, seed: int, number: int = 0) -> B
 def quiet() -> None:
     """Optuna logs every trial; mbv3 tells progress by events."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-

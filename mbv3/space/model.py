@@ -113,6 +113,13 @@ class SearchSpace:
             raise BadInput(f"{genome!r} is not a genome of space {self.name!r} (sizes {self.sizes})")
         return tuple(int(g) for g in genome)
 
+    def genome(self, text: str) -> Genome:
+        """The genome written as `0-1-2`. Raises: BadInput."""
+        try:
+            return self.check(tuple(int(v) for v in text.split("-")))
+        except ValueError:
+            raise BadInput(f"{text!r} is not a genome of space {self.name!r}, written as 0-1-2") from None
+
     def encode(self, values: Mapping[str, Any]) -> Genome:
         """The genome of choice values by gene name, e.g. `{"block0_e": 6, "block0_k": 3, ...}`.
 

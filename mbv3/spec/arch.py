@@ -140,9 +140,7 @@ def check_row(path: str, row: Row | Classify, cin: int) -> Iterator[Fault]:
                 f"write out: {cin}, or skip: none",
             )
         if row.skip == "identity" and row.s != 1:
-            yield Fault(
-                f"{path}.skip", "an identity skip needs stride 1", f"s: {row.s}", "write skip: pool or none"
-            )
+            yield Fault(f"{path}.skip", "an identity skip needs stride 1", f"s: {row.s}", "write skip: pool or none")
     if isinstance(row, MBConv) and type(row.se) is int and type(row.exp) is int and row.se > row.exp:
         yield Fault(f"{path}.se", "squeeze channels may not exceed exp", f"se {row.se}, exp {row.exp}")
 

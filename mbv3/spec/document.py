@@ -90,9 +90,7 @@ def parse_yaml(text: str, source: str) -> Any:
         event = next(events)
         count += 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise fail(
-                "YAML anchors and aliases are not used here", event.start_mark, "", "write the value out"
-            )
+            raise fail("YAML anchors and aliases are not used here", event.start_mark, "", "write the value out")
         if (tag := getattr(event, "tag", None)) is not None:
             raise fail("YAML tags are not used here", event.start_mark, shown(tag), "leave the tag out")
         if count > _MAX_EVENTS:

@@ -59,9 +59,7 @@ class Op:
         """Learnable parameters; a batch norm's scale and shift count, its running statistics do not."""
         if self.kind != "conv":
             return 0
-        return self.cout * (self.cin // self.groups) * self.k * self.k + (
-            2 * self.cout if self.bn else self.cout
-        )
+        return self.cout * (self.cin // self.groups) * self.k * self.k + (2 * self.cout if self.bn else self.cout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +92,7 @@ class LayerKey:
         exp = f"_e{row.exp}" if isinstance(row, MBConv) else ""
         op = {Conv: "conv", DSConv: "dsconv", MBConv: "mbconv"}[type(row)]
         gate = self.gate if row.se else "NONE"
-        return (
-            f"{op}_{head}_k{row.k}_s{row.s}_d{row.dilation}{exp}_o{row.out}"
-            f"_q{row.se}_g{gate}_n{row.nl}_r{row.skip}"
-        )
+        return f"{op}_{head}_k{row.k}_s{row.s}_d{row.dilation}{exp}_o{row.out}_q{row.se}_g{gate}_n{row.nl}_r{row.skip}"
 
 
 def parse_key(text: str) -> LayerKey:
@@ -177,9 +172,7 @@ class _Walk:
     ) -> None:
         full = f"{self.prefix}.{name}"
         norm = (full.removesuffix(".conv") + ".bn") if bn else None
-        self._emit(
-            "conv", name, cout, -(-self.h // s), -(-self.w // s), k=k, s=s, dilation=d, groups=groups, bn=norm
-        )
+        self._emit("conv", name, cout, -(-self.h // s), -(-self.w // s), k=k, s=s, dilation=d, groups=groups, bn=norm)
 
     def act(self, name: str, nl: NL | Gate) -> None:
         if nl != "NONE":

@@ -54,9 +54,7 @@ def load_spec(name_or_path: str | Path) -> ArchSpec:
     except ValueError:
         width = -1.0
     if not 0.05 <= width <= 8:
-        raise BadInput(
-            f"{name}@: the width after @ must be a number from 0.05 to 8 (got {shown(width_text)})"
-        )
+        raise BadInput(f"{name}@: the width after @ must be a number from 0.05 to 8 (got {shown(width_text)})")
     source = f"{name}.yaml"
     spec = parse_spec((resources.files("mbv3.spec") / "networks" / source).read_text("utf-8"), source)
     exp_rule, tail_rule = RULES[name]

@@ -14,7 +14,7 @@ from mbv3.data import ImageSet, make_batch
 from mbv3.nn import Network, build
 from mbv3.space import Genome
 from mbv3.supernet.model import Supernet
-from mbv3.training import Fit, Score, evaluate, one_step, recalibrate, sgd
+from mbv3.training import Fit, Score, evaluate, make_optimizer, one_step, recalibrate
 
 __all__ = ["SupernetAccuracy", "path_forward", "throughput"]
 
@@ -35,7 +35,7 @@ def throughput(supernet: Supernet, data: ImageSet, recipe: Fit, seconds: float =
     trial = Supernet(supernet.space)
     trial.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     trial.train()
-    optimizer = sgd(trial, recipe)
+    optimizer = make_optimizer(trial, recipe)
     forward = path_forward(trial, recipe.seed)
     rng = np.random.default_rng(0)
     steps, start = 0, 0.0

@@ -1,7 +1,7 @@
 """One training loop; scoring; batch-norm recalibration; checkpoints without pickle."""
 
 from mbv3.training.checkpoint import load_checkpoint, read_weights, save_checkpoint, save_weights
-from mbv3.training.loop import Fit, fit, learning_rate, one_step, sgd
+from mbv3.training.loop import Fit, fit, learning_rate, make_optimizer, one_step
 from mbv3.training.score import Score, evaluate, recalibrate
 
 __all__ = [
@@ -11,10 +11,10 @@ __all__ = [
     "fit",
     "learning_rate",
     "load_checkpoint",
+    "make_optimizer",
     "one_step",
     "read_weights",
     "recalibrate",
     "save_checkpoint",
     "save_weights",
-    "sgd",
 ]

@@ -1,4 +1,4 @@
-"""The training loop for classification: SGD with Nesterov momentum, cosine schedule, label smoothing.
+"""The training loop for classification: SGD or AdamW, cosine schedule, label smoothing.
 
 Every batch, augmentation and dropout mask is a function of (seed, step), so a run that goes on from a checkpoint gives
 the bits that an uninterrupted one gives.
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from mbv3.errors import Mbv3Error
 from mbv3.events import Progress
 from mbv3.training.checkpoint import load_checkpoint, save_checkpoint
 
-__all__ = ["Fit", "fit", "learning_rate", "one_step", "sgd"]
+__all__ = ["Fit", "fit", "learning_rate", "make_optimizer", "one_step"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,7 @@ class Fit:
     warmup: float = 0.05  # share of the steps
     weight_decay: float = 5e-5
     label_smoothing: float = 0.1
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     clip: float = 5.0  # gradient norm
     augment: bool = True
     seed: int = 0
@@ -48,11 +50,13 @@ def learning_rate(recipe: Fit, step: int) -> float:
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, recipe.steps - warm)))
 
 
-def sgd(net: nn.Module, recipe: Fit) -> torch.optim.SGD:
-    """SGD with Nesterov momentum 0.9; norms and biases are not decayed."""
+def make_optimizer(net: nn.Module, recipe: Fit) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum 0.9, or AdamW; norms and biases are not decayed."""
     decay = [p for p in net.parameters() if p.dim() > 1]
     plain = [p for p in net.parameters() if p.dim() <= 1]
     groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True)
 
 
@@ -80,20 +84,27 @@ def one_step(
     return value
 
 
-def momentum(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's momentum buffers by parameter number."""
+def _memory(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What the optimizer remembers (momentum, Adam's moments and step), by parameter number and name."""
     params = [p for g in optimizer.param_groups for p in g["params"]]
-    found = {str(i): optimizer.state[p].get("momentum_buffer") for i, p in enumerate(params) if p in optimizer.state}
-    return {k: v for k, v in found.items() if v is not None}
+    return {
+        f"{i}.{name}": value
+        for i, p in enumerate(params)
+        for name, value in optimizer.state.get(p, {}).items()
+        if isinstance(value, Tensor)
+    }
 
 
-def restore(net: nn.Module, optimizer: torch.optim.Optimizer, parts: dict[str, dict[str, Tensor]]) -> None:
-    """Put a checkpoint's weights and momentum back."""
+def _restore(net: nn.Module, optimizer: torch.optim.Optimizer, parts: dict[str, dict[str, Tensor]]) -> None:
+    """Put a checkpoint's weights and the optimizer's memory back."""
     net.load_state_dict(parts["net"])
     params = [p for g in optimizer.param_groups for p in g["params"]]
-    for i, value in parts.get("momentum", {}).items():
+    for key, value in parts.get("optimizer", {}).items():
+        i, _, name = key.partition(".")
         p = params[int(i)]
-        optimizer.state[p]["momentum_buffer"] = torch.empty_like(p, memory_format=torch.preserve_format).copy_(value)
+        shaped = value.shape == p.shape
+        kept = torch.empty_like(p, memory_format=torch.preserve_format).copy_(value) if shaped else value.clone()
+        optimizer.state[p][name] = kept
 
 
 def fit(
@@ -115,11 +126,11 @@ def fit(
     """
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     net.train()
-    optimizer = sgd(net, recipe)
+    optimizer = make_optimizer(net, recipe)
     start = 0
     found = load_checkpoint(checkpoint) if checkpoint else None
     if found:
-        restore(net, optimizer, found[0])
+        _restore(net, optimizer, found[0])
         start = int(found[1]["step"])
     order = batch_order(len(data), min(recipe.batch, len(data)), recipe.seed, start)
     began = saved = told = clock()
@@ -131,9 +142,7 @@ def fit(
         loss = now if math.isnan(loss) else 0.95 * loss + 0.05 * now
         t = clock()
         if checkpoint and (t - saved > every_s) and step + 1 < recipe.steps:
-            save_checkpoint(
-                checkpoint, {"net": net.state_dict(), "momentum": momentum(optimizer)}, {"step": step + 1}
-            )
+            save_checkpoint(checkpoint, {"net": net.state_dict(), "optimizer": _memory(optimizer)}, {"step": step + 1})
             saved = clock()
         if t - told > 2 or step + 1 == recipe.steps:
             told = t
@@ -141,8 +150,6 @@ def fit(
             text = f"loss {loss:.3f}, {rate * recipe.batch:.0f} images/s"
             yield Progress(stage, step + 1, recipe.steps, text, (recipe.steps - step - 1) / rate)
     if checkpoint and keep:
-        save_checkpoint(
-            checkpoint, {"net": net.state_dict(), "momentum": momentum(optimizer)}, {"step": recipe.steps}
-        )
+        save_checkpoint(checkpoint, {"net": net.state_dict(), "optimizer": _memory(optimizer)}, {"step": recipe.steps})
     elif checkpoint:
         checkpoint.unlink(missing_ok=True)
