@@ -16,6 +16,7 @@ __all__ = ["Device", "Measured"]
 
 _CHUNK_BYTES = 600_000_000  # sessions open at one time: weights and activations
 _CHUNK_LAYERS = 64
+LAYERS_S, NETWORKS_S = 0.3, 1.2  # at least so long are a chunk of layers, and half the rounds of networks, timed
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class Device:
         runs: dict[LayerKey, list[float]] = {k: [] for k in keys}
         for p in range(passes):
             opened = [self.runtime.layer(k) for k in keys]
-            samples = interleave(opened, self._anchor, rounds=rounds, seed=seed * passes + p)
+            samples = interleave(opened, self._anchor, rounds=rounds, seed=seed * passes + p, min_s=LAYERS_S)
             factor = self.reference_ms / samples.anchor_ms()
             for i, key in enumerate(keys):
                 ms[key] += samples.ms(i) * factor / passes
@@ -113,7 +114,7 @@ class Device:
         for p in range(2):
             opened = [self.runtime.network(s) for s in specs]
             samples = interleave(
-                opened, self._anchor, rounds=max(1, rounds // 2), seed=2 * seed + p,
+                opened, self._anchor, rounds=max(1, rounds // 2), seed=2 * seed + p, min_s=NETWORKS_S,
                 min_runs=2, max_runs=2, anchor_every=3,
             )  # fmt: skip
             now = samples.anchor_ms()

@@ -84,6 +84,7 @@ def interleave(
     *,
     rounds: int,
     seed: int,
+    min_s: float = 0.0,
     min_visit_ms: float = 0.6,
     max_runs: int = 8,
     min_runs: int = 1,
@@ -92,7 +93,8 @@ def interleave(
     clock: Clock = time.perf_counter,
     between: Callable[[int], None] = lambda done: None,
 ) -> Samples:
-    """Time `items` and `anchor` for `rounds` rounds in shuffled order.
+    """Time `items` and `anchor` in shuffled order for `rounds` rounds, or more, up to twenty times as many, until
+    `min_s` seconds have passed: a disturbance of a tenth of a second must not cover all runs of short items.
 
     Each visit is one unmeasured run and then `min_runs` to `max_runs` measured ones, more for short items,
     until about `min_visit_ms` are timed. The anchor is visited every `anchor_every` items, at least twice a
@@ -104,7 +106,8 @@ def interleave(
     counts = [min_runs] * len(items)
     every = max(1, min(anchor_every, (len(items) + 1) // 2))
     with _quiet(pin):
-        for r in range(rounds):
+        began, r = clock(), 0
+        while r < rounds or (r < 20 * rounds and clock() - began < min_s):
             now: list[float] = [*_visit(anchor, 1, clock)]
             for n, i in enumerate(rng.permutation(len(items))):
                 times = _visit(items[i], counts[i], clock)
@@ -116,5 +119,6 @@ def interleave(
                 if (n + 1) % every == 0:
                     now += _visit(anchor, 1, clock)
             anchors.append(tuple(now))
-            between(r + 1)
+            r += 1
+            between(r)
     return Samples(tuple(tuple(k) for k in kept), tuple(anchors))

@@ -16,6 +16,7 @@ from mbv3.spec import ArchSpec
 __all__ = ["Candidate", "FineTune", "Start", "Step", "netadapt"]
 
 State = dict[str, Tensor]
+LONGEST = 3  # deltas
 
 
 class FineTune(Protocol):
@@ -79,6 +80,9 @@ def netadapt(
         # the last step need not overshoot the target; cliffs decide how near it gets
         save = min(delta_ms, now.latency_ms - target_ms)
         proposals = propose(start.spec, now.latency_ms, save, latency, fine)
+        # departure: cliffs can make a cut many steps long, which one noisy accuracy should not decide and which could
+        # fall far below the target; such a cut is a proposal only where there is no shorter one
+        proposals = [p for p in proposals if now.latency_ms - p.latency_ms <= LONGEST * delta_ms] or proposals
         if not proposals:
             return
         candidates: list[Candidate] = []

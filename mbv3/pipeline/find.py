@@ -67,7 +67,7 @@ def find(
         if target_ms is None:
             raise BadInput("--target-ms is missing: how many milliseconds may one image take?")
         asked = Options.of({"target_ms": target_ms, **options})
-        space = load_space(asked.space_name)
+        load_space(asked.space_name)  # a bad space is told before anything is made
         if asked.data is not None:
             peek_class_folder(Path(asked.data))
         if asked.test is not None:
