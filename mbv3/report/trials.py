@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -98,22 +97,6 @@ def _points(frame: pd.DataFrame) -> tuple[Point, ...]:
     return tuple(found)
 
 
-def _seed(files: RunFiles, points: Sequence[Point]) -> Mark | None:
-    """The seed, with the accuracy that NetAdapt's step 0 or else a trial of the same latency gives it."""
-    ms, accuracy = files.record.number("seed_ms"), None
-    if files.netadapt is not None:
-        for row in files.netadapt.to_dict("records"):
-            if row["step"] == 0:
-                accuracy = number(row["accuracy"])
-                ms = number(row["latency_ms"]) if ms is None else ms
-    if ms is None:
-        return None
-    if accuracy is None:
-        alike = [p.accuracy for p in points if math.isclose(p.latency_ms, ms, rel_tol=1e-3)]
-        accuracy = max(alike, default=None)
-    return Mark(name="seed", ms=ms, accuracy=accuracy)
-
-
 def trials_info(files: RunFiles) -> TrialsInfo | None:
     """Figure 1's numbers, or None when there are no trials."""
     if files.trials is None:
@@ -124,6 +107,7 @@ def trials_info(files: RunFiles) -> TrialsInfo | None:
     accuracy = r.part("accuracy")
     measured, predicted = r.number("measured_ms"), r.number("predicted_ms")
     final_ms = predicted if measured is None else measured
+    seed_ms = r.number("seed_ms")
     about = ", ".join(p for p in (accuracy.text("unit"), accuracy.text("kind")) if p)
     references = tuple(
         Mark(name=ref.text("name") or "reference", ms=ms, accuracy=ref.number("accuracy"))
@@ -136,8 +120,9 @@ def trials_info(files: RunFiles) -> TrialsInfo | None:
         failed=int((states == "failed").sum()),
         unscored=int((states == "complete").sum()) - len(points),
         target_ms=r.number("target_ms"),
-        seed=_seed(files, points),
-        final=None if final_ms is None else Mark(name="result", ms=final_ms, accuracy=accuracy.number("value")),
+        # NetAdapt's cuts were judged otherwise than the trials, so the result's accuracy has no place on this axis
+        seed=None if seed_ms is None else Mark(name="seed", ms=seed_ms, accuracy=accuracy.number("value")),
+        final=None if final_ms is None else Mark(name="result", ms=final_ms, accuracy=None),
         final_measured=measured is not None,
         references=references,
         axis=f"accuracy ({about})" if about else "accuracy",
