@@ -71,7 +71,7 @@ def _search_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--supernet-minutes", type=float, metavar="M", help="or its time (default 40 %% of the budget)")
     p.add_argument("--final-epochs", type=float, metavar="E", help="training of the found network, 0 for none")
     p.add_argument(
-        "--budget-minutes", type=float, metavar="M", help="time for the whole run (default 12; 60 with --data)"
+        "--budget-minutes", type=float, metavar="M", help="time for the whole run (default 10; 60 with --data)"
     )
     p.add_argument("--force-table", action="store_true", help="use a table that was measured elsewhere")
     p.add_argument("--rebuild-table", action="store_true", help="measure the latency table anew")

@@ -95,7 +95,7 @@ def _show_run(record: dict[str, Any], as_json: bool) -> int:
         ("target", f"{record['target_ms']:g} ms"),
         ("measured", measured),
         ("predicted", f"{record['predicted_ms']:.2f} ms"),
-        ("accuracy", f"{record['accuracy']['value']:.1f} % ({record['accuracy']['note']})"),
+        ("accuracy", _accuracy(record["accuracy"])),
         ("parameters", f"{record['params']:,}"),
         ("MAdds", f"{record['madds'] / 1e6:.1f} M"),
         ("took", f"{record['total_s'] / 60:.1f} min"),
@@ -103,6 +103,13 @@ def _show_run(record: dict[str, Any], as_json: bool) -> int:
     _out("\n".join(f"{k:<11}{v}" for k, v in lines))
     _out(f"{'spec':<11}{Path(_current.get('run', '.')) / record['spec']}")
     return int(record["exit"])
+
+
+def _accuracy(accuracy: dict[str, Any]) -> str:
+    """The seed's accuracy with what it means; nothing where no judge scored it."""
+    if accuracy["value"] is None:
+        return str(accuracy["note"])
+    return f"{accuracy['value']:.1f} % of the seed: {accuracy['note']}"
 
 
 # ---- show ----------------------------------------------------------------------------------------------------

@@ -55,7 +55,8 @@ def _find(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
 
 def _side(path: Path) -> int:
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("ignore")  # odd EXIF data and the like do no harm
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(path) as image:
                 return min(image.size)
@@ -73,13 +74,23 @@ def peek_class_folder(folder: Path) -> tuple[int, int, int]:
     return len(names), len(files), int(np.median(sides))
 
 
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit greyscale by its high byte: PIL would clip it, nearly all to white."""
+    if not image.mode.startswith("I"):
+        return image
+    grey = np.asarray(image).astype(np.int64)
+    if image.mode != "I" or grey.max() > 255:
+        grey = grey >> 8
+    return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+
+
 def _decode(path: Path, size: int) -> tuple[NDArray[np.uint8] | None, bytes, str]:
     try:
         raw = path.read_bytes()
         digest = hashlib.sha256(raw).digest()
         with Image.open(path) as image:
             image.draft("RGB", (size, size))
-            rgb = image.convert("RGB")
+            rgb = _eight_bits(image).convert("RGB")
         side = min(rgb.size)
         left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
         if (rgb.width, rgb.height) != (size, size):

@@ -10,11 +10,11 @@ from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.protocol import interleave
 from mbv3.latency.runtime import Runtime
 from mbv3.latency.table import Timed
-from mbv3.spec import ArchSpec, LayerKey, lower_key
+from mbv3.spec import ArchSpec, LayerKey, lower, lower_key
 
 __all__ = ["Device", "Measured"]
 
-_CHUNK_BYTES = 600_000_000  # sessions open at one time: weights and activations
+_CHUNK_BYTES = 1_200_000_000  # sessions open at one time: weights and activations
 _CHUNK_LAYERS = 64
 LAYERS_S, NETWORKS_S = 0.3, 1.2  # at least so long are a chunk of layers, and half the rounds of networks, timed
 
@@ -43,6 +43,12 @@ class Measured:
 def _bytes(key: LayerKey) -> int:
     layer = lower_key(key)
     return 4 * (2 * layer.params + sum(op.cout * op.hout * op.wout for op in layer.ops)) + 300_000
+
+
+def _network_bytes(spec: ArchSpec) -> int:
+    """Weights, once as given and once as the runtime packs them, and the activations alive at one time."""
+    ops = [op for layer in lower(spec) for op in layer.ops]
+    return 4 * (2 * sum(op.params for op in ops) + 4 * max(op.cout * op.hout * op.wout for op in ops)) + 2_000_000
 
 
 def chunks(keys: Sequence[LayerKey]) -> Iterator[list[LayerKey]]:
@@ -108,22 +114,28 @@ class Device:
 
         Half of the rounds run on sessions opened anew, so that the two halves differ by all that chance decides.
         """
-        halves: list[list[float]] = []
+        # networks that would not fit in memory together are timed in groups, each with the reference
+        groups = max(1, -(-sum(_network_bytes(s) for s in specs) // _CHUNK_BYTES))
+        halves = [[0.0] * len(specs) for _ in range(2)]
         reference: list[float] = []
         drift = 0.0
-        for p in range(2):
-            opened = [self.runtime.network(s) for s in specs]
-            samples = interleave(
-                opened, self._anchor, rounds=max(1, rounds // 2), seed=2 * seed + p, min_s=NETWORKS_S,
-                min_runs=2, max_runs=2, anchor_every=3,
-            )  # fmt: skip
-            now = samples.anchor_ms()
-            halves.append([samples.ms(i) / now * self.reference_ms for i in range(len(specs))])
-            reference.append(now)
-            drift = max(drift, samples.anchor_variation())
+        for p, half in enumerate(halves):
+            for g in range(groups):
+                mine = range(g, len(specs), groups)
+                opened = [self.runtime.network(specs[i]) for i in mine]
+                samples = interleave(
+                    opened, self._anchor, rounds=max(1, rounds // 2), seed=2 * (seed + g) + p,
+                    min_s=NETWORKS_S / groups, min_runs=2, max_runs=2, anchor_every=3,
+                )  # fmt: skip
+                now = samples.anchor_ms()
+                for j, i in enumerate(mine):
+                    half[i] = samples.ms(j) / now * self.reference_ms
+                reference.append(now)
+                drift = max(drift, samples.anchor_variation())
+                del opened
         return Measured(
             ms=tuple((a + b) / 2 for a, b in zip(*halves, strict=True)),
             halves=tuple(zip(*halves, strict=True)),
-            raw_reference_ms=sum(reference) / 2,
+            raw_reference_ms=sum(reference) / len(reference),
             drift=drift,
         )

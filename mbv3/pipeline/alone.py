@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mbv3.data import peek_class_folder
 from mbv3.errors import Unreachable
-from mbv3.events import Event, Note
+from mbv3.events import Done, Event, Note
 from mbv3.latency import BuildPlan, Device, LatencyTable, build_table, open_runtime
 from mbv3.pipeline.accuracy import Judge, load_images
 from mbv3.pipeline.find import conclude, guarded
@@ -16,9 +17,9 @@ from mbv3.pipeline.options import Options
 from mbv3.pipeline.rundir import RunDir, file_sha256, versions
 from mbv3.pipeline.tables import Latency, reference_at
 from mbv3.space import load_space, scale
-from mbv3.spec import ArchSpec, dump_spec, lower, scale_spec, width_rules
+from mbv3.spec import ArchSpec, dump_spec, lower, parse_spec, scale_spec, width_rules
 
-__all__ = ["netadapt_alone"]
+__all__ = ["alone_stages", "netadapt_alone"]
 
 _WIDTHS = (0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1)
 
@@ -33,20 +34,24 @@ def netadapt_alone(spec: ArchSpec, target_ms: float, out: str | None, **options:
         Unreachable: the network is already faster than the target.
     """
     o = Options(target_ms=target_ms, **options)
+    if o.data is not None:
+        peek_class_folder(Path(o.data))  # before anything is made
     path = Path(out) if out else Path("runs") / f"netadapt-{spec.name}-{target_ms:g}ms"
     command = f"mbv3 netadapt {spec.name} --target-ms {target_ms:g}"
     run = RunDir.create(
         path,
         {
             "version": versions()["mbv3-search"], "command": command, "args": o.as_dict(), "target_ms": target_ms,
-            "versions": versions(), "seeds": {"search": o.seed}, "hashes": {}, "plan": {},
+            "versions": versions(), "seeds": {"search": o.seed}, "hashes": {}, "plan": {}, "network": dump_spec(spec),
         },
     )  # fmt: skip
     yield Note("run", f"run directory {run.path}")
-    yield from guarded(run, _stages(o, run, spec))
+    yield from guarded(run, alone_stages(o, run))
 
 
-def _stages(o: Options, run: RunDir, spec: ArchSpec) -> Iterator[Event]:
+def alone_stages(o: Options, run: RunDir) -> Iterator[Event]:
+    """The stages of `netadapt_alone`, each resumable."""
+    spec = parse_spec(run.record["network"], "run.json: network")
     runtime = open_runtime(o.runtime, o.threads)
     with run.stage("images"):
         images = load_images(o, scale(load_space("mobilenetv3"), 1.0, spec.resolution))
@@ -66,13 +71,14 @@ def _stages(o: Options, run: RunDir, spec: ArchSpec) -> Iterator[Event]:
             about=about,
         )
         own = run.path / "latency-table.csv"
-        yield from (e for e in build_table(runtime, plan, own))
+        if not own.exists():
+            yield from (e for e in build_table(runtime, plan, own) if not isinstance(e, Done))
         table = LatencyTable.load(own)
         device = Device(runtime, reference, table.reference_ms)
     latency = Latency(table, device)
     measured = latency.measure(spec, 12)
     assert measured is not None
-    if measured[0] <= o.target_ms:
+    if measured[0] <= o.target_ms and "seed_ms" not in run.record:
         raise Unreachable(
             f"{spec.name} already takes {measured[0]:.3g} ms, under the target of {o.target_ms:g} ms; NetAdapt only "
             "shrinks",
@@ -89,6 +95,6 @@ def _stages(o: Options, run: RunDir, spec: ArchSpec) -> Iterator[Event]:
         seed_ms=measured[0],
         accuracy={"value": None, "kind": "netadapt", "unit": "%", "note": note},
     )
-    run.record["hashes"]["table"] = file_sha256(own)
+    run.record["hashes"].setdefault("table", file_sha256(own))
     seed = replace(spec, provenance=())
     yield from conclude(o, run, (), seed, Judge("netadapt", note), images, latency)

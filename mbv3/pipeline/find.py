@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from mbv3.pipeline.tables import (
     table_plan,
 )
 from mbv3.report import write_report
-from mbv3.search import Search, Trial, make_reward
+from mbv3.search import Search, Trial, imagenet_top1, make_reward
 from mbv3.space import Additive, Genome, SearchSpace, load_space, scale, tabulate
 from mbv3.spec import ArchSpec, count, dump_spec, load_spec, read_spec, scale_spec
 from mbv3.training import read_weights, save_weights
@@ -58,22 +58,36 @@ def find(
         if target_ms is not None or out is not None or options:
             raise BadInput("--resume goes on with the run's own options; give it alone")
         run = RunDir.open(Path(resume))
-        asked = Options.of(dict(run.record["args"]))
+        try:
+            asked = Options.of(run.record["args"])
+        except TypeError as e:
+            raise BadInput(f"{run.path / 'run.json'}: its args were edited ({e})") from None
         if run.record["status"] == "done":
             yield Done("run", f"{run.path} is finished", run.record)
             return
         run.save(status="running", exit=None)
+        if "network" in run.record:
+            from mbv3.pipeline.alone import alone_stages
+
+            yield from guarded(run, alone_stages(asked, run))
+            return
     else:
         if target_ms is None:
             raise BadInput("--target-ms is missing: how many milliseconds may one image take?")
         asked = Options.of({"target_ms": target_ms, **options})
-        load_space(asked.space_name)  # a bad space is told before anything is made
+        space = load_space(asked.space_name)  # a bad space is told before anything is made
+        if asked.accuracy_kind == "imagenet":
+            imagenet_top1(space, [tuple(0 for _ in space.sizes)])
         if asked.data is not None:
             peek_class_folder(Path(asked.data))
         if asked.test is not None:
             peek_class_folder(Path(asked.test))
         if asked.estimate_only:
-            read_table(asked.device, asked.runtime, asked.threads, asked.force_table)
+            table, _ = read_table(asked.device, asked.runtime, asked.threads, asked.force_table)
+            try:
+                _ = table.cost_model  # NetAdapt's cuts will need it, long after this
+            except BadInput as e:
+                raise BadInput(f"{asked.device}: too small a table to estimate cut layers from ({e})") from None
         record = {
             "version": versions()["mbv3-search"], "command": _command(asked), "args": asked.as_dict(),
             "target_ms": asked.target_ms, "versions": versions(), "seeds": {"search": asked.seed},
@@ -202,7 +216,7 @@ def conclude(
 
 def _device_and_table(
     o: Options, run: RunDir
-) -> Iterator[Event | tuple[SearchSpace, LatencyTable, Device | None]]:  # a generator's return value
+) -> Generator[Event, None, tuple[SearchSpace, LatencyTable, Device | None]]:
     """Scale and table. Returns (scaled space, table, device at hand or None)."""
     base = load_space(o.space_name)
     classes, pixels = None, None
@@ -212,8 +226,10 @@ def _device_and_table(
     own = run.path / "latency-table.csv"
     if o.estimate_only:
         with run.stage("table"):
-            table, caveat = read_table(o.device, o.runtime, o.threads, o.force_table)
-            if caveat:
+            # a resumed run keeps to its copy: the file may have changed, moved, or be named from another folder
+            source = str(own) if own.exists() else o.device
+            table, caveat = read_table(source, o.runtime, o.threads, o.force_table)
+            if caveat and source == o.device:
                 run.note(caveat)
                 yield Note("table", caveat, warning=True)
             about = dict(table.about or {})
@@ -229,8 +245,9 @@ def _device_and_table(
             if not own.exists():
                 table.save(own)
             _save_scale(run, space, why, table, None)
-            run.record["hashes"]["table"] = file_sha256(Path(o.device))
-            run.save()
+            if "table" not in run.record["hashes"]:
+                run.record["hashes"]["table"] = file_sha256(Path(o.device))
+                run.save()
         return space, table, None
     runtime = open_runtime(o.runtime, o.threads)
     scaled = run.record.get("scale")
@@ -311,10 +328,10 @@ def _additive(space: SearchSpace, latency: Latency) -> Additive:
 
 def _search(
     o: Options, run: RunDir, space: SearchSpace, judge: Judge, additive: Additive, c: float
-) -> Iterator[Event | Trial]:
+) -> Generator[Event, None, Trial]:
     """The search stage. Returns the seed's trial."""
     plan: dict[str, Any] = run.record.setdefault("plan", {})
-    history = run.read_trials(space)
+    history = run.read_trials(space, o.estimate_only)
 
     def latency_ms(genome: Genome) -> float:
         import numpy as np
@@ -445,6 +462,8 @@ def _finish(run: RunDir, shrunk: Shrunk, spec: ArchSpec, latency: Latency) -> No
         else:
             ms = latency.table.predict(ref, estimate=True).ms
         references.append({"name": f"{name}@{width:g}", "ms": round(ms, 4), "accuracy": None})
+    for name in ("mobilenetv3.yaml", "weights.safetensors"):
+        run.record["hashes"][name] = file_sha256(run.path / name)
     run.save(
         status="done" if shrunk.reached else "failed",
         exit=0 if shrunk.reached else 1,

@@ -14,7 +14,7 @@ from mbv3.search.samplers import SAMPLERS
 __all__ = ["ACCURACIES", "Options", "parse_scale"]
 
 ACCURACIES = ("imagenet", "supernet", "train")
-IMAGENET_MINUTES, DATA_MINUTES = 12.0, 60.0
+IMAGENET_MINUTES, DATA_MINUTES = 10.0, 60.0
 
 
 def parse_scale(text: str) -> tuple[float, int] | None:
@@ -86,10 +86,10 @@ class Options:
             need(value is None or least <= value <= 10**7, f"{flag} must be at least {least}", value)
         for name in ("supernet_minutes", "budget_minutes", "final_epochs"):
             value = getattr(self, name)
-            least = 0.0 if name == "final_epochs" else 0.01
+            bound = 0.0 if name == "final_epochs" else 0.01
             flag = "--" + name.replace("_", "-")
-            ok = value is None or (math.isfinite(value) and least <= value <= 1e6)
-            need(ok, f"{flag} must be at least {least:g}", value)
+            ok = value is None or (math.isfinite(value) and bound <= value <= 1e6)
+            need(ok, f"{flag} must be at least {bound:g}", value)
         parse_scale(self.scale)
         if self.data is None:
             need(self.accuracy in (None, "imagenet"), "--accuracy supernet and train need images: give --data DIR",

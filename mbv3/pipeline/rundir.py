@@ -24,6 +24,7 @@ from mbv3.space import SearchSpace
 __all__ = ["RunDir", "file_sha256", "versions"]
 
 FORMAT = "mbv3-run/1"
+_NEEDED: dict[str, type] = {"args": dict, "status": str, "stages": dict, "notes": list, "hashes": dict}
 _TRIAL_COLUMNS = ("number", "genome", "accuracy", "latency_ms", "reward", "estimated", "state", "sampler_state")
 NETADAPT_COLUMNS = (
     "step", "proposal", "kind", "where", "before", "after", "latency_ms", "delta_ms", "accuracy", "delta_accuracy",
@@ -91,6 +92,9 @@ class RunDir:
             raise BadInput(f"{file}: cannot be read ({e})") from None
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise BadInput(f"{file}: its format must be {FORMAT}")
+        for name, kind in _NEEDED.items():
+            if not isinstance(record.get(name), kind):
+                raise BadInput(f"{file}: {name} is missing or not a {kind.__name__}; the file was edited")
         return cls(path, record)
 
     def save(self, **changes: Any) -> None:
@@ -120,7 +124,7 @@ class RunDir:
 
     # ---- trials ----------------------------------------------------------------------------------------------
 
-    def read_trials(self, space: SearchSpace) -> list[Trial]:
+    def read_trials(self, space: SearchSpace, estimated: bool) -> list[Trial]:
         """Trials of an interrupted search; a half-written last line is dropped and the file mended."""
         file = self.path / "trials.csv"
         if not file.exists():
@@ -139,13 +143,13 @@ class RunDir:
             if trial.number != len(trials):
                 break
             trials.append(trial)
-        self._rewrite_trials(trials)
+        self._rewrite_trials(trials, estimated)
         return trials
 
-    def _rewrite_trials(self, trials: Sequence[Trial]) -> None:
+    def _rewrite_trials(self, trials: Sequence[Trial], estimated: bool) -> None:
         out = io.StringIO()
         csv.writer(out, lineterminator="\n").writerow(_TRIAL_COLUMNS)
-        self.write("trials.csv", out.getvalue() + self._trial_lines(trials, False))
+        self.write("trials.csv", out.getvalue() + self._trial_lines(trials, estimated))
 
     @staticmethod
     def _trial_lines(trials: Sequence[Trial], estimated: bool) -> str:
@@ -163,7 +167,7 @@ class RunDir:
         """Add finished trials, on disk when this returns."""
         file = self.path / "trials.csv"
         if not file.exists():
-            self._rewrite_trials([])
+            self._rewrite_trials([], estimated)
         try:
             with file.open("a", encoding="utf-8") as f:
                 f.write(self._trial_lines(trials, estimated))

@@ -12,7 +12,7 @@ from mbv3.errors import BadInput
 from mbv3.latency import Device, LatencyTable, open_runtime
 from mbv3.nn import build
 from mbv3.pipeline.options import Options
-from mbv3.pipeline.rundir import RunDir
+from mbv3.pipeline.rundir import RunDir, file_sha256
 from mbv3.pipeline.tables import reference_at
 from mbv3.spec import count, read_spec
 from mbv3.training import read_weights
@@ -32,7 +32,10 @@ def verify(path: Path) -> dict[str, Any]:
     r = run.record
     if r["status"] != "done":
         raise BadInput(f"{path}: the run is {r['status']}, so there is no result to verify; go on with --resume {path}")
-    options = Options.of(dict(r["args"]))
+    try:
+        options = Options.of(r["args"])
+    except TypeError as e:
+        raise BadInput(f"{path / 'run.json'}: its args were edited ({e})") from None
     spec = read_spec(path / "mobilenetv3.yaml")
     counts = count(spec)
     checks: list[dict[str, Any]] = []
@@ -40,28 +43,39 @@ def verify(path: Path) -> dict[str, Any]:
     def check(name: str, claimed: Any, found: Any, ok: bool) -> None:
         checks.append({"check": name, "claimed": claimed, "found": found, "ok": ok})
 
-    check("parameters", r["params"], counts.params, r["params"] == counts.params)
-    check("MAdds", r["madds"], counts.madds, r["madds"] == counts.madds)
+    state = read_weights(path / "weights.safetensors")
+    for name in ("mobilenetv3.yaml", "weights.safetensors"):
+        if name in r["hashes"]:  # a run of an older version has none
+            now = file_sha256(path / name)
+            check(f"SHA-256 of {name}", str(r["hashes"][name])[:12], now[:12], r["hashes"][name] == now)
+    target = dict(spec.provenance).get("target_ms")
+    check("target ms", r.get("target_ms"), target, r.get("target_ms") == target)
+    check("parameters", r.get("params"), counts.params, r.get("params") == counts.params)
+    check("MAdds", r.get("madds"), counts.madds, r.get("madds") == counts.madds)
     net = build(spec)
-    net.load_state_dict(read_weights(path / "weights.safetensors"))
     built = sum(p.numel() for p in net.parameters())
     check("parameters of the torch network", counts.params, built, built == counts.params)
-    check("output of the ONNX file against torch", "1e-4", *_onnx_error(path, net, spec.resolution))
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as e:  # torch lists every tensor that is missing or of another shape
+        check("weights fit the network", "yes", f"no: {len(str(e).splitlines()) - 1} difference(s)", False)
+    else:
+        check("output of the ONNX file against torch", "1e-4", *_onnx_error(path, net, spec.resolution))
     table = LatencyTable.load(path / "latency-table.csv")
-    predicted = table.predict(spec, estimate=True).ms * float(r.get("correction", 1.0))
-    same = abs(predicted / r["predicted_ms"] - 1) < 1e-6
-    check("predicted ms", r["predicted_ms"], predicted, same)
+    predicted = table.predict(spec, estimate=True).ms * _number(r.get("correction", 1.0))
+    claimed = _number(r.get("predicted_ms"))
+    check("predicted ms", r.get("predicted_ms"), predicted, abs(predicted / claimed - 1) < 1e-6)
     measured: float | None = None
     reference_ms: float | None = None
-    if r["measured_ms"] is not None and not options.estimate_only:
+    if not options.estimate_only:
         runtime = open_runtime(options.runtime, options.threads)
         table.require(runtime.fingerprint, str(path / "latency-table.csv"))
         scale = r["scale"]
         reference = reference_at(float(scale["width"]), spec.resolution, spec.head.classes)
         again = Device(runtime, reference, table.reference_ms).networks([spec], rounds=24)
         measured, reference_ms = again.ms[0], again.raw_reference_ms
-        close = abs(measured / r["measured_ms"] - 1) <= TOLERANCE
-        check("measured ms, against the reference in the same rounds", r["measured_ms"], measured, close)
+        close = abs(measured / _number(r.get("measured_ms")) - 1) <= TOLERANCE
+        check("measured ms, against the reference in the same rounds", r.get("measured_ms"), measured, close)
     return {
         **{k: r.get(k) for k in ("target_ms", "predicted_ms", "accuracy", "spec", "exit")},
         "measured_ms": measured,
@@ -72,13 +86,24 @@ def verify(path: Path) -> dict[str, Any]:
     }
 
 
-def _onnx_error(path: Path, net: torch.nn.Module, resolution: tuple[int, int]) -> tuple[float, bool]:
+def _number(claimed: Any) -> float:
+    """A claimed number; what is none agrees with nothing."""
+    return float(claimed) if type(claimed) in (int, float) and claimed else float("nan")
+
+
+def _onnx_error(path: Path, net: torch.nn.Module, resolution: tuple[int, int]) -> tuple[float | str, bool]:
+    """The largest relative difference and whether it will do; a reason where the file cannot be run."""
     import onnxruntime
 
     x = np.random.default_rng(0).standard_normal((1, 3, *resolution), dtype=np.float32)
-    session = onnxruntime.InferenceSession(str(path / "mobilenetv3.onnx"), providers=["CPUExecutionProvider"])
-    [onnx_out] = session.run(None, {"input": x})
+    try:
+        session = onnxruntime.InferenceSession(str(path / "mobilenetv3.onnx"), providers=["CPUExecutionProvider"])
+        [onnx_out] = session.run(None, {"input": x})
+    except Exception as e:  # ONNX Runtime has an exception of its own for every reason
+        return f"does not run: {type(e).__name__}", False
     with torch.inference_mode():
         torch_out = net.eval()(torch.from_numpy(x)).numpy()
+    if onnx_out.shape != torch_out.shape:
+        return f"shape {onnx_out.shape}, not {torch_out.shape}", False
     error = float(np.abs(onnx_out - torch_out).max() / max(float(np.abs(torch_out).max()), 1e-9))
     return error, error <= 1e-4

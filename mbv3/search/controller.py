@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -102,6 +100,6 @@ class Controller(nn.Module):
             clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
             loss = -torch.min(ratio * advantage, clipped * advantage).mean() - self.entropy * entropy.mean()
             self.optimizer.zero_grad(set_to_none=True)
-            cast(Tensor, loss).backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.parameters(), 1.0)
             self.optimizer.step()

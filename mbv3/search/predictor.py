@@ -78,7 +78,8 @@ class ImagenetPredictor:
         g = np.atleast_2d(np.asarray(genomes))
         single, i, j, pair, nj = (getattr(self, n) for n in ("_single", "_i", "_j", "_pair", "_nj"))
         singles = self.coefficients[single + g].sum(1)
-        return self.intercept + singles + self.coefficients[pair + g[:, i] * nj + g[:, j]].sum(1)
+        pairs = self.coefficients[pair + g[:, i] * nj + g[:, j]].sum(1)
+        return np.asarray(self.intercept + singles + pairs, dtype=np.float64)
 
 
 @lru_cache(maxsize=1)

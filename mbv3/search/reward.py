@@ -35,7 +35,7 @@ def make_reward(kind: str, target_ms: float, w: float) -> Reward:
             return math.nan
         ratio = lat / target_ms
         if kind == "mnasnet-soft":
-            return acc * ratio**w
+            return float(acc * ratio**w)
         if kind == "mnasnet-hard":
             return acc if ratio <= 1 else acc / ratio
         return acc + w * abs(ratio - 1)

@@ -90,8 +90,9 @@ class RnnSampler(_GenomeSampler):
         trials = study.get_trials(deepcopy=False)
         while (self.updates + 1) * self.batch <= upto:
             mine = trials[self.updates * self.batch : (self.updates + 1) * self.batch]
-            if not all(t.state.is_finished() for t in mine):
-                return  # another worker is still at it
+            # another worker is still at it; one that a whole later batch has overtaken was killed and never ends
+            if not all(t.state.is_finished() for t in mine) and (self.updates + 2) * self.batch > upto:
+                return
             good = [t for t in mine if _finite(t)]
             if good:
                 genomes = np.array([genome_of(self.space, t.params) for t in good], dtype=np.int64)
@@ -121,8 +122,11 @@ class EvolutionSampler(_GenomeSampler):
 
     def _read(self, study: Study) -> None:
         trials = study.get_trials(deepcopy=False)
-        while self._next < len(trials) and trials[self._next].state.is_finished():
+        while self._next < len(trials):
             t = trials[self._next]
+            # a trial that runs is waited for, unless so many came after it that its worker was killed
+            if not t.state.is_finished() and len(trials) - self._next <= self.sample:
+                break
             if _finite(t):
                 self._history.append((genome_of(self.space, t.params), float(t.values[0])))
             self._next += 1
@@ -138,6 +142,14 @@ class EvolutionSampler(_GenomeSampler):
         return self.space.mutate(parent[0], rng)
 
 
+class _Nsga2(NSGAIISampler):
+    """Optuna's, with parents in trial order: it keeps that order only where the study cached them, so a resumed run
+    would draw others."""
+
+    def get_parent_population(self, study: Study, generation: int) -> list[FrozenTrial]:
+        return sorted(super().get_parent_population(study, generation), key=lambda t: t.number)
+
+
 def make_sampler(name: str, space: SearchSpace, seed: int, number: int = 0) -> BaseSampler:
     """A sampler by name. Optuna's own draw from a generator without history, so a run makes one anew for every trial
     `number`, seeded by both.
@@ -151,7 +163,7 @@ def make_sampler(name: str, space: SearchSpace, seed: int, number: int = 0) -> B
         return EvolutionSampler(space, seed)
     own = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
     if name == "nsga2":
-        return NSGAIISampler(seed=own, population_size=50)
+        return _Nsga2(seed=own, population_size=50)
     if name == "tpe":
         return TPESampler(seed=own, multivariate=False, n_startup_trials=50)
     if name == "random":

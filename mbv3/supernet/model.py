@@ -7,6 +7,7 @@ Elastic kernel (centre crop), expansion, depth (the first layers), width and SE 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from mbv3.spec import ArchSpec, MBConv
 
 __all__ = ["Supernet"]
 
-_NL = {"RE": F.relu, "RE6": F.relu6, "HS": F.hardswish, "NONE": lambda x: x}
+_NL: dict[str, Callable[[Tensor], Tensor]] = {"RE": F.relu, "RE6": F.relu6, "HS": F.hardswish, "NONE": lambda x: x}
 
 
 def _largest(space: SearchSpace) -> tuple[ArchSpec, tuple[int, ...]]:
@@ -42,6 +43,16 @@ def _largest(space: SearchSpace) -> tuple[ArchSpec, tuple[int, ...]]:
     if not all(isinstance(r, MBConv) for r in spec.rows):
         raise BadInput(f"space {space.name!r}: weight sharing needs mbconv blocks only; use --accuracy train")
     depths = tuple(block.settings(c)["l"] for block, c in space.split(tuple(genome)))
+    owner = [block for block, depth in zip(space.blocks, depths, strict=True) for _ in range(depth)]
+    cin = spec.stem.out
+    for block, row in zip(owner, spec.rows, strict=True):
+        ratios = {v for g in block.genes if g.field == "e" for v in g.values} or {dict(block.fixed)["e"]}
+        if isinstance(row, MBConv) and row.exp == cin and ratios != {1}:
+            raise BadInput(
+                f"space {space.name!r}: block {block.name} has no expansion in its largest network but may have one "
+                f"in others (e of {sorted(ratios, key=str)}), so weights cannot be shared; use e of 1 or more than 1"
+            )
+        cin = row.out
     return spec, depths
 
 
@@ -134,4 +145,6 @@ def _row(module: Any, row: MBConv, cin: int, x: Tensor, spec: ArchSpec) -> Tenso
         g = F.conv2d(g, _slice(se.expand.weight, (row.exp, row.se, 1, 1)), se.expand.bias[: row.exp])
         y = y * (F.hardsigmoid(g) if spec.gate == "HSIGMOID" else torch.sigmoid(g))
     y = _conv_bn(y, module.project.conv, module.project.bn, row.out, row.exp, 1, 1, "NONE")
+    if row.skip == "pool":
+        return y + F.avg_pool2d(x, 3, row.s, 1, count_include_pad=False)
     return y + x if row.skip == "identity" else y

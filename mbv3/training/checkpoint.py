@@ -53,6 +53,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
     if not path.exists():
         return None
     tensors, metadata = _read(path)
+    if "meta" not in metadata:
+        raise BadInput(f"{path}: no checkpoint of mbv3 (it holds other tensors); remove it, or name another file")
     parts: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         part, _, key = name.partition("/")

@@ -26,15 +26,15 @@ name: tiny
 input: {resolution: 32}
 stem: {k: 3, out: 16, nl: HS, s: 2}
 blocks:
-  - {name: a, s: 1, out: 16, e: [2, 4], k: [3, 5], se: [0, 1]}
-  - {name: b, s: 2, out: 32, e: [3, 4], k: [3, 5], l: [1, 2]}
-  - {name: c, s: 2, out: 48, e: [3, 4], k: [3, 5]}
+  - {name: a, s: 1, out: 16, e: [2, 4], k: [3, 5]}
+  - {name: b, s: 2, out: 32, e: [2, 6], k: [3, 5], l: [1, 2]}
+  - {name: c, s: 2, out: 48, e: [2, 6], k: [3, 5], se: [0, 1]}
 head: {features: 32, classes: 2}
 """
 
-TARGET = "1.2"  # ms, inside the tiny space: about 0.95 to 2.1
+TARGET = "1.45"  # ms; the tiny space takes 1.2 to 4, and no network of it 1.41 to 1.55: NetAdapt has work
 SUPERNET = ("--target-ms", TARGET, "--accuracy", "supernet", "--supernet-steps", "12", "--trials", "30",
-            "--finetune-steps", "1", "--final-epochs", "0", "--delta", "0.05")  # fmt: skip
+            "--finetune-steps", "1", "--final-epochs", "0", "--delta", "0.03")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def layer_ms(key: LayerKey) -> float:
     """ms of a layer on a machine that exists in this file only."""
     layer = lower_key(key)
-    return 0.05 + layer.madds / 2e6 + layer.params / 2e6
+    return 0.05 + layer.madds / 1e6 + layer.params / 1e6
 
 
 def computed_table(space: SearchSpace, **fingerprint: object) -> LatencyTable:

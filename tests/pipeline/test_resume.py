@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from .conftest import record, rows
 from .driven import IMAGENET_SEARCH, NETADAPT, PRETRAIN, SEARCH, SUPERNET, Run, drive
 
-SAME = ("mobilenetv3.yaml", "seed.yaml", "trials.csv", "netadapt.csv", "weights.safetensors", "mobilenetv3.onnx")
+SAME = ("mobilenetv3.yaml", "seed.yaml", "trials.csv", "netadapt.csv", "latency-table.csv", "mobilenetv3.onnx")
 
 
 def same(run: Path, other: Path) -> None:
     """Both runs left the same files, byte for byte."""
     for name in SAME:
         assert (run / name).read_bytes() == (other / name).read_bytes(), name
+    mine, theirs = (load_file(p / "weights.safetensors") for p in (run, other))  # the order in its header is chance
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
     assert sorted(p.name for p in (run / "curve").iterdir()) == sorted(p.name for p in (other / "curve").iterdir())
 
 
@@ -49,6 +49,9 @@ def test_killed_in_every_stage_of_a_supernet_run(whole: Run, tiny: tuple[str, ..
     killed(drive(*again, fate=f"SIGKILL {SEARCH}"))
     assert 20 <= len(rows(out / "trials.csv")) < 30 and not (out / "seed.yaml").exists()
 
+    trials = out / "trials.csv"
+    trials.write_bytes(trials.read_bytes()[:-9])  # as if the power had gone half-way through a line
+
     killed(drive(*again, fate=f"SIGKILL {PRETRAIN}"))
     assert (out / "seed-training.safetensors").exists() and not (out / "netadapt.csv").exists()
 
@@ -59,3 +62,33 @@ def test_killed_in_every_stage_of_a_supernet_run(whole: Run, tiny: tuple[str, ..
     last = drive(*again)
     same(finished(last), whole.path)
     assert f"going on after step {max(steps)}" in last.err
+
+
+def test_interrupted_by_the_user(tiny: tuple[str, ...], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run = drive(*tiny, "--out", str(out), fate=f"SIGINT {SEARCH}")
+    assert run.code == 4, run.err
+    assert run.err.splitlines()[-1] == (
+        f"interrupted; what was measured and trained is kept. Go on with: mbv3-search --resume {out}"
+    )
+    assert "Traceback" not in run.err and run.out == ""
+    assert (record(out)["status"], record(out)["exit"]) == ("interrupted", 4)
+    assert 20 <= len(rows(out / "trials.csv")) < 30
+
+
+def imagenet(folder: Path, out: Path, sampler: str) -> tuple[str, ...]:
+    return ("--target-ms", "3", "--device", str(folder / "imagenet.csv"), "--sampler", sampler, "--trials", "60",
+            "--finetune-steps", "1", "--delta", "0.1", "--seed", "7", "--out", str(out))  # fmt: skip
+
+
+@pytest.mark.parametrize("sampler", ["rnn", "tpe"])
+def test_a_search_is_replayed(folder: Path, tmp_path: Path, sampler: str) -> None:
+    """The trials of a killed search are those of a whole one, whatever proposes them."""
+    stop = "mbv3.pipeline.shrink:shrink:1"  # nothing after the search is of interest
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    assert drive(*imagenet(folder, whole, sampler), fate=f"SIGKILL {stop}").code == -signal.SIGKILL
+    killed(drive(*imagenet(folder, out, sampler), fate=f"SIGKILL {IMAGENET_SEARCH}"))
+    assert 20 <= len(rows(out / "trials.csv")) < 60
+    killed(drive("--resume", str(out), fate=f"SIGKILL {stop}"))
+    for name in ("trials.csv", "seed.yaml"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name

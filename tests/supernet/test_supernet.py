@@ -80,7 +80,9 @@ def test_the_path_of_a_genome_is_its_extracted_network(space: SearchSpace, n: in
             torch.manual_seed(3)
             own = net(x)
         assert own.abs().max() > 1e-2
-        torch.testing.assert_close(path, own, rtol=0, atol=1e-8 * float(own.abs().max()), msg=lambda m: f"{genome}: {m}")
+        torch.testing.assert_close(
+            path, own, rtol=0, atol=1e-8 * float(own.abs().max()), msg=lambda m: f"{genome}: {m}"
+        )
         outputs.append(own)
     assert torch.unique(torch.stack(outputs), dim=0).shape[0] >= 0.9 * len(set(genomes(space, n)))
 

@@ -1,0 +1,109 @@
+"""`mbv3 latency` on the real runtime, small enough to be quick; nothing here depends on how fast the machine is."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mbv3.latency import LatencyTable
+
+from .conftest import Said
+
+Command = Callable[..., Said]
+
+# The build is killed when it begins its third chunk of eight layers.
+_KILLED_BUILD = """\
+import os, signal, sys
+from mbv3.latency import device
+device._CHUNK_LAYERS = 8
+original, calls = device.Device.layers, 0
+def layers(*a, **k):
+    global calls
+    calls += 1
+    if calls == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*a, **k)
+device.Device.layers = layers
+from mbv3.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_a_killed_build_keeps_its_rows_and_the_table_serves(
+    mbv3: Command, space: Path, spec: Path, own_cache: Path, tmp_path: Path
+) -> None:
+    build = ["latency", "build", "--space", str(space)]
+    done = subprocess.run([sys.executable, "-c", _KILLED_BUILD, *build], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    [partial] = (own_cache / "tables").iterdir()
+    assert partial.name.endswith(".csv.partial")
+    measured = [json.loads(line) for line in partial.read_text().splitlines()][1:]
+    assert len(measured) == 16
+    with partial.open("a") as f:
+        f.write('{"key": "half a li')
+
+    out = tmp_path / "copy.csv"
+    code, said, err = mbv3(*build, "--out", out, "--json")
+    assert code == 0 and "16 layers were measured before an interruption and are kept" in err
+    [kept] = (own_cache / "tables").iterdir()
+    assert kept.name + ".partial" == partial.name and kept.read_bytes() == out.read_bytes()
+    table = LatencyTable.load(out)
+    final = {str(k): t for k, t in table.layers.items()}
+    for row in measured:
+        assert final[row["key"]].ms == pytest.approx(row["ms"], abs=1e-6)
+    assert json.loads(said).keys() >= {"layers", "reference_ms", "report"}
+
+    before = kept.read_bytes()
+    code, said, err = mbv3(*build)  # the cache answers
+    assert code == 0 and "using the latency table of" in err and kept.read_bytes() == before
+    assert f"{len(final)} layers on " in said
+
+    code, said, _ = mbv3("latency", "predict", spec, "--space", space, "--json")
+    value = json.loads(said)
+    assert code == 0 and value.keys() >= {"ms", "reference_ms", "estimated"}
+    assert value["ms"] > 0 and value["reference_ms"] == table.reference_ms and value["estimated"] is True
+
+    code, said, err = mbv3("latency", "check", "--space", space, "--networks", "4", "--json")
+    assert code == 0, err
+    wanted = {"n", "rmspe", "bias", "within_5", "within_10", "spearman", "noise_floor", "baselines"}
+    assert json.loads(said).keys() >= wanted and json.loads(said)["n"] == 4
+
+    code, said, _ = mbv3("show", spec, "--device", out, "--json")
+    shown = json.loads(said)
+    assert code == 0 and shown["predicted_ms"] == pytest.approx(value["ms"])
+    assert {"ms", "estimated"} <= shown["rows"][0].keys()
+
+    code, _, err = mbv3("latency", "check", "--device", out, "--networks", "4")  # another space than the table's
+    assert code == 2 and "Traceback" not in err, err
+
+
+def test_measure(mbv3: Command, spec: Path) -> None:
+    code, out, _ = mbv3("latency", "measure", spec, "--json")
+    value = json.loads(out)
+    assert code == 0 and value.keys() >= {"ms", "reference_ms", "estimated"}
+    assert value["estimated"] is False and 0 < value["ms"] < value["reference_ms"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("build", "--scale", "auto"), "--scale auto needs a target"),
+        (("build", "--scale", "9"), "width 0.1 to 4"),
+        (("build", "--threads", "99"), "--threads must be from 1 to"),
+        (("build", "--space", "nowhere"), "'nowhere' is neither a YAML file"),
+        (("check", "--networks", "1"), "--networks must be from 4 to 1000"),
+        (("check", "--device", "none.csv"), "none.csv: no such latency table"),
+        (("predict", "nothing"), "'nothing' is neither a YAML file"),
+        (("measure", "mobilenet_v2", "--runtime", "litert"), "--runtime must be onnxruntime"),
+    ],
+)
+def test_refusals(mbv3: Command, own_cache: Path, args: tuple[str, ...], words: str) -> None:
+    code, out, err = mbv3("latency", *args)
+    assert (code, out) == (2, "") and words in err and "Traceback" not in err
+    assert not own_cache.exists()
