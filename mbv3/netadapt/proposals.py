@@ -144,7 +144,7 @@ class _Hunt:
         if not self.fine_asked:
             self.fine_asked = True
             above = min((c for c in self.known if c > self.coarse), default=self.now)
-            return [c for c in range(self.coarse + self.fine, above, self.fine)]
+            return list(range(self.coarse + self.fine, above, self.fine))
         return []
 
     def tell(self, found: dict[int, tuple[ArchSpec, float]]) -> None:

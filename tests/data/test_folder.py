@@ -57,7 +57,8 @@ def test_every_mode_becomes_rgb(folder: Path, name: str, mode: str) -> None:
     data = load_class_folder(folder, 16)
     index = 3  # after 0.png, 1.png and 2.png
     assert data.images.shape == (7, 16, 16, 3)
-    np.testing.assert_allclose(data.images[index].astype(int), 100, atol=6)
+    np.testing.assert_allclose(data.images[index].mean(), 100, atol=6)  # a palette dithers
+    assert data.images[index].min() > 80 and data.images[index].max() < 120
 
 
 def test_the_middle_square_is_taken(folder: Path) -> None:

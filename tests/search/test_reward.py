@@ -50,5 +50,5 @@ def test_bad_options_are_refused() -> None:
     with pytest.raises(BadInput, match=r"^--reward must be one of mnasnet-soft, mnasnet-hard, tunas \(got 'soft'\)$"):
         make_reward("soft", 50.0, -0.07)
     for w in (0.07, math.nan, -math.inf):
-        with pytest.raises(BadInput, match="^--w must be a number of at most 0"):
+        with pytest.raises(BadInput, match=r"^--w must be a number of at most 0"):
             make_reward("tunas", 50.0, w)

@@ -1,4 +1,4 @@
-"""One contract for every sampler: inside the space, a function of (seed, history), unharmed by NaN, better than luck."""
+"""One contract for all samplers: in the space, a function of (seed, history), unharmed by NaN, better than luck."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_a_study_in_a_database_is_continued(name: str, url: str) -> None:
 
 def test_a_storage_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     for url in ("nonsense", f"sqlite:///{tmp_path}/no/such/folder/study.db"):
-        with pytest.raises(BadInput, match="^--storage .*: cannot be opened"):
+        with pytest.raises(BadInput, match=r"^--storage .*: cannot be opened"):
             Search(SPACE, accuracy, latency, REWARD, storage=url)
     gc.collect()
 

@@ -81,7 +81,7 @@ def test_the_path_of_a_genome_is_its_extracted_network(space: SearchSpace, n: in
             own = net(x)
         assert own.abs().max() > 1e-2
         torch.testing.assert_close(
-            path, own, rtol=0, atol=1e-8 * float(own.abs().max()), msg=lambda m: f"{genome}: {m}"
+            path, own, rtol=0, atol=1e-8 * float(own.abs().max()), msg=lambda m, g=genome: f"{g}: {m}"
         )
         outputs.append(own)
     assert torch.unique(torch.stack(outputs), dim=0).shape[0] >= 0.9 * len(set(genomes(space, n)))

@@ -30,7 +30,7 @@ def test_parts_and_meta_come_back(tmp_path: Path) -> None:
 
 def test_no_file_is_no_checkpoint_but_no_weights_either(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "none") is None
-    with pytest.raises(BadInput, match="none: no such weights file"):
+    with pytest.raises(BadInput, match=r"none: no such weights file"):
         read_weights(tmp_path / "none")
 
 
@@ -58,7 +58,7 @@ def test_what_is_not_safetensors_is_refused(tmp_path: Path, content: bytes) -> N
     path = tmp_path / "w.safetensors"
     path.write_bytes(content)
     for read in (read_weights, load_checkpoint):
-        with pytest.raises(BadInput, match="w.safetensors: not a safetensors file"):
+        with pytest.raises(BadInput, match=r"w.safetensors: not a safetensors file"):
             read(path)
 
 
@@ -67,16 +67,16 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     save_weights(path, {"w": torch.ones(100)})
     assert torch.equal(read_weights(path)["w"], torch.ones(100))
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(BadInput, match="w.safetensors: not a safetensors file"):
+    with pytest.raises(BadInput, match=r"w.safetensors: not a safetensors file"):
         read_weights(path)
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="not a safetensors file"):
+    with pytest.raises(BadInput, match=r"not a safetensors file"):
         read_weights(tmp_path)
 
 
 def test_weights_are_no_checkpoint(tmp_path: Path) -> None:
     save_weights(tmp_path / "w.safetensors", {"w": torch.ones(1)}, spec="small")
-    with pytest.raises(BadInput, match="w.safetensors: no checkpoint of mbv3"):
+    with pytest.raises(BadInput, match=r"w.safetensors: no checkpoint of mbv3"):
         load_checkpoint(tmp_path / "w.safetensors")
