@@ -40,12 +40,14 @@ def environment(extra: str) -> None:
                 "make.py: python could not make a virtual environment; on Debian and Ubuntu: apt install python3-venv"
             ) from None
     print("installing into .venv (about a minute) ...", flush=True)
-    call(BIN / "python", "-m", "pip", "install", "--quiet", "--constraint", "constraints.txt", "--editable", f".{extra}")
+    call(
+        BIN / "python", "-m", "pip", "install", "--quiet", "--constraint", "constraints.txt", "--editable", f".{extra}"
+    )
     mark.write_text(wanted.hexdigest(), "utf-8")
 
 
 def main() -> None:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036  (this file is run by whatever python is there)
         raise SystemExit(f"make.py: Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
     task, rest = (sys.argv[1] if len(sys.argv) > 1 else ""), sys.argv[2:]
     if task == "search":

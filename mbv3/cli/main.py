@@ -62,7 +62,6 @@ def _search_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--reward", default="mnasnet-soft", choices=("mnasnet-soft", "mnasnet-hard", "tunas"))
     p.add_argument("--w", type=float, help="exponent of the reward (default -0.07, -0.15 for small targets)")
     p.add_argument("--trials", type=int, metavar="N", help="networks that the search scores")
-    p.add_argument("--storage", metavar="URL", help="Optuna storage that keeps the study as well")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--seed-ratio", type=float, default=1.25, help="the search aims at this times the target")
     p.add_argument("--delta", type=float, default=0.01, help="NetAdapt's least cut a step, share of the seed's ms")

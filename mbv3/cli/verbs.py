@@ -46,7 +46,7 @@ def run(args: Namespace) -> int:
 
 _OPTIONS = (
     "device", "runtime", "threads", "data", "test", "accuracy", "space", "scale", "sampler", "reward", "w", "trials",
-    "storage", "seed", "seed_ratio", "delta", "finetune_steps", "supernet_steps", "supernet_minutes", "final_epochs",
+    "seed", "seed_ratio", "delta", "finetune_steps", "supernet_steps", "supernet_minutes", "final_epochs",
     "budget_minutes", "force_table", "rebuild_table",
 )  # fmt: skip
 
@@ -175,6 +175,24 @@ def _show(args: Namespace) -> int:
 # ---- latency -------------------------------------------------------------------------------------------------
 
 
+def _space_of(table: LatencyTable) -> SearchSpace:
+    """The scaled space that a table was built for."""
+    from mbv3.pipeline.tables import space_id
+    from mbv3.space import load_space, scale
+
+    about = dict(table.about or {})
+    try:
+        base = load_space(str(about["space"]))
+        space = scale(base, float(about["width"]), int(about["resolution"]), int(about["classes"]))
+    except (KeyError, BadInput) as e:
+        raise BadInput(
+            f"the table does not say a space that is known here ({e}); check it where it was built"
+        ) from None
+    if space_id(space) != about.get("space_id"):
+        raise BadInput(f"the table was built for another space of the name {space.name!r}; build it anew")
+    return space
+
+
 def _scaled_space(args: Namespace) -> SearchSpace:
     from mbv3.pipeline.options import parse_scale
     from mbv3.space import load_space, scale
@@ -241,7 +259,7 @@ def _latency_check(args: Namespace) -> int:
         raise BadInput(f"--networks must be from 4 to 1000 (got {args.networks})")
     table = _table(args)
     runtime = open_runtime(args.runtime, args.threads)
-    report = check(runtime, table, _scaled_space(args), args.networks, args.seed)
+    report = check(runtime, table, _space_of(table), args.networks, args.seed)
     if args.json:
         _dump(report)
         return 0
@@ -251,7 +269,8 @@ def _latency_check(args: Namespace) -> int:
     built = report["as_built"]
     _out(
         f"calibrated anew on {report['calibrated_on']} of the table's calibration networks, timed in the same rounds; "
-        f"as built: RMSPE {built['rmspe']} %, bias {built['bias']:+} %, Spearman {built['spearman']}"
+        f"as built: RMSPE {built['rmspe']} %, bias {built['bias']:+} %, within 5 % {built['within_5']} %, Spearman "
+        f"{built['spearman']}"
     )
     _out(
         f"since the table was built this machine changed by {report['drift']:+.1f} % against the reference network, "
@@ -286,6 +305,14 @@ def _latency_measure(args: Namespace) -> int:
 def _latency_predict(args: Namespace) -> int:
     spec = load_spec(args.spec)
     table = _table(args)
+    if not args.device and table.missing(spec):  # the device is at hand: what the table lacks is measured
+        from mbv3.latency import Device, open_runtime
+        from mbv3.pipeline.tables import Latency, reference_of
+
+        runtime = open_runtime(args.runtime, args.threads)
+        latency = Latency(table, Device(runtime, reference_of(table), table.reference_ms))
+        latency([spec])
+        table = latency.table
     p = table.predict(spec, estimate=True)
     if args.json:
         _dump(

@@ -64,9 +64,23 @@ def _side(path: Path) -> int:
             return 0
 
 
-def peek_class_folder(folder: Path) -> tuple[int, int, int]:
-    """(classes, images, typical short side in pixels) from the file headers. Raises: BadInput."""
+def _same_classes(folder: Path, names: tuple[str, ...], classes: tuple[str, ...]) -> None:
+    if names != classes:
+        raise BadInput(
+            f"{folder}: its classes differ from the training folder's; here only: "
+            f"{sorted(set(names) - set(classes))[:5]}, there only: {sorted(set(classes) - set(names))[:5]}"
+        )
+
+
+def peek_class_folder(folder: Path, like: Path | None = None) -> tuple[int, int, int]:
+    """(classes, images, typical short side in pixels) from the file headers.
+
+    Raises:
+        BadInput: not a folder of class folders, or other classes than those of the folder `like`.
+    """
     names, files = _find(folder)
+    if like is not None:
+        _same_classes(folder, names, _find(like)[0])
     some = files[:: max(1, len(files) // 64)]
     sides = [s for s in (_side(p) for p, _ in some) if s]
     if not sides:
@@ -113,11 +127,8 @@ def load_class_folder(
         BadInput: the folder is missing, has under two classes, or has images that cannot be decoded (all listed).
     """
     names, files = _find(folder)
-    if classes is not None and names != classes:
-        raise BadInput(
-            f"{folder}: its classes differ from the training folder's; here only: "
-            f"{sorted(set(names) - set(classes))[:5]}, there only: {sorted(set(classes) - set(names))[:5]}"
-        )
+    if classes is not None:
+        _same_classes(folder, names, classes)
     sides = [_side(p) for p, _ in files[:: max(1, len(files) // 64)]]
     size = min(size, int(np.median([s for s in sides if s] or [size])))
     limit = min(most or len(files), MAX_BYTES // (3 * size * size))

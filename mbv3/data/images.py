@@ -64,7 +64,7 @@ def make_batch(
 ) -> tuple[Tensor, Tensor]:
     """Images (B, 3, H, W) normalised, channels_last, and labels (B,).
 
-    `augment`: a mirror image for half of them and a shift by up to an eighth of the side, edges repeated.
+    `augment`: a mirror image for half of them and a shift by up to an eighth of the side, edges mirrored.
     """
     x = torch.from_numpy(np.ascontiguousarray(data.images[index])).permute(0, 3, 1, 2).float()
     if augment is not None:

@@ -191,6 +191,7 @@ def _reference(plan: BuildPlan, ms: float) -> dict[str, Any]:
         "spec": plan.about["reference"],
         "width": plan.about["width"],
         "resolution": list(plan.reference.resolution),
+        "classes": plan.reference.head.classes,
         "ms": ms,
     }
 

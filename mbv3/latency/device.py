@@ -77,9 +77,9 @@ class Device:
     def _first(self, reference_ms: float | None) -> float:
         if reference_ms is not None:
             return reference_ms
-        for _ in range(2):  # the first runs of a process are slow
-            self._anchor()
-        return interleave([], self._anchor, rounds=30, seed=0).anchor_ms()
+        # as `networks` times it: in turn with other sessions, not alone in a loop with its weights in cache
+        self.reference_ms = 1.0
+        return self.networks([self.reference], rounds=30).raw_reference_ms
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -102,6 +102,7 @@ class Device:
             for i, key in enumerate(keys):
                 ms[key] += samples.ms(i) * factor / passes
                 runs[key] += [t * factor for r in samples.items[i] for t in r]
+            del opened
         out = {}
         for key, times in runs.items():
             mean = sum(times) / len(times)
@@ -112,7 +113,8 @@ class Device:
     def networks(self, specs: Sequence[ArchSpec], *, rounds: int = 12, seed: int = 0) -> Measured:
         """Whole networks, interleaved with the reference in the same rounds.
 
-        Half of the rounds run on sessions opened anew, so that the two halves differ by all that chance decides.
+        Half of the rounds run on sessions opened anew, so that the two halves differ by all that chance decides. The
+        reference is one of the networks in turn, visited as the others are: timed more often it would run hotter.
         """
         # networks that would not fit in memory together are timed in groups, each with the reference
         groups = max(1, -(-sum(_network_bytes(s) for s in specs) // _CHUNK_BYTES))
@@ -123,11 +125,12 @@ class Device:
             for g in range(groups):
                 mine = range(g, len(specs), groups)
                 opened = [self.runtime.network(specs[i]) for i in mine]
+                opened.append(self.runtime.network(self.reference))
                 samples = interleave(
                     opened, self._anchor, rounds=max(1, rounds // 2), seed=2 * (seed + g) + p,
-                    min_s=NETWORKS_S / groups, min_runs=2, max_runs=2, anchor_every=3,
+                    min_s=NETWORKS_S / groups, min_runs=2, max_runs=2,
                 )  # fmt: skip
-                now = samples.anchor_ms()
+                now = samples.ms(len(opened) - 1)
                 for j, i in enumerate(mine):
                     half[i] = samples.ms(j) / now * self.reference_ms
                 reference.append(now)

@@ -116,7 +116,7 @@ def interleave(
                     if counts[i] > len(times):
                         times += _visit(items[i], counts[i] - len(times), clock)
                 kept[i].append(times)
-                if (n + 1) % every == 0:
+                if (n + 1) % every == 0 and n + 1 < len(items):  # not at the end: it begins the next round
                     now += _visit(anchor, 1, clock)
             anchors.append(tuple(now))
             r += 1

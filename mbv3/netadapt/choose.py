@@ -26,9 +26,9 @@ def ratio(seed: Scored, proposal: Scored) -> float:
 def choose(seed: Scored, proposals: Sequence[Scored], noise: float = 0.0) -> int:
     """The index of the proposal with the largest dAcc / |dLatency|.
 
-    `noise`: accuracies nearer than this (in points) are not told apart; among proposals that the best one does not
-    beat by more, the one with the least rise of the loss per ms wins. Proposals with a value that is not finite are
-    never chosen.
+    Departure from the paper, which takes the largest ratio whatever its noise: accuracies nearer than `noise` (in
+    points) are not told apart; among proposals that the best one does not beat by more, the one with the least rise
+    of the loss per ms wins. Proposals with a value that is not finite are never chosen.
 
     Raises:
         ValueError: no proposal has finite values.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from mbv3.pipeline.rundir import RunDir
 from mbv3.search import imagenet_top1
 from mbv3.space import Genome, SearchSpace
 from mbv3.supernet import Supernet, SupernetAccuracy, path_forward, throughput
-from mbv3.training import Fit, Score, evaluate, fit, recalibrate
+from mbv3.training import Diverged, Fit, Score, evaluate, fit, recalibrate
 
 __all__ = ["Images", "Judge", "load_images", "prepare"]
 
@@ -112,8 +113,11 @@ class _Train(Judge):
 
     def accuracy(self, genome: Genome) -> float:
         net = build(self.space.spec(genome), self.recipe.seed)
-        for _ in fit(net, self.images.train, self.recipe):
-            pass
+        try:
+            for _ in fit(net, self.images.train, self.recipe):
+                pass
+        except Diverged:
+            return math.nan  # a failed trial, never a parent
         return evaluate(net, self.held, self.images.size).top1
 
 
@@ -156,6 +160,9 @@ def prepare(options: Options, run: RunDir, space: SearchSpace, images: Images) -
         yield _Imagenet(space)
         return
     if kind == "train":
+        if "proxy_steps" not in plan and options.estimate_only:
+            plan["proxy_steps"] = max(1, len(images.train) // 64)
+            run.save()
         if "proxy_steps" not in plan:
             trials = options.trials or 24
             seconds = step_seconds(space.spec(tuple(n // 2 for n in space.sizes)), images, 64)
@@ -169,10 +176,12 @@ def prepare(options: Options, run: RunDir, space: SearchSpace, images: Images) -
     supernet = Supernet(space, options.seed)
     batch = min(SUPERNET_BATCH, len(images.train))
     recipe = Fit(steps=1, size=images.size, batch=batch, lr=0.1, seed=options.seed)
-    minutes = options.supernet_minutes or options.minutes * 0.4
+    minutes = options.supernet_minutes or options.minutes * 0.35
     if "supernet_steps" not in plan:
         if options.supernet_steps is not None:
             plan["supernet_steps"] = options.supernet_steps
+        elif options.estimate_only:  # nothing is timed, so that the same table gives the same network
+            plan["supernet_steps"] = 3 * max(1, len(images.train) // batch)
         else:
             rate = throughput(supernet, images.train, recipe)
             plan["supernet_steps"] = max(20, int(minutes * 60 * rate))

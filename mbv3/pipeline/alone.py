@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mbv3 import __version__
 from mbv3.data import peek_class_folder
 from mbv3.errors import Unreachable
 from mbv3.events import Done, Event, Note
@@ -15,7 +16,7 @@ from mbv3.pipeline.accuracy import Judge, load_images
 from mbv3.pipeline.find import conclude, guarded
 from mbv3.pipeline.options import Options
 from mbv3.pipeline.rundir import RunDir, file_sha256, versions
-from mbv3.pipeline.tables import Latency, reference_at
+from mbv3.pipeline.tables import Latency, reference_at, reference_of
 from mbv3.space import load_space, scale
 from mbv3.spec import ArchSpec, dump_spec, lower, parse_spec, scale_spec, width_rules
 
@@ -41,7 +42,7 @@ def netadapt_alone(spec: ArchSpec, target_ms: float, out: str | None, **options:
     run = RunDir.create(
         path,
         {
-            "version": versions()["mbv3-search"], "command": command, "args": o.as_dict(), "target_ms": target_ms,
+            "version": __version__, "command": command, "args": o.as_dict(), "target_ms": target_ms,
             "versions": versions(), "seeds": {"search": o.seed}, "hashes": {}, "plan": {}, "network": dump_spec(spec),
         },
     )  # fmt: skip
@@ -74,7 +75,7 @@ def alone_stages(o: Options, run: RunDir) -> Iterator[Event]:
         if not own.exists():
             yield from (e for e in build_table(runtime, plan, own) if not isinstance(e, Done))
         table = LatencyTable.load(own)
-        device = Device(runtime, reference, table.reference_ms)
+        device = Device(runtime, reference_of(table), table.reference_ms)
     latency = Latency(table, device)
     measured = latency.measure(spec, 12)
     assert measured is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mbv3.latency import Device, LatencyTable, Runtime, check_table
-from mbv3.pipeline.tables import random_networks, reference_at
+from mbv3.pipeline.tables import random_networks, reference_of
 from mbv3.space import SearchSpace
 
 __all__ = ["check"]
@@ -22,5 +22,5 @@ def check(runtime: Runtime, table: LatencyTable, space: SearchSpace, networks: i
     drawn = random_networks(space, networks + len(seen), 1000 + seed, "check")
     unseen = [(label, spec) for label, spec in drawn if label.partition(":")[2] not in seen][:networks]
     panel = [(n, space.spec(space.genome(n.label.partition(":")[2]))) for n in table.networks[:PANEL]]
-    device = Device(runtime, reference_at(space.width, space.resolution, space.head.classes), table.reference_ms)
+    device = Device(runtime, reference_of(table), table.reference_ms)
     return check_table(device, table, unseen, panel)

@@ -27,7 +27,7 @@ from mbv3.pipeline.tables import (
     choose_scale,
     open_table,
     read_table,
-    reference_at,
+    reference_of,
     table_plan,
 )
 from mbv3.report import write_report
@@ -81,7 +81,7 @@ def find(
         if asked.data is not None:
             peek_class_folder(Path(asked.data))
         if asked.test is not None:
-            peek_class_folder(Path(asked.test))
+            peek_class_folder(Path(asked.test), like=Path(str(asked.data)))
         if asked.estimate_only:
             table, _ = read_table(asked.device, asked.runtime, asked.threads, asked.force_table)
             try:
@@ -94,6 +94,7 @@ def find(
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "hashes": {},
         }  # fmt: skip
         run = RunDir.create(Path(out) if out is not None else _free_folder(asked.target_ms), record)
+        run.lock()
         yield Note("run", f"run directory {run.path}")
     yield from guarded(run, _stages(asked, run))
 
@@ -200,7 +201,7 @@ def conclude(
     spec = _write_result(o, run, shrunk, images, latency)
     if not images.procedural:
         with run.stage("training"):
-            yield from train_and_compare(o, run, spec, images, latency.device)
+            yield from train_and_compare(o, run, spec, images, latency.device, shrunk.accuracy)
         _trained_weights(run, spec)
     _finish(run, shrunk, spec, latency)
     report = write_report(run.path)
@@ -275,8 +276,7 @@ def _device_and_table(
         found.require(runtime.fingerprint, str(own))
         found.save(own)
         run.record["hashes"]["table"] = run.record["hashes"].get("table") or file_sha256(own)
-        reference = reference_at(space.width, space.resolution, space.head.classes)
-        device = Device(runtime, reference, found.reference_ms)
+        device = Device(runtime, reference_of(found), found.reference_ms)
         _save_scale(run, space, run.record["scale"]["why"], found, device)
         report = found.report or {}
         if report:
@@ -345,7 +345,7 @@ def _search(
         plan["w"] = o.w if o.w is not None else -0.1 if o.reward == "tunas" else -0.15 if small else -0.07
     search = Search(
         space, judge.accuracy, latency_ms, make_reward(o.reward, tar, plan["w"]),
-        sampler=o.sampler, seed=o.seed, history=history, storage=o.storage, name=run.path.name,
+        sampler=o.sampler, seed=o.seed, history=history,
     )  # fmt: skip
     if "trials" not in plan:
         trials = o.trials or TRIALS[judge.kind]

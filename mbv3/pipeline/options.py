@@ -52,7 +52,6 @@ class Options:
     reward: str = "mnasnet-soft"
     w: float | None = None
     trials: int | None = None
-    storage: str | None = None
     seed: int = 0
     seed_ratio: float = 1.25
     delta: float = 0.01
@@ -127,5 +126,6 @@ class Options:
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise BadInput(f"no such option: {', '.join(unknown)}; there are {', '.join(sorted(known))}")
-        paths = {k: str(Path(v)) for k, v in values.items() if k in ("data", "test") and v is not None}
+        # whole paths: a run is resumed from any folder
+        paths = {k: str(Path(v).resolve()) for k, v in values.items() if k in ("data", "test") and v is not None}
         return cls(**{**values, **paths})

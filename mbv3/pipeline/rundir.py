@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
@@ -96,6 +97,15 @@ class RunDir:
             if not isinstance(record.get(name), kind):
                 raise BadInput(f"{file}: {name} is missing or not a {kind.__name__}; the file was edited")
         return cls(path, record)
+
+    def lock(self) -> None:
+        """Hold the run for this process until it ends. Raises: BadInput when another process works on it."""
+        self._lock = (self.path / ".lock").open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise BadInput(f"{self.path}: another process is at work on this run; wait for it, or end it") from None
 
     def save(self, **changes: Any) -> None:
         """Update run.json."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from mbv3.pipeline.rundir import RunDir
 from mbv3.pipeline.tables import Latency
 from mbv3.space import Genome
 from mbv3.spec import ArchSpec, dump_spec, parse_spec
-from mbv3.training import Fit, fit, load_checkpoint, make_optimizer, one_step, save_checkpoint
+from mbv3.training import Diverged, Fit, fit, load_checkpoint, make_optimizer, one_step, save_checkpoint
 
 __all__ = ["Shrunk", "shrink"]
 
@@ -71,14 +72,41 @@ class _FineTune:
             rng = np.random.default_rng((self.seed, step, i))
             x, y = make_batch(self.images.train, next(order), self.images.size, rng)
             # the cosine would bring the last of a few steps to nothing: half-way only
-            one_step(net, net, optimizer, x, y, replace(recipe, steps=2 * recipe.steps), i)
+            try:
+                one_step(net, net, optimizer, x, y, replace(recipe, steps=2 * recipe.steps), i)
+            except Diverged:  # this proposal is not finite and is not chosen; the others go on
+                return state, math.nan, math.nan
         score = rescore(net, self.images, self.held, 2)
         return {k: v.detach().clone() for k, v in net.state_dict().items()}, score.top1, score.loss
 
 
-def _in_task(spec: ArchSpec, images: Images) -> ArchSpec:
-    """The network with the classifier of the images' classes."""
-    return replace(spec, head=replace(spec.head, classes=len(images.train.classes)))
+def _with_classes(spec: ArchSpec, classes: int) -> ArchSpec:
+    return replace(spec, head=replace(spec.head, classes=classes))
+
+
+class _Deployed:
+    """Latency of the network that will be deployed: NetAdapt works on one with the classifier of the images' classes,
+    which for the built-in task is not the seed's own."""
+
+    def __init__(self, latency: Latency, classes: int) -> None:
+        self.latency, self.classes = latency, classes
+
+    def spec(self, spec: ArchSpec) -> ArchSpec:
+        return _with_classes(spec, self.classes)
+
+    def __call__(self, specs: Sequence[ArchSpec]) -> list[float]:
+        return self.latency([self.spec(s) for s in specs])
+
+    def measure(self, spec: ArchSpec, rounds: int) -> tuple[float, float] | None:
+        return self.latency.measure(self.spec(spec), rounds)
+
+    def correct(self, spec: ArchSpec, measured_ms: float) -> None:
+        self.latency.correct(self.spec(spec), measured_ms)
+
+    def state(self, spec: ArchSpec, state: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+        """Weights of the deployed network; a classifier of other classes is left as initialised."""
+        fresh = build(self.spec(spec), seed).state_dict()
+        return {k: state[k] if state[k].shape == v.shape else v for k, v in fresh.items()}
 
 
 def _pretrain(
@@ -91,9 +119,11 @@ def _pretrain(
         net.load_state_dict(inherited)
     batch = min(BATCH, len(images.train))
     if "pretrain_steps" not in plan:
-        seconds = 75.0 if images.procedural else min(0.06 * options.minutes * 60, 600)
+        seconds = 75.0 if images.procedural else min(0.05 * options.minutes * 60, 600)
         if options.finetune_steps is not None:  # fixed by hand: nothing may depend on this machine's speed
             plan["pretrain_steps"] = 4 * max(options.finetune_steps, 5)
+        elif options.estimate_only:
+            plan["pretrain_steps"] = 200
         else:
             plan["pretrain_steps"] = max(20, int(seconds / step_seconds(spec, images, batch)))
         run.save()
@@ -123,6 +153,8 @@ def _decide_steps(
     if "finetune_steps" not in plan:
         if options.finetune_steps is not None:
             plan["finetune_steps"] = options.finetune_steps
+        elif options.estimate_only:  # nothing is timed, so that the same table gives the same network
+            plan["finetune_steps"] = 3
         else:
             tuner = _FineTune(images, 1, options.seed)
             tuner(start.spec, start.state, 0, 0)
@@ -135,7 +167,7 @@ def _decide_steps(
             fixed = max(t1 - t0 - per_step, 1e-4)
             gap = max(start.scored.latency_ms - target_ms, 0) / (options.delta * start.scored.latency_ms)
             proposals = max(1.0, gap * 0.8) * len(sites(start.spec))
-            given = (0.5 if images.procedural else 0.3) * options.minutes * 60
+            given = (0.5 if images.procedural else 0.2) * options.minutes * 60
             plan["finetune_steps"] = int(np.clip((given / proposals - fixed) / per_step, 1, 60))
             plan["netadapt_forecast_s"] = round(proposals * (fixed + plan["finetune_steps"] * per_step), 1)
         run.save()
@@ -166,8 +198,8 @@ def _rows(step: Step, before: Scored) -> list[dict[str, Any]]:
 class _Record:
     """netadapt.csv, the curve and the checkpoint, written after every step."""
 
-    def __init__(self, run: RunDir, latency: Latency) -> None:
-        self.run, self.latency = run, latency
+    def __init__(self, run: RunDir, deployed: _Deployed) -> None:
+        self.run, self.deployed, self.latency = run, deployed, deployed.latency
         self.rows: list[dict[str, Any]] = []
 
     def seed(self, start: Start) -> None:
@@ -183,7 +215,8 @@ class _Record:
 
     def keep(self, start: Start) -> None:
         self.run.write_netadapt(self.rows)
-        self.run.write(f"curve/{start.step:03d}_{start.scored.latency_ms:.3f}ms.yaml", dump_spec(start.spec))
+        passed = self.deployed.spec(start.spec)
+        self.run.write(f"curve/{start.step:03d}_{start.scored.latency_ms:.3f}ms.yaml", dump_spec(passed))
         self.latency.table.save(self.run.path / "latency-table.csv")
         s = start.scored
         meta = {
@@ -214,11 +247,12 @@ def shrink(
 ) -> Iterator[Event | Shrunk]:
     """Bring the seed down to the target; time the result whole; go on while it is over. Yields events, then Shrunk."""
     target = options.target_ms
-    record = _Record(run, latency)
+    deployed = _Deployed(latency, seed_spec.head.classes if images.procedural else len(images.train.classes))
+    record = _Record(run, deployed)
     tuner = _FineTune(images, 0, options.seed)
     start = record.restore()
     if start is None:
-        spec = _in_task(seed_spec, images)
+        spec = _with_classes(seed_spec, len(images.train.classes))
         state: dict[str, Tensor] = {}
         for event in _pretrain(options, run, spec, images, judge.weights(genome)):
             if isinstance(event, dict):
@@ -229,16 +263,16 @@ def shrink(
         net.load_state_dict(state)
         score = rescore(net, images, tuner.held, 2)
         state = {k: v.detach().clone() for k, v in net.state_dict().items()}
-        measured = latency.measure(spec, 12)
+        measured = deployed.measure(spec, 12)
         if measured is not None:
-            predicted = latency([spec])[0]
-            latency.correct(spec, measured[0])
+            predicted = deployed([spec])[0]
+            deployed.correct(spec, measured[0])
             yield Note(
                 STAGE,
                 f"the seed takes {measured[0]:.3f} ms measured whole ({predicted:.3f} predicted); predictions are "
                 f"scaled by {latency.correction:.3f} from here",
             )
-        start = Start(0, spec, state, Scored(latency([spec])[0], score.top1, score.loss))
+        start = Start(0, spec, state, Scored(deployed([spec])[0], score.top1, score.loss))
         record.seed(start)
     else:
         yield Note(STAGE, f"going on after step {start.step}, {start.scored.latency_ms:.3f} ms")
@@ -259,7 +293,7 @@ def shrink(
     aim = target * (AIM if latency.device is not None else 1.0)
     verdict: tuple[float, float] | None = None
     while True:
-        for step in netadapt(start, aim, delta, latency, tuner, noise=noise, fine=latency.fine):
+        for step in netadapt(start, aim, delta, deployed, tuner, noise=noise, fine=latency.fine):
             if step.chosen is None:
                 yield _progress(step, start, first_gap, aim, began)
                 continue
@@ -272,16 +306,17 @@ def shrink(
                 f"step {start.step}: {c.proposal.site.kind} {c.proposal.site} {c.proposal.before} -> "
                 f"{c.proposal.after}, {start.scored.latency_ms:.3f} ms, {start.scored.accuracy:.1f} %",
             )
-        verdict = latency.measure(start.spec, 24)
+        verdict = deployed.measure(start.spec, 24)
         if verdict is None or verdict[0] <= target or start.scored.latency_ms > aim:
             break
-        latency.correct(start.spec, verdict[0])
+        deployed.correct(start.spec, verdict[0])
         start = replace(start, scored=replace(start.scored, latency_ms=verdict[0]))
         yield Note(STAGE, f"measured whole it takes {verdict[0]:.3f} ms, over {target:g}: NetAdapt goes on")
     measured_ms = verdict[0] if verdict else None
     reached = (measured_ms if measured_ms is not None else start.scored.latency_ms) <= target
     yield Shrunk(
-        start.spec, start.state, start.scored.latency_ms, measured_ms, verdict[1] if verdict else None,
+        deployed.spec(start.spec), deployed.state(start.spec, start.state, options.seed),
+        start.scored.latency_ms, measured_ms, verdict[1] if verdict else None,
         start.scored.accuracy, reached,
     )  # fmt: skip
 

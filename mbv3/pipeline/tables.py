@@ -27,7 +27,16 @@ from mbv3.space import Genome, SearchSpace, scale, tabulate
 from mbv3.space.additive import layer_keys
 from mbv3.spec import ArchSpec, LayerKey, load_spec, lower_key, scale_spec
 
-__all__ = ["Latency", "choose_scale", "open_table", "random_networks", "read_table", "reference_at", "table_plan"]
+__all__ = [
+    "Latency",
+    "choose_scale",
+    "open_table",
+    "random_networks",
+    "read_table",
+    "reference_at",
+    "reference_of",
+    "table_plan",
+]
 
 REFERENCE = "mobilenet_v3_large"
 CALIBRATION_NETWORKS = 36
@@ -38,6 +47,13 @@ def reference_at(width: float, resolution: int | tuple[int, int], classes: int =
     res = (resolution, resolution) if isinstance(resolution, int) else resolution
     spec = scale_spec(load_spec(REFERENCE), width, res)
     return replace(spec, name=f"{REFERENCE}@{width:g}", head=replace(spec.head, classes=classes))
+
+
+def reference_of(table: LatencyTable) -> ArchSpec:
+    """The reference network that a table's times are told against."""
+    ref = table.reference
+    h, w = (int(v) for v in ref["resolution"])
+    return reference_at(float(ref["width"]), (h, w), int(ref["classes"]))
 
 
 def random_networks(space: SearchSpace, n: int, seed: int, label: str) -> list[tuple[str, ArchSpec]]:
@@ -197,8 +213,8 @@ def choose_scale(
                 break
         scaled = spaces[at]
         why = (
-            f"MobileNetV3-Large takes {reference_ms:.1f} ms here at 224 px; a {target_ms:g} ms budget suits width "
-            f"{scaled.width:g} at {scaled.resolution[0]} px"
+            f"MobileNetV3-Large takes {reference_ms:.1f} ms here at {base.resolution[0]} px; a {target_ms:g} ms budget "
+            f"suits width {scaled.width:g} at {scaled.resolution[0]} px"
         )
     madds = tabulate(scaled, lambda k: lower_key(k).madds)
     ends = [scaled.spec(madds.extreme(largest)[1]) for largest in (False, True)]

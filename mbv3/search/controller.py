@@ -101,5 +101,6 @@ class Controller(nn.Module):
             loss = -torch.min(ratio * advantage, clipped * advantage).mean() - self.entropy * entropy.mean()
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            # departure: clipped, as one bad batch must not end the policy
             nn.utils.clip_grad_norm_(self.parameters(), 1.0)
             self.optimizer.step()

@@ -22,7 +22,11 @@ from mbv3.errors import Mbv3Error
 from mbv3.events import Progress
 from mbv3.training.checkpoint import load_checkpoint, save_checkpoint
 
-__all__ = ["Fit", "fit", "learning_rate", "make_optimizer", "one_step"]
+__all__ = ["Diverged", "Fit", "fit", "learning_rate", "make_optimizer", "one_step"]
+
+
+class Diverged(Mbv3Error):
+    """The loss is not finite any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +80,7 @@ def one_step(
     loss = nn.functional.cross_entropy(forward(x), y, label_smoothing=recipe.label_smoothing)
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise Mbv3Error(f"training: the loss became {value} at step {step}; lower the learning rate ({recipe.lr})")
+        raise Diverged(f"training: the loss became {value} at step {step}, with a learning rate of {recipe.lr:g}")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)

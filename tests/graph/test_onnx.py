@@ -76,9 +76,7 @@ def test_a_reference_network(name: str, random_state: RandomState, relative: Rel
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_random_networks_of_the_widest_space(
-    seed: int, random_state: RandomState, relative: Relative
-) -> None:
+def test_random_networks_of_the_widest_space(seed: int, random_state: RandomState, relative: Relative) -> None:
     space = scale(load_space("mnasnet"), 0.5, (64, 48), classes=10)
     spec = space.spec(tuple(space.sample(np.random.default_rng(seed), 1)[0]))
     assert_agree(spec, random_state, relative)
@@ -137,9 +135,7 @@ def test_the_file_is_valid_and_the_same_for_the_same_seed() -> None:
     assert model == network_model(spec, seed=4) != network_model(spec, seed=5)
     graph = onnx.load_from_string(model).graph
     assert [o.name for o in graph.output] == ["logits"]
-    assert sum(n.op_type == "Conv" for n in graph.node) == sum(
-        op.kind == "conv" for x in lower(spec) for op in x.ops
-    )
+    assert sum(n.op_type == "Conv" for n in graph.node) == sum(op.kind == "conv" for x in lower(spec) for op in x.ops)
     assert not any(n.op_type == "BatchNormalization" for n in graph.node)
 
 

@@ -135,9 +135,7 @@ def test_a_crash_in_the_middle_keeps_what_was_measured(
     assert set(layers(second)) == set(plan.keys[20:])
 
 
-def test_a_build_stopped_after_its_layers_measures_no_layer_again(
-    clock: Clock, plan: BuildPlan, path: Path
-) -> None:
+def test_a_build_stopped_after_its_layers_measures_no_layer_again(clock: Clock, plan: BuildPlan, path: Path) -> None:
     interrupted(FakeRuntime(clock), plan, path, chunks=-(-len(plan.keys) // 10) + 1)
     second = FakeRuntime(clock)
     build(second, plan, path)
@@ -198,9 +196,7 @@ def test_a_damaged_partial_file_loses_only_what_is_behind_the_damage(
     assert tuple(LatencyTable.load(path).layers) == plan.keys
 
 
-def test_bytes_that_are_no_text_are_damage_too(
-    clock: Clock, plan: BuildPlan, path: Path, partial: Path
-) -> None:
+def test_bytes_that_are_no_text_are_damage_too(clock: Clock, plan: BuildPlan, path: Path, partial: Path) -> None:
     interrupted(FakeRuntime(clock), plan, path, chunks=1)
     partial.write_bytes(partial.read_bytes() + b"\xff\xfe\x00" * 99 + b"\n")
     interrupted(FakeRuntime(clock), plan, path, chunks=1)

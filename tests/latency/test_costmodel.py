@@ -37,13 +37,9 @@ def test_no_coefficient_is_negative_whatever_was_measured() -> None:
 
 
 def test_larger_layers_never_cost_less() -> None:
-    times = [
-        truth(k) * f for k, f in zip(KEYS, np.random.default_rng(1).uniform(0.7, 1.4, len(KEYS)), strict=True)
-    ]
+    times = [truth(k) * f for k, f in zip(KEYS, np.random.default_rng(1).uniform(0.7, 1.4, len(KEYS)), strict=True)]
     model = fit_cost_model(KEYS, times)
-    costs = [
-        model.ms(LayerKey(MBConv(k=5, exp=e, out=40, se=8, nl="HS"), 40, 14, 14)) for e in range(48, 480, 8)
-    ]
+    costs = [model.ms(LayerKey(MBConv(k=5, exp=e, out=40, se=8, nl="HS"), 40, 14, 14)) for e in range(48, 480, 8)]
     assert costs == sorted(costs)
 
 
@@ -78,9 +74,7 @@ def test_features_by_hand() -> None:
     )
     block = named(LayerKey(MBConv(k=5, exp=20, out=8, se=6, nl="RE", s=2), 4, 8, 8))
     assert block["expand MMAdds"] == pytest.approx(64 * 20 * 4 / 1e6)
-    assert (
-        block["depthwise k5 MMAdds"] == block["strided depthwise MMAdds"] == pytest.approx(16 * 20 * 25 / 1e6)
-    )
+    assert block["depthwise k5 MMAdds"] == block["strided depthwise MMAdds"] == pytest.approx(16 * 20 * 25 / 1e6)
     assert block["project MMAdds"] == pytest.approx(16 * 8 * 20 / 1e6)
     assert block["SE MMAdds"] == pytest.approx(2 * 20 * 6 / 1e6) and block["SE layer"] == 1
     assert block["small-map MMAdds"] == pytest.approx((64 * 80 + 16 * 160) / 1e6)

@@ -30,9 +30,7 @@ def test_rank_correlation_by_hand() -> None:
     ("predicted", "measured"),
     [([1.0], [1.0]), ([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [2, 2, 2])],
 )
-def test_no_rank_correlation_where_nothing_can_be_ranked(
-    predicted: list[float], measured: list[float]
-) -> None:
+def test_no_rank_correlation_where_nothing_can_be_ranked(predicted: list[float], measured: list[float]) -> None:
     assert fidelity(predicted, measured)["spearman"] is None
 
 

@@ -63,15 +63,11 @@ def test_the_seed_decides_the_order(clock: Clock) -> None:
     assert order(1) == order(1) != order(2)
 
 
-@pytest.mark.parametrize(
-    ("n", "every", "times"), [(1, 24, 2), (2, 24, 3), (5, 24, 2), (48, 24, 3), (50, 10, 6)]
-)
+@pytest.mark.parametrize(("n", "every", "times"), [(1, 24, 2), (2, 24, 3), (5, 24, 2), (48, 24, 3), (50, 10, 6)])
 def test_the_anchor_is_timed_at_least_twice_a_round(clock: Clock, n: int, every: int, times: int) -> None:
     log: list[str] = []
     run = machine(clock, log)
-    samples = interleave(
-        [run(str(i), 1.0) for i in range(n)], run("anchor", 1.0), rounds=3, seed=0, anchor_every=every
-    )
+    samples = interleave([run(str(i), 1.0) for i in range(n)], run("anchor", 1.0), rounds=3, seed=0, anchor_every=every)
     assert [len(r) for r in samples.anchor] == [times] * 3
     assert times >= 2
 
@@ -79,13 +75,9 @@ def test_the_anchor_is_timed_at_least_twice_a_round(clock: Clock, n: int, every:
 def test_short_items_are_timed_more_often(clock: Clock) -> None:
     run = machine(clock, [])
     costs = [5.0, 0.3, 0.11, 0.001]
-    samples = interleave(
-        [run(str(i), ms) for i, ms in enumerate(costs)], run("anchor", 1.0), rounds=3, seed=0
-    )
+    samples = interleave([run(str(i), ms) for i, ms in enumerate(costs)], run("anchor", 1.0), rounds=3, seed=0)
     assert [[len(r) for r in item] for item in samples.items] == [[1] * 3, [2] * 3, [5] * 3, [8] * 3]
-    fixed = interleave(
-        [run("a", 0.001), run("b", 9.0)], run("anchor", 1.0), rounds=2, seed=0, min_runs=2, max_runs=2
-    )
+    fixed = interleave([run("a", 0.001), run("b", 9.0)], run("anchor", 1.0), rounds=2, seed=0, min_runs=2, max_runs=2)
     assert [[len(r) for r in item] for item in fixed.items] == [[2, 2], [2, 2]]
 
 

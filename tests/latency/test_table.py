@@ -74,9 +74,7 @@ def test_every_missing_layer_is_listed_once() -> None:
     table = table_of([k for k in KEYS if k not in gone])
     assert table.missing(SPEC) == gone
     for ask in (table.predict, table.latency_ms):
-        with pytest.raises(
-            MissingLayerError, match=r"^4 layer\(s\) not in the latency table: conv_h64w64_i3_"
-        ) as e:
+        with pytest.raises(MissingLayerError, match=r"^4 layer\(s\) not in the latency table: conv_h64w64_i3_") as e:
             ask(SPEC)
         assert e.value.missing == tuple(map(str, gone))
     with pytest.raises(MissingLayerError, match=re.escape(str(gone[0]))):
@@ -92,9 +90,7 @@ def test_equal_layers_have_one_row_whatever_does_not_reach_the_graph() -> None:
     assert LayerKey(squeezed, 8, 9, 9, "SIGMOID") != LayerKey(squeezed, 8, 9, 9)
     assert LayerKey(Classify(dropout=0.5, nl="RE"), 8, 1, 1, "SIGMOID") == LayerKey(Classify(), 8, 1, 1)
     assert LayerKey(Classify(features=8, nl="RE"), 8, 1, 1) != LayerKey(Classify(features=8), 8, 1, 1)
-    other: ArchSpec = replace(
-        SPEC, head=replace(SPEC.head, dropout=0.7), bn_eps=1e-5, bn_momentum=0.5, name="o"
-    )
+    other: ArchSpec = replace(SPEC, head=replace(SPEC.head, dropout=0.7), bn_eps=1e-5, bn_momentum=0.5, name="o")
     assert TABLE.latency_ms(other) == TABLE.latency_ms(SPEC)
     assert TABLE.missing(replace(SPEC, gate="SIGMOID")) == [
         replace(k, gate="SIGMOID") for k in dict.fromkeys(KEYS) if isinstance(k.row, MBConv) and k.row.se
@@ -128,9 +124,7 @@ def test_a_table_too_small_for_estimates_says_so() -> None:
     table = table_of(KEYS[:3])
     with pytest.raises(BadInput, match=r"at least 20 measured layers \(got 3\)"):
         table.predict(SPEC, estimate=True)
-    assert (
-        table.hot_ms(KEYS[0], estimate=True) == table.layers[KEYS[0]].ms
-    )  # a measured one needs no estimate
+    assert table.hot_ms(KEYS[0], estimate=True) == table.layers[KEYS[0]].ms  # a measured one needs no estimate
 
 
 # -- calibration
@@ -146,9 +140,7 @@ def networks(a: float, b: float, c: float, n: int = 12, noise: float = 0.0) -> l
     ]
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "c"), [(1.042, 0.0355, -0.42), (0.9, 0.0, 0.5), (1.0, 0.1, 0.0), (3.0, 0.2, 1.0)]
-)
+@pytest.mark.parametrize(("a", "b", "c"), [(1.042, 0.0355, -0.42), (0.9, 0.0, 0.5), (1.0, 0.1, 0.0), (3.0, 0.2, 1.0)])
 def test_a_known_calibration_is_recovered(a: float, b: float, c: float) -> None:
     found = fit_calibration(networks(a, b, c))
     assert (found.a, found.b, found.c) == pytest.approx((a, b, c), abs=1e-4)
@@ -196,9 +188,7 @@ reals = st.floats(allow_nan=False, allow_infinity=False)
 def tables(draw: st.DrawFn) -> LatencyTable:
     keys = draw(st.lists(st.sampled_from(KEYS), unique=True, max_size=6))
     rows = {k: Timed(draw(micro), draw(st.integers(1, 999)), draw(micro), draw(micro)) for k in keys}
-    nets = draw(
-        st.lists(st.builds(NetworkTime, words, micro, reals, reals, st.integers(0, 10**12)), max_size=4)
-    )
+    nets = draw(st.lists(st.builds(NetworkTime, words, micro, reals, reals, st.integers(0, 10**12)), max_size=4))
     return LatencyTable(
         fingerprint=replace(FINGERPRINT, cpu=draw(words), threads=draw(st.integers(1, 64))),
         reference={"spec": draw(words), "ms": draw(micro)},
@@ -362,9 +352,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_a_foreign_table_lists_what_differs() -> None:
     here = replace(FINGERPRINT, threads=4, cpu="Other", governor="powersave", kernel="7.0", cores=64)
     TABLE.require(replace(FINGERPRINT, governor="powersave", kernel="7.0", cores=64), "t.csv")
-    with pytest.raises(
-        ForeignTable, match=r"^t\.csv: this latency table was not measured on this set-up\n"
-    ) as e:
+    with pytest.raises(ForeignTable, match=r"^t\.csv: this latency table was not measured on this set-up\n") as e:
         TABLE.require(here, "t.csv")
     assert e.value.differing == (("cpu", "Fake 9000", "Other"), ("threads", 1, 4))
     assert "  threads: table 1, here 4" in str(e.value) and "--force-table" in str(e.value)

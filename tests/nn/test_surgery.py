@@ -259,9 +259,7 @@ def rows_with(index: int, **change: Any) -> ArchSpec:
         (replace(BEFORE, bn_eps=1e-5), "the networks differ in bn_eps"),
     ],
 )
-def test_growing_or_other_structure_is_refused(
-    after: ArchSpec, message: str, state: dict[str, Tensor]
-) -> None:
+def test_growing_or_other_structure_is_refused(after: ArchSpec, message: str, state: dict[str, Tensor]) -> None:
     with pytest.raises(BadInput, match=rf"^cut_state: {message}"):
         cut_state(state, BEFORE, after)
 

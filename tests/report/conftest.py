@@ -81,8 +81,7 @@ def record(**changes: Any) -> dict[str, Any]:
             },
         ],
         "rows_ms": [
-            {"path": path, "ms": 0.4 + 0.35 * (i % 7), "estimated": i in (5, 12)}
-            for i, path in enumerate(paths)
+            {"path": path, "ms": 0.4 + 0.35 * (i % 7), "estimated": i in (5, 12)} for i, path in enumerate(paths)
         ],
     }
     return {**data, **changes}
@@ -102,9 +101,7 @@ def trials(n: int = 240) -> str:
 
 def netadapt(steps: int = 11, proposals: int = 14) -> str:
     rng = Random(3)
-    lines = [
-        "step,proposal,kind,where,before,after,latency_ms,delta_ms,accuracy,delta_accuracy,loss,score,chosen"
-    ]
+    lines = ["step,proposal,kind,where,before,after,latency_ms,delta_ms,accuracy,delta_accuracy,loss,score,chosen"]
     ms, accuracy = 61.0, 66.9
     lines.append(f"0,0,seed,,,,{ms},0,{accuracy},0,1.4,,1")
     for step in range(1, steps + 1):
@@ -125,7 +122,12 @@ def netadapt(steps: int = 11, proposals: int = 14) -> str:
 
 
 REPORT = {
-    **{"n": 20, "rmspe": 2.17, "bias": -0.4, "within_5": 95.0, "within_10": 100.0, "spearman": 0.998},
+    "n": 20,
+    "rmspe": 2.17,
+    "bias": -0.4,
+    "within_5": 95.0,
+    "within_10": 100.0,
+    "spearman": 0.998,
     "how": "leave-one-out over the calibration networks",
     "noise_floor": 1.52,
     "baselines": {
@@ -144,9 +146,7 @@ def table(report: dict[str, Any] | None = None) -> str:
     for role in ("calibration", "check"):
         for i in range(20):
             ms = rng.uniform(22, 90)
-            lines.append(
-                f"network,{role}:{i}-1-2,{ms:.4f},30,{ms * 1.02:.4f},0.4,{ms * rng.gauss(1, 0.02):.4f}"
-            )
+            lines.append(f"network,{role}:{i}-1-2,{ms:.4f},30,{ms * 1.02:.4f},0.4,{ms * rng.gauss(1, 0.02):.4f}")
     return "\n".join(lines) + "\n"
 
 
@@ -172,6 +172,4 @@ def run(tmp_path: Path) -> Path:
 @pytest.fixture
 def sample() -> SimpleNamespace:
     """The functions that write the parts of a run directory."""
-    return SimpleNamespace(
-        write=write, record=record, trials=trials, netadapt=netadapt, table=table, name=NAME
-    )
+    return SimpleNamespace(write=write, record=record, trials=trials, netadapt=netadapt, table=table, name=NAME)

@@ -106,9 +106,7 @@ def test_names_are_escaped(run: Path) -> None:
 
 def test_a_reference_may_have_any_name(tmp_path: Path, sample: SimpleNamespace) -> None:
     names = ["<script>x</script>", "$a", "_hidden", "网络\x00\u202e", "n" * 500, ""]
-    references = [
-        {"name": n, "ms": 30.0 + i, "accuracy": 64.0 if i % 2 else None} for i, n in enumerate(names)
-    ]
+    references = [{"name": n, "ms": 30.0 + i, "accuracy": 64.0 if i % 2 else None} for i, n in enumerate(names)]
     checked(write_report(sample.write(tmp_path / "run", references=references)))
 
 

@@ -32,9 +32,7 @@ def test_decode_and_encode_are_inverse(name: str, data: st.DataObject) -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(names, st.data(), st.integers(0, 2**32 - 1))
-def test_a_mutation_changes_one_gene_and_stays_in_the_space(
-    name: str, data: st.DataObject, seed: int
-) -> None:
+def test_a_mutation_changes_one_gene_and_stays_in_the_space(name: str, data: st.DataObject, seed: int) -> None:
     space = SPACES[name]
     parent = data.draw(genomes(space))
     child = space.mutate(parent, np.random.default_rng(seed))

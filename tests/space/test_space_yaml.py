@@ -119,9 +119,7 @@ def test_combinations_of_one_block_are_bounded() -> None:
     assert parse_space(edit("k: [3, 5]", many)).sizes[:3] == (8, 6, 60)
     many += ", se: [0, 1], nl: [RE, HS, RE6, NONE]"
     (fault,) = faults(edit("k: [3, 5]", many))
-    assert fault.startswith(
-        "blocks[0]: a block offers at most 20,000 combinations of its choices (got 23040)"
-    )
+    assert fault.startswith("blocks[0]: a block offers at most 20,000 combinations of its choices (got 23040)")
 
 
 def test_no_choice_at_all_is_no_space() -> None:
@@ -147,9 +145,7 @@ def test_the_largest_network_must_be_one() -> None:
 
 
 def test_all_faults_are_told_together_in_reading_order() -> None:
-    text = (
-        edit("name: mine", "name: 3").replace("k: [3, 5]", "k: [3, 4]").replace("classes: 10", "classes: x")
-    )
+    text = edit("name: mine", "name: 3").replace("k: [3, 5]", "k: [3, 4]").replace("classes: 10", "classes: x")
     found = faults(text)
     assert [f.partition(":")[0] for f in found] == ["name", "blocks[0].k[1]", "head.classes"]
 

@@ -21,9 +21,7 @@ notes = st.dictionaries(
         st.integers(),
         st.floats(allow_nan=False, allow_infinity=False),
         st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
-        st.sampled_from(
-            ["null", "true", "1e5", "0x10", "1:30", "2020-01-01", "<<", "=", "", " ", "*a", "&a", "!t"]
-        ),
+        st.sampled_from(["null", "true", "1e5", "0x10", "1:30", "2020-01-01", "<<", "=", "", " ", "*a", "&a", "!t"]),
     ),
     max_size=5,
 )

@@ -69,9 +69,7 @@ def test_a_key_comes_back_from_its_text_and_lowers_to_the_same_layer(spec: ArchS
 
 def ops_of(row: MBConv | Classify, gate: str = "HSIGMOID") -> list[str]:
     layer = lower_key(LayerKey(row, 16, 8, 8, gate))  # type: ignore[arg-type]
-    return [
-        f"{op.name.removeprefix('layer.')} {op.nl}" if op.nl != "NONE" else op.name[6:] for op in layer.ops
-    ]
+    return [f"{op.name.removeprefix('layer.')} {op.nl}" if op.nl != "NONE" else op.name[6:] for op in layer.ops]
 
 
 def test_a_bottleneck_squeezes_the_activated_depthwise_output() -> None:

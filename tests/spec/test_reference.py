@@ -80,17 +80,14 @@ def sandler() -> Table:
         ("mnasnet_b1", tan(B1), 32, 1280, 0),
     ],
 )
-def test_the_network_is_its_papers_table(
-    name: str, table: Table, stem: int, tail: int, features: int
-) -> None:
+def test_the_network_is_its_papers_table(name: str, table: Table, stem: int, tail: int, features: int) -> None:
     spec = load_spec(name)
     rows = [row for row in spec.rows if isinstance(row, MBConv)]
     assert [(r.k, r.exp, r.out, r.se, r.nl, r.s) for r in rows] == table
     assert len(rows) == len(spec.rows)
     # a residual iff stride 1 and in == out
     assert [r.skip for _, r, _ in spec.convs()] == [
-        "identity" if isinstance(r, MBConv) and r.s == 1 and cin == r.out else "none"
-        for _, r, cin in spec.convs()
+        "identity" if isinstance(r, MBConv) and r.s == 1 and cin == r.out else "none" for _, r, cin in spec.convs()
     ]
     assert (spec.stem.k, spec.stem.s, spec.stem.out) == (3, 2, stem)
     assert spec.tail is not None and (spec.tail.k, spec.tail.s, spec.tail.out) == (1, 1, tail)
@@ -104,9 +101,7 @@ def test_every_shipped_file_is_a_name_and_equals_its_dump() -> None:
     for file in files:
         text = file.read_text("utf-8")
         assert load_spec(file) == parse_spec(text) == load_spec(file.stem)
-        assert "".join(line for line in text.splitlines(True) if not line.startswith("#")) == dump_spec(
-            load_spec(file)
-        )
+        assert "".join(line for line in text.splitlines(True) if not line.startswith("#")) == dump_spec(load_spec(file))
 
 
 def test_width_rules_of_a_name_and_of_a_file() -> None:
@@ -124,9 +119,7 @@ def test_the_ends_of_the_width_range(name: str, width: float) -> None:
     assert load_spec(f"{name}@{width}").name == f"{name}@{width}"
 
 
-@pytest.mark.parametrize(
-    "width", ["", "x", "nan", "inf", "0", "-1", "0.049", "8.01", "1e400", "0.75@1", "1" * 9999]
-)
+@pytest.mark.parametrize("width", ["", "x", "nan", "inf", "0", "-1", "0.049", "8.01", "1e400", "0.75@1", "1" * 9999])
 def test_a_bad_width_is_refused(width: str) -> None:
     rule = r"^mobilenet_v2@: the width after @ must be a number from 0.05 to 8 \(got '.{0,60}\)$"
     with pytest.raises(BadInput, match=rule):

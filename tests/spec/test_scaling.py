@@ -129,7 +129,5 @@ def test_a_bad_width_is_refused(width: float) -> None:
 
 
 def test_a_bad_resolution_is_refused() -> None:
-    with pytest.raises(
-        DocumentError, match=r"input.resolution: must be a whole number from 1 to 8192 \(got 0\)"
-    ):
+    with pytest.raises(DocumentError, match=r"input.resolution: must be a whole number from 1 to 8192 \(got 0\)"):
         scale_spec(load_spec("mobilenet_v2"), resolution=(0, 224))

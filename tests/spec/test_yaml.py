@@ -191,9 +191,7 @@ def test_fault(old: str, new: str, fault: str) -> None:
 )
 def test_bad_resolution(value: str) -> None:
     (fault,) = faults(edit("resolution: 32", f"resolution: {value}"))
-    assert fault.startswith(
-        "input.resolution: must be a side or [height, width] in pixels, each from 1 to 8192 (got "
-    )
+    assert fault.startswith("input.resolution: must be a side or [height, width] in pixels, each from 1 to 8192 (got ")
 
 
 @pytest.mark.parametrize(
@@ -316,9 +314,7 @@ provenance: {a: .nan}
 
 
 def test_missing_parts_are_one_fault_each() -> None:
-    assert faults("format: mbv3-spec/1\n") == [
-        f"{k}: is missing" for k in ("name", "input", "stem", "rows", "head")
-    ]
+    assert faults("format: mbv3-spec/1\n") == [f"{k}: is missing" for k in ("name", "input", "stem", "rows", "head")]
 
 
 def test_a_long_list_of_faults_is_cut() -> None:
