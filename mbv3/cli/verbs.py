@@ -175,18 +175,20 @@ def _show(args: Namespace) -> int:
 # ---- latency -------------------------------------------------------------------------------------------------
 
 
-def _space_of(table: LatencyTable) -> SearchSpace:
-    """The scaled space that a table was built for."""
+def _space_of(table: LatencyTable, given: str) -> SearchSpace:
+    """The scaled space that a table was built for; `given`, from --space, where the table's bears its name."""
     from mbv3.pipeline.tables import space_id
     from mbv3.space import load_space, scale
 
     about = dict(table.about or {})
     try:
-        base = load_space(str(about["space"]))
+        base = load_space(given)
+        if base.name != about["space"]:
+            base = load_space(str(about["space"]))
         space = scale(base, float(about["width"]), int(about["resolution"]), int(about["classes"]))
     except (KeyError, BadInput) as e:
         raise BadInput(
-            f"the table does not say a space that is known here ({e}); check it where it was built"
+            f"the table does not say a space that is known here ({e}); give --space FILE, or check where it was built"
         ) from None
     if space_id(space) != about.get("space_id"):
         raise BadInput(f"the table was built for another space of the name {space.name!r}; build it anew")
@@ -259,7 +261,7 @@ def _latency_check(args: Namespace) -> int:
         raise BadInput(f"--networks must be from 4 to 1000 (got {args.networks})")
     table = _table(args)
     runtime = open_runtime(args.runtime, args.threads)
-    report = check(runtime, table, _space_of(table), args.networks, args.seed)
+    report = check(runtime, table, _space_of(table, args.space), args.networks, args.seed)
     if args.json:
         _dump(report)
         return 0

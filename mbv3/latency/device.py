@@ -117,7 +117,7 @@ class Device:
         reference is one of the networks in turn, visited as the others are: timed more often it would run hotter.
         """
         # networks that would not fit in memory together are timed in groups, each with the reference
-        groups = max(1, -(-sum(_network_bytes(s) for s in specs) // _CHUNK_BYTES))
+        groups = min(max(len(specs), 1), max(1, -(-sum(map(_network_bytes, specs)) // _CHUNK_BYTES)))
         halves = [[0.0] * len(specs) for _ in range(2)]
         reference: list[float] = []
         drift = 0.0

@@ -97,8 +97,8 @@ def interleave(
     `min_s` seconds have passed: a disturbance of a tenth of a second must not cover all runs of short items.
 
     Each visit is one unmeasured run and then `min_runs` to `max_runs` measured ones, more for short items,
-    until about `min_visit_ms` are timed. The anchor is visited every `anchor_every` items, at least twice a
-    round if there are items. `between(done)` is called after every round.
+    until about `min_visit_ms` are timed. The anchor begins every round and is visited again every `anchor_every`
+    items, at least twice a round if there are two items. `between(done)` is called after every round.
     """
     rng = np.random.default_rng(seed)
     kept: list[list[tuple[float, ...]]] = [[] for _ in items]

@@ -253,7 +253,7 @@ class LatencyTable:
         w = csv.writer(body, lineterminator="\n")
         w.writerow(_COLUMNS)
         for key, t in self.layers.items():
-            w.writerow(["layer", str(key), repr(t.ms), t.n, f"{t.mean:.6f}", f"{t.std:.6f}", ""])
+            w.writerow(["layer", str(key), repr(float(t.ms)), t.n, f"{t.mean:.6f}", f"{t.std:.6f}", ""])
         for n in self.networks:
             predicted = self.calibration(n.hot_ms, n.mb)
             w.writerow(["network", n.label, f"{n.ms:.6f}", "", "", "", f"{predicted:.6f}"])

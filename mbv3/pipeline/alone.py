@@ -34,7 +34,7 @@ def netadapt_alone(spec: ArchSpec, target_ms: float, out: str | None, **options:
         BadInput: an option cannot be used.
         Unreachable: the network is already faster than the target.
     """
-    o = Options(target_ms=target_ms, **options)
+    o = Options.of({"target_ms": target_ms, **options})
     if o.data is not None:
         peek_class_folder(Path(o.data))  # before anything is made
     path = Path(out) if out else Path("runs") / f"netadapt-{spec.name}-{target_ms:g}ms"

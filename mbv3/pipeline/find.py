@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mbv3 import __version__
 from mbv3.data import peek_class_folder
 from mbv3.errors import BadInput, Mbv3Error, MissingLayerError, Unreachable
 from mbv3.events import Done, Event, Note, Progress, StageStart
@@ -63,9 +64,11 @@ def find(
         except TypeError as e:
             raise BadInput(f"{run.path / 'run.json'}: its args were edited ({e})") from None
         if run.record["status"] == "done":
+            _remove_checkpoints(run)  # it may have been killed between its last two steps
+            if not (run.path / "report.html").exists():
+                yield Note("report", f"wrote {write_report(run.path)}")
             yield Done("run", f"{run.path} is finished", run.record)
             return
-        run.save(status="running", exit=None)
         if "network" in run.record:
             from mbv3.pipeline.alone import alone_stages
 
@@ -89,19 +92,21 @@ def find(
             except BadInput as e:
                 raise BadInput(f"{asked.device}: too small a table to estimate cut layers from ({e})") from None
         record = {
-            "version": versions()["mbv3-search"], "command": _command(asked), "args": asked.as_dict(),
+            "version": __version__, "command": _command(asked), "args": asked.as_dict(),
             "target_ms": asked.target_ms, "versions": versions(), "seeds": {"search": asked.seed},
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "hashes": {},
         }  # fmt: skip
         run = RunDir.create(Path(out) if out is not None else _free_folder(asked.target_ms), record)
-        run.lock()
         yield Note("run", f"run directory {run.path}")
     yield from guarded(run, _stages(asked, run))
 
 
 def guarded(run: RunDir, stages: Iterator[Event]) -> Iterator[Event]:
-    """Run the stages; how they end is kept in run.json."""
+    """Run the stages, the directory locked; how they end is kept in run.json."""
+    run.lock()
     try:
+        run.record.pop("error", None)
+        run.save(status="running", exit=None)
         yield from stages
     except Unreachable as e:
         run.save(status="unreachable", exit=3, error=str(e), range_ms=[e.smallest_ms, e.largest_ms])
@@ -112,6 +117,8 @@ def guarded(run: RunDir, stages: Iterator[Event]) -> Iterator[Event]:
     except (KeyboardInterrupt, GeneratorExit):
         run.save(status="interrupted", exit=4)
         raise
+    finally:
+        run.unlock()
 
 
 def _free_folder(target_ms: float) -> Path:
@@ -444,7 +451,7 @@ def _trained_weights(run: RunDir, spec: ArchSpec) -> None:
     from mbv3.training import load_checkpoint
 
     kept = load_checkpoint(run.path / "trained-0.safetensors")
-    if kept is not None:
+    if kept is not None and run.record["plan"].get("keep_trained"):
         save_weights(run.path / "weights.safetensors", kept[0]["net"], network=spec.name)
         _write_onnx(run, spec)
 
@@ -478,8 +485,15 @@ def _finish(run: RunDir, shrunk: Shrunk, spec: ArchSpec, latency: Latency) -> No
         raw_reference_ms=shrunk.raw_reference_ms,
         total_s=round(sum(run.record["stages"].values()), 1),
     )
-    for leftover in ("seed-training.safetensors",):
-        (run.path / leftover).unlink(missing_ok=True)
+    if shrunk.reached:
+        _remove_checkpoints(run)
+
+
+def _remove_checkpoints(run: RunDir) -> None:
+    """What only a resumed run needs."""
+    for pattern in ("supernet", "seed-training", "netadapt", "trained-*", "training-*"):
+        for file in run.path.glob(f"{pattern}.safetensors"):
+            file.unlink()
 
 
 def _verdict(run: RunDir) -> str:

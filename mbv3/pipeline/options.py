@@ -128,4 +128,7 @@ class Options:
             raise BadInput(f"no such option: {', '.join(unknown)}; there are {', '.join(sorted(known))}")
         # whole paths: a run is resumed from any folder
         paths = {k: str(Path(v).resolve()) for k, v in values.items() if k in ("data", "test") and v is not None}
+        space = values.get("space")
+        if space is not None and Path(space).is_file():
+            paths["space"] = str(Path(space).resolve())
         return cls(**{**values, **paths})

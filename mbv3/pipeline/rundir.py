@@ -100,12 +100,19 @@ class RunDir:
 
     def lock(self) -> None:
         """Hold the run for this process until it ends. Raises: BadInput when another process works on it."""
-        self._lock = (self.path / ".lock").open("a")
+        try:
+            self._lock = (self.path / ".lock").open("a")
+        except OSError as e:
+            raise BadInput(f"{self.path}: cannot be written to ({e.strerror})") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
             raise BadInput(f"{self.path}: another process is at work on this run; wait for it, or end it") from None
+
+    def unlock(self) -> None:
+        """Let other processes have the run."""
+        self._lock.close()
 
     def save(self, **changes: Any) -> None:
         """Update run.json."""

@@ -18,7 +18,7 @@ input: {resolution: 32}
 stem: {k: 3, out: 8, nl: HS, s: 2}
 blocks:
   - {name: a, s: 1, out: 8, e: [2, 3], k: [3, 5], se: [0, 1]}
-  - {name: b, s: 2, out: 16, e: [2, 3], k: [3, 5], l: [1, 2]}
+  - {name: b, s: 2, out: 16, e: [2, 3, 4], k: [3, 5], l: [1, 2]}
 head: {features: 16, classes: 4}
 """
 

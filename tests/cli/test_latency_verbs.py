@@ -64,10 +64,14 @@ def test_a_killed_build_keeps_its_rows_and_the_table_serves(
     assert code == 0 and "using the latency table of" in err and kept.read_bytes() == before
     assert f"{len(final)} layers on " in said
 
-    code, said, _ = mbv3("latency", "predict", spec, "--space", space, "--json")
+    code, said, _ = mbv3("latency", "predict", spec, "--device", out, "--json")
     value = json.loads(said)
     assert code == 0 and value.keys() >= {"ms", "reference_ms", "estimated"}
     assert value["ms"] > 0 and value["reference_ms"] == table.reference_ms and value["estimated"] is True
+
+    code, said, _ = mbv3("latency", "predict", spec, "--space", space, "--json")  # at hand: what lacks is measured
+    here = json.loads(said)
+    assert code == 0 and here["ms"] > 0 and here["estimated"] is False
 
     code, said, err = mbv3("latency", "check", "--space", space, "--networks", "4", "--json")
     assert code == 0, err
@@ -80,7 +84,7 @@ def test_a_killed_build_keeps_its_rows_and_the_table_serves(
     assert {"ms", "estimated"} <= shown["rows"][0].keys()
 
     code, _, err = mbv3("latency", "check", "--device", out, "--networks", "4")  # another space than the table's
-    assert code == 2 and "Traceback" not in err, err
+    assert code == 2 and "give --space FILE" in err and "Traceback" not in err, err
 
 
 def test_measure(mbv3: Command, spec: Path) -> None:

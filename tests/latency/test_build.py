@@ -21,15 +21,19 @@ from mbv3.latency import (
     Timed,
     build_table,
     check_table,
+    fidelity,
     network_time,
     table_path,
     weights_mb,
 )  # fmt: skip
 from mbv3.latency import device as device_module
+from mbv3.latency.runtime import Run
 from mbv3.space import SearchSpace
-from mbv3.spec import LayerKey, count, lower
+from mbv3.spec import ArchSpec, LayerKey, count, lower
 
 from .fake import FINGERPRINT, A, B, C, Clock, FakeRuntime, layer_cost, network_cost
+
+PASSES = 2  # every layer is opened so often
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +90,13 @@ def test_a_whole_build(runtime: FakeRuntime, plan: BuildPlan, path: Path, partia
     assert table.report["baselines"]["plain_sum"]["bias"] < -4
     assert table.about is not None and table.about["space"] == "tiny" and len(table.about["date"]) == 10
     assert table.reference_ms == pytest.approx(network_cost(plan.reference))
+    assert table.reference == {
+        "spec": "reference",
+        "width": 1.0,
+        "resolution": [32, 32],
+        "classes": 4,
+        "ms": table.reference_ms,
+    }
     for _, spec in plan.calibration:
         assert table.latency_ms(spec) == pytest.approx(network_cost(spec), rel=1e-3)
 
@@ -99,7 +110,7 @@ def test_progress_counts_layers_up_to_all(runtime: FakeRuntime, plan: BuildPlan,
 
 def test_a_layer_named_twice_is_measured_once(runtime: FakeRuntime, plan: BuildPlan, path: Path) -> None:
     build(runtime, replace(plan, keys=plan.keys * 2), path)
-    assert sorted(map(str, layers(runtime))) == sorted(map(str, plan.keys))
+    assert sorted(map(str, layers(runtime))) == sorted(map(str, plan.keys * PASSES))
 
 
 # -- interruption
@@ -115,7 +126,7 @@ def test_an_interrupted_build_goes_on_where_it_stopped(
     events = build(second, plan, path)
     notes = [e.text for e in events if isinstance(e, Note)]
     assert notes == ["20 layers were measured before an interruption and are kept"]
-    assert set(layers(second)) == set(plan.keys[20:]) and len(layers(second)) == len(plan.keys) - 20
+    assert set(layers(second)) == set(plan.keys[20:]) and len(layers(second)) == PASSES * (len(plan.keys) - 20)
     steps = [e.done for e in events if isinstance(e, Progress) and e.text == "layers"]
     assert steps[0] == 30 and steps[-1] == len(plan.keys)
     table = LatencyTable.load(path)
@@ -286,7 +297,7 @@ def test_check_predicts_and_measures_what_the_table_has_not_seen(
     table = LatencyTable.load(path)
     fresh = [(f"n{i}", space.spec((i % 2, 1, 0, i // 2, 1, 0, 1, 0))) for i in range(4)]
     device = Device(runtime, plan.reference, table.reference_ms)
-    report, nets, measured = check_table(device, table, fresh, rounds=2)
+    report = check_table(device, table, fresh, rounds=2)
     assert set(report) >= {
         "n",
         "rmspe",
@@ -295,14 +306,51 @@ def test_check_predicts_and_measures_what_the_table_has_not_seen(
         "within_10",
         "spearman",
         "noise_floor",
+        "calibrated_on",
+        "as_built",
+        "drift",
+        "reference_drift",
+        "worst",
         "baselines",
     }
     assert set(report["baselines"]) == {"plain_sum", "madds"}
     assert report["n"] == 4 and report["rmspe"] < 0.5 and report["within_5"] == 100.0
-    assert [n.label for n in nets] == ["n0", "n1", "n2", "n3"]
-    assert measured.ms == pytest.approx([network_cost(s) for _, s in fresh])
-    assert report["worst"]["network"] in {"n0", "n1", "n2", "n3"}
+    predicted, costs = [table.latency_ms(s) for _, s in fresh], [network_cost(s) for _, s in fresh]
+    expected = fidelity(predicted, costs)
+    assert {k: report[k] for k in expected} == report["as_built"] == pytest.approx(expected, abs=1e-3)
+    i = ["n0", "n1", "n2", "n3"].index(report["worst"]["network"])
+    assert report["worst"]["measured_ms"] == pytest.approx(costs[i])
+    assert report["worst"]["predicted_ms"] == pytest.approx(predicted[i])
+    assert (report["calibrated_on"], report["drift"], report["reference_drift"]) == (0, 0.0, 0.0)
     assert report["baselines"]["plain_sum"]["bias"] < report["bias"]
+
+
+class Changed(FakeRuntime):
+    """All but the reference takes a tenth longer than it did."""
+
+    def network(self, spec: ArchSpec) -> Run:
+        self.opened.append(spec.name)
+        return self._run(network_cost(spec) * (1.0 if spec.name == "reference" else 1.1))
+
+
+@pytest.mark.parametrize(("n", "calibrated_on"), [(8, 8), (7, 0), (0, 0)])
+def test_check_calibrates_anew_on_a_panel_of_at_least_eight(
+    n: int, calibrated_on: int, clock: Clock, plan: BuildPlan, path: Path, space: SearchSpace
+) -> None:
+    build(FakeRuntime(clock), plan, path)
+    table = LatencyTable.load(path)
+    fresh = [(f"n{i}", space.spec((i % 2, 1, 0, i // 2, 1, 0, 1, 0))) for i in range(4)]
+    panel = [(net, spec) for net, (_, spec) in zip(table.networks, plan.calibration, strict=True)][:n]
+    device = Device(Changed(clock, slowness=lambda now: 1.25), plan.reference, table.reference_ms)
+    report = check_table(device, table, fresh, panel, rounds=2)
+    assert report["n"] == 4  # the panel is none of those judged
+    assert report["calibrated_on"] == calibrated_on
+    assert report["drift"] == (10.0 if n else 0.0) and report["reference_drift"] == 25.0
+    assert report["as_built"]["bias"] == pytest.approx(100 * (1 / 1.1 - 1), abs=0.1)
+    if calibrated_on:
+        assert report["rmspe"] < 0.1 and abs(report["bias"]) < 0.1
+    else:
+        assert report["bias"] == report["as_built"]["bias"]
 
 
 def test_network_time_by_hand_and_all_that_is_missing(plan: BuildPlan) -> None:

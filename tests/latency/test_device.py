@@ -9,7 +9,8 @@ import pytest
 
 from mbv3.latency import BuildPlan, Device, Measured, chunks
 from mbv3.latency import device as module
-from mbv3.spec import LayerKey, MBConv
+from mbv3.latency.runtime import Run
+from mbv3.spec import ArchSpec, LayerKey, MBConv
 
 from .fake import FINGERPRINT, Clock, FakeRuntime, layer_cost, network_cost
 
@@ -45,7 +46,7 @@ def test_drift_and_noise_are_told(clock: Clock, plan: BuildPlan) -> None:
     drifting = FakeRuntime(clock, slowness=lambda now: 1.0 + 0.5 * (int(now * 40) % 2))
     assert Device(drifting, plan.reference, 1.0).networks(specs, rounds=12).drift > 0.02
     noisy = FakeRuntime(clock, slowness=lambda now: 1.0 + crc32(str(now).encode()) / 2**33)
-    measured = Device(noisy, plan.reference, network_cost(plan.reference)).networks(specs, rounds=4)
+    measured = Device(noisy, plan.reference, network_cost(plan.reference)).networks(specs, rounds=2)
     assert 1 < measured.noise_floor < 30
     for ms, (a, b), spec in zip(measured.ms, measured.halves, specs, strict=True):
         assert a != b
@@ -61,10 +62,71 @@ def test_noise_floor_by_hand() -> None:
     assert floor() == 0.0
 
 
-def test_progress_is_told_after_every_round(runtime: FakeRuntime, plan: BuildPlan) -> None:
-    done: list[int] = []
-    Device(runtime, plan.reference).networks([plan.reference], rounds=3, between=done.append)
-    assert done == [1, 2, 3]
+class Ticking(FakeRuntime):
+    """Runs take whole ticks of 2^-20 s, so that differences of the clock are exact."""
+
+    def network(self, spec: ArchSpec) -> Run:
+        self.opened.append(spec.name)
+        seconds = round(network_cost(spec) * 1e-3 * 2**20) / 2**20
+
+        def run() -> None:
+            self.clock.now += seconds
+
+        return run
+
+
+@pytest.mark.parametrize("chunk_bytes", [1_200_000_000, 5_000_000, 2_000_000])
+@pytest.mark.parametrize("given", [None, 7.3])
+def test_the_reference_gets_its_own_time_back(
+    chunk_bytes: int, given: float | None, clock: Clock, plan: BuildPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CHUNK_BYTES", chunk_bytes)
+    device = Device(Ticking(clock), plan.reference, given)
+    raw = round(network_cost(plan.reference) * 1e-3 * 2**20) / 2**20 * 1e3
+    assert device.reference_ms == (given or raw)
+    alone = device.networks([plan.reference])
+    assert alone.ms == (device.reference_ms,) and alone.halves == ((device.reference_ms,) * 2,)
+    assert alone.raw_reference_ms == raw and alone.drift == alone.noise_floor == 0
+    others = [s for _, s in plan.calibration]
+    for at in (0, 3, len(others)):
+        among = device.networks([*others[:at], plan.reference, *others[at:]], rounds=4)
+        assert among.ms[at] == device.reference_ms and among.halves[at] == (device.reference_ms,) * 2
+        assert len(set(among.ms)) > 4 and device.reference_ms not in among.ms[:at] + among.ms[at + 1 :]
+
+
+def test_half_of_the_rounds_run_on_sessions_opened_anew(runtime: FakeRuntime, plan: BuildPlan) -> None:
+    device = Device(runtime, plan.reference, 1.0)
+    specs = [s for _, s in plan.calibration]
+    runtime.opened.clear()
+    device.networks(specs, rounds=2)
+    assert runtime.opened == 2 * [*(s.name for s in specs), "reference"]
+    for passes in (2, 1, 3):
+        runtime.opened.clear()
+        device.layers(plan.keys[:5], passes=passes)
+        assert tuple(runtime.opened) == passes * plan.keys[:5]
+    runtime.opened.clear()
+    device.layers(plan.keys[:5])
+    assert tuple(runtime.opened) == 2 * plan.keys[:5]
+
+
+def test_networks_too_large_to_be_open_together_are_timed_in_groups(
+    runtime: FakeRuntime, plan: BuildPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device(runtime, plan.reference)
+    specs = [s for _, s in plan.calibration]
+    monkeypatch.setattr(module, "_CHUNK_BYTES", -(-sum(map(module._network_bytes, specs)) // 3))
+    runtime.opened.clear()
+    measured = device.networks(specs, rounds=4)
+    groups = [[*(s.name for s in specs[g::3]), "reference"] for g in range(3)]
+    assert runtime.opened == 2 * list(chain(*groups))
+    assert measured.ms == pytest.approx([network_cost(s) for s in specs])
+    assert measured.raw_reference_ms == pytest.approx(network_cost(plan.reference))
+
+
+def test_no_networks_at_all(runtime: FakeRuntime, plan: BuildPlan) -> None:
+    measured = Device(runtime, plan.reference).networks([])
+    assert measured.ms == measured.halves == () and measured.noise_floor == 0
+    assert measured.raw_reference_ms == pytest.approx(network_cost(plan.reference))
 
 
 def test_chunks_hold_every_layer_once_in_order(plan: BuildPlan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,5 +142,5 @@ def test_chunks_bound_what_is_open_at_a_time() -> None:
     parts = list(chunks(big))
     assert len(parts) > 1 and sum(map(len, parts)) == 10
     for part in parts:
-        assert len(part) == 1 or sum(map(module._bytes, part)) <= 600_000_000
+        assert len(part) == 1 or sum(map(module._bytes, part)) <= module._CHUNK_BYTES == 1_200_000_000
     assert list(chunks([LayerKey(MBConv(k=3, exp=9600, out=960), 960, 224, 224)]))  # one too large alone

@@ -39,9 +39,13 @@ def test_a_tiny_table_is_built_used_and_checked(plan: BuildPlan, space: SearchSp
     spec = space.spec(tuple(space.sample(np.random.default_rng(9), 1)[0]))
     assert np.isfinite(table.latency_ms(spec))
     device = Device(runtime, plan.reference, table.reference_ms)
-    report, nets, measured = check_table(device, table, [("one", spec), ("two", plan.reference)], rounds=2)
-    assert report["n"] == len(nets) == len(measured.ms) == 2
-    assert all(ms > 0 for ms in measured.ms)
+    report = check_table(device, table, [("one", spec), ("two", plan.reference)], rounds=2)
+    assert report["n"] == report["as_built"]["n"] == 2
+    assert report["worst"]["network"] in {"one", "two"} and report["worst"]["measured_ms"] > 0
+    assert np.isfinite([report["rmspe"], report["noise_floor"], report["reference_drift"]]).all()
+    panel = list(zip(table.networks, [s for _, s in plan.calibration], strict=True))
+    again = check_table(device, table, [("one", spec), ("two", plan.reference)], panel, rounds=2)
+    assert (report["calibrated_on"], again["calibrated_on"]) == (0, 8) and np.isfinite(again["drift"])
 
 
 def test_layers_and_networks_open_and_run(plan: BuildPlan) -> None:

@@ -69,7 +69,13 @@ def computed_table(space: SearchSpace, **fingerprint: object) -> LatencyTable:
         nets.append(NetworkTime("calibration:" + "-".join(map(str, g)), round(hot + 0.1, 6), hot, mb, madds))
     return LatencyTable(
         fingerprint=type(here)(**{**here.as_dict(), **fingerprint}),
-        reference={"spec": "mobilenet_v3_large", "width": space.width, "resolution": [space.resolution[0]], "ms": 3.0},
+        reference={
+            "spec": "mobilenet_v3_large",
+            "width": space.width,
+            "resolution": list(space.resolution),
+            "classes": 1000,
+            "ms": 3.0,
+        },
         layers=layers,
         about={"space": space.name, "width": space.width, "resolution": space.resolution[0], "date": "2026-01-01"},
     ).calibrated(nets)

@@ -149,6 +149,15 @@ def test_data(
     assert not list(here.iterdir())
 
 
+def test_other_classes_to_test_on_are_told_at_the_start(search: Command, folder: Path, here: Path) -> None:
+    theirs = here.parent / "theirs"
+    shutil.copytree(folder / "images", theirs)
+    (theirs / "light").rename(theirs / "bright")
+    said = search("--target-ms", "5", "--data", folder / "images", "--test", theirs)
+    refused(said, re.escape(str(theirs)), r"here only: \['bright'\], there only: \['light'\]")
+    assert not list(here.iterdir())
+
+
 def test_a_broken_image_is_named_and_the_run_goes_on_once_it_is_mended(
     search: Command, tiny: tuple[str, ...], folder: Path, here: Path
 ) -> None:
@@ -158,9 +167,14 @@ def test_a_broken_image_is_named_and_the_run_goes_on_once_it_is_mended(
     good = bad.read_bytes()
     bad.write_bytes(good[: len(good) // 2])
     args = [str(images) if a == str(folder / "images") else a for a in tiny]
+    args += ["--supernet-steps", "2", "--trials", "5", "--finetune-steps", "0", "--delta", "0.1"]
     refused(search(*args, "--out", "run"), "1 of 80 images cannot be decoded; repair or remove", re.escape(str(bad)))
     assert record(here / "run")["status"] == "failed"
-    assert sorted(p.name for p in (here / "run").iterdir()) == ["latency-table.csv", "run.json"]
+    assert sorted(p.name for p in (here / "run").iterdir()) == [".lock", "latency-table.csv", "run.json"]
+    bad.write_bytes(good)
+    code, _, err = search("--resume", "run")
+    assert code == 0, err
+    assert record(here / "run")["status"] == "done" and "error" not in record(here / "run")
 
 
 # ---- documents
@@ -274,6 +288,13 @@ def test_resume_of_a_finished_run_prints_its_result(search: Command, whole: Run)
     assert {p: p.stat().st_mtime_ns for p in whole.path.rglob("*")} == before
 
 
+def test_resume_of_a_finished_run_writes_its_report_again(search: Command, here: Path, whole: Run) -> None:
+    shutil.copytree(whole.path, here / "run")
+    (here / "run" / "report.html").unlink()
+    assert search("--resume", "run")[0] == 0
+    assert (here / "run" / "report.html").read_text().startswith("<!")
+
+
 # ---- targets that cannot be met
 
 
@@ -289,7 +310,7 @@ def test_unreachable_by_a_table(search: Command, tiny: tuple[str, ...], here: Pa
     assert (kept["status"], kept["exit"]) == ("unreachable", 3)
     assert kept["range_ms"] == pytest.approx([float(said[1]), float(said[2])], rel=0.01)
     left = sorted(p.name for p in (here / "run").iterdir())
-    assert left == ["latency-table.csv", "run.json"]  # nothing trained, nothing searched
+    assert left == [".lock", "latency-table.csv", "run.json"]  # nothing trained, nothing searched
 
 
 def test_unreachable_here(search: Command, folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +325,7 @@ def test_unreachable_here(search: Command, folder: Path, here: Path, monkeypatch
     assert (kept["status"], kept["exit"]) == ("unreachable", 3)
     smallest, largest = kept["range_ms"]  # type: ignore[misc]
     assert 0.0001 < smallest < largest  # type: ignore[has-type]
-    assert [p.name for p in (here / "run").iterdir()] == ["run.json"]
+    assert sorted(p.name for p in (here / "run").iterdir()) == [".lock", "run.json"]
 
 
 def test_scale_texts() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import mbv3
 from mbv3.errors import BadInput
@@ -14,6 +15,8 @@ from mbv3.events import Done, Event, Note, Progress, StageStart
 from mbv3.latency import BuildPlan, LatencyTable, Runtime, Timed
 from mbv3.pipeline import alone
 from mbv3.pipeline.alone import netadapt_alone
+from mbv3.pipeline.rundir import RunDir
+from mbv3.pipeline.shrink import _Deployed
 from mbv3.pipeline.tables import Latency
 
 from .conftest import Said, layer_ms, record
@@ -57,7 +60,13 @@ def test_a_resumed_run_keeps_to_its_own_table(folder: Path, tmp_path: Path) -> N
             break
     events.close()  # type: ignore[attr-defined]
     table.unlink()
-    *_, last = mbv3.find(resume=tmp_path / "run")
+    run = RunDir.open(tmp_path / "run")
+    run.lock()
+    with pytest.raises(BadInput, match="another process is at work on this run"):
+        list(mbv3.find(resume=run.path))
+    run.unlock()
+    assert record(run.path)["status"] == "interrupted"  # what was refused left it as it was
+    *_, last = mbv3.find(resume=run.path)
     assert isinstance(last, Done) and last.data["hashes"]["table"]
 
 
@@ -79,7 +88,9 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     def build_table(runtime: Runtime, plan: BuildPlan, path: Path) -> Iterator[Event]:
         layers = {k: Timed(layer_ms(k), 1, layer_ms(k), 0.0) for k in plan.keys}
-        reference = {"spec": "mobilenet_v3_large", "width": 1.0, "resolution": [32, 32], "ms": 3.0}
+        reference = {
+            "spec": "mobilenet_v3_large", "width": 1.0, "resolution": [32, 32], "classes": 1000, "ms": 3.0,
+        }  # fmt: skip
         LatencyTable(runtime.fingerprint, reference, layers, about=dict(plan.about)).save(path)
         built.append(path)
         yield Note("table", "computed")
@@ -138,3 +149,16 @@ def test_netadapt_of_a_network_that_is_fast_enough(
     code, said, err = mbv3("netadapt", whole.path / "seed.yaml", *given)
     assert code == 3 and said == "" and "under the target of 50 ms; NetAdapt only shrinks" in err
     assert record(out)["status"] == "unreachable" and not (out / "netadapt.csv").exists()
+
+
+def test_the_deployed_network_has_its_own_classes(whole: Run) -> None:
+    """Trained on images of other classes it keeps its weights, but for a classifier that is left as initialised."""
+    spec = mbv3.load_spec(whole.path / "seed.yaml")  # of two classes
+    state = mbv3.build(spec, 1).state_dict()
+    for classes in (2, 7):
+        deployed = _Deployed(None, classes)  # type: ignore[arg-type]
+        assert deployed.spec(spec).head.classes == classes
+        left = deployed.state(spec, state, 3)
+        fresh = mbv3.build(deployed.spec(spec), 3).state_dict()
+        own = [k for k in left if left[k] is not state[k]]
+        assert len(own) == (0 if classes == 2 else 2) and all(torch.equal(left[k], fresh[k]) for k in own)

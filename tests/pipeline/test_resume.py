@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -76,18 +75,17 @@ def test_interrupted_by_the_user(tiny: tuple[str, ...], tmp_path: Path) -> None:
     assert 20 <= len(rows(out / "trials.csv")) < 30
 
 
-def imagenet(folder: Path, out: Path, sampler: str) -> tuple[str, ...]:
-    return ("--target-ms", "3", "--device", str(folder / "imagenet.csv"), "--sampler", sampler, "--trials", "60",
+def imagenet(folder: Path, out: Path) -> tuple[str, ...]:
+    return ("--target-ms", "3", "--device", str(folder / "imagenet.csv"), "--trials", "60",
             "--finetune-steps", "1", "--delta", "0.1", "--seed", "7", "--out", str(out))  # fmt: skip
 
 
-@pytest.mark.parametrize("sampler", ["rnn", "tpe"])
-def test_a_search_is_replayed(folder: Path, tmp_path: Path, sampler: str) -> None:
-    """The trials of a killed search are those of a whole one, whatever proposes them."""
-    stop = "mbv3.pipeline.shrink:shrink:1"  # nothing after the search is of interest
+def test_a_search_is_replayed(folder: Path, tmp_path: Path) -> None:
+    """The trials of a killed search are those of a whole one."""
+    stop = "mbv3.pipeline.find:shrink:1"  # nothing after the search is of interest
     whole, out = tmp_path / "whole", tmp_path / "run"
-    assert drive(*imagenet(folder, whole, sampler), fate=f"SIGKILL {stop}").code == -signal.SIGKILL
-    killed(drive(*imagenet(folder, out, sampler), fate=f"SIGKILL {IMAGENET_SEARCH}"))
+    assert drive(*imagenet(folder, whole), fate=f"SIGKILL {stop}").code == -signal.SIGKILL
+    killed(drive(*imagenet(folder, out), fate=f"SIGKILL {IMAGENET_SEARCH}"))
     assert 20 <= len(rows(out / "trials.csv")) < 60
     killed(drive("--resume", str(out), fate=f"SIGKILL {stop}"))
     for name in ("trials.csv", "seed.yaml"):
