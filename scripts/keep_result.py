@@ -1,6 +1,6 @@
 """Keep what a finished run showed: the figures of its run.json, its table's trust report, the network.
 
-    python scripts/keep_result.py RUN NAME [COMMIT]     writes results/NAME.json and results/NAME.yaml
+python scripts/keep_result.py RUN NAME [COMMIT]     writes results/NAME.json and results/NAME.yaml
 """
 
 from __future__ import annotations

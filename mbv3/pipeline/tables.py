@@ -53,7 +53,7 @@ def reference_of(table: LatencyTable) -> ArchSpec:
     """The reference network that a table's times are told against."""
     ref = table.reference
     h, w = (int(v) for v in ref["resolution"])
-    return reference_at(float(ref["width"]), (h, w), int(ref["classes"]))
+    return reference_at(float(ref["width"]), (h, w), int(ref.get("classes", 1000)))
 
 
 def random_networks(space: SearchSpace, n: int, seed: int, label: str) -> list[tuple[str, ArchSpec]]:
