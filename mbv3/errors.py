@@ -5,8 +5,7 @@ Mbv3Error
  │   ├─ DocumentError      a YAML or CSV document; lists every fault with its path
  │   └─ ForeignTable       a latency table of another device, runtime or thread count
  ├─ MissingLayerError      layers without a measurement; `.missing` lists every one
- ├─ Unreachable            the target lies outside what the space can reach (exit 3)
- └─ Interrupted            stopped by the user; the run directory can be resumed (exit 4)
+ └─ Unreachable            the target lies outside what the space can reach (exit 3)
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ __all__ = [
     "DocumentError",
     "Fault",
     "ForeignTable",
-    "Interrupted",
     "Mbv3Error",
     "MissingLayerError",
     "Unreachable",
@@ -122,9 +120,3 @@ class Unreachable(Mbv3Error):
         self.smallest_ms = smallest_ms
         self.largest_ms = largest_ms
         super().__init__(message)
-
-
-class Interrupted(Mbv3Error):
-    """Stopped before the end; nothing is lost."""
-
-    exit_code = 4

@@ -140,13 +140,10 @@ def _quick_ms(runtime: Runtime, specs: Sequence[ArchSpec]) -> list[float]:
 
 @dataclass(frozen=True)
 class Scale:
-    """A scaled space, the reason in one line, and what a typical and the extreme networks take, in ms."""
+    """A scaled space and the reason in one line."""
 
     space: SearchSpace
     why: str
-    typical_ms: float
-    smallest_ms: float
-    largest_ms: float
 
 
 def _typical(space: SearchSpace) -> Genome:
@@ -187,7 +184,6 @@ def choose_scale(
         width, res = fixed
         scaled = scale(space, width, res or None, classes)
         why = f"scale {width:g}x{scaled.resolution[0]} as asked"
-        typical = _typical(scaled)
     else:
         aim = target_ms * seed_ratio
         base = scale(space, classes=classes)
@@ -218,9 +214,9 @@ def choose_scale(
         )
     madds = tabulate(scaled, lambda k: lower_key(k).madds)
     ends = [scaled.spec(madds.extreme(largest)[1]) for largest in (False, True)]
-    typical_ms, smallest, largest = _quick_ms(runtime, [scaled.spec(typical), *ends])
+    smallest, largest = _quick_ms(runtime, ends)
     check_range(target_ms, smallest, largest, scaled, fixed is not None)
-    return Scale(scaled, why, typical_ms, smallest, largest)
+    return Scale(scaled, why)
 
 
 def _keys(spec: ArchSpec) -> list[LayerKey]:
@@ -253,7 +249,6 @@ class Latency:
         self.table = table
         self.device = device
         self.correction = 1.0
-        self.estimated = 0
 
     @property
     def fine(self) -> int:
@@ -273,7 +268,6 @@ class Latency:
         out = []
         for spec in specs:
             prediction = self.table.predict(spec, estimate=self.device is None)
-            self.estimated += prediction.estimated > 0
             out.append(prediction.ms * self.correction)
         return out
 
