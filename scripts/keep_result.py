@@ -15,9 +15,10 @@ from mbv3.latency import LatencyTable
 
 ROOT = Path(__file__).resolve().parents[1]
 FIELDS = (
-    "command", "started", "target_ms", "measured_ms", "predicted_ms", "reference", "reference_ms", "raw_reference_ms",
-    "seed_ms", "accuracy", "netadapt_accuracy", "params", "madds", "range_ms", "scale", "plan", "comparison", "notes",
-    "references", "stages", "total_s", "versions", "device", "seeds", "hashes", "status", "exit",
+    "command", "started", "target_ms", "measured_ms", "measured_error_ms", "predicted_ms", "reference",
+    "reference_ms", "raw_reference_ms", "seed_ms", "accuracy", "netadapt_accuracy", "params", "madds", "range_ms",
+    "scale", "plan", "comparison", "notes", "references", "stages", "total_s", "versions", "device", "seeds",
+    "hashes", "status", "exit",
 )  # fmt: skip
 
 

@@ -90,7 +90,8 @@ def _show_run(record: dict[str, Any], as_json: bool) -> int:
             top1 = f"{r['top1']:.2f} +- {r['sigma']:.2f}"
             rows.append([r["name"], ms, f"{r['params']:,}", f"{r['madds'] / 1e6:.1f}", top1, str(r["n"])])
         _out(_columns(rows))
-    measured = "not measured" if record["measured_ms"] is None else f"{record['measured_ms']:.2f} ms"
+    error = record.get("measured_error_ms") or 0.0
+    measured = "not measured" if record["measured_ms"] is None else f"{record['measured_ms']:.2f} +- {error:.2f} ms"
     lines = [
         ("target", f"{record['target_ms']:g} ms"),
         ("measured", measured),
@@ -283,24 +284,27 @@ def _latency_check(args: Namespace) -> int:
 
 def _latency_measure(args: Namespace) -> int:
     from mbv3.latency import Device, open_runtime
-    from mbv3.pipeline.tables import reference_at
+    from mbv3.pipeline.tables import measure_whole, reference_at
 
     spec = load_spec(args.spec)
     runtime = open_runtime(args.runtime, args.threads)
     device = Device(runtime, reference_at(1.0, 224))
-    measured = device.networks([spec], rounds=24)
-    ms = measured.ms[0] * measured.raw_reference_ms / device.reference_ms
+    measured = measure_whole(device, spec)
+    now = measured.raw_reference_ms / device.reference_ms
     value = {
-        "ms": ms,
+        "ms": measured.ms * now,
+        "error_ms": measured.error_ms * now,
         "reference_ms": measured.raw_reference_ms,
         "estimated": False,
-        "noise_floor": measured.noise_floor,
     }
     if args.json:
         _dump(value)
     else:
-        _out(f"{ms:.3f} ms, {ms / measured.raw_reference_ms:.3f} of MobileNetV3-Large at 224 px "
-             f"({measured.raw_reference_ms:.3f} ms in the same rounds)")  # fmt: skip
+        share, large_ms = measured.ms / device.reference_ms, measured.raw_reference_ms
+        _out(
+            f"{value['ms']:.3f} +- {value['error_ms']:.3f} ms, {share:.3f} of MobileNetV3-Large at 224 px "
+            f"({large_ms:.3f} ms in the same rounds)"
+        )
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,27 +17,34 @@ __all__ = ["Device", "Measured"]
 
 _CHUNK_BYTES = 1_200_000_000  # sessions open at one time: weights and activations
 _CHUNK_LAYERS = 64
-LAYERS_S, NETWORKS_S = 0.3, 1.2  # at least so long are a chunk of layers, and half the rounds of networks, timed
+LAYERS_S, NETWORKS_S = 0.3, 1.2  # at least so long are a chunk of layers, and one part of networks, timed
+PARTS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
     """Whole networks timed in the same rounds as the reference.
 
-    `ms` are at the table's reference: t / t_reference_now * t_reference_table. `halves` are the same from
-    the first and from the second half of the rounds alone: what differs between them is noise.
+    `ms` are at the table's reference: t / t_reference_now * t_reference_table, the mean of `parts`, which are the same
+    from rounds on sessions opened anew: what differs between them is chance.
     `raw_reference_ms` is the reference's time now.
     """
 
     ms: tuple[float, ...]
-    halves: tuple[tuple[float, float], ...]
+    parts: tuple[tuple[float, ...], ...]
     raw_reference_ms: float
     drift: float  # coefficient of variation of the reference over the rounds
 
     @property
+    def errors_ms(self) -> tuple[float, ...]:
+        """Standard error of each of `ms`, from how much its parts differ."""
+        return tuple(statistics.stdev(p) / math.sqrt(len(p)) for p in self.parts)
+
+    @property
     def noise_floor(self) -> float:
-        """RMSPE in percent of one measurement of half the rounds: the halves' difference / sqrt 2."""
-        squares = [((a - b) / ((a + b) / 2)) ** 2 / 2 for a, b in self.halves]
+        """RMSPE in percent that a perfect prediction of `ms` would show: their relative standard errors' mean square's
+        root."""
+        squares = [(e / t) ** 2 for e, t in zip(self.errors_ms, self.ms, strict=True)]
         return round(100 * math.sqrt(sum(squares) / max(len(squares), 1)), 3)
 
 
@@ -110,35 +118,36 @@ class Device:
             out[key] = Timed(ms[key], len(times), mean, std)
         return out
 
-    def networks(self, specs: Sequence[ArchSpec], *, rounds: int = 12, seed: int = 0) -> Measured:
+    def networks(self, specs: Sequence[ArchSpec], *, rounds: int = 12, parts: int = PARTS, seed: int = 0) -> Measured:
         """Whole networks, interleaved with the reference in the same rounds.
 
-        Half of the rounds run on sessions opened anew, so that the two halves differ by all that chance decides. The
-        reference is one of the networks in turn, visited as the others are: timed more often it would run hotter.
+        The rounds are divided into `parts` (2 or more), each on sessions opened anew, as where a session's weights
+        happen to lie moves a time by more than its rounds do. The reference is one of the networks in turn, visited as
+        the others are: timed more often it would run hotter.
         """
         # networks that would not fit in memory together are timed in groups, each with the reference
         groups = min(max(len(specs), 1), max(1, -(-sum(map(_network_bytes, specs)) // _CHUNK_BYTES)))
-        halves = [[0.0] * len(specs) for _ in range(2)]
+        times = [[0.0] * len(specs) for _ in range(parts)]
         reference: list[float] = []
         drift = 0.0
-        for p, half in enumerate(halves):
+        for p, part in enumerate(times):
             for g in range(groups):
                 mine = range(g, len(specs), groups)
                 opened = [self.runtime.network(specs[i]) for i in mine]
                 opened.append(self.runtime.network(self.reference))
                 samples = interleave(
-                    opened, self._anchor, rounds=max(1, rounds // 2), seed=2 * (seed + g) + p,
+                    opened, self._anchor, rounds=max(1, rounds // parts), seed=parts * (seed + g) + p,
                     min_s=NETWORKS_S / groups, min_runs=2, max_runs=2,
                 )  # fmt: skip
                 now = samples.ms(len(opened) - 1)
                 for j, i in enumerate(mine):
-                    half[i] = samples.ms(j) / now * self.reference_ms
+                    part[i] = samples.ms(j) / now * self.reference_ms
                 reference.append(now)
                 drift = max(drift, samples.anchor_variation())
                 del opened
         return Measured(
-            ms=tuple((a + b) / 2 for a, b in zip(*halves, strict=True)),
-            halves=tuple(zip(*halves, strict=True)),
+            ms=tuple(sum(p) / parts for p in zip(*times, strict=True)),
+            parts=tuple(zip(*times, strict=True)),
             raw_reference_ms=sum(reference) / len(reference),
             drift=drift,
         )

@@ -35,11 +35,11 @@ def rivals_at(device: Device, found: ArchSpec) -> list[tuple[ArchSpec, float]]:
         base = replace(base, head=replace(base.head, classes=found.head.classes))
         scaled = [replace(scale_spec(base, float(w), found.resolution), name=f"{name}@{w:g}") for w in widths]
         families.append(scaled)
-    [aim] = device.networks([found], rounds=8).ms
+    [aim] = device.networks([found]).ms
     near: list[ArchSpec] = []
     for family in families:
         coarse = family[::8]
-        times = device.networks(coarse, rounds=4).ms
+        times = device.networks(coarse, rounds=2, parts=2).ms
         best = int(np.argmin(np.abs(np.log(np.array(times) / aim)))) * 8
         near += family[max(0, best - 6) : best + 7]
     measured = device.networks([found, *near], rounds=12).ms

@@ -214,7 +214,7 @@ def conclude(
     report = write_report(run.path)
     yield Note("report", f"wrote {report}")
     if not shrunk.reached:
-        ms = shrunk.measured_ms or shrunk.predicted_ms
+        ms = shrunk.verdict.ms if shrunk.verdict else shrunk.predicted_ms
         raise Mbv3Error(
             f"NetAdapt could cut no further: {ms:.3g} ms, over the target of {o.target_ms:g} ms; the smallest network "
             f"it passed is {run.path / 'mobilenetv3.yaml'}. Give a smaller --scale"
@@ -435,7 +435,13 @@ def _write_result(o: Options, run: RunDir, shrunk: Shrunk, images: Images, laten
     save_weights(run.path / "weights.safetensors", shrunk.state, network=spec.name)
     _write_onnx(run, spec)
     latency.table.save(run.path / "latency-table.csv")
-    run.save(predicted_ms=shrunk.predicted_ms, measured_ms=shrunk.measured_ms)
+    verdict = shrunk.verdict
+    run.save(
+        predicted_ms=shrunk.predicted_ms,
+        measured_ms=verdict and verdict.ms,
+        measured_error_ms=verdict and verdict.error_ms,
+        raw_reference_ms=verdict and verdict.raw_reference_ms,
+    )
     return spec
 
 
@@ -465,7 +471,7 @@ def _finish(run: RunDir, shrunk: Shrunk, spec: ArchSpec, latency: Latency) -> No
         ref = scale_spec(load_spec(name), width, spec.resolution)
         ref = replace(ref, head=replace(ref.head, classes=spec.head.classes))
         if latency.device is not None:
-            ms = latency.device.networks([ref], rounds=6).ms[0]
+            ms = latency.device.networks([ref]).ms[0]
         else:
             ms = latency.table.predict(ref, estimate=True).ms
         references.append({"name": f"{name}@{width:g}", "ms": round(ms, 4), "accuracy": None})
@@ -482,7 +488,6 @@ def _finish(run: RunDir, shrunk: Shrunk, spec: ArchSpec, latency: Latency) -> No
         correction=latency.correction,
         estimated_layers=prediction.estimated,
         rows_ms=[{"path": p, "ms": round(ms * latency.correction, 5), "estimated": e} for p, ms, e in prediction.rows],
-        raw_reference_ms=shrunk.raw_reference_ms,
         total_s=round(sum(run.record["stages"].values()), 1),
     )
     if shrunk.reached:
@@ -501,7 +506,8 @@ def _verdict(run: RunDir) -> str:
     spec = read_spec(run.path / "mobilenetv3.yaml")
     counts = count(spec)
     if r["measured_ms"] is not None:
-        time_text = f"{r['measured_ms']:.2f} ms measured whole ({r['predicted_ms']:.2f} predicted)"
+        measured = f"{r['measured_ms']:.2f} +- {r['measured_error_ms']:.2f} ms"
+        time_text = f"{measured} measured whole ({r['predicted_ms']:.2f} predicted)"
     else:
         time_text = f"{r['predicted_ms']:.2f} ms predicted, not measured"
     return (

@@ -29,7 +29,9 @@ from mbv3.spec import ArchSpec, LayerKey, load_spec, lower_key, scale_spec
 
 __all__ = [
     "Latency",
+    "Whole",
     "choose_scale",
+    "measure_whole",
     "open_table",
     "random_networks",
     "read_table",
@@ -40,6 +42,7 @@ __all__ = [
 
 REFERENCE = "mobilenet_v3_large"
 CALIBRATION_NETWORKS = 36
+VERDICT_PARTS = 8  # a part is off by about 1.5 %, so their mean by 0.5 %
 
 
 def reference_at(width: float, resolution: int | tuple[int, int], classes: int = 1000) -> ArchSpec:
@@ -238,6 +241,29 @@ def check_range(target_ms: float, smallest: float, largest: float, space: Search
     )
 
 
+# ---- one network timed whole --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A network timed whole: its ms, their standard error, the reference's raw ms in the same rounds."""
+
+    ms: float
+    error_ms: float
+    raw_reference_ms: float
+
+    @property
+    def most_ms(self) -> float:
+        """What it takes at most, but for chance: two standard errors above `ms`."""
+        return self.ms + 2 * self.error_ms
+
+
+def measure_whole(device: Device, spec: ArchSpec, parts: int = VERDICT_PARTS) -> Whole:
+    """`spec` timed whole on `parts` sessions, three rounds or more each."""
+    measured = device.networks([spec], rounds=3 * parts, parts=parts, seed=parts)
+    return Whole(measured.ms[0], measured.errors_ms[0], measured.raw_reference_ms)
+
+
 # ---- predictions ---------------------------------------------------------------------------------------------
 
 
@@ -271,12 +297,9 @@ class Latency:
             out.append(prediction.ms * self.correction)
         return out
 
-    def measure(self, spec: ArchSpec, rounds: int) -> tuple[float, float] | None:
-        """(ms of `spec` timed whole, the reference's raw ms in the same rounds); None without a device."""
-        if self.device is None:
-            return None
-        measured = self.device.networks([spec], rounds=rounds, seed=rounds)
-        return measured.ms[0], measured.raw_reference_ms
+    def measure(self, spec: ArchSpec, parts: int) -> Whole | None:
+        """`spec` timed whole on `parts` sessions, three rounds each; None without a device."""
+        return None if self.device is None else measure_whole(self.device, spec, parts)
 
     def correct(self, spec: ArchSpec, measured_ms: float) -> None:
         """From here on predictions are scaled so that `spec` is predicted as it was measured."""

@@ -48,17 +48,18 @@ def test_drift_and_noise_are_told(clock: Clock, plan: BuildPlan) -> None:
     noisy = FakeRuntime(clock, slowness=lambda now: 1.0 + crc32(str(now).encode()) / 2**33)
     measured = Device(noisy, plan.reference, network_cost(plan.reference)).networks(specs, rounds=2)
     assert 1 < measured.noise_floor < 30
-    for ms, (a, b), spec in zip(measured.ms, measured.halves, specs, strict=True):
-        assert a != b
+    for ms, parts, spec in zip(measured.ms, measured.parts, specs, strict=True):
+        assert len(set(parts)) == 4
         assert ms == pytest.approx(network_cost(spec), rel=0.3)
 
 
 def test_noise_floor_by_hand() -> None:
-    def floor(*halves: tuple[float, float]) -> float:
-        return Measured((1.0,), halves, 1.0, 0.0).noise_floor
+    def floor(*parts: tuple[float, ...]) -> float:
+        return Measured(tuple(sum(p) / len(p) for p in parts), parts, 1.0, 0.0).noise_floor
 
-    assert floor((1.1, 0.9)) == pytest.approx(100 * 0.2 / 2**0.5, abs=1e-3)
-    assert floor((1.1, 0.9), (3.0, 3.0)) == pytest.approx(10.0, abs=1e-3)
+    assert floor((1.1, 0.9)) == pytest.approx(10.0, abs=1e-3)  # a standard deviation of 0.1 sqrt 2, over sqrt 2
+    assert floor((1.1, 0.9), (3.0, 3.0)) == pytest.approx(10.0 / 2**0.5, abs=1e-3)
+    assert floor((2.2, 1.8, 2.2, 1.8)) == pytest.approx(100 * 0.1 / 3**0.5, abs=1e-3)
     assert floor() == 0.0
 
 
@@ -85,20 +86,23 @@ def test_the_reference_gets_its_own_time_back(
     raw = round(network_cost(plan.reference) * 1e-3 * 2**20) / 2**20 * 1e3
     assert device.reference_ms == (given or raw)
     alone = device.networks([plan.reference])
-    assert alone.ms == (device.reference_ms,) and alone.halves == ((device.reference_ms,) * 2,)
+    assert alone.ms == (device.reference_ms,) and alone.parts == ((device.reference_ms,) * 4,)
     assert alone.raw_reference_ms == raw and alone.drift == alone.noise_floor == 0
     others = [s for _, s in plan.calibration]
     for at in (0, 3, len(others)):
         among = device.networks([*others[:at], plan.reference, *others[at:]], rounds=4)
-        assert among.ms[at] == device.reference_ms and among.halves[at] == (device.reference_ms,) * 2
+        assert among.ms[at] == device.reference_ms and among.parts[at] == (device.reference_ms,) * 4
         assert len(set(among.ms)) > 4 and device.reference_ms not in among.ms[:at] + among.ms[at + 1 :]
 
 
-def test_half_of_the_rounds_run_on_sessions_opened_anew(runtime: FakeRuntime, plan: BuildPlan) -> None:
+def test_every_part_runs_on_sessions_opened_anew(runtime: FakeRuntime, plan: BuildPlan) -> None:
     device = Device(runtime, plan.reference, 1.0)
     specs = [s for _, s in plan.calibration]
     runtime.opened.clear()
     device.networks(specs, rounds=2)
+    assert runtime.opened == 4 * [*(s.name for s in specs), "reference"]
+    runtime.opened.clear()
+    device.networks(specs, parts=2)
     assert runtime.opened == 2 * [*(s.name for s in specs), "reference"]
     for passes in (2, 1, 3):
         runtime.opened.clear()
@@ -118,14 +122,14 @@ def test_networks_too_large_to_be_open_together_are_timed_in_groups(
     runtime.opened.clear()
     measured = device.networks(specs, rounds=4)
     groups = [[*(s.name for s in specs[g::3]), "reference"] for g in range(3)]
-    assert runtime.opened == 2 * list(chain(*groups))
+    assert runtime.opened == 4 * list(chain(*groups))
     assert measured.ms == pytest.approx([network_cost(s) for s in specs])
     assert measured.raw_reference_ms == pytest.approx(network_cost(plan.reference))
 
 
 def test_no_networks_at_all(runtime: FakeRuntime, plan: BuildPlan) -> None:
     measured = Device(runtime, plan.reference).networks([])
-    assert measured.ms == measured.halves == () and measured.noise_floor == 0
+    assert measured.ms == measured.parts == () and measured.noise_floor == 0
     assert measured.raw_reference_ms == pytest.approx(network_cost(plan.reference))
 
 

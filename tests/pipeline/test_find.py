@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import torch
 import mbv3
 from mbv3.errors import BadInput
 from mbv3.events import Done, Event, Note, Progress, StageStart
-from mbv3.latency import BuildPlan, LatencyTable, Runtime, Timed
+from mbv3.latency import BuildPlan, LatencyTable, Measured, Runtime, Timed
 from mbv3.pipeline import alone
 from mbv3.pipeline.alone import netadapt_alone
 from mbv3.pipeline.rundir import RunDir
 from mbv3.pipeline.shrink import _Deployed
-from mbv3.pipeline.tables import Latency
+from mbv3.pipeline.tables import VERDICT_PARTS, Latency, Whole
 
 from .conftest import Said, layer_ms, record
 from .driven import Run
@@ -99,7 +100,8 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         return {k: Timed(layer_ms(k), 1, layer_ms(k), 0.0) for k in keys}
 
     def networks(self: Any, specs: Any, **_: object) -> Any:
-        return type("M", (), {"ms": [self_ms(s) for s in specs], "raw_reference_ms": 3.0})()
+        ms = tuple(self_ms(s) for s in specs)
+        return Measured(ms, tuple((t, t) for t in ms), 3.0, 0.0)
 
     def self_ms(spec: Any) -> float:
         from mbv3.spec import lower
@@ -139,6 +141,33 @@ def test_netadapt_alone_is_resumable(
     assert last.data["status"] == "done" and last.data["measured_ms"] <= 1.35
     assert computed == [out / "latency-table.csv"]  # built once
     assert mbv3.load_spec(out / "mobilenetv3.yaml").rows[0] != spec.rows[0] or (out / "netadapt.csv").exists()
+
+
+def test_a_verdict_that_chance_could_overturn_is_not_taken(
+    whole: Run, folder: Path, tmp_path: Path, computed: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two standard errors above the measured time must lie within the target; else NetAdapt takes one more step."""
+    spec, target = mbv3.load_spec(whole.path / "seed.yaml"), 1.35
+    measure, verdicts = Latency.measure, 0
+
+    def unsure(self: Latency, spec: mbv3.ArchSpec, parts: int) -> Whole | None:
+        nonlocal verdicts
+        exact = measure(self, spec, parts)
+        assert exact is not None
+        verdicts += parts == VERDICT_PARTS
+        if parts == VERDICT_PARTS and verdicts <= 2:
+            return replace(exact, ms=0.97 * target, error_ms=0.016 * target)
+        return exact
+
+    monkeypatch.setattr(Latency, "measure", unsure)
+    options = {"data": str(folder / "images"), "finetune_steps": 0, "delta": 0.05}
+    events = list(netadapt_alone(spec, target, str(tmp_path / "run"), **options))
+    ends = [i for i, e in enumerate(events) if isinstance(e, Note) and "not surely within 1.35" in e.text]
+    steps = [i for i, e in enumerate(events) if isinstance(e, Note) and e.text.startswith("step ")]
+    assert len(ends) == 2 and verdicts == 3
+    assert any(ends[0] < i < ends[1] for i in steps) and any(i > ends[1] for i in steps)
+    last = events[-1]
+    assert isinstance(last, Done) and last.data["measured_ms"] <= target and last.data["measured_error_ms"] == 0
 
 
 def test_netadapt_of_a_network_that_is_fast_enough(
