@@ -126,7 +126,7 @@ def table_path(folder: Path, fingerprint: Fingerprint, about: Mapping[str, Any])
     return folder / "tables" / f"{fingerprint.id}-{about['space']}-{about['space_id'][:8]}-w{w:g}-r{r}.csv"
 
 
-def build_table(runtime: Runtime, plan: BuildPlan, path: Path, *, rounds: int = 10) -> Iterator[Event]:
+def build_table(runtime: Runtime, plan: BuildPlan, path: Path, *, rounds: int = 12) -> Iterator[Event]:
     """Measure `plan` on `runtime`, write the table to `path`, yield progress and at last Done with `path`.
 
     Rows go to `path` + ".partial" as they are measured; the same call after an interruption goes on there.
