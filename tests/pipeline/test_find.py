@@ -165,6 +165,8 @@ def test_a_verdict_that_chance_could_overturn_is_not_taken(
     ends = [i for i, e in enumerate(events) if isinstance(e, Note) and "not surely within 1.35" in e.text]
     steps = [i for i, e in enumerate(events) if isinstance(e, Note) and e.text.startswith("step ")]
     assert len(ends) == 2 and verdicts == 3
+    on_the_way = [e.text for e in events if isinstance(e, Note) and e.text.startswith("measured whole it takes")]
+    assert len(on_the_way) > len(ends)  # every few percent, not only at the end
     assert any(ends[0] < i < ends[1] for i in steps) and any(i > ends[1] for i in steps)
     last = events[-1]
     assert isinstance(last, Done) and last.data["measured_ms"] <= target and last.data["measured_error_ms"] == 0
