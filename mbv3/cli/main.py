@@ -33,7 +33,7 @@ def _common(p: argparse.ArgumentParser) -> None:
 
 
 def _timing(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--runtime", default="onnxruntime", help="onnxruntime (default)")
+    p.add_argument("--runtime", default="onnxruntime", help="onnxruntime (default) or litert, which is TFLite")
     p.add_argument("--threads", type=int, default=1, help="threads of one inference (default 1)")
 
 
@@ -43,13 +43,13 @@ def _space(p: argparse.ArgumentParser) -> None:
 
 
 def _device(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--device", metavar="TABLE.csv", help="a latency table instead of the cache's")
+    p.add_argument("--device", metavar="TABLE.csv|NAME", help="a table, or a name from `mbv3 latency devices`")
     p.add_argument("--force-table", action="store_true", help="use a table that was measured elsewhere")
 
 
 def _search_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--target-ms", type=float, metavar="T", help="milliseconds that one image may take")
-    p.add_argument("--device", default="this-cpu", metavar="this-cpu|TABLE.csv", help="what to find a network for")
+    p.add_argument("--device", default="this-cpu", metavar="this-cpu|NAME|TABLE.csv", help="what to find a network for")
     _timing(p)
     p.add_argument("--data", metavar="DIR", help="your images: one folder a class")
     p.add_argument("--test", metavar="DIR", help="test images; adds a comparison with MobileNetV3 at equal ms")
@@ -112,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     s = latency.add_parser("measure", help="time a network on this CPU, against the reference network")
     s.add_argument("spec", metavar="SPEC")
     _timing(s)
+    _common(s)
+    s = latency.add_parser("devices", help="the devices that --device knows, each with its error")
     _common(s)
     s = latency.add_parser("predict", help="predict a network's time from a table")
     s.add_argument("spec", metavar="SPEC")

@@ -308,6 +308,41 @@ def _latency_measure(args: Namespace) -> int:
     return 0
 
 
+def _latency_devices(args: Namespace) -> int:
+    from mbv3.latency import load_profile, open_runtime, profile_names
+
+    here = open_runtime("onnxruntime", 1).fingerprint
+    tables = {name: load_profile(name) for name in profile_names()}
+    abouts = {name: dict(table.about or {}) for name, table in tables.items()}
+    if args.json:
+        value: dict[str, Any] = {"this-cpu": {"cpu": here.cpu, "estimated": False}}
+        for name, about in abouts.items():
+            more = {k: about[k] for k in ("source", "blocks", "networks")}
+            value[name] = {"cpu": tables[name].fingerprint.cpu, "estimated": True, **more}
+        _dump(value)
+        return 0
+    _out(f"this-cpu: {here.cpu}, measured")
+    for name, about in abouts.items():
+        table, blocks = tables[name], about["blocks"]
+        f = table.fingerprint
+        _out(f"{name}: {f.cpu}, {f.runtime} of {f.runtime_version}, estimated from published measurements")
+        _out(
+            f"  blocks held out by channel pair: RMSPE {blocks['rmspe']:.1f} %, within 10 % {blocks['within_10']} %, "
+            f"Spearman {blocks['spearman']:.3f}, n {blocks['n']}"
+        )
+        if about["networks"]:
+            _out("  whole networks, none of them used in the fit:")
+            rows = [["network", "published ms", "predicted ms", "error %", "published in"]]
+            for n in about["networks"]:
+                times = (f"{n['published_ms']:g}", f"{n['predicted_ms']:.1f}", f"{n['error']:+.1f}")
+                rows.append([n["network"], *times, n["published_in"]])
+            _out("\n".join("    " + line for line in _columns(rows).split("\n")))
+        else:
+            _out("  no whole network is published for it, so its error on networks is not known")
+        _out("\n".join(f"  from {s}" for s in about["source"]))
+    return 0
+
+
 def _latency_predict(args: Namespace) -> int:
     spec = load_spec(args.spec)
     table = _table(args)
@@ -398,4 +433,5 @@ _LATENCY: dict[str, Callable[[Namespace], int]] = {
     "check": _latency_check,
     "measure": _latency_measure,
     "predict": _latency_predict,
+    "devices": _latency_devices,
 }

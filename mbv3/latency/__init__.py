@@ -5,8 +5,9 @@ from mbv3.latency.costmodel import CostModel, fit_cost_model
 from mbv3.latency.device import Device, Measured, chunks
 from mbv3.latency.fingerprint import Fingerprint, this_cpu
 from mbv3.latency.metrics import fidelity
+from mbv3.latency.profiles import load_profile, profile_names
 from mbv3.latency.protocol import interleave, p10
-from mbv3.latency.runtime import OnnxRuntime, Runtime, open_runtime
+from mbv3.latency.runtime import RUNTIMES, LiteRt, OnnxRuntime, Runtime, open_runtime
 from mbv3.latency.table import (
     Calibration,
     LatencyTable,
@@ -18,12 +19,14 @@ from mbv3.latency.table import (
 )
 
 __all__ = [
+    "RUNTIMES",
     "BuildPlan",
     "Calibration",
     "CostModel",
     "Device",
     "Fingerprint",
     "LatencyTable",
+    "LiteRt",
     "Measured",
     "NetworkTime",
     "OnnxRuntime",
@@ -37,9 +40,11 @@ __all__ = [
     "fit_calibration",
     "fit_cost_model",
     "interleave",
+    "load_profile",
     "network_time",
     "open_runtime",
     "p10",
+    "profile_names",
     "table_path",
     "this_cpu",
     "weights_mb",

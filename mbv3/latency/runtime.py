@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Protocol
 
 import numpy as np
 
 from mbv3.errors import BadInput
-from mbv3.graph import layer_model, network_model
+from mbv3.graph import layer_model, layer_tflite, network_model, network_tflite
 from mbv3.latency.fingerprint import Fingerprint, this_cpu
 from mbv3.spec import ArchSpec, LayerKey
 
-__all__ = ["OnnxRuntime", "Run", "Runtime", "open_runtime"]
+__all__ = ["RUNTIMES", "LiteRt", "OnnxRuntime", "Run", "Runtime", "open_runtime"]
 
 Run = Callable[[], None]  # one inference at batch 1
 
@@ -69,13 +72,43 @@ class OnnxRuntime:
         return self._open(network_model(spec))
 
 
+@dataclass(frozen=True, slots=True)
+class LiteRt:
+    """LiteRT's interpreter, what TFLite is called now, with XNNPACK."""
+
+    threads: int = 1
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return this_cpu("litert", version("ai-edge-litert"), self.threads)
+
+    def _open(self, model: bytes) -> Run:
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(model_content=model, num_threads=self.threads)
+        interpreter.allocate_tensors()
+        x = interpreter.get_input_details()[0]
+        data = np.random.default_rng(0).standard_normal(x["shape"], dtype=np.float32)
+        interpreter.set_tensor(x["index"], data)
+        return interpreter.invoke  # type: ignore[no-any-return]
+
+    def layer(self, key: LayerKey) -> Run:
+        return self._open(layer_tflite(key))
+
+    def network(self, spec: ArchSpec) -> Run:
+        return self._open(network_tflite(spec))
+
+
+RUNTIMES: dict[str, type[OnnxRuntime | LiteRt]] = {"onnxruntime": OnnxRuntime, "litert": LiteRt}
+
+
 def open_runtime(name: str, threads: int) -> Runtime:
     """The runtime `name` with `threads` threads. Raises: BadInput."""
-    if name != "onnxruntime":
-        raise BadInput(f"--runtime must be onnxruntime (got {name!r})")
-    import os
-
+    if name not in RUNTIMES:
+        raise BadInput(f"--runtime must be one of {', '.join(RUNTIMES)} (got {name!r})")
+    if name == "litert" and find_spec("ai_edge_litert") is None:
+        raise BadInput("--runtime litert: LiteRT is not installed; pip install 'mbv3-search[litert]'")
     cores = os.cpu_count() or 1
     if not 1 <= threads <= cores:
         raise BadInput(f"--threads must be from 1 to {cores}, this machine's cores (got {threads})")
-    return OnnxRuntime(threads)
+    return RUNTIMES[name](threads)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
 from mbv3.errors import BadInput, ForeignTable, MissingLayerError
-from mbv3.latency.costmodel import CostModel, fit_cost_model
+from mbv3.latency.costmodel import FEATURES, CostModel, fit_cost_model
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.spec import ArchSpec, Classify, LayerKey, MBConv, lower, lower_key, parse_key
 
@@ -149,6 +149,7 @@ class LatencyTable:
     """Hot times of layers on one device, calibrated on whole networks.
 
     `about` holds what else is known: space and scale it was built for, reference network, trust report, date.
+    A table without rows and with a `model` estimates every layer: the profile of a phone.
     """
 
     fingerprint: Fingerprint
@@ -158,6 +159,7 @@ class LatencyTable:
     calibration: Calibration = Calibration()
     report: Mapping[str, Any] | None = None
     about: Mapping[str, Any] | None = None
+    model: CostModel | None = None  # of a device known by published measurements alone
 
     @property
     def reference_ms(self) -> float:
@@ -166,7 +168,7 @@ class LatencyTable:
     @cached_property
     def cost_model(self) -> CostModel:
         """The fit used for layers without a row."""
-        return fit_cost_model(list(self.layers), [t.ms for t in self.layers.values()])
+        return self.model or fit_cost_model(list(self.layers), [t.ms for t in self.layers.values()])
 
     def hot_ms(self, key: LayerKey, *, estimate: bool = False) -> float:
         """Hot latency of one layer. Raises: MissingLayerError unless `estimate`."""
@@ -267,6 +269,9 @@ class LatencyTable:
             "about": dict(self.about) if self.about else None,
             "networks": [[n.label, n.hot_ms, n.mb, n.madds] for n in self.networks],
         }
+        if self.model is not None:
+            coefficients = dict(zip(FEATURES, self.model.coefficients.tolist(), strict=True))
+            header["model"] = {"coefficients": coefficients, "error": self.model.error}
         head = "".join(f"# {k}: {json.dumps(v)}\n" for k, v in header.items())
         seal = {"rows": len(self.layers) + len(self.networks), "sha256": _seal(head, text)}
         return f"{head}# seal: {json.dumps(seal)}\n{text}"
@@ -360,6 +365,13 @@ class LatencyTable:
         calibration = Calibration(**{k: float(v) for k, v in header["calibration"].items()})
         if not all(math.isfinite(v) for v in (calibration.a, calibration.b, calibration.c)):
             raise ValueError("the calibration is not made of finite numbers")
+        model = None
+        if "model" in header:
+            given = header["model"]["coefficients"]
+            coefficients = np.array([float(given[f]) for f in FEATURES])
+            if not (np.isfinite(coefficients).all() and (coefficients >= 0).all()):
+                raise ValueError("the cost model is not made of finite numbers from 0")
+            model = CostModel(coefficients, float(header["model"]["error"]))
         return cls(
             fingerprint=Fingerprint(**header["fingerprint"]),
             reference=reference,
@@ -368,4 +380,5 @@ class LatencyTable:
             calibration=calibration,
             report=header["report"],
             about=header["about"],
+            model=model,
         )

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from mbv3.pipeline.tables import (
     check_range,
     choose_scale,
     open_table,
+    quick_ms,
     read_table,
     reference_of,
     table_plan,
@@ -242,11 +244,18 @@ def _device_and_table(
                 yield Note("table", caveat, warning=True)
             about = dict(table.about or {})
             fixed = parse_scale(o.scale)
-            width, res = fixed if fixed else (float(about.get("width", 1)), int(about.get("resolution", 224)))
-            space = scale(base, width, res or None, classes)
-            why = f"width {width:g} at {space.resolution[0]} px, {'as asked' if fixed else 'the scale of the table'}"
+            if table.model is not None:
+                predicted = partial(_predicted_ms, table)
+                choice = choose_scale(predicted, base, fixed, o.target_ms, o.seed_ratio, classes, pixels)
+                space, why = choice.space, choice.why
+            else:
+                width, res = fixed if fixed else (float(about.get("width", 1)), int(about.get("resolution", 224)))
+                space = scale(base, width, res or None, classes)
+                why = (
+                    f"width {width:g} at {space.resolution[0]} px, {'as asked' if fixed else 'the scale of the table'}"
+                )
             missing = _rows_missing(space, table)
-            if missing:
+            if missing and table.model is None:
                 note = f"{missing} layers of the space are not in the table and are estimated"
                 run.note(note)
                 yield Note("table", note, warning=True)
@@ -254,7 +263,7 @@ def _device_and_table(
                 table.save(own)
             _save_scale(run, space, why, table, None)
             if "table" not in run.record["hashes"]:
-                run.record["hashes"]["table"] = file_sha256(Path(o.device))
+                run.record["hashes"]["table"] = file_sha256(own if table.model is not None else Path(o.device))
                 run.save()
         return space, table, None
     runtime = open_runtime(o.runtime, o.threads)
@@ -262,7 +271,8 @@ def _device_and_table(
     with run.stage("scale"):
         if scaled is None:
             yield StageStart("scale", f"timing networks of space {base.name} on {runtime.fingerprint.cpu}")
-            choice = choose_scale(runtime, base, parse_scale(o.scale), o.target_ms, o.seed_ratio, classes, pixels)
+            timed = partial(quick_ms, runtime)
+            choice = choose_scale(timed, base, parse_scale(o.scale), o.target_ms, o.seed_ratio, classes, pixels)
             space = choice.space
             yield Note("scale", choice.why)
             run.save(
@@ -293,6 +303,10 @@ def _device_and_table(
                 f"within 5 % (noise floor {report.get('noise_floor')} %)",
             )
     return space, found, device
+
+
+def _predicted_ms(table: LatencyTable, specs: Sequence[ArchSpec]) -> list[float]:
+    return [table.latency_ms(s, estimate=True) for s in specs]
 
 
 def _rows_missing(space: SearchSpace, table: LatencyTable) -> int:

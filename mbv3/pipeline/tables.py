@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,9 @@ from mbv3.latency import (
     build_table,
     chunks,
     interleave,
+    load_profile,
     open_runtime,
+    profile_names,
     table_path,
 )
 from mbv3.space import Genome, SearchSpace, scale, tabulate
@@ -33,6 +35,7 @@ __all__ = [
     "choose_scale",
     "measure_whole",
     "open_table",
+    "quick_ms",
     "random_networks",
     "read_table",
     "reference_at",
@@ -115,12 +118,17 @@ def open_table(runtime: Runtime, plan: BuildPlan, *, rebuild: bool = False) -> I
 
 
 def read_table(path: str, runtime: str, threads: int, force: bool) -> tuple[LatencyTable, str | None]:
-    """A table given as a file, and a caveat when it is used by force.
+    """A table given as a file or by a profile's name, and a caveat where its times are not those of this device.
 
     Raises:
+        BadInput: neither a table nor a profile.
         ForeignTable: it was measured on another device, runtime or thread count, unless `force`.
     """
+    if path in profile_names():
+        return (table := load_profile(path)), profile_caveat(table)
     table = LatencyTable.load(path)
+    if table.model is not None:
+        return table, profile_caveat(table)
     here = open_runtime(runtime, threads).fingerprint
     if not force:
         table.require(here, path)
@@ -131,10 +139,20 @@ def read_table(path: str, runtime: str, threads: int, force: bool) -> tuple[Late
     return table, f"forced: the latency table {path} was measured elsewhere ({', '.join(differing)} differ)"
 
 
+def profile_caveat(table: LatencyTable) -> str:
+    """What must be said wherever a profile's times are shown."""
+    about = dict(table.about or {})
+    errors = [abs(float(n["error"])) for n in about["networks"]]
+    known = f"whole networks as published are off by {min(errors):.0f} to {max(errors):.0f} %" if errors else (
+        f"blocks held out are off by {about['blocks']['rmspe']:.1f} % RMSPE, no whole network is published"
+    )  # fmt: skip
+    return f"{about['profile']}: every time is estimated from published measurements, nothing was timed; {known}"
+
+
 # ---- scale ---------------------------------------------------------------------------------------------------
 
 
-def _quick_ms(runtime: Runtime, specs: Sequence[ArchSpec]) -> list[float]:
+def quick_ms(runtime: Runtime, specs: Sequence[ArchSpec]) -> list[float]:
     """p10 of a few interleaved runs each."""
     runs = [runtime.network(s) for s in specs]
     samples = interleave(runs[1:], runs[0], rounds=6, seed=0)
@@ -174,11 +192,16 @@ def _path(most: int | None) -> list[tuple[float, int]]:
 
 
 def choose_scale(
-    runtime: Runtime, space: SearchSpace, fixed: tuple[float, int] | None, target_ms: float, seed_ratio: float,
-    classes: int | None, most_pixels: int | None,
-) -> Scale:  # fmt: skip
+    quick_ms: Callable[[Sequence[ArchSpec]], list[float]],
+    space: SearchSpace,
+    fixed: tuple[float, int] | None,
+    target_ms: float,
+    seed_ratio: float,
+    classes: int | None,
+    most_pixels: int | None,
+) -> Scale:
     """The scale of a run: `fixed` as asked, else the one at which a typical network of the space takes
-    `target_ms * seed_ratio`.
+    `target_ms * seed_ratio`. `quick_ms`: the device's times of networks, a few runs or a prediction.
 
     Raises:
         Unreachable: the target lies outside what the networks of the space take at that scale.
@@ -198,7 +221,7 @@ def choose_scale(
         choices = _path(most_pixels)
         spaces = [scale(space, w, r, classes) for w, r in choices]
         costs = np.array([cost(s) for s in spaces])
-        [reference_ms, ms] = _quick_ms(runtime, [reference_at(1.0, base.resolution), base.spec(typical)])
+        [reference_ms, ms] = quick_ms([reference_at(1.0, base.resolution), base.spec(typical)])
         per = ms / cost(base)
         at = 0
         for _ in range(4):
@@ -206,18 +229,18 @@ def choose_scale(
             if new == at and per != ms / cost(base):
                 break
             at = new
-            [ms] = _quick_ms(runtime, [spaces[at].spec(typical)])
+            [ms] = quick_ms([spaces[at].spec(typical)])
             per = ms / costs[at]
             if abs(ms / aim - 1) < 0.1:
                 break
         scaled = spaces[at]
         why = (
-            f"MobileNetV3-Large takes {reference_ms:.1f} ms here at {base.resolution[0]} px; a {target_ms:g} ms budget "
+            f"MobileNetV3-Large takes {reference_ms:.1f} ms at {base.resolution[0]} px; a {target_ms:g} ms budget "
             f"suits width {scaled.width:g} at {scaled.resolution[0]} px"
         )
     madds = tabulate(scaled, lambda k: lower_key(k).madds)
     ends = [scaled.spec(madds.extreme(largest)[1]) for largest in (False, True)]
-    smallest, largest = _quick_ms(runtime, ends)
+    smallest, largest = quick_ms(ends)
     check_range(target_ms, smallest, largest, scaled, fixed is not None)
     return Scale(scaled, why)
 

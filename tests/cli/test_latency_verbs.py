@@ -94,6 +94,24 @@ def test_measure(mbv3: Command, spec: Path) -> None:
     assert value["estimated"] is False and 0 < value["ms"] < value["reference_ms"]
 
 
+def test_devices_are_listed_with_their_errors(mbv3: Command, tmp_path: Path) -> None:
+    code, out, _ = mbv3("latency", "devices", "--json")
+    value = json.loads(out)
+    assert code == 0 and list(value) == ["this-cpu", "pixel-1", "note-10"]
+    assert all(value[name]["estimated"] and value[name]["blocks"]["rmspe"] > 0 for name in ("pixel-1", "note-10"))
+    code, out, _ = mbv3("latency", "devices")
+    assert code == 0 and "none of them used in the fit" in out and "its error on networks is not known" in out
+
+    code, out, err = mbv3("show", "mobilenet_v3_large", "--device", "pixel-1", "--json")
+    shown = json.loads(out)
+    assert code == 0 and shown["estimated"] == len(shown["rows"]) and 43 < shown["predicted_ms"] < 59  # 51 published
+    assert "every time is estimated from published measurements, nothing was timed" in err
+    code, out, err = mbv3("latency", "predict", "mobilenet_v2", "--device", "note-10", "--json")
+    assert code == 0 and json.loads(out)["estimated"] is True and "no whole network is published" in err
+    code, _, err = mbv3("latency", "predict", "mobilenet_v2", "--device", "pixel-2")
+    assert code == 2 and "pixel-2: no such latency table" in err
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -104,7 +122,7 @@ def test_measure(mbv3: Command, spec: Path) -> None:
         (("check", "--networks", "1"), "--networks must be from 4 to 1000"),
         (("check", "--device", "none.csv"), "none.csv: no such latency table"),
         (("predict", "nothing"), "'nothing' is neither a YAML file"),
-        (("measure", "mobilenet_v2", "--runtime", "litert"), "--runtime must be onnxruntime"),
+        (("measure", "mobilenet_v2", "--runtime", "tensorrt"), "--runtime must be one of"),
     ],
 )
 def test_refusals(mbv3: Command, own_cache: Path, args: tuple[str, ...], words: str) -> None:

@@ -1,20 +1,22 @@
-"""The real runtime: its contract, one tiny table from beginning to end. Nothing asserts on a time."""
+"""The real runtimes: their contract, one tiny table from beginning to end. Nothing asserts on a time."""
 
 from __future__ import annotations
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from mbv3.errors import BadInput
 from mbv3.events import Done
 from mbv3.latency import (
+    RUNTIMES,
     BuildPlan,
     Device,
     LatencyTable,
+    LiteRt,
     OnnxRuntime,
     build_table,
     check_table,
@@ -25,44 +27,49 @@ from mbv3.space import SearchSpace
 from mbv3.spec import lower
 
 
-def test_a_tiny_table_is_built_used_and_checked(plan: BuildPlan, space: SearchSpace, tmp_path: Path) -> None:
-    runtime = OnnxRuntime()
-    path = tmp_path / "t.csv"
-    done = list(build_table(runtime, plan, path, rounds=2))[-1]
-    assert isinstance(done, Done) and done.data["path"] == str(path)
-    table = LatencyTable.load(path)
-    table.require(runtime.fingerprint, str(path))
-    assert tuple(table.layers) == plan.keys
-    assert all(t.ms > 0 and t.n >= 3 and t.std >= 0 for t in table.layers.values())
-    assert table.reference_ms > 0 and len(table.networks) == 8
-    assert table.report is not None and table.report["n"] == 8 and table.report["noise_floor"] >= 0
-    spec = space.spec(tuple(space.sample(np.random.default_rng(9), 1)[0]))
-    assert np.isfinite(table.latency_ms(spec))
-    device = Device(runtime, plan.reference, table.reference_ms)
-    report = check_table(device, table, [("one", spec), ("two", plan.reference)], rounds=2)
-    assert report["n"] == report["as_built"]["n"] == 2
-    assert report["worst"]["network"] in {"one", "two"} and report["worst"]["measured_ms"] > 0
-    assert np.isfinite([report["rmspe"], report["noise_floor"], report["reference_drift"]]).all()
-    panel = list(zip(table.networks, [s for _, s in plan.calibration], strict=True))
-    again = check_table(device, table, [("one", spec), ("two", plan.reference)], panel, rounds=2)
-    assert (report["calibrated_on"], again["calibrated_on"]) == (0, 8) and np.isfinite(again["drift"])
+@pytest.mark.parametrize("name", RUNTIMES)
+class TestRuntime:
+    """What every runtime must do."""
 
+    def test_a_tiny_table_is_built_used_and_checked(
+        self, name: str, plan: BuildPlan, space: SearchSpace, tmp_path: Path
+    ) -> None:
+        runtime = open_runtime(name, 1)
+        path = tmp_path / "t.csv"
+        done = list(build_table(runtime, plan, path, rounds=2))[-1]
+        assert isinstance(done, Done) and done.data["path"] == str(path)
+        table = LatencyTable.load(path)
+        table.require(runtime.fingerprint, str(path))
+        assert tuple(table.layers) == plan.keys
+        assert all(t.ms > 0 and t.n >= 3 and t.std >= 0 for t in table.layers.values())
+        assert table.reference_ms > 0 and len(table.networks) == 8
+        assert table.report is not None and table.report["n"] == 8 and table.report["noise_floor"] >= 0
+        spec = space.spec(tuple(space.sample(np.random.default_rng(9), 1)[0]))
+        assert np.isfinite(table.latency_ms(spec))
+        device = Device(runtime, plan.reference, table.reference_ms)
+        report = check_table(device, table, [("one", spec), ("two", plan.reference)], rounds=2)
+        assert report["n"] == report["as_built"]["n"] == 2
+        assert report["worst"]["network"] in {"one", "two"} and report["worst"]["measured_ms"] > 0
+        assert np.isfinite([report["rmspe"], report["noise_floor"], report["reference_drift"]]).all()
+        panel = list(zip(table.networks, [s for _, s in plan.calibration], strict=True))
+        again = check_table(device, table, [("one", spec), ("two", plan.reference)], panel, rounds=2)
+        assert (report["calibrated_on"], again["calibrated_on"]) == (0, 8) and np.isfinite(again["drift"])
 
-def test_layers_and_networks_open_and_run(plan: BuildPlan) -> None:
-    runtime = open_runtime("onnxruntime", 1)
-    for key in [x.key for x in lower(plan.reference)]:
-        runtime.layer(key)()
-    run = runtime.network(plan.reference)
-    run()
-    run()
+    def test_layers_and_networks_open_and_run(self, name: str, plan: BuildPlan) -> None:
+        runtime = open_runtime(name, 1)
+        for key in [x.key for x in lower(plan.reference)]:
+            runtime.layer(key)()
+        run = runtime.network(plan.reference)
+        run()
+        run()
 
-
-def test_the_fingerprint_names_device_and_runtime() -> None:
-    here = OnnxRuntime(threads=2).fingerprint
-    assert here == this_cpu("onnxruntime", onnxruntime.__version__, 2)
-    assert here.cpu and here.system and here.kernel and here.cores >= 1 and here.governor
-    assert (here.threads, here.precision, here.batch) == (2, "fp32", 1)
-    assert here.id == OnnxRuntime(threads=2).fingerprint.id != OnnxRuntime(threads=1).fingerprint.id
+    def test_the_fingerprint_names_device_and_runtime(self, name: str) -> None:
+        kind, package = RUNTIMES[name], {"litert": "ai-edge-litert"}.get(name, name)
+        here = kind(threads=2).fingerprint
+        assert here == this_cpu(name, version(package), 2)
+        assert here.cpu and here.system and here.kernel and here.cores >= 1 and here.governor
+        assert (here.threads, here.precision, here.batch) == (2, "fp32", 1)
+        assert here.id == kind(threads=2).fingerprint.id != kind(threads=1).fingerprint.id
 
 
 def test_what_cannot_be_opened() -> None:
@@ -72,3 +79,14 @@ def test_what_cannot_be_opened() -> None:
             open_runtime("onnxruntime", threads)
     with pytest.raises(BadInput, match=r"--runtime must be .* \(got 'tensorrt'\)"):
         open_runtime("tensorrt", 1)
+
+
+def test_runtimes_tell_their_tables_apart() -> None:
+    onnx, lite = OnnxRuntime().fingerprint, LiteRt().fingerprint
+    assert [f for f, _, _ in onnx.differences(lite)] == ["runtime", "runtime_version"]
+
+
+def test_litert_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mbv3.latency.runtime.find_spec", lambda name: None)
+    with pytest.raises(BadInput, match=r"LiteRT is not installed; pip install 'mbv3-search\[litert\]'"):
+        open_runtime("litert", 1)

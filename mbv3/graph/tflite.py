@@ -1,0 +1,249 @@
+"""Ops to a TFLite file, batch norm folded, written with the schema that the LiteRT wheel ships.
+
+Tensors are (1, H, W, C). Padding is torch's: where TFLite's SAME would pad a strided convolution at the far side only,
+a PAD of zeros and a VALID convolution stand in its place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mbv3.errors import BadInput
+from mbv3.graph.onnx import Weights, fold, random_weights
+from mbv3.spec import ArchSpec, LayerKey, Op, lower, lower_key
+
+__all__ = ["layer_tflite", "network_tflite"]
+
+_FUSED = {"RE": "RELU", "RE6": "RELU6"}
+ALIGNMENT = 16  # of the schema's buffers
+
+
+def _schema() -> Any:
+    try:
+        from ai_edge_litert import schema_py_generated
+    except ImportError as e:
+        raise BadInput(f"LiteRT is not installed ({e}); pip install 'mbv3-search[litert]'") from None
+    return schema_py_generated
+
+
+class _Writer:
+    """Collects the tensors, buffers and operators of one graph."""
+
+    def __init__(self, description: str) -> None:
+        self.s = _schema()
+        self.model = self.s.ModelT(version=3, description=description, operatorCodes=[], buffers=[self._buffer(None)])
+        self.graph = self.s.SubGraphT(tensors=[], operators=[], name="mbv3")
+        self.codes: dict[int, int] = {}
+        self.at: dict[str, int] = {}
+
+    def _buffer(self, data: NDArray[Any] | None) -> Any:
+        s = self.s
+
+        class Buffer(s.BufferT):  # type: ignore[misc, name-defined]
+            """Packs its bytes at once and aligned, where the generated class does it byte by byte."""
+
+            def Pack(self, builder: Any) -> Any:
+                vector = None
+                if data is not None:
+                    raw = np.ascontiguousarray(data).tobytes()
+                    builder.StartVector(1, len(raw), ALIGNMENT)
+                    builder.head -= len(raw)
+                    builder.Bytes[builder.head : builder.head + len(raw)] = raw
+                    vector = builder.EndVector()
+                s.BufferStart(builder)
+                if vector is not None:
+                    s.BufferAddData(builder, vector)
+                return s.BufferEnd(builder)
+
+        return Buffer()
+
+    def tensor(self, name: str, shape: tuple[int, ...], data: NDArray[Any] | None = None) -> int:
+        kind = self.s.TensorType.INT32 if data is not None and data.dtype == np.int32 else self.s.TensorType.FLOAT32
+        buffer = 0  # the empty one: what is computed
+        if data is not None:
+            self.model.buffers.append(self._buffer(data))
+            buffer = len(self.model.buffers) - 1
+        self.graph.tensors.append(self.s.TensorT(shape=list(shape), type=kind, buffer=buffer, name=name))
+        self.at[name] = len(self.graph.tensors) - 1
+        return self.at[name]
+
+    def constant(self, name: str, data: NDArray[Any]) -> int:
+        return self.at[name] if name in self.at else self.tensor(name, data.shape, data)
+
+    def operator(self, code: str, inputs: list[int], output: int, options: str | None = None, **values: Any) -> None:
+        s = self.s
+        builtin = getattr(s.BuiltinOperator, code)
+        if builtin not in self.codes:
+            self.codes[builtin] = len(self.model.operatorCodes)
+            old = min(builtin, s.BuiltinOperator.PLACEHOLDER_FOR_GREATER_OP_CODES)
+            self.model.operatorCodes.append(s.OperatorCodeT(deprecatedBuiltinCode=old, builtinCode=builtin, version=1))
+        op = s.OperatorT(opcodeIndex=self.codes[builtin], inputs=inputs, outputs=[output])
+        if options is not None:
+            op.builtinOptionsType = getattr(s.BuiltinOptions, options)
+            op.builtinOptions = getattr(s, f"{options}T")(**values)
+        self.graph.operators.append(op)
+
+    def finish(self, inputs: list[int], outputs: list[int]) -> bytes:
+        import flatbuffers
+
+        self.graph.inputs, self.graph.outputs = inputs, outputs
+        self.model.subgraphs = [self.graph]
+        builder = flatbuffers.Builder(1 << 16)
+        builder.Finish(self.model.Pack(builder), file_identifier=b"TFL3")
+        return bytes(builder.Output())
+
+
+def _padding(size: int, out: int, k: int, s: int, d: int) -> tuple[int, int, bool]:
+    """(zeros before, zeros after, TFLite's SAME does the same) for torch's d (k-1)/2 on either side."""
+    before = d * (k - 1) // 2
+    whole = (out - 1) * s + d * (k - 1) + 1
+    after = max(whole - size - before, 0)
+    same = max(whole - size, 0)
+    return before, after, (same // 2, same - same // 2) == (before, after)
+
+
+class _Ops:
+    """Writes ops; an activation that TFLite fuses goes into the operator before it."""
+
+    def __init__(self, w: _Writer, folded: Weights) -> None:
+        self.w, self.folded = w, folded
+
+    def padded(self, op: Op, x: int) -> tuple[int, bool]:
+        """The input of a k x k op, padded where SAME would not do; whether SAME does."""
+        (top, bottom, same_h), (left, right, same_w) = (
+            _padding(size, out, op.k, op.s, op.dilation) for size, out in ((op.hin, op.hout), (op.win, op.wout))
+        )
+        if same_h and same_w:
+            return x, True
+        if not (top or bottom or left or right):
+            return x, False
+        pads = np.array([[0, 0], [top, bottom], [left, right], [0, 0]], dtype=np.int32)
+        name = f"{op.output}/pad"
+        widths = self.w.tensor(f"{name}/widths", (4, 2), pads)
+        y = self.w.tensor(name, (1, op.hin + top + bottom, op.win + left + right, op.cin))
+        self.w.operator("PAD", [x, widths], y, "PadOptions")
+        return y, False
+
+    def write(self, op: Op, output: str, fused: str) -> None:
+        w, s = self.w, self.w.s
+        x = [w.at[name] for name in op.inputs]
+        shape = (1, op.hout, op.wout, op.cout)
+        act = getattr(s.ActivationFunctionType, fused)
+        if op.kind == "conv":
+            source, same = self.padded(op, x[0])
+            kernel = self.folded[op.name]  # (out, in / groups, k, k)
+            depthwise = op.groups == op.cin == op.cout and op.cin > 1
+            if op.groups > 1 and not depthwise:
+                raise BadInput(f"{op.name}: a convolution of {op.groups} groups has no form in TFLite")
+            axes = (1, 2, 3, 0) if depthwise else (0, 2, 3, 1)
+            weights = w.constant(op.name, np.ascontiguousarray(kernel.transpose(axes)))
+            bias = w.constant(f"{op.name}.bias", self.folded[f"{op.name}.bias"])
+            more = {"depthMultiplier": 1} if depthwise else {}
+            w.operator(
+                "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", [source, weights, bias], w.tensor(output, shape),
+                "DepthwiseConv2DOptions" if depthwise else "Conv2DOptions",
+                padding=s.Padding.SAME if same else s.Padding.VALID, strideH=op.s, strideW=op.s,
+                dilationHFactor=op.dilation, dilationWFactor=op.dilation, fusedActivationFunction=act, **more,
+            )  # fmt: skip
+        elif op.kind == "gpool":
+            axes_ = w.constant("spatial", np.array([1, 2], dtype=np.int32))
+            w.operator("MEAN", [x[0], axes_], w.tensor(output, shape), "ReducerOptions", keepDims=True)
+        elif op.kind == "pool":
+            self.pool(op, x[0], output)
+        elif op.kind in ("add", "mul"):
+            options = {"add": "AddOptions", "mul": "MulOptions"}[op.kind]
+            w.operator(op.kind.upper(), x, w.tensor(output, shape), options, fusedActivationFunction=act)
+        else:
+            self.activation(op, x[0], output)
+
+    def pool(self, op: Op, x: int, output: str) -> None:
+        """An average that does not count the padding; TFLite's own does so only at its own place of the windows."""
+        w, s = self.w, self.w.s
+        source, same = self.padded(op, x)
+        shape = (1, op.hout, op.wout, op.cout)
+        mean = w.tensor(output if same else f"{output}/mean", shape)
+        w.operator(
+            "AVERAGE_POOL_2D", [source], mean, "Pool2DOptions",
+            padding=s.Padding.SAME if same else s.Padding.VALID, strideH=op.s, strideW=op.s,
+            filterHeight=op.k, filterWidth=op.k,
+        )  # fmt: skip
+        if not same:
+
+            def inside(size: int, out: int) -> NDArray[np.float32]:
+                first = np.arange(out) * op.s - (op.k - 1) // 2
+                return (np.minimum(first + op.k, size) - np.maximum(first, 0)).astype(np.float32)
+
+            counts = inside(op.hin, op.hout)[:, None] * inside(op.win, op.wout)[None, :]
+            scale = w.tensor(f"{output}/scale", (1, op.hout, op.wout, 1), (op.k**2 / counts)[None, :, :, None])
+            w.operator("MUL", [mean, scale], w.tensor(output, shape), "MulOptions")
+
+    def activation(self, op: Op, x: int, output: str) -> None:
+        w, s = self.w, self.w.s
+        shape = (1, op.hout, op.wout, op.cout)
+        if op.nl == "HSIGMOID":  # relu6(x + 3) / 6; TFLite has no operator of its own for it
+            three = w.constant("three", np.array([3], dtype=np.float32))
+            sixth = w.constant("sixth", np.array([1 / 6], dtype=np.float32))
+            shifted = w.tensor(f"{output}/shifted", shape)
+            relu6 = s.ActivationFunctionType.RELU6
+            w.operator("ADD", [x, three], shifted, "AddOptions", fusedActivationFunction=relu6)
+            w.operator("MUL", [shifted, sixth], w.tensor(output, shape), "MulOptions")
+            return
+        code, options = {
+            "HS": ("HARD_SWISH", "HardSwishOptions"), "SIGMOID": ("LOGISTIC", None), "RE": ("RELU", None),
+            "RE6": ("RELU6", None),
+        }[op.nl]  # fmt: skip
+        w.operator(code, [x], w.tensor(output, shape), options)
+
+
+def _model(ops: list[Op], folded: Weights, output: str, flat: bool, description: str) -> bytes:
+    w = _Writer(description)
+    writer = _Ops(w, folded)
+    first, last = ops[0], ops[-1]
+    source = w.tensor("input", (1, first.hin, first.win, first.cin))
+    readers: dict[str, int] = {}
+    for op in ops:
+        for name in op.inputs:
+            readers[name] = readers.get(name, 0) + 1
+    i = 0
+    while i < len(ops):
+        op, fused, result = ops[i], "NONE", ops[i].output
+        after = ops[i + 1] if i + 1 < len(ops) else None
+        alone = after is not None and after.inputs == (op.output,) and readers[op.output] == 1
+        if alone and after is not None and after.kind == "act" and after.nl in _FUSED and op.kind in ("conv", "add"):
+            fused, result = _FUSED[after.nl], after.output
+            i += 1
+        writer.write(op, result, fused)
+        i += 1
+    end = w.at[last.output]
+    if flat:
+        shape = w.tensor("logits/shape", (2,), np.array([1, last.cout], dtype=np.int32))
+        logits = w.tensor(output, (1, last.cout))
+        w.operator("RESHAPE", [end, shape], logits, "ReshapeOptions", newShape=[1, last.cout])
+        end = logits
+    return w.finish([source], [end])
+
+
+def layer_tflite(key: LayerKey, seed: int = 0) -> bytes:
+    """One layer alone as a TFLite file: `input` (1, h, w, cin) to its output, random weights.
+
+    Raises:
+        BadInput: LiteRT is not installed.
+    """
+    ops = list(lower_key(key).ops)
+    return _model(ops, random_weights(ops, seed), "output", False, str(key))
+
+
+def network_tflite(spec: ArchSpec, state: Weights | None = None, seed: int = 0) -> bytes:
+    """A whole network as a TFLite file: `input` (1, H, W, C) to `logits` (1, classes).
+
+    `state`: arrays under the torch state-dict names; None: random weights from `seed`.
+
+    Raises:
+        BadInput: LiteRT is not installed; `state` does not fit the network.
+    """
+    ops = [op for layer in lower(spec) for op in layer.ops]
+    weights = random_weights(ops, seed) if state is None else fold(ops, state, spec.bn_eps)
+    return _model(ops, weights, "logits", True, spec.name)
