@@ -17,6 +17,9 @@ from mbv3.errors import Mbv3Error
 __all__ = ["main", "search_main"]
 
 
+_SPEC = "YAML file or name, e.g. mobilenet_v3_large@0.75"
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         self.print_usage(sys.stderr)
@@ -58,11 +61,19 @@ def _search_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--space", metavar="NAME|FILE", help="default: mnasnet-imagenet, mobilenetv3 with --data")
     p.add_argument("--scale", default="auto", metavar="auto|1|WIDTHxRES", help="sizes of the space (default auto)")
-    p.add_argument("--sampler", default="rnn", choices=("rnn", "evolution", "nsga2", "tpe", "random"))
-    p.add_argument("--reward", default="mnasnet-soft", choices=("mnasnet-soft", "mnasnet-hard", "tunas"))
+    p.add_argument(
+        "--sampler",
+        default="rnn",
+        choices=("rnn", "evolution", "nsga2", "tpe", "random"),
+        help="what proposes networks: the RNN controller (default), regularized evolution, or one of Optuna's",
+    )
+    p.add_argument(
+        "--reward", default="mnasnet-soft", choices=("mnasnet-soft", "mnasnet-hard", "tunas"),
+        help="ACC (LAT/TAR)^w, over the target only (hard), or TuNAS's absolute value (default mnasnet-soft)",
+    )  # fmt: skip
     p.add_argument("--w", type=float, help="exponent of the reward (default -0.07, -0.15 for small targets)")
     p.add_argument("--trials", type=int, metavar="N", help="networks that the search scores")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=int, default=0, help="of every random number of the run (default 0)")
     p.add_argument("--seed-ratio", type=float, default=1.25, help="the search aims at this times the target")
     p.add_argument("--delta", type=float, default=0.01, help="NetAdapt's least cut a step, share of the seed's ms")
     p.add_argument("--finetune-steps", type=int, metavar="T", help="NetAdapt's steps a proposal")
@@ -88,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     _search_arguments(s)
 
     s = verbs.add_parser("show", help="rows, shapes, parameters, MAdds, predicted ms of a network")
-    s.add_argument("spec", metavar="SPEC", help="YAML file or name, e.g. mobilenet_v3_large@0.75")
+    s.add_argument("spec", metavar="SPEC", help=_SPEC)
     _device(s)
     _timing(s)
     _common(s)
@@ -106,44 +117,44 @@ def _parser() -> argparse.ArgumentParser:
     _space(s)
     _device(s)
     _timing(s)
-    s.add_argument("--networks", type=int, default=40, metavar="N")
-    s.add_argument("--seed", type=int, default=0)
+    s.add_argument("--networks", type=int, default=40, metavar="N", help="how many (default 40)")
+    s.add_argument("--seed", type=int, default=0, help="of their draw (default 0)")
     _common(s)
     s = latency.add_parser("measure", help="time a network on this CPU, against the reference network")
-    s.add_argument("spec", metavar="SPEC")
+    s.add_argument("spec", metavar="SPEC", help=_SPEC)
     _timing(s)
     _common(s)
     s = latency.add_parser("devices", help="the devices that --device knows, each with its error")
     _common(s)
     s = latency.add_parser("predict", help="predict a network's time from a table")
-    s.add_argument("spec", metavar="SPEC")
+    s.add_argument("spec", metavar="SPEC", help=_SPEC)
     _space(s)
     _device(s)
     _timing(s)
     _common(s)
 
     s = verbs.add_parser("netadapt", help="shrink a network to a target")
-    s.add_argument("spec", metavar="SPEC")
-    s.add_argument("--target-ms", type=float, required=True, metavar="T")
+    s.add_argument("spec", metavar="SPEC", help=_SPEC)
+    s.add_argument("--target-ms", type=float, required=True, metavar="T", help="milliseconds that one image may take")
     s.add_argument("--data", metavar="DIR", help="your images: one folder a class")
-    s.add_argument("--delta", type=float, default=0.01)
-    s.add_argument("--finetune-steps", type=int, metavar="T")
-    s.add_argument("--budget-minutes", type=float, metavar="M")
-    s.add_argument("--seed", type=int, default=0)
-    s.add_argument("--out", metavar="DIR")
+    s.add_argument("--delta", type=float, default=0.01, help="least cut a step, share of the network's ms (0.01)")
+    s.add_argument("--finetune-steps", type=int, metavar="T", help="training steps a proposal")
+    s.add_argument("--budget-minutes", type=float, metavar="M", help="time for the run (default 10; 60 with --data)")
+    s.add_argument("--seed", type=int, default=0, help="of every random number of the run (default 0)")
+    s.add_argument("--out", metavar="DIR", help="run directory (default runs/netadapt-SPEC-Tms)")
     _timing(s)
     _common(s)
 
     s = verbs.add_parser("export", help="write a network for another tool")
-    s.add_argument("spec", metavar="SPEC")
-    s.add_argument("--to", required=True, choices=("onnx",))
+    s.add_argument("spec", metavar="SPEC", help=_SPEC)
+    s.add_argument("--to", required=True, choices=("onnx",), help="kind of file")
     s.add_argument(
         "--weights", metavar="FILE", help="safetensors; without it weights are random and the output says so"
     )
-    s.add_argument("--out", metavar="FILE")
+    s.add_argument("--out", metavar="FILE", help="default SPEC.onnx")
 
     s = verbs.add_parser("verify", help="rebuild, recount and re-measure what a run claims")
-    s.add_argument("run", metavar="RUN")
+    s.add_argument("run", metavar="RUN", help="run directory")
     _common(s)
     return p
 

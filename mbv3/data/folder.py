@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mbv3.data.images import ImageSet
 from mbv3.errors import BadInput
@@ -104,7 +104,7 @@ def _decode(path: Path, size: int) -> tuple[NDArray[np.uint8] | None, bytes, str
         digest = hashlib.sha256(raw).digest()
         with Image.open(path) as image:
             image.draft("RGB", (size, size))
-            rgb = _eight_bits(image).convert("RGB")
+            rgb = _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")  # a phone's photo lies on its side
         side = min(rgb.size)
         left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
         if (rgb.width, rgb.height) != (size, size):

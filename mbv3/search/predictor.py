@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbv3.errors import BadInput
-from mbv3.space import Genome, SearchSpace
+from mbv3.space import Genome, SearchSpace, load_space
 
 __all__ = ["SPACE", "ImagenetPredictor", "fit_ridge", "imagenet_top1", "one_hot_pairs"]
 
@@ -83,6 +83,11 @@ class ImagenetPredictor:
 
 
 @lru_cache(maxsize=1)
+def _trained() -> SearchSpace:
+    return load_space(SPACE)
+
+
+@lru_cache(maxsize=1)
 def _shipped(sizes: tuple[int, ...]) -> ImagenetPredictor:
     text = (resources.files("mbv3.search") / "imagenet_top1.csv").read_text("utf-8")
     rows = list(csv.reader(line for line in text.splitlines() if not line.startswith("#")))
@@ -101,4 +106,9 @@ def imagenet_top1(space: SearchSpace, genomes: Sequence[Genome] | NDArray[np.int
     """
     if space.name != SPACE:
         raise BadInput(f"--accuracy imagenet knows only the space {SPACE} (got {space.name}); use supernet or train")
+    if space.blocks != _trained().blocks:
+        raise BadInput(
+            f"--accuracy imagenet: the blocks of {space.source or 'this space'} are not those of the {SPACE} whose "
+            "networks were trained; give your space another name and use supernet or train"
+        )
     return _shipped(space.sizes)(np.asarray(genomes))

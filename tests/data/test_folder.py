@@ -68,6 +68,15 @@ def test_the_middle_square_is_taken(folder: Path) -> None:
     assert (load_class_folder(folder, 20).images[3] == 200).all()
 
 
+def test_a_photo_taken_with_the_phone_turned_stands_upright(folder: Path) -> None:
+    sky = np.zeros((20, 20, 3), dtype=np.uint8)
+    sky[:10] = 200
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    Image.fromarray(np.rot90(sky)).save(folder / "cat" / "9.png", exif=exif)
+    np.testing.assert_array_equal(load_class_folder(folder, 20).images[3], sky)
+
+
 def test_broken_images_are_all_listed(folder: Path) -> None:
     whole = (folder / "cat" / "0.png").read_bytes()
     (folder / "cat" / "a.png").write_bytes(b"")

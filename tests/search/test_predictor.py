@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,11 @@ def test_it_holds_at_every_scale_of_its_space_and_for_no_other() -> None:
     np.testing.assert_array_equal(imagenet_top1(scale(SPACE, 0.5, 128), genomes), imagenet_top1(SPACE, genomes))
     with pytest.raises(BadInput, match=r"^--accuracy imagenet knows only the space mnasnet-imagenet \(got mnasnet\)"):
         imagenet_top1(load_space("mnasnet"), [(0,) * 10])
+    impostor = replace(load_space("nas-bench-macro"), name=SPACE.name, source="mine.yaml")
+    with pytest.raises(
+        BadInput, match=r"^--accuracy imagenet: the blocks of mine.yaml are not those of the mnasnet-im"
+    ):
+        imagenet_top1(impostor, [(0,) * 8])
 
 
 @pytest.mark.parametrize("n", [6, 40], ids=["wide", "tall"])
