@@ -11,7 +11,7 @@ from scipy.optimize import isotonic_regression
 
 from mbv3.spec import ArchSpec, MBConv, Row, make_divisible
 
-__all__ = ["Proposal", "Site", "channels", "cut", "propose", "sites"]
+__all__ = ["Proposal", "Site", "channels", "cut", "propose", "sites", "smallest"]
 
 Latency = Callable[[Sequence[ArchSpec]], Sequence[float]]  # networks to predicted ms
 _STEP = 8  # first look: every 8th count
@@ -107,6 +107,17 @@ def cut(spec: ArchSpec, site: Site, after: int) -> ArchSpec | None:
         rows[i] = new
         old_in, new_in = row.out, out
     return replace(spec, stem=stem, rows=tuple(rows))
+
+
+def smallest(spec: ArchSpec) -> ArchSpec:
+    """`spec` with every site cut to the fewest channels that the rows allow: no cuts lead below it."""
+    for site in sites(spec):
+        for after in range(_LEAST, channels(spec, site)):
+            smaller = cut(spec, site, after)
+            if smaller is not None:
+                spec = smaller
+                break
+    return spec
 
 
 def _largest_that_saves(counts: list[int], ms: list[float], limit_ms: float) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from mbv3.data import peek_class_folder
 from mbv3.errors import Unreachable
 from mbv3.events import Done, Event, Note
 from mbv3.latency import BuildPlan, Device, LatencyTable, build_table, open_runtime
+from mbv3.netadapt import smallest
 from mbv3.pipeline.accuracy import Judge, load_images
 from mbv3.pipeline.find import conclude, guarded
 from mbv3.pipeline.options import Options
 from mbv3.pipeline.rundir import RunDir, file_sha256, versions
-from mbv3.pipeline.tables import Latency, reference_at, reference_of
+from mbv3.pipeline.tables import Latency, quick_ms, reference_at, reference_of
 from mbv3.space import load_space, scale
 from mbv3.spec import ArchSpec, dump_spec, lower, parse_spec, scale_spec, width_rules
 
@@ -50,10 +51,30 @@ def netadapt_alone(spec: ArchSpec, target_ms: float, out: str | None, **options:
     yield from guarded(run, alone_stages(o, run))
 
 
+def _check_reach(spec: ArchSpec, target_ms: float, ms: Sequence[float]) -> None:
+    """`ms`: of `spec` and of its smallest cut. Raises: Unreachable, before anything is measured long or trained."""
+    now, least = ms
+    if now <= target_ms:
+        raise Unreachable(
+            f"{spec.name} already takes {now:.3g} ms, under the target of {target_ms:g} ms; NetAdapt only shrinks",
+            least,
+            now,
+        )
+    if least > target_ms:
+        raise Unreachable(
+            f"a target of {target_ms:g} ms cannot be met: {spec.name} takes {now:.3g} ms and, cut to 8 channels "
+            f"everywhere, still {least:.3g} ms on this device; a smaller input resolution may reach it",
+            least,
+            now,
+        )
+
+
 def alone_stages(o: Options, run: RunDir) -> Iterator[Event]:
     """The stages of `netadapt_alone`, each resumable."""
     spec = parse_spec(run.record["network"], "run.json: network")
     runtime = open_runtime(o.runtime, o.threads)
+    if "seed_ms" not in run.record:
+        _check_reach(spec, o.target_ms, quick_ms(runtime, [spec, smallest(spec)]))
     with run.stage("images"):
         images = load_images(o, scale(load_space("mobilenetv3"), 1.0, spec.resolution))
     with run.stage("table"):
@@ -79,13 +100,6 @@ def alone_stages(o: Options, run: RunDir) -> Iterator[Event]:
     latency = Latency(table, device)
     measured = latency.measure(spec, 4)
     assert measured is not None
-    if measured.ms <= o.target_ms and "seed_ms" not in run.record:
-        raise Unreachable(
-            f"{spec.name} already takes {measured.ms:.3g} ms, under the target of {o.target_ms:g} ms; NetAdapt only "
-            "shrinks",
-            0.0,
-            measured.ms,
-        )
     run.write("seed.yaml", dump_spec(spec))
     note = "NetAdapt's own accuracy after short fine-tuning"
     run.save(

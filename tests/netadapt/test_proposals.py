@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbv3.netadapt import Site, cut, propose, sites
+from mbv3.netadapt import Site, cut, propose, sites, smallest
 from mbv3.netadapt.proposals import channels
 from mbv3.spec import ArchSpec, Classify, Conv, DSConv, MBConv, count, load_spec
 
@@ -151,6 +151,15 @@ def test_every_proposal_saves_at_least_what_was_asked(noise: float, save: float)
             assert p.spec == cut(spec, p.site, p.after)
             assert p.before == channels(spec, p.site) and 8 <= p.after < p.before
             assert p.after >= p.before // 4
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_large", "mobilenet_v3_small", "mnasnet_a1", "mobilenet_v2"])
+def test_the_smallest_network_has_no_cuts_left(name: str) -> None:
+    spec = load_spec(name)
+    least = smallest(spec)
+    assert len(least.rows) == len(spec.rows) and expands(least) == expands(spec)
+    assert all(8 <= channels(least, site) <= 11 for site in sites(least))
+    assert count(least).madds < count(spec).madds / 5
 
 
 def test_what_cannot_save_enough_is_no_proposal() -> None:

@@ -109,6 +109,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         return sum(layer_ms(x.key) for x in lower(spec))
 
     monkeypatch.setattr(alone, "build_table", build_table)
+    monkeypatch.setattr(alone, "quick_ms", lambda _, specs: [self_ms(s) for s in specs])
     monkeypatch.setattr("mbv3.latency.Device.layers", layers)
     monkeypatch.setattr("mbv3.latency.Device.networks", networks)
     return built
@@ -180,6 +181,11 @@ def test_netadapt_of_a_network_that_is_fast_enough(
     code, said, err = mbv3("netadapt", whole.path / "seed.yaml", *given)
     assert code == 3 and said == "" and "under the target of 50 ms; NetAdapt only shrinks" in err
     assert record(out)["status"] == "unreachable" and not (out / "netadapt.csv").exists()
+
+    given = ("--target-ms", "0.01", "--data", folder / "images", "--out", tmp_path / "low")
+    code, said, err = mbv3("netadapt", whole.path / "seed.yaml", *given)
+    assert code == 3 and said == "" and "cut to 8 channels everywhere, still" in err
+    assert record(tmp_path / "low")["status"] == "unreachable" and computed == []  # before its table is built
 
 
 def test_the_deployed_network_has_its_own_classes(whole: Run) -> None:
