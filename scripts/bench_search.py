@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mbv3.latency import LatencyTable, weights_mb
+from mbv3.latency import LatencyTable
 from mbv3.search import SAMPLERS, Search, imagenet_top1, make_reward
 from mbv3.space import Genome, load_space, tabulate
 from mbv3.spec import LayerKey
@@ -31,7 +31,7 @@ def main() -> None:
     c = table.calibration
 
     def layer_ms(key: LayerKey) -> float:
-        return float(c.a * table.hot_ms(key) + c.b * weights_mb(key))
+        return c.layer_ms(key, table.hot_ms(key))
 
     additive = tabulate(space, layer_ms)
 

@@ -1,6 +1,7 @@
 """Latency of networks on a device: timing protocol, tables, cost model."""
 
 from mbv3.latency.build import BuildPlan, build_table, check_table, network_time, table_path
+from mbv3.latency.calibration import Calibration, NetworkTime, fit_calibration, weights_mb
 from mbv3.latency.costmodel import CostModel, fit_cost_model
 from mbv3.latency.device import Device, Measured, chunks
 from mbv3.latency.fingerprint import Fingerprint, this_cpu
@@ -8,15 +9,7 @@ from mbv3.latency.metrics import fidelity
 from mbv3.latency.profiles import load_profile, profile_names
 from mbv3.latency.protocol import interleave, p10
 from mbv3.latency.runtime import RUNTIMES, LiteRt, OnnxRuntime, Runtime, open_runtime
-from mbv3.latency.table import (
-    Calibration,
-    LatencyTable,
-    NetworkTime,
-    Prediction,
-    Timed,
-    fit_calibration,
-    weights_mb,
-)
+from mbv3.latency.table import LatencyTable, Prediction, Timed
 
 __all__ = [
     "RUNTIMES",

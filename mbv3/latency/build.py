@@ -17,19 +17,12 @@ import numpy as np
 
 from mbv3.errors import BadInput, MissingLayerError
 from mbv3.events import Done, Event, Note, Progress, StageStart
+from mbv3.latency.calibration import NetworkTime, fit_calibration, kinds, weights_mb
 from mbv3.latency.device import Device, Measured, chunks
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.metrics import fidelity
 from mbv3.latency.runtime import Runtime
-from mbv3.latency.table import (
-    LatencyTable,
-    NetworkTime,
-    Timed,
-    fit_calibration,
-    positive_ms,
-    timed,
-    weights_mb,
-)
+from mbv3.latency.table import LatencyTable, Timed, positive_ms, timed
 from mbv3.spec import ArchSpec, LayerKey, count, dump_spec, lower, parse_key
 
 __all__ = ["BuildPlan", "build_table", "check_table", "network_time", "table_path"]
@@ -116,8 +109,10 @@ def network_time(label: str, spec: ArchSpec, table: LatencyTable, ms: float, *, 
     if missing and not estimate:
         raise MissingLayerError(str(k) for k in missing)
     keys = [x.key for x in lower(spec)]
-    hot = sum(table.hot_ms(k, estimate=estimate) for k in keys)
-    return NetworkTime(label, ms, hot, sum(weights_mb(k) for k in keys), count(spec).madds)
+    hot = [table.hot_ms(k, estimate=estimate) for k in keys]
+    parts = np.array(hot) @ np.array([kinds(k) for k in keys], dtype=float)
+    mb = sum(weights_mb(k) for k in keys)
+    return NetworkTime(label, ms, sum(hot), mb, count(spec).madds, tuple(parts.tolist()))
 
 
 def table_path(folder: Path, fingerprint: Fingerprint, about: Mapping[str, Any]) -> Path:
@@ -234,7 +229,7 @@ def check_table(
     nets = [network_time(label, spec, table, ms, estimate=True) for (label, spec), ms in zip(networks, t, strict=True)]
     now = [replace(n, ms=ms) for (n, _), ms in zip(panel, again, strict=True)]
     calibration = fit_calibration(now) if len(now) >= 8 else table.calibration
-    predicted = [calibration(n.hot_ms, n.mb) for n in nets]
+    predicted = [calibration(n) for n in nets]
     drift = float(np.median([n.ms / old.ms for n, (old, _) in zip(now, panel, strict=True)])) if panel else 1.0
     slope = sum(t) / max(sum(n.madds for n in nets), 1)
     errors = [abs(p / m - 1) for p, m in zip(predicted, t, strict=True)]
@@ -243,7 +238,7 @@ def check_table(
         **fidelity(predicted, t),
         "noise_floor": measured.noise_floor,
         "calibrated_on": len(now) if len(now) >= 8 else 0,
-        "as_built": fidelity([table.calibration(n.hot_ms, n.mb) for n in nets], t),
+        "as_built": fidelity([table.calibration(n) for n in nets], t),
         "drift": round(100 * (drift - 1), 2),
         "reference_drift": round(100 * (measured.raw_reference_ms / table.reference_ms - 1), 2),
         "worst": {"network": nets[worst].label, "predicted_ms": predicted[worst], "measured_ms": t[worst]},

@@ -15,24 +15,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import lsq_linear
 
 from mbv3.errors import BadInput, ForeignTable, MissingLayerError
+from mbv3.latency.calibration import AS_SUMMED, KINDS, Calibration, NetworkTime, fit_calibration
 from mbv3.latency.costmodel import FEATURES, CostModel, fit_cost_model
 from mbv3.latency.fingerprint import Fingerprint
-from mbv3.spec import ArchSpec, Classify, LayerKey, MBConv, lower, lower_key, parse_key
+from mbv3.spec import ArchSpec, Classify, LayerKey, MBConv, lower, parse_key
 
-__all__ = [
-    "Calibration",
-    "LatencyTable",
-    "NetworkTime",
-    "Prediction",
-    "Timed",
-    "fit_calibration",
-    "weights_mb",
-]
+__all__ = ["LatencyTable", "Prediction", "Timed"]
 
-FORMAT = "mbv3-table/1"
+FORMAT = "mbv3-table/2"
 MAX_TABLE_BYTES = 30_000_000
 _COLUMNS = ("kind", "key", "ms", "n", "mean", "std", "predicted")
 
@@ -45,29 +37,6 @@ class Timed:
     n: int
     mean: float
     std: float
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkTime:
-    """A whole network measured for calibration or check. `hot_ms` is its plain sum, `mb` its weights."""
-
-    label: str
-    ms: float
-    hot_ms: float
-    mb: float
-    madds: int
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """predicted ms = a * sum of hot layer times + b * weights in MB + c."""
-
-    a: float = 1.0
-    b: float = 0.0
-    c: float = 0.0
-
-    def __call__(self, hot_ms: Any, mb: Any) -> Any:
-        return self.a * hot_ms + self.b * mb + self.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,24 +90,6 @@ def timed(ms: Any, n: Any, mean: Any, std: Any) -> Timed:
     return row
 
 
-def weights_mb(key: LayerKey) -> float:
-    """Weights of a layer in megabytes (fp32): cold from memory in a network, hot from cache in the table."""
-    return lower_key(key).params * 4e-6
-
-
-def fit_calibration(networks: Iterable[NetworkTime]) -> Calibration:
-    """Least squares of relative errors over whole networks, a and b not negative."""
-    nets = list(networks)
-    if len(nets) < 4:
-        return Calibration()
-    t = np.array([n.ms for n in nets])
-    x = np.array([[n.hot_ms, n.mb, 1.0] for n in nets]) / t[:, None]
-    smallest = float(t.min())
-    solution = lsq_linear(x, np.ones(len(t)), bounds=([0.1, 0, -0.3 * smallest], [10, np.inf, 0.3 * smallest]))
-    a, b, c = (float(v) for v in solution.x)
-    return Calibration(a, b, c)
-
-
 def _seal(head: str, body: str) -> str:
     """SHA-256 of everything that a table says: the calibration decides every prediction, as the rows do."""
     return hashlib.sha256((head + body).encode()).hexdigest()
@@ -156,7 +107,7 @@ class LatencyTable:
     reference: Mapping[str, Any]  # {"spec": name, "width": w, "resolution": r, "ms": t}
     layers: Mapping[LayerKey, Timed]
     networks: tuple[NetworkTime, ...] = ()
-    calibration: Calibration = Calibration()
+    calibration: Calibration = AS_SUMMED
     report: Mapping[str, Any] | None = None
     about: Mapping[str, Any] | None = None
     model: CostModel | None = None  # of a device known by published measurements alone
@@ -213,7 +164,7 @@ class LatencyTable:
         rows = []
         for layer in lower(spec):
             key = layer.key
-            rows.append((layer.path, c.a * self.hot_ms(key, estimate=True) + c.b * weights_mb(key), key in missing))
+            rows.append((layer.path, c.layer_ms(key, self.hot_ms(key, estimate=True)), key in missing))
         return Prediction(sum(r[1] for r in rows) + c.c, sum(r[2] for r in rows), tuple(rows))
 
     def latency_ms(self, spec: ArchSpec, *, estimate: bool = False) -> float:
@@ -234,7 +185,7 @@ class LatencyTable:
 
         nets = tuple(networks)
         calibration = fit_calibration(nets)
-        held = [fit_calibration(n for n in nets if n is not m)(m.hot_ms, m.mb) for m in nets]
+        held = [fit_calibration(n for n in nets if n is not m)(m) for m in nets]
         measured = [n.ms for n in nets]
         report = {**fidelity(held, measured), "how": "leave-one-out over the calibration networks"} if nets else None
         if report:
@@ -257,17 +208,17 @@ class LatencyTable:
         for key, t in self.layers.items():
             w.writerow(["layer", str(key), repr(float(t.ms)), t.n, f"{t.mean:.6f}", f"{t.std:.6f}", ""])
         for n in self.networks:
-            predicted = self.calibration(n.hot_ms, n.mb)
+            predicted = self.calibration(n)
             w.writerow(["network", n.label, f"{n.ms:.6f}", "", "", "", f"{predicted:.6f}"])
-        text = body.getvalue()
+        text, c = body.getvalue(), self.calibration
         header = {
             "format": FORMAT,
             "fingerprint": self.fingerprint.as_dict(),
             "reference": dict(self.reference),
-            "calibration": {"a": self.calibration.a, "b": self.calibration.b, "c": self.calibration.c},
+            "calibration": {"a": c.a, "b": c.b, "c": c.c, **dict(zip(KINDS, c.kinds, strict=True))},
             "report": dict(self.report) if self.report else None,
             "about": dict(self.about) if self.about else None,
-            "networks": [[n.label, n.hot_ms, n.mb, n.madds] for n in self.networks],
+            "networks": [[n.label, n.hot_ms, n.mb, n.madds, n.kinds_ms] for n in self.networks],
         }
         if self.model is not None:
             coefficients = dict(zip(FEATURES, self.model.coefficients.tolist(), strict=True))
@@ -356,14 +307,17 @@ class LatencyTable:
             except ValueError as e:
                 raise ValueError(f"{key}: {e}") from None
         networks = []
-        for (label, ms_), (same, hot, mb, madds) in zip(measured, header["networks"], strict=True):
+        for (label, ms_), (same, hot, mb, madds, parts) in zip(measured, header["networks"], strict=True):
             if label != same:
                 raise ValueError(f"network {label!r} stands where the header has {same!r}")
-            networks.append(NetworkTime(label, ms_, float(hot), float(mb), int(madds)))
+            if len(parts) != len(KINDS):
+                raise ValueError(f"network {label!r} has {len(parts)} kinds of layers, not {len(KINDS)}")
+            networks.append(NetworkTime(label, ms_, float(hot), float(mb), int(madds), tuple(map(float, parts))))
         reference = header["reference"]
         positive_ms(reference["ms"])
-        calibration = Calibration(**{k: float(v) for k, v in header["calibration"].items()})
-        if not all(math.isfinite(v) for v in (calibration.a, calibration.b, calibration.c)):
+        a, b, c, *factors = values = [float(header["calibration"][k]) for k in ("a", "b", "c", *KINDS)]
+        calibration = Calibration(a, b, c, tuple(factors))
+        if not all(map(math.isfinite, values)):
             raise ValueError("the calibration is not made of finite numbers")
         model = None
         if "model" in header:

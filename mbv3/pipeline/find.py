@@ -17,7 +17,7 @@ from mbv3.data import peek_class_folder
 from mbv3.errors import BadInput, Mbv3Error, MissingLayerError, Unreachable
 from mbv3.events import Done, Event, Note, Progress, StageStart
 from mbv3.graph import network_model
-from mbv3.latency import Device, LatencyTable, open_runtime, weights_mb
+from mbv3.latency import Device, LatencyTable, open_runtime
 from mbv3.pipeline.accuracy import Images, Judge, load_images, prepare
 from mbv3.pipeline.compare import train_and_compare
 from mbv3.pipeline.options import Options, parse_scale
@@ -337,7 +337,7 @@ def _additive(space: SearchSpace, latency: Latency) -> Additive:
     c = table.calibration
 
     def ms(key: Any) -> float:
-        return c.a * table.hot_ms(key, estimate=latency.device is None) + c.b * weights_mb(key)
+        return c.layer_ms(key, table.hot_ms(key, estimate=latency.device is None))
 
     try:
         return tabulate(space, ms)

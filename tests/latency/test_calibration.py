@@ -1,0 +1,140 @@
+"""Whole networks from single layers: the fit, and the kinds of layers that it tells apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mbv3.latency import Calibration, LatencyTable, NetworkTime, Timed, fit_calibration, network_time
+from mbv3.latency.calibration import KINDS, RIDGE, _positive, kinds
+from mbv3.latency.metrics import fidelity
+from mbv3.netadapt import cut, sites
+from mbv3.netadapt.proposals import channels
+from mbv3.spec import Classify, Conv, LayerKey, MBConv, load_spec, lower
+
+from .fake import FINGERPRINT, layer_cost
+
+
+def networks(a: float, b: float, c: float, n: int = 12, noise: float = 0.0) -> list[NetworkTime]:
+    rng = np.random.default_rng(0)
+    hot, mb = rng.uniform(3, 20, n), rng.uniform(2, 30, n)
+    ms = (a * hot + b * mb + c) * (1 + noise * rng.standard_normal(n))
+    return [
+        NetworkTime(str(i), float(t), float(h), float(w), 0)
+        for i, (t, h, w) in enumerate(zip(ms, hot, mb, strict=True))
+    ]
+
+
+@pytest.mark.parametrize(("a", "b", "c"), [(1.042, 0.0355, -0.42), (0.9, 0.0, 0.5), (1.0, 0.1, 0.0), (3.0, 0.2, 1.0)])
+def test_a_known_calibration_is_recovered(a: float, b: float, c: float) -> None:
+    found = fit_calibration(networks(a, b, c))
+    assert (found.a, found.b, found.c) == pytest.approx((a, b, c), abs=1e-4)
+
+
+def test_a_noisy_one_is_recovered_within_its_noise() -> None:
+    nets = networks(1.05, 0.04, 0.3, n=200, noise=0.01)
+    found = fit_calibration(nets)
+    predicted = [found(n) for n in nets]
+    assert fidelity(predicted, [n.ms for n in nets])["rmspe"] == pytest.approx(1.0, abs=0.2)  # 4 sigma
+    assert (found.a, found.b) == pytest.approx((1.05, 0.04), abs=0.01)
+
+
+def test_a_calibration_never_rewards_weights() -> None:
+    assert fit_calibration(networks(1.2, -0.02, 0.0)).b == pytest.approx(0, abs=1e-6)
+    assert fit_calibration(networks(-1.0, 1.0, 25.0)).a >= 0.1
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_too_few_networks_leave_the_plain_sum(n: int) -> None:
+    assert fit_calibration(networks(2.0, 0.1, 0.3)[:n]) == Calibration(1.0, 0.0, 0.0)
+
+
+def test_the_report_leaves_each_network_out_of_its_own_fit() -> None:
+    nets = networks(1.05, 0.04, 0.3, n=8, noise=0.05)
+    table = LatencyTable(FINGERPRINT, {}, {}).calibrated(nets)
+    assert table.networks == tuple(nets) and table.calibration == fit_calibration(nets)
+    held = [fit_calibration([n for n in nets if n is not m])(m) for m in nets]
+    assert table.report is not None
+    assert table.report.items() >= fidelity(held, [n.ms for n in nets]).items()
+    assert table.report["baselines"]["plain_sum"] == fidelity([n.hot_ms for n in nets], [n.ms for n in nets])
+    fitted = fidelity([table.calibration(n) for n in nets], [n.ms for n in nets])
+    assert table.report["rmspe"] > fitted["rmspe"]
+    assert LatencyTable(FINGERPRINT, {}, {}).calibrated([]).report is None
+
+
+# -- kinds
+
+
+def test_kinds_by_hand() -> None:
+    def of(**more: object) -> list[str]:
+        row = MBConv(**{"k": 3, "exp": 16, "out": 8, "se": 0, "nl": "RE", "s": 1, "skip": "none", **more})  # type: ignore[arg-type]
+        return [k for k, is_one in zip(KINDS, kinds(LayerKey(row, 8, 9, 9)), strict=True) if is_one]
+
+    assert of() == []
+    assert of(k=5) == ["k5"] and of(k=7) == of(k=9) == ["k7"]
+    assert of(se=4, s=2) == ["se", "stride"] and of(skip="identity", se=8, k=5) == ["k5", "se", "skip"]
+    assert not any(kinds(LayerKey(Classify(features=0, nl="NONE", classes=3), 8, 7, 7)))
+    assert sum(kinds(LayerKey(Conv(k=3, s=2, out=8, nl="HS"), 3, 9, 9))) == 1
+
+
+def test_no_cut_changes_a_kind() -> None:
+    spec = load_spec("mobilenet_v3_large")
+    for site in sites(spec):
+        smaller = cut(spec, site, channels(spec, site) // 2)
+        assert smaller is not None
+        assert [kinds(x.key) for x in lower(smaller)] == [kinds(x.key) for x in lower(spec)]
+
+
+def with_kinds(factors: tuple[float, ...], n: int, noise: float = 0.0) -> list[NetworkTime]:
+    rng = np.random.default_rng(1)
+    nets = []
+    for i in range(n):
+        hot, mb = rng.uniform(3, 20), rng.uniform(2, 30)
+        parts = rng.uniform(0, 0.6, len(KINDS)) * hot
+        ms = (1.1 * hot + 0.03 * mb + 0.2 + float(parts @ factors)) * (1 + noise * rng.standard_normal())
+        nets.append(NetworkTime(str(i), ms, hot, mb, 0, tuple(parts.tolist())))
+    return nets
+
+
+def test_what_a_kind_costs_is_found() -> None:
+    factors = (0.1, -0.15, 0.3, 0.0, -0.05)
+    found = fit_calibration(with_kinds(factors, 200))
+    shrink = 1 / (1 + RIDGE)  # of ridge regression where the kinds are independent
+    assert found.kinds == pytest.approx([shrink * f for f in factors], abs=0.015)
+    nets, unseen = with_kinds(factors, 60)[:36], with_kinds(factors, 60)[36:]
+    plain = fit_calibration(NetworkTime(n.label, n.ms, n.hot_ms, n.mb, 0) for n in nets)
+    fitted = fit_calibration(nets)
+    truth = [n.ms for n in unseen]
+    without = fidelity([plain(n) for n in unseen], truth)["rmspe"]
+    assert not any(plain.kinds) and fidelity([fitted(n) for n in unseen], truth)["rmspe"] < 0.4 * without
+
+
+def test_noise_is_not_taken_for_kinds() -> None:
+    nets, unseen = with_kinds((0.0,) * 5, 80, 0.02)[:36], with_kinds((0.0,) * 5, 80)[36:]
+    assert (
+        np.abs(fit_calibration(nets).kinds).max() < 0.06
+    )  # a factor's standard error is 0.02 / sqrt(36) / 0.17 = 0.02
+    assert fidelity([fit_calibration(nets)(n) for n in unseen], [n.ms for n in unseen])["rmspe"] < 1.5
+
+
+def test_a_kind_that_all_networks_share_is_left_to_the_scale() -> None:
+    nets = [NetworkTime(n.label, n.ms, n.hot_ms, n.mb, 0, (0.4 * n.ms, 0, 0, 0, 0)) for n in networks(1.2, 0.1, 0.1)]
+    assert fit_calibration(nets).kinds == pytest.approx((0,) * 5, abs=1e-6)
+
+
+def test_no_layer_comes_out_for_nothing() -> None:
+    assert _positive(1.0, (0.1, -0.2, 0.0, -0.5, 0.3)) == (0.1, -0.2, 0.0, -0.5, 0.3)
+    smaller = _positive(1.0, (-0.5, 0.4, -0.5, -0.5, -0.1))
+    assert smaller == pytest.approx((-0.25, 0.2, -0.25, -0.25, -0.05))  # together a fifth is left
+    row = MBConv(k=5, exp=16, out=8, se=4, nl="RE", s=2, skip="pool")
+    assert Calibration(1.0, 0.0, 0.0, smaller).layer_ms(LayerKey(row, 8, 9, 9), 1.0) == pytest.approx(0.2)
+
+
+def test_rows_and_networks_say_the_same() -> None:
+    spec = load_spec("mobilenet_v3_small")
+    keys = {x.key for x in lower(spec)}
+    table = LatencyTable(
+        FINGERPRINT, {}, {k: Timed(layer_cost(k), 1, layer_cost(k), 0.0) for k in keys},
+        calibration=Calibration(1.1, 0.04, -0.2, (0.1, 0.2, -0.3, 0.05, -0.07)),
+    )  # fmt: skip
+    assert table.latency_ms(spec) == pytest.approx(table.calibration(network_time("x", spec, table, 1.0)))
