@@ -29,6 +29,7 @@ __all__ = ["BuildPlan", "build_table", "check_table", "network_time", "table_pat
 
 STAGE = "table"
 NOISY = 0.08
+MORE_S = 90.0  # so long whole networks are timed while their noise is over what a table can bear
 
 
 @dataclass(frozen=True)
@@ -204,8 +205,8 @@ def _layers(device: Device, partial: _Partial, todo: Sequence[LayerKey], kept: i
 
 def _networks(device: Device, specs: Sequence[ArchSpec], rounds: int) -> Generator[Event, None, Measured]:
     """Time networks in the same rounds; these are not interrupted, so progress is told before and after."""
-    yield Progress(STAGE, 0, rounds, f"{len(specs)} calibration networks", None)
-    measured = device.networks(specs, rounds=rounds)
+    yield Progress(STAGE, 0, rounds, f"{len(specs)} calibration networks, one to three minutes", None)
+    measured = device.networks(specs, rounds=rounds, more_s=MORE_S)
     yield Progress(STAGE, rounds, rounds, f"{len(specs)} calibration networks", 0.0)
     return measured
 
@@ -224,7 +225,7 @@ def check_table(
     fitted anew on them, as milliseconds wander between two hours and not equally for every network. `as_built` holds
     the figures without that, `drift` the median change of the panel since the table was built, in percent.
     """
-    measured = device.networks([s for _, s in networks] + [s for _, s in panel], rounds=rounds, seed=1)
+    measured = device.networks([s for _, s in networks] + [s for _, s in panel], rounds=rounds, seed=1, more_s=MORE_S)
     t, again = list(measured.ms[: len(networks)]), measured.ms[len(networks) :]
     nets = [network_time(label, spec, table, ms, estimate=True) for (label, spec), ms in zip(networks, t, strict=True)]
     now = [replace(n, ms=ms) for (n, _), ms in zip(panel, again, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,8 @@ __all__ = ["Device", "Measured"]
 _CHUNK_BYTES = 1_200_000_000  # sessions open at one time: weights and activations
 _CHUNK_LAYERS = 64
 LAYERS_S, NETWORKS_S = 0.3, 1.2  # at least so long are a chunk of layers, and one part of networks, timed
-PARTS = 4
+PARTS, MOST_PARTS = 4, 32
+NOISE = 0.7  # percent; what a table's error of 2 % hardly feels
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,25 +120,31 @@ class Device:
             out[key] = Timed(ms[key], len(times), mean, std)
         return out
 
-    def networks(self, specs: Sequence[ArchSpec], *, rounds: int = 12, parts: int = PARTS, seed: int = 0) -> Measured:
+    def networks(
+        self, specs: Sequence[ArchSpec], *, rounds: int = 12, parts: int = PARTS, seed: int = 0, more_s: float = 0.0
+    ) -> Measured:
         """Whole networks, interleaved with the reference in the same rounds.
 
         The rounds are divided into `parts` (2 or more), each on sessions opened anew, as where a session's weights
         happen to lie moves a time by more than its rounds do. The reference is one of the networks in turn, visited as
         the others are: timed more often it would run hotter.
+
+        `more_s`: further parts are timed for so many seconds, while the noise floor is over NOISE.
         """
         # networks that would not fit in memory together are timed in groups, each with the reference
         groups = min(max(len(specs), 1), max(1, -(-sum(map(_network_bytes, specs)) // _CHUNK_BYTES)))
-        times = [[0.0] * len(specs) for _ in range(parts)]
+        times: list[list[float]] = []
         reference: list[float] = []
         drift = 0.0
-        for p, part in enumerate(times):
+        began = time.monotonic()
+        while True:
+            part = [0.0] * len(specs)
             for g in range(groups):
                 mine = range(g, len(specs), groups)
                 opened = [self.runtime.network(specs[i]) for i in mine]
                 opened.append(self.runtime.network(self.reference))
                 samples = interleave(
-                    opened, self._anchor, rounds=max(1, rounds // parts), seed=parts * (seed + g) + p,
+                    opened, self._anchor, rounds=max(1, rounds // parts), seed=parts * (seed + g) + len(times),
                     min_s=NETWORKS_S / groups, min_runs=2, max_runs=2,
                 )  # fmt: skip
                 now = samples.ms(len(opened) - 1)
@@ -145,9 +153,14 @@ class Device:
                 reference.append(now)
                 drift = max(drift, samples.anchor_variation())
                 del opened
-        return Measured(
-            ms=tuple(sum(p) / parts for p in zip(*times, strict=True)),
-            parts=tuple(zip(*times, strict=True)),
-            raw_reference_ms=sum(reference) / len(reference),
-            drift=drift,
-        )
+            times.append(part)
+            if len(times) < parts:
+                continue
+            measured = Measured(
+                ms=tuple(sum(p) / len(p) for p in zip(*times, strict=True)),
+                parts=tuple(zip(*times, strict=True)),
+                raw_reference_ms=sum(reference) / len(reference),
+                drift=drift,
+            )
+            if measured.noise_floor <= NOISE or time.monotonic() - began >= more_s or len(times) >= MOST_PARTS:
+                return measured

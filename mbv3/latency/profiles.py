@@ -7,12 +7,11 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
-import yaml
 
 from mbv3.latency.costmodel import FEATURES, CostModel
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.table import LatencyTable
-from mbv3.spec import load_spec
+from mbv3.spec import load_spec, parse_yaml
 
 __all__ = ["load_profile", "profile_names"]
 
@@ -31,7 +30,7 @@ def load_profile(name: str) -> LatencyTable:
     `about` holds where it is from and its errors: `blocks` held out by channel pair, `networks` as published.
     """
     text = (resources.files("mbv3.latency") / "profiles" / f"{name}.yaml").read_text("utf-8")
-    profile: Mapping[str, Any] = yaml.safe_load(text)
+    profile: Mapping[str, Any] = parse_yaml(text, f"{name}.yaml")
     coefficients = np.array([profile["coefficients"][f] for f in FEATURES])
     device = Fingerprint(vector="", cores=1, kernel="", governor="", **profile["device"])
     about = {

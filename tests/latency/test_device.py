@@ -113,6 +113,19 @@ def test_every_part_runs_on_sessions_opened_anew(runtime: FakeRuntime, plan: Bui
     assert tuple(runtime.opened) == 2 * plan.keys[:5]
 
 
+def test_more_parts_are_timed_while_it_is_noisy(clock: Clock, plan: BuildPlan) -> None:
+    specs = [s for _, s in plan.calibration]
+    noisy = FakeRuntime(clock, slowness=lambda now: 1.0 + crc32(str(now).encode()) / 2**33)
+    device = Device(noisy, plan.reference, network_cost(plan.reference))
+    few, many = device.networks(specs, rounds=4), device.networks(specs, rounds=4, more_s=60.0)
+    assert few.noise_floor > module.NOISE and {len(p) for p in few.parts} == {4}
+    [parts] = {len(p) for p in many.parts}
+    assert 4 < parts <= module.MOST_PARTS and many.noise_floor < few.noise_floor
+    assert many.noise_floor <= module.NOISE or parts == module.MOST_PARTS
+    steady = Device(FakeRuntime(clock), plan.reference).networks(specs, rounds=4, more_s=60.0)
+    assert {len(p) for p in steady.parts} == {4}  # nothing to gain
+
+
 def test_networks_too_large_to_be_open_together_are_timed_in_groups(
     runtime: FakeRuntime, plan: BuildPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
