@@ -233,10 +233,53 @@ def _report_lines(report: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _latency_kit(args: Namespace) -> int:
+    from mbv3.latency import kit_files, write_kit
+    from mbv3.pipeline import table_plan
+
+    plan = table_plan(_scaled_space(args))
+    files = kit_files(plan, args.runtime, args.threads)
+    out = Path(args.out)
+    write_kit(files, out)
+    size = sum(map(len, files.values()))
+    if args.json:
+        _dump({"out": args.out, "layers": len(plan.keys), "networks": len(plan.calibration), "bytes": size})
+        return 0
+    _out(f"{out}: {len(plan.keys)} layers and {len(plan.calibration)} networks, {size / 1e6:.1f} MB")
+    _out("copy it to the device and run there: python3 run.py")
+    _out(f"bring results.jsonl back and run here: mbv3 latency import {out} results.jsonl --out table.csv")
+    return 0
+
+
+def _latency_import(args: Namespace) -> int:
+    from mbv3.latency import import_kit
+
+    table = import_kit(Path(args.kit), Path(args.results))
+    table.save(Path(args.out))
+    return _told(table, args)
+
+
 def _latency_build(args: Namespace) -> int:
-    table = _table(args, args.rebuild)
+    table = _table_over_ssh(args) if args.device else _table(args, args.rebuild)
     if args.out:
         table.save(Path(args.out))
+    return _told(table, args)
+
+
+def _table_over_ssh(args: Namespace) -> LatencyTable:
+    from mbv3.cli.show_events import follow
+    from mbv3.latency import measure_over_ssh
+    from mbv3.pipeline import table_plan
+
+    if not args.out:
+        raise BadInput("--out TABLE.csv is needed with --device: where the device's table goes")
+    plan = table_plan(_scaled_space(args))
+    table: LatencyTable = follow(measure_over_ssh(args.device, plan, args.runtime, args.threads))
+    return table
+
+
+def _told(table: LatencyTable, args: Namespace) -> int:
+    """Say what a table holds."""
     if args.json:
         _dump(
             {"layers": len(table.layers), "reference_ms": table.reference_ms, "report": table.report, "out": args.out}
@@ -286,6 +329,10 @@ def _latency_measure(args: Namespace) -> int:
     from mbv3.latency import Device, open_runtime
     from mbv3.pipeline.tables import measure_whole, reference_at
 
+    if (args.spec is None) == (args.like is None):
+        raise BadInput("give one SPEC, or --like TABLE.csv for random networks of its space")
+    if args.like is not None:
+        return _measure_many(args)
     spec = load_spec(args.spec)
     runtime = open_runtime(args.runtime, args.threads)
     device = Device(runtime, reference_at(1.0, 224))
@@ -306,6 +353,53 @@ def _latency_measure(args: Namespace) -> int:
             f"({large_ms:.3f} ms in the same rounds)"
         )
     return 0
+
+
+def _measure_many(args: Namespace) -> int:
+    from mbv3.files import write_atomic
+    from mbv3.latency import Device, LatencyTable, MeasuredNetworks, open_runtime
+    from mbv3.pipeline.check import unseen_networks
+    from mbv3.pipeline.tables import reference_of
+
+    if not args.out:
+        raise BadInput("--out NETS.csv is needed with --like: where the times go")
+    if not 4 <= args.networks <= 1000:
+        raise BadInput(f"--networks must be from 4 to 1000 (got {args.networks})")
+    table = LatencyTable.load(args.like)
+    nets = unseen_networks(table, _space_of(table, args.space), args.networks, args.seed)
+    runtime = open_runtime(args.runtime, args.threads)
+    device = Device(runtime, reference_of(table))
+    measured = device.networks([spec for _, spec in nets], more_s=60.0)
+    times = tuple(zip((label for label, _ in nets), measured.ms, strict=True))
+    write_atomic(Path(args.out), MeasuredNetworks(times, runtime.fingerprint, measured.raw_reference_ms).dumps())
+    if args.json:
+        _dump({"n": len(nets), "noise_floor": measured.noise_floor, "out": args.out})
+    else:
+        _out(f"{len(nets)} networks, noise floor {measured.noise_floor} %, {args.out}")
+    return 0
+
+
+def _latency_transfer(args: Namespace) -> int:
+    from mbv3.latency import Fingerprint, LatencyTable, read_networks, transfer
+    from mbv3.pipeline.tables import reference_of
+
+    table = LatencyTable.load(args.table)
+    space = _space_of(table, args.space)
+    measured = read_networks(Path(args.measured))
+
+    def network(name: str) -> ArchSpec:
+        label, colon, genome = name.partition(":")
+        return space.spec(space.genome(genome)) if colon and label in ("check", "calibration") else load_spec(name)
+
+    unknown = Fingerprint(
+        cpu=f"of {args.measured}", vector="", cores=1, system="", kernel="", governor="", runtime="unknown",
+        runtime_version="", threads=1,
+    )  # fmt: skip
+    nets = [(name, network(name), ms) for name, ms in measured.times]
+    reference = (reference_of(table), measured.reference_ms)
+    moved = transfer(table, nets, measured.fingerprint or unknown, reference, args.fit)
+    moved.save(Path(args.out))
+    return _told(moved, args)
 
 
 def _latency_devices(args: Namespace) -> int:
@@ -434,4 +528,7 @@ _LATENCY: dict[str, Callable[[Namespace], int]] = {
     "measure": _latency_measure,
     "predict": _latency_predict,
     "devices": _latency_devices,
+    "transfer": _latency_transfer,
+    "kit": _latency_kit,
+    "import": _latency_import,
 }

@@ -5,11 +5,14 @@ from mbv3.latency.calibration import Calibration, NetworkTime, fit_calibration, 
 from mbv3.latency.costmodel import CostModel, fit_cost_model
 from mbv3.latency.device import Device, Measured, chunks
 from mbv3.latency.fingerprint import Fingerprint, this_cpu
+from mbv3.latency.kit import import_kit, kit_files, write_kit
 from mbv3.latency.metrics import fidelity
 from mbv3.latency.profiles import load_profile, profile_names
 from mbv3.latency.protocol import interleave, p10
 from mbv3.latency.runtime import RUNTIMES, LiteRt, OnnxRuntime, Runtime, open_runtime
+from mbv3.latency.ssh import measure_over_ssh
 from mbv3.latency.table import LatencyTable, Prediction, Timed
+from mbv3.latency.transfer import MeasuredNetworks, read_networks, transfer
 
 __all__ = [
     "RUNTIMES",
@@ -21,6 +24,7 @@ __all__ = [
     "LatencyTable",
     "LiteRt",
     "Measured",
+    "MeasuredNetworks",
     "NetworkTime",
     "OnnxRuntime",
     "Prediction",
@@ -32,13 +36,19 @@ __all__ = [
     "fidelity",
     "fit_calibration",
     "fit_cost_model",
+    "import_kit",
     "interleave",
+    "kit_files",
     "load_profile",
+    "measure_over_ssh",
     "network_time",
     "open_runtime",
     "p10",
     "profile_names",
+    "read_networks",
     "table_path",
     "this_cpu",
+    "transfer",
     "weights_mb",
+    "write_kit",
 ]

@@ -25,7 +25,7 @@ from mbv3.latency.runtime import Runtime
 from mbv3.latency.table import LatencyTable, Timed, positive_ms, timed
 from mbv3.spec import ArchSpec, LayerKey, count, dump_spec, lower, parse_key
 
-__all__ = ["BuildPlan", "build_table", "check_table", "network_time", "table_path"]
+__all__ = ["BuildPlan", "assemble", "build_table", "check_table", "network_time", "table_path"]
 
 STAGE = "table"
 NOISY = 0.08
@@ -148,20 +148,8 @@ def build_table(runtime: Runtime, plan: BuildPlan, path: Path, *, rounds: int = 
         if kept:
             yield Note(STAGE, f"{kept} layers were measured before an interruption and are kept")
         yield from _layers(device, partial, todo, kept)
-        table = LatencyTable(
-            fingerprint=fingerprint,
-            reference=_reference(plan, device.reference_ms),
-            layers={k: partial.rows[k] for k in dict.fromkeys(plan.keys)},
-            about={**plan.about, "date": datetime.now(UTC).strftime("%Y-%m-%d")},
-        )
         measured = yield from _networks(device, [s for _, s in plan.calibration], rounds)
-        nets = [
-            network_time(label, spec, table, ms)
-            for (label, spec), ms in zip(plan.calibration, measured.ms, strict=True)
-        ]
-        table = table.calibrated(nets)
-        if table.report is not None:
-            table = replace(table, report={**table.report, "noise_floor": measured.noise_floor})
+        table = assemble(plan, fingerprint, device.reference_ms, partial.rows, measured)
         table.save(path)
         partial.path.unlink(missing_ok=True)  # still locked: nobody can have begun to write into it
     finally:
@@ -177,9 +165,27 @@ def build_table(runtime: Runtime, plan: BuildPlan, path: Path, *, rounds: int = 
     took = time.monotonic() - start
     yield Done(
         STAGE,
-        f"{len(table.layers)} layers, {len(nets)} calibration networks ({took:.0f} s)",
+        f"{len(table.layers)} layers, {len(table.networks)} calibration networks ({took:.0f} s)",
         {"path": str(path), "report": table.report},
     )
+
+
+def assemble(
+    plan: BuildPlan, fingerprint: Fingerprint, reference_ms: float, rows: Mapping[LayerKey, Timed], measured: Measured
+) -> LatencyTable:
+    """The table of `plan` from its measured layers and calibration networks."""
+    table = LatencyTable(
+        fingerprint=fingerprint,
+        reference=_reference(plan, reference_ms),
+        layers={k: rows[k] for k in dict.fromkeys(plan.keys)},
+        about={**plan.about, "date": datetime.now(UTC).strftime("%Y-%m-%d")},
+    )
+    table = table.calibrated(
+        network_time(label, spec, table, ms) for (label, spec), ms in zip(plan.calibration, measured.ms, strict=True)
+    )
+    if table.report is None:
+        return table
+    return replace(table, report={**table.report, "noise_floor": measured.noise_floor})
 
 
 def _reference(plan: BuildPlan, ms: float) -> dict[str, Any]:

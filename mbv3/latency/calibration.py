@@ -77,8 +77,9 @@ def fit_calibration(networks: Iterable[NetworkTime]) -> Calibration:
     if len(nets) < 4:
         return AS_SUMMED
     t = np.array([n.ms for n in nets])
-    plain = np.array([[n.hot_ms, n.mb, 1.0] for n in nets]) / t[:, None]
-    parts = np.array([n.kinds_ms for n in nets]) / t[:, None]
+    unit = float(np.median([n.ms / n.hot_ms for n in nets]))  # another device's layers may be many times slower
+    plain = np.array([[unit * n.hot_ms, n.mb, 1.0] for n in nets]) / t[:, None]
+    parts = unit * np.array([n.kinds_ms for n in nets]) / t[:, None]
     varies = parts.std(axis=0)
     # a kind whose share never varies cannot be told from `a`: the ridge holds it at nought
     ridge = np.diag(np.sqrt(RIDGE * len(nets)) * np.where(varies > 1e-9, varies, 1e3))
@@ -87,7 +88,7 @@ def fit_calibration(networks: Iterable[NetworkTime]) -> Calibration:
     slack = 0.3 * float(t.min())
     low, high = [0.1, 0, -slack] + [-MOST] * len(KINDS), [10, np.inf, slack] + [MOST] * len(KINDS)
     a, b, c, *factors = (float(v) for v in lsq_linear(x, y, bounds=(low, high)).x)
-    return Calibration(a, b, c, _positive(a, factors))
+    return Calibration(unit * a, b, c, _positive(unit * a, [unit * f for f in factors]))
 
 
 def _positive(a: float, factors: Sequence[float]) -> tuple[float, ...]:

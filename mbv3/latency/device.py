@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mbv3.latency.fingerprint import Fingerprint
-from mbv3.latency.protocol import interleave
+from mbv3.latency.protocol import p10
+from mbv3.latency.runner import NETWORKS_S, time_layers, time_networks
 from mbv3.latency.runtime import Runtime
 from mbv3.latency.table import Timed
 from mbv3.spec import ArchSpec, LayerKey, lower, lower_key
@@ -18,7 +19,6 @@ __all__ = ["Device", "Measured"]
 
 _CHUNK_BYTES = 1_200_000_000  # sessions open at one time: weights and activations
 _CHUNK_LAYERS = 64
-LAYERS_S, NETWORKS_S = 0.3, 1.2  # at least so long are a chunk of layers, and one part of networks, timed
 PARTS, MOST_PARTS = 4, 32
 NOISE = 0.7  # percent; what a table's error of 2 % hardly feels
 
@@ -75,6 +75,26 @@ def chunks(keys: Sequence[LayerKey]) -> Iterator[list[LayerKey]]:
         yield chunk
 
 
+def network_groups(specs: Sequence[ArchSpec]) -> list[range]:
+    """Indices of networks that may be open together."""
+    n = min(max(len(specs), 1), max(1, -(-sum(map(_network_bytes, specs)) // _CHUNK_BYTES)))
+    return [range(g, len(specs), n) for g in range(n)]
+
+
+def layers_timed(
+    keys: Sequence[LayerKey], passes: Sequence[tuple[list[list[float]], float]], reference_ms: float
+) -> dict[LayerKey, Timed]:
+    """One measurement a layer from its passes, each (run times of every layer, the anchor's ms)."""
+    out = {}
+    for i, key in enumerate(keys):
+        told = [[t * reference_ms / anchor_ms for t in times[i]] for times, anchor_ms in passes]
+        runs = [t for part in told for t in part]
+        mean = sum(runs) / len(runs)
+        std = (sum((t - mean) ** 2 for t in runs) / len(runs)) ** 0.5
+        out[key] = Timed(sum(map(p10, told)) / len(told), len(runs), mean, std)
+    return out
+
+
 class Device:
     """This machine under one runtime, with the reference network that its times are told against."""
 
@@ -103,22 +123,12 @@ class Device:
         `passes`: how often every layer is opened anew; where its weights happen to lie in memory moves a time by about
         one percent, so the mean over passes is kept.
         """
-        ms = dict.fromkeys(keys, 0.0)
-        runs: dict[LayerKey, list[float]] = {k: [] for k in keys}
+        done: list[tuple[list[list[float]], float]] = []
         for p in range(passes):
             opened = [self.runtime.layer(k) for k in keys]
-            samples = interleave(opened, self._anchor, rounds=rounds, seed=seed * passes + p, min_s=LAYERS_S)
-            factor = self.reference_ms / samples.anchor_ms()
-            for i, key in enumerate(keys):
-                ms[key] += samples.ms(i) * factor / passes
-                runs[key] += [t * factor for r in samples.items[i] for t in r]
+            done.append(time_layers(opened, self._anchor, rounds=rounds, seed=seed * passes + p))
             del opened
-        out = {}
-        for key, times in runs.items():
-            mean = sum(times) / len(times)
-            std = (sum((t - mean) ** 2 for t in times) / len(times)) ** 0.5
-            out[key] = Timed(ms[key], len(times), mean, std)
-        return out
+        return layers_timed(keys, done, self.reference_ms)
 
     def networks(
         self, specs: Sequence[ArchSpec], *, rounds: int = 12, parts: int = PARTS, seed: int = 0, more_s: float = 0.0
@@ -132,26 +142,24 @@ class Device:
         `more_s`: further parts are timed for so many seconds, while the noise floor is over NOISE.
         """
         # networks that would not fit in memory together are timed in groups, each with the reference
-        groups = min(max(len(specs), 1), max(1, -(-sum(map(_network_bytes, specs)) // _CHUNK_BYTES)))
+        groups = network_groups(specs)
         times: list[list[float]] = []
         reference: list[float] = []
         drift = 0.0
         began = time.monotonic()
         while True:
             part = [0.0] * len(specs)
-            for g in range(groups):
-                mine = range(g, len(specs), groups)
+            for g, mine in enumerate(groups):
                 opened = [self.runtime.network(specs[i]) for i in mine]
                 opened.append(self.runtime.network(self.reference))
-                samples = interleave(
+                ms, varied = time_networks(
                     opened, self._anchor, rounds=max(1, rounds // parts), seed=parts * (seed + g) + len(times),
-                    min_s=NETWORKS_S / groups, min_runs=2, max_runs=2,
+                    min_s=NETWORKS_S / len(groups),
                 )  # fmt: skip
-                now = samples.ms(len(opened) - 1)
-                for j, i in enumerate(mine):
-                    part[i] = samples.ms(j) / now * self.reference_ms
-                reference.append(now)
-                drift = max(drift, samples.anchor_variation())
+                for i, t in zip(mine, ms, strict=False):
+                    part[i] = t / ms[-1] * self.reference_ms
+                reference.append(ms[-1])
+                drift = max(drift, varied)
                 del opened
             times.append(part)
             if len(times) < parts:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mbv3.latency.runtime import Run
+from mbv3.latency.sessions import Run
 
 __all__ = ["Samples", "interleave", "p10"]
 

@@ -7,20 +7,23 @@ from typing import Any
 from mbv3.latency import Device, LatencyTable, Runtime, check_table
 from mbv3.pipeline.tables import random_networks, reference_of
 from mbv3.space import SearchSpace
+from mbv3.spec import ArchSpec
 
-__all__ = ["check"]
+__all__ = ["check", "unseen_networks"]
 
 PANEL = 24
 
 
-def check(runtime: Runtime, table: LatencyTable, space: SearchSpace, networks: int, seed: int) -> dict[str, Any]:
-    """The trust report of `table` on `networks` random networks of the (scaled) space.
+def unseen_networks(table: LatencyTable, space: SearchSpace, n: int, seed: int) -> list[tuple[str, ArchSpec]]:
+    """`n` random networks of the (scaled) space that did not calibrate the table."""
+    seen = {net.label.partition(":")[2] for net in table.networks}
+    drawn = random_networks(space, n + len(seen), 1000 + seed, "check")
+    return [(label, spec) for label, spec in drawn if label.partition(":")[2] not in seen][:n]
 
-    Networks that calibrated the table are left out of the draw.
-    """
-    seen = {n.label.partition(":")[2] for n in table.networks}
-    drawn = random_networks(space, networks + len(seen), 1000 + seed, "check")
-    unseen = [(label, spec) for label, spec in drawn if label.partition(":")[2] not in seen][:networks]
+
+def check(runtime: Runtime, table: LatencyTable, space: SearchSpace, networks: int, seed: int) -> dict[str, Any]:
+    """The trust report of `table` on `networks` random networks of the (scaled) space that did not calibrate it."""
+    unseen = unseen_networks(table, space, networks, seed)
     panel = [(n, space.spec(space.genome(n.label.partition(":")[2]))) for n in table.networks[:PANEL]]
     device = Device(runtime, reference_of(table), table.reference_ms)
     return check_table(device, table, unseen, panel)

@@ -129,6 +129,10 @@ def read_table(path: str, runtime: str, threads: int, force: bool) -> tuple[Late
     table = LatencyTable.load(path)
     if table.model is not None:
         return table, profile_caveat(table)
+    if "kit" in (table.about or {}):  # brought here on purpose
+        f = table.fingerprint
+        where = f"{f.cpu}, {f.runtime} {f.runtime_version}, {f.threads} thread(s)"
+        return table, f"{path} was measured by a kit on {where}: times are of that device and nothing is timed here"
     here = open_runtime(runtime, threads).fingerprint
     if not force:
         table.require(here, path)

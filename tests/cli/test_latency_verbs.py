@@ -83,8 +83,35 @@ def test_a_killed_build_keeps_its_rows_and_the_table_serves(
     assert code == 0 and shown["predicted_ms"] == pytest.approx(value["ms"])
     assert {"ms", "estimated"} <= shown["rows"][0].keys()
 
+    nets, moved = tmp_path / "nets.csv", tmp_path / "moved.csv"
+    code, said, err = mbv3("latency", "measure", "--like", out, "--space", space, "--networks", "12", "--out", nets)
+    assert code == 0 and "12 networks, noise floor" in said, err
+    code, said, err = mbv3(
+        "latency", "transfer", out, "--measured", nets, "--space", space, "--fit", "8", "--out", moved
+    )  # fmt: skip
+    assert code == 0 and "trust (on 4 networks not used in the fit on 8):" in said, err
+    assert LatencyTable.load(moved).fingerprint == table.fingerprint
+    code, _, err = mbv3("latency", "transfer", out, "--measured", nets, "--space", space, "--fit", "20", "--out", moved)
+    assert code == 2 and "at least 8 measured networks to fit on (got 12)" in err
+
     code, _, err = mbv3("latency", "check", "--device", out, "--networks", "4")  # another space than the table's
     assert code == 2 and "give --space FILE" in err and "Traceback" not in err, err
+
+
+def test_a_kit_goes_out_and_a_table_comes_back(mbv3: Command, space: Path, spec: Path, tmp_path: Path) -> None:
+    kit, table = tmp_path / "kit", tmp_path / "board.csv"
+    code, said, err = mbv3("latency", "kit", "--space", space, "--out", kit)
+    assert code == 0 and "run.py" in said and sum(f.stat().st_size for f in kit.rglob("*")) < 60e6, err
+    done = subprocess.run([sys.executable, "run.py"], cwd=kit, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    code, said, err = mbv3("latency", "import", kit, kit / "results.jsonl", "--out", table)
+    assert code == 0 and "trust (leave-one-out" in said, err
+    code, said, err = mbv3("latency", "predict", spec, "--device", table)
+    assert code == 0 and "ms predicted on" in said and "was measured by a kit on" in err
+    code, _, err = mbv3("latency", "kit", "--space", space, "--out", kit)
+    assert code == 2 and "exists; give another --out" in err
+    code, _, err = mbv3("latency", "import", kit, spec, "--out", table)
+    assert code == 2 and "cannot be read as a kit's results" in err
 
 
 def test_measure(mbv3: Command, spec: Path) -> None:
@@ -122,6 +149,13 @@ def test_devices_are_listed_with_their_errors(mbv3: Command, tmp_path: Path) -> 
         (("check", "--networks", "1"), "--networks must be from 4 to 1000"),
         (("check", "--device", "none.csv"), "none.csv: no such latency table"),
         (("predict", "nothing"), "'nothing' is neither a YAML file"),
+        (("measure",), "give one SPEC, or --like TABLE.csv"),
+        (("measure", "--like", "none.csv"), "--out NETS.csv is needed"),
+        (("measure", "--like", "none.csv", "--out", "n.csv"), "none.csv: no such latency table"),
+        (("transfer", "none.csv", "--measured", "n.csv", "--out", "t.csv"), "none.csv: no such latency table"),
+        (("build", "--device", "ssh://board"), "--out TABLE.csv is needed with --device"),
+        (("build", "--device", "board", "--out", "t.csv"), "--device must be ssh://"),
+        (("kit", "--out", "k.zip", "--runtime", "ncnn"), "--runtime must be one of onnxruntime, litert"),
         (("measure", "mobilenet_v2", "--runtime", "tensorrt"), "--runtime must be one of"),
     ],
 )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mbv3.latency import Fingerprint, weights_mb
-from mbv3.latency.runtime import Run
+from mbv3.latency.sessions import Run
 from mbv3.spec import ArchSpec, LayerKey, lower, lower_key
 
 FINGERPRINT = Fingerprint(

@@ -27,7 +27,7 @@ from mbv3.latency import (
     weights_mb,
 )  # fmt: skip
 from mbv3.latency import device as device_module
-from mbv3.latency.runtime import Run
+from mbv3.latency.sessions import Run
 from mbv3.space import SearchSpace
 from mbv3.spec import ArchSpec, LayerKey, count, lower
 

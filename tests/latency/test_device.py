@@ -9,7 +9,7 @@ import pytest
 
 from mbv3.latency import BuildPlan, Device, Measured, chunks
 from mbv3.latency import device as module
-from mbv3.latency.runtime import Run
+from mbv3.latency.sessions import Run
 from mbv3.spec import ArchSpec, LayerKey, MBConv
 
 from .fake import FINGERPRINT, Clock, FakeRuntime, layer_cost, network_cost

@@ -1,0 +1,49 @@
+"""Models given as bytes, opened and run. Needs numpy and the runtime alone: it travels in a kit as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+__all__ = ["OPEN", "PACKAGES", "Run", "open_litert", "open_onnxruntime"]
+
+Run = Callable[[], None]  # one inference at batch 1
+
+
+def open_onnxruntime(model: bytes, threads: int) -> Run:
+    """ONNX Runtime's CPU provider, all graph optimisations on."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    x, y = session.get_inputs()[0], session.get_outputs()[0]
+    data = np.random.default_rng(0).standard_normal(x.shape, dtype=np.float32)
+    # inputs and outputs stay in place: allocating them anew would be timed as page faults
+    binding = session.io_binding()
+    binding.bind_ortvalue_input(x.name, onnxruntime.OrtValue.ortvalue_from_numpy(data))
+    out = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(y.shape, dtype=np.float32))
+    binding.bind_ortvalue_output(y.name, out)
+
+    def run() -> None:
+        session.run_with_iobinding(binding)
+
+    return run
+
+
+def open_litert(model: bytes, threads: int) -> Run:
+    """LiteRT's interpreter with XNNPACK."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=model, num_threads=threads)
+    interpreter.allocate_tensors()
+    x = interpreter.get_input_details()[0]
+    interpreter.set_tensor(x["index"], np.random.default_rng(0).standard_normal(x["shape"], dtype=np.float32))
+    return interpreter.invoke  # type: ignore[no-any-return]
+
+
+OPEN = {"onnxruntime": open_onnxruntime, "litert": open_litert}
+PACKAGES = {"onnxruntime": "onnxruntime", "litert": "ai-edge-litert"}  # what is installed under which name

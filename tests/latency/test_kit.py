@@ -1,0 +1,184 @@
+"""A kit from beginning to end: written, run as a process of its own, interrupted, imported, edited."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from mbv3.errors import BadInput
+from mbv3.graph import layer_model, layer_tflite
+from mbv3.latency import RUNTIMES, BuildPlan, LatencyTable, import_kit, kit_files, this_cpu, write_kit
+from mbv3.latency.kit import _strip
+from mbv3.latency.runner import fill
+from mbv3.spec import LayerKey, MBConv
+
+KEY = LayerKey(MBConv(k=5, exp=48, out=24, se=12, nl="HS", s=2, skip="none"), 16, 14, 14)
+
+
+def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python3 run.py` where the package is not installed: its own folder is all that is on the path."""
+    env = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run([sys.executable, "run.py"], cwd=folder, env=env, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def kit(plan: BuildPlan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kit that was run."""
+    folder = tmp_path_factory.mktemp("kit") / "kit"
+    write_kit(kit_files(plan, "onnxruntime", 1), folder)
+    done = run(folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(folder / "results.jsonl")
+    return folder
+
+
+@pytest.mark.parametrize(("runtime", "model"), [("onnxruntime", layer_model), ("litert", layer_tflite)])
+def test_a_model_without_weights_is_small_and_whole_again_when_filled(
+    runtime: str, model: Callable[[LayerKey], bytes]
+) -> None:
+    whole = model(KEY)
+    body, holes = _strip(whole, runtime)
+    floats = sum(int(n) for _, n, _ in holes)
+    assert len(body) == len(whole) - 4 * floats and floats > 4000 and len(body) < 8000
+    again = fill(body, holes, 3)
+    assert len(again) == len(whole) and again != whole and fill(body, holes, 3) == again != fill(body, holes, 4)
+    if runtime == "onnxruntime":
+        x = np.ones((1, 16, 14, 14), dtype=np.float32)
+        ran = [onnxruntime.InferenceSession(m).run(None, {"input": x})[0] for m in (whole, again)]
+        assert ran[0].shape == ran[1].shape and 0.2 < ran[1].std() / ran[0].std() < 5  # weights of the same size
+
+
+def test_a_kit_becomes_a_table(kit: Path, plan: BuildPlan) -> None:
+    table = import_kit(kit, kit / "results.jsonl")
+    assert table.fingerprint == this_cpu("onnxruntime", onnxruntime.__version__, 1)
+    assert tuple(table.layers) == plan.keys and len(table.networks) == len(plan.calibration)
+    assert all(t.ms > 0 and t.n >= 6 for t in table.layers.values()) and table.reference_ms > 0
+    assert table.report is not None and table.report["noise_floor"] >= 0 and (table.about or {})["kit"]
+    assert LatencyTable.loads(table.dumps()).dumps() == table.dumps()
+    assert table.latency_ms(plan.calibration[0][1]) > 0
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_killed_run_goes_on_where_it_stopped(runtime: str, plan: BuildPlan, tmp_path: Path) -> None:
+    folder = tmp_path / "kit"
+    write_kit(kit_files(plan, runtime, 1), folder)
+    # the device is switched off while the third line is written
+    runner = folder / "mbv3/latency/runner.py"
+    text = runner.read_text()
+    runner.write_text(
+        text.replace(
+            "        self.file.write(json",
+            "        if len(self.entries) == 3:\n"
+            "            self.file.write('{\"pass\": [0'); self.file.flush(); os.kill(os.getpid(), 9)\n"
+            "        self.file.write(json",
+        )
+    )
+    assert run(folder).returncode == -signal.SIGKILL
+    results = folder / "results.jsonl"
+    kept = results.read_text().split("\n")
+    assert len(kept) == 4 and kept[3] == '{"pass": [0'
+    with pytest.raises(BadInput, match=r"of its steps are missing; run the kit again, it goes on where it stopped"):
+        import_kit(folder, results)
+    runner.write_text(text)
+    done = run(folder)
+    assert done.returncode == 0, done.stderr
+    assert results.read_text().split("\n")[:3] == kept[:3]
+    assert import_kit(folder, results).fingerprint.runtime == runtime
+    before = results.read_bytes()
+    assert run(folder).returncode == 0 and results.read_bytes() == before  # nothing left to do
+
+
+def test_a_zip_holds_the_same(kit: Path, plan: BuildPlan, tmp_path: Path) -> None:
+    files = kit_files(plan, "onnxruntime", 1)
+    write_kit(files, tmp_path / "k.zip")
+    with zipfile.ZipFile(tmp_path / "k.zip") as z:
+        assert {n: z.read(n) for n in z.namelist()} == {f"k/{n}": b for n, b in files.items()}
+    assert (
+        import_kit(tmp_path / "k.zip", kit / "results.jsonl").dumps() == import_kit(kit, kit / "results.jsonl").dumps()
+    )
+    with pytest.raises(BadInput, match=r"k\.zip exists; give another --out"):
+        write_kit(files, tmp_path / "k.zip")
+
+
+def test_what_the_device_lacks_is_said(plan: BuildPlan, tmp_path: Path, kit: Path) -> None:
+    folder = tmp_path / "kit"
+    write_kit(kit_files(plan, "onnxruntime", 1), folder)
+    (folder / "models.bin").write_bytes(b"x" + (folder / "models.bin").read_bytes()[1:])
+    done = run(folder)
+    assert done.returncode == 2 and "is not the file that the kit was made with; copy the kit anew" in done.stderr
+    (folder / "models.bin").write_bytes(kit_files(plan, "onnxruntime", 1)["models.bin"])
+    header = json.loads((kit / "results.jsonl").read_text().split("\n")[0])
+    (folder / "results.jsonl").write_text(json.dumps({**header, "kit": "0" * 64}) + "\n")
+    done = run(folder)
+    assert done.returncode == 2 and "results of another kit or device; move the file away" in done.stderr
+    text = (folder / "mbv3/latency/sessions.py").read_text()
+    (folder / "mbv3/latency/sessions.py").write_text(text.replace('"onnxruntime"}', '"onnxruntime-of-mars"}').replace(
+        '{"onnxruntime": "onnxruntime",', '{"onnxruntime": "onnxruntime-of-mars",'))  # fmt: skip
+    done = run(folder)
+    assert done.returncode == 2 and "pip install onnxruntime-of-mars" in done.stderr and "Traceback" not in done.stderr
+
+
+Edit = Callable[[list[dict[str, Any]]], Any]
+
+
+@pytest.mark.parametrize(
+    ("edit", "why"),
+    [
+        (lambda e: e.pop(1), "1 of its steps are missing|does not belong"),
+        (lambda e: e.insert(1, e[1]), "step .* is there twice"),
+        (lambda e: e.pop(), "0 of its steps are missing"),
+        (lambda e: e.append(e[-1]), "does not belong there"),
+        (lambda e: e[1]["times"].pop(), "rows missing or too many"),
+        (lambda e: e[1]["times"][0].clear(), "rows missing or too many"),
+        (lambda e: e[1]["times"][0].__setitem__(0, -1.0), "is -1.0, not a time in ms"),
+        (lambda e: e[1]["times"][0].__setitem__(0, float("nan")), "is nan, not a time in ms"),
+        (lambda e: e[1]["times"][0].__setitem__(0, 1e9), "not a time in ms"),
+        (lambda e: e[1]["times"][0].__setitem__(0, True), "is True, not a time in ms"),
+        (lambda e: e[-2].__setitem__("reference_ms", 0), "the reference is 0, not a time in ms"),
+        (lambda e: e[-2].__setitem__("part", [9, 9]), "there is no step"),
+        (lambda e: e[-2].__setitem__("drift", float("inf")), "the drift of part"),
+        (lambda e: e[0].__setitem__("kit", "0" * 64), "of another kit"),
+        (lambda e: e[0]["fingerprint"].__setitem__("runtime", "litert"), "its runtime is 'litert', the kit's"),
+        (lambda e: e[0]["fingerprint"].__setitem__("threads", 2), "its threads is 2, the kit's 1"),
+        (lambda e: e[0]["fingerprint"].pop("cpu"), "cpu"),
+        (lambda e: e.clear(), "is not a results file of this kit"),
+    ],
+)
+def test_edited_results_are_refused(kit: Path, tmp_path: Path, edit: Edit, why: str) -> None:
+    entries = [json.loads(line) for line in (kit / "results.jsonl").read_text().splitlines()]
+    edit(entries)
+    file = tmp_path / "r.jsonl"
+    file.write_text("".join(json.dumps(e) + "\n" for e in entries))
+    with pytest.raises(BadInput, match=rf"r\.jsonl: .*({why})"):
+        import_kit(kit, file)
+
+
+def test_what_is_no_kit_or_no_results(kit: Path, tmp_path: Path) -> None:
+    results = kit / "results.jsonl"
+    with pytest.raises(BadInput, match=r"nowhere: is not a kit's folder or zip"):
+        import_kit(tmp_path / "nowhere", results)
+    with pytest.raises(BadInput, match=r"none\.jsonl: no such results file"):
+        import_kit(kit, tmp_path / "none.jsonl")
+    (tmp_path / "half.jsonl").write_bytes(results.read_bytes()[:-40] + b"\n")
+    with pytest.raises(BadInput, match=r"half\.jsonl: cannot be read as a kit's results"):
+        import_kit(kit, tmp_path / "half.jsonl")
+    edited = tmp_path / "edited"
+    edited.mkdir()
+    text = (kit / "kit.json").read_text()
+    (edited / "kit.json").write_text(text.replace('"passes": 2', '"passes": 1'))
+    with pytest.raises(BadInput, match=r"edited: its kit\.json was edited after it was made"):
+        import_kit(edited, results)
+    (edited / "kit.json").write_text("[" * 10**5)
+    with pytest.raises(BadInput, match=r"edited: is not a kit; make one with"):
+        import_kit(edited, results)
