@@ -7,14 +7,11 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mbv3.cli.say import columns, dump, out, warn
 from mbv3.errors import BadInput
 from mbv3.spec import ArchSpec, count, load_spec, lower
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["resume_hint", "run"]
 
