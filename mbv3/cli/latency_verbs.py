@@ -73,8 +73,9 @@ def _report_lines(report: dict[str, Any]) -> list[str]:
     lines = [
         f"RMSPE {report['rmspe']} %, bias {report['bias']:+} %, within 5 % {report['within_5']} %, within 10 % "
         f"{report['within_10']} %, Spearman {report['spearman']}, n {report['n']}",
-        f"noise floor of the measurement itself: RMSPE {report.get('noise_floor')} %",
     ]
+    if report.get("noise_floor") is not None:
+        lines.append(f"noise floor of the measurement itself: RMSPE {report['noise_floor']} %")
     for name, b in report.get("baselines", {}).items():
         lines.append(f"  {name}: RMSPE {b['rmspe']} %, within 5 % {b['within_5']} %, Spearman {b['spearman']}")
     return lines
@@ -99,15 +100,19 @@ def _kit(args: Namespace) -> int:
 
 
 def _import(args: Namespace) -> int:
-    from mbv3.latency import import_kit
+    from mbv3.latency import import_kit, noise_warning
 
     table = import_kit(Path(args.kit), Path(args.results))
     table.save(Path(args.out))
+    for note in noise_warning(table):
+        warn(note.text)
     return _told(table, args)
 
 
 def _build(args: Namespace) -> int:
-    table = _table_over_ssh(args) if args.device else _table(args, args.rebuild)
+    if args.device:
+        return _told(_table_over_ssh(args), args)
+    table = _table(args, args.rebuild)
     if args.out:
         table.save(Path(args.out))
     return _told(table, args)
@@ -121,7 +126,7 @@ def _table_over_ssh(args: Namespace) -> LatencyTable:
     if not args.out:
         raise BadInput("--out TABLE.csv is needed with --device: where the device's table goes")
     plan = table_plan(_scaled_space(args))
-    table: LatencyTable = follow(measure_over_ssh(args.device, plan, args.runtime, args.threads))
+    table: LatencyTable = follow(measure_over_ssh(args.device, plan, args.runtime, args.threads, Path(args.out)))
     return table
 
 
@@ -150,6 +155,8 @@ def _check(args: Namespace) -> int:
         raise BadInput(f"--networks must be from 4 to 1000 (got {args.networks})")
     table = _table(args)
     runtime = open_runtime(args.runtime, args.threads)
+    if not args.force_table:  # a table of another device, however it came here, cannot be checked on this one
+        table.require(runtime.fingerprint, args.device or "the table")
     report = check(runtime, table, _space_of(table, args.space), args.networks, args.seed)
     if args.json:
         dump(report)
@@ -216,7 +223,7 @@ def _measure_many(args: Namespace) -> int:
     device = Device(runtime, reference_of(table))
     measured = device.networks([spec for _, spec in nets], more_s=60.0)
     times = tuple(zip((label for label, _ in nets), measured.ms, strict=True))
-    write_atomic(Path(args.out), MeasuredNetworks(times, runtime.fingerprint, measured.raw_reference_ms).dumps())
+    write_atomic(Path(args.out), MeasuredNetworks(times, runtime.fingerprint, device.reference_ms).dumps())
     if args.json:
         dump({"n": len(nets), "noise_floor": measured.noise_floor, "out": args.out})
     else:
@@ -270,7 +277,7 @@ def _devices(args: Namespace) -> int:
             f"Spearman {blocks['spearman']:.3f}, n {blocks['n']}"
         )
         if about["networks"]:
-            out("  whole networks, none of them used in the fit:")
+            out("  whole networks, not used in the fit but for what h-swish adds to V3-Large:")
             rows = [["network", "published ms", "predicted ms", "error %", "published in"]]
             for n in about["networks"]:
                 times = (f"{n['published_ms']:g}", f"{n['predicted_ms']:.1f}", f"{n['error']:+.1f}")

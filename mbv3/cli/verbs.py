@@ -79,12 +79,11 @@ def _show_run(record: dict[str, Any], as_json: bool) -> int:
             top1 = f"{r['top1']:.2f} +- {r['sigma']:.2f}"
             rows.append([r["name"], ms, f"{r['params']:,}", f"{r['madds'] / 1e6:.1f}", top1, str(r["n"])])
         out(columns(rows))
-    error = record.get("measured_error_ms") or 0.0
-    measured = "not measured" if record["measured_ms"] is None else f"{record['measured_ms']:.2f} +- {error:.2f} ms"
+    from mbv3.pipeline import times_text
+
     lines = [
         ("target", f"{record['target_ms']:g} ms"),
-        ("measured", measured),
-        ("predicted", f"{record['predicted_ms']:.2f} ms"),
+        *times_text(record).items(),
         ("accuracy", _accuracy(record["accuracy"])),
         ("parameters", f"{record['params']:,}"),
         ("MAdds", f"{record['madds'] / 1e6:.1f} M"),

@@ -1,6 +1,6 @@
 """Latency of networks on a device: timing protocol, tables, cost model."""
 
-from mbv3.latency.build import BuildPlan, build_table, check_table, network_time, table_path
+from mbv3.latency.build import BuildPlan, build_table, check_table, network_time, noise_warning, table_path
 from mbv3.latency.calibration import Calibration, NetworkTime, fit_calibration, weights_mb
 from mbv3.latency.costmodel import CostModel, fit_cost_model
 from mbv3.latency.device import Device, Measured, chunks
@@ -42,6 +42,7 @@ __all__ = [
     "load_profile",
     "measure_over_ssh",
     "network_time",
+    "noise_warning",
     "open_runtime",
     "p10",
     "profile_names",

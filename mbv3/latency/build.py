@@ -25,10 +25,10 @@ from mbv3.latency.runtime import Runtime
 from mbv3.latency.table import LatencyTable, Timed, positive_ms, timed
 from mbv3.spec import ArchSpec, LayerKey, count, dump_spec, lower, parse_key
 
-__all__ = ["BuildPlan", "assemble", "build_table", "check_table", "network_time", "table_path"]
+__all__ = ["BuildPlan", "assemble", "build_table", "check_table", "network_time", "noise_warning", "table_path"]
 
 STAGE = "table"
-NOISY = 0.08
+NOISY = 8.0  # percent
 MORE_S = 90.0  # so long whole networks are timed while their noise is over what a table can bear
 
 
@@ -154,14 +154,7 @@ def build_table(runtime: Runtime, plan: BuildPlan, path: Path, *, rounds: int = 
         partial.path.unlink(missing_ok=True)  # still locked: nobody can have begun to write into it
     finally:
         partial.close()
-    if measured.drift > NOISY:
-        yield Note(
-            STAGE,
-            f"the reference network varied by {100 * measured.drift:.0f} % between rounds: "
-            "another program is busy on this machine, or its clock changes; "
-            "predictions may be off by as much. Close it and build again",
-            warning=True,
-        )
+    yield from noise_warning(table)
     took = time.monotonic() - start
     yield Done(
         STAGE,
@@ -185,7 +178,20 @@ def assemble(
     )
     if table.report is None:
         return table
-    return replace(table, report={**table.report, "noise_floor": measured.noise_floor})
+    noise = {"noise_floor": measured.noise_floor, "drift": round(100 * measured.drift, 1)}
+    return replace(table, report={**table.report, **noise})
+
+
+def noise_warning(table: LatencyTable) -> Iterator[Note]:
+    """What a table measured on a busy device should be read with."""
+    drift = float((table.report or {}).get("drift", 0.0))
+    if drift > NOISY:
+        yield Note(
+            STAGE,
+            f"the reference network varied by {drift:.0f} % between rounds: another program was busy on that device, "
+            "or its clock changed; predictions may be off by as much. Close it and measure again",
+            warning=True,
+        )
 
 
 def _reference(plan: BuildPlan, ms: float) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.protocol import p10
 from mbv3.latency.runner import NETWORKS_S, time_layers, time_networks
@@ -20,6 +22,7 @@ __all__ = ["Device", "Measured"]
 _CHUNK_BYTES = 1_200_000_000  # sessions open at one time: weights and activations
 _CHUNK_LAYERS = 64
 PARTS, MOST_PARTS = 4, 32
+MANY = 8  # networks
 NOISE = 0.7  # percent; what a table's error of 2 % hardly feels
 
 
@@ -44,10 +47,21 @@ class Measured:
 
     @property
     def noise_floor(self) -> float:
-        """RMSPE in percent that a perfect prediction of `ms` would show: their relative standard errors' mean square's
-        root."""
-        squares = [(e / t) ** 2 for e, t in zip(self.errors_ms, self.ms, strict=True)]
-        return round(100 * math.sqrt(sum(squares) / max(len(squares), 1)), 3)
+        """RMSPE in percent that a perfect prediction of `ms` would show: the root of their mean squared relative
+        standard error.
+
+        What all networks of a part share comes from the reference in it; of many networks it is left out, as a
+        calibration on them takes it up.
+        """
+        if not self.ms:
+            return 0.0
+        off = np.array(self.parts) / np.array(self.ms)[:, None] - 1
+        n, parts = off.shape
+        free = n * (parts - 1)
+        if n >= MANY:
+            off = off - off.mean(axis=0)
+            free = (n - 1) * (parts - 1)
+        return round(100 * math.sqrt(float((off**2).sum()) / free / parts), 3)
 
 
 def _bytes(key: LayerKey) -> int:

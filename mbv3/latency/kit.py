@@ -11,6 +11,7 @@ import io
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from itertools import chain
@@ -24,9 +25,9 @@ from mbv3.errors import BadInput
 from mbv3.files import write_atomic
 from mbv3.graph import layer_model, layer_tflite, network_model, network_tflite
 from mbv3.latency.build import BuildPlan, assemble
-from mbv3.latency.device import PARTS, Measured, chunks, layers_timed, network_groups
+from mbv3.latency.device import Measured, chunks, layers_timed, network_groups
 from mbv3.latency.fingerprint import Fingerprint
-from mbv3.latency.runner import RESULTS
+from mbv3.latency.runner import RESULTS, kit_id
 from mbv3.latency.sessions import PACKAGES
 from mbv3.latency.table import LatencyTable, Timed
 from mbv3.spec import LayerKey, dump_spec, parse_key, parse_spec
@@ -34,7 +35,8 @@ from mbv3.spec import LayerKey, dump_spec, parse_key, parse_spec
 __all__ = ["import_kit", "kit_files", "parse_kit", "table_of_results", "write_kit"]
 
 FORMAT = "mbv3-kit/1"
-PASSES, ROUNDS, NETWORK_ROUNDS = 2, 3, 3
+PASSES, ROUNDS = 2, 3
+PARTS, NETWORK_ROUNDS = 8, 3
 LEAST_HOLE = 16  # floats; what is smaller stays in the model
 _TRAVEL = ("protocol.py", "sessions.py", "fingerprint.py", "runner.py")
 _RUN = """\
@@ -107,11 +109,6 @@ def _strip(model: bytes, runtime: str) -> tuple[bytes, list[list[float]]]:
 # ---- out -----------------------------------------------------------------------------------------------------
 
 
-def _id(kit: Mapping[str, Any]) -> str:
-    """SHA-256 of everything that a kit says."""
-    return hashlib.sha256(json.dumps({k: v for k, v in kit.items() if k != "id"}).encode()).hexdigest()
-
-
 def kit_files(plan: BuildPlan, runtime: str, threads: int) -> dict[str, bytes]:
     """The files of a kit by their names.
 
@@ -151,8 +148,10 @@ def kit_files(plan: BuildPlan, runtime: str, threads: int) -> dict[str, bytes]:
         "reference_spec": dump_spec(plan.reference),
         "about": dict(plan.about),
     }
-    kit["id"] = _id(kit)
     here = resources.files("mbv3.latency")
+    code = {f"mbv3/latency/{name}": (here / name).read_bytes() for name in _TRAVEL}
+    kit["code_sha256"] = hashlib.sha256(b"".join(code.values())).hexdigest()
+    kit["id"] = kit_id(kit)
     return {
         "run.py": _RUN.encode(),
         "README.txt": _README.format(package=PACKAGES[runtime]).encode(),
@@ -160,7 +159,7 @@ def kit_files(plan: BuildPlan, runtime: str, threads: int) -> dict[str, bytes]:
         "models.bin": data,
         "mbv3/__init__.py": b"",
         "mbv3/latency/__init__.py": b"",
-        **{f"mbv3/latency/{name}": (here / name).read_bytes() for name in _TRAVEL},
+        **code,
     }
 
 
@@ -190,7 +189,7 @@ def parse_kit(text: str | bytes, source: str) -> dict[str, Any]:
     """The content of kit.json. Raises: BadInput."""
     try:
         kit = json.loads(text)
-        good = kit["format"] == FORMAT and kit["id"] == _id(kit)
+        good = kit["format"] == FORMAT and kit["id"] == kit_id(kit)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise BadInput(f"{source}: is not a kit; make one with: mbv3 latency kit --out kit.zip") from None
     if not good:
@@ -205,7 +204,7 @@ def _read_kit(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as z:
             [name] = [n for n in z.namelist() if n.endswith("/kit.json")]
             return parse_kit(z.read(name), str(path))
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error):  # encrypted, or corrupt
         raise BadInput(f"{path}: is not a kit's folder or zip; make one with: mbv3 latency kit --out kit.zip") from None
 
 

@@ -12,18 +12,18 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mbv3.latency.fingerprint import this_cpu
+from mbv3.latency.fingerprint import Fingerprint, this_cpu
 from mbv3.latency.protocol import interleave
 from mbv3.latency.sessions import OPEN, PACKAGES, Run
 
-__all__ = ["RESULTS", "fill", "main", "measure", "time_layers", "time_networks"]
+__all__ = ["RESULTS", "fill", "kit_id", "main", "measure", "time_layers", "time_networks"]
 
 RESULTS = "mbv3-results/1"
 LAYERS_S, NETWORKS_S = 0.3, 1.2  # at least so long are a chunk of layers, and one part of networks, timed
@@ -43,6 +43,11 @@ def time_networks(
     return [samples.ms(i) for i in range(len(opened))], samples.anchor_variation()
 
 
+def kit_id(kit: Mapping[str, Any]) -> str:
+    """SHA-256 of everything that a kit says."""
+    return hashlib.sha256(json.dumps({k: v for k, v in kit.items() if k != "id"}).encode()).hexdigest()
+
+
 def fill(body: bytes, holes: Sequence[Sequence[float]], seed: int) -> bytes:
     """A model whose weights were left out, with random ones: `holes` are (place in `body`, floats, their deviation)."""
     rng = np.random.default_rng(seed)
@@ -58,10 +63,18 @@ class _Fault(Exception):
     """Something that whoever runs the kit can cure."""
 
 
+def _same(entry: dict[str, Any], kit: str, fingerprint: Fingerprint) -> bool:
+    """Whether results that begin with `entry` are of this kit and this device."""
+    try:
+        return bool(entry["kit"] == kit) and Fingerprint(**entry["fingerprint"]).id == fingerprint.id
+    except (KeyError, TypeError):
+        return False
+
+
 class _Results:
     """The lines written so far. A last line that is half written is dropped."""
 
-    def __init__(self, path: Path, header: dict[str, Any]) -> None:
+    def __init__(self, path: Path, header: dict[str, Any], fingerprint: Fingerprint) -> None:
         self.file = path.open("a+", encoding="utf-8", newline="")
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -76,7 +89,7 @@ class _Results:
             except ValueError:
                 break
             good += len(line.encode()) + 1
-        if self.entries and self.entries[0] != header:
+        if self.entries and not _same(self.entries[0], header["kit"], fingerprint):
             raise _Fault(f"{path}: these are results of another kit or device; move the file away and run again")
         self.file.truncate(good)
         if not self.entries:
@@ -94,7 +107,13 @@ class _Results:
 
 def measure(folder: Path) -> Iterator[tuple[int, int]]:
     """Time what the kit in `folder` asks for and is not in its results yet. Yields (steps done, steps)."""
-    kit = json.loads((folder / "kit.json").read_text("utf-8"))
+    try:
+        kit = json.loads((folder / "kit.json").read_text("utf-8"))
+        good = kit["id"] == kit_id(kit)
+    except (ValueError, KeyError, TypeError):
+        good = False
+    if not good:
+        raise _Fault(f"{folder / 'kit.json'}: was edited after the kit was made; copy the kit anew")
     models = (folder / "models.bin").read_bytes()
     if hashlib.sha256(models).hexdigest() != kit["models_sha256"]:
         raise _Fault(f"{folder / 'models.bin'}: is not the file that the kit was made with; copy the kit anew")
@@ -106,10 +125,14 @@ def measure(folder: Path) -> Iterator[tuple[int, int]]:
 
     def opened(i: int) -> Run:
         m = kit["models"][i]
-        return OPEN[name](fill(models[m["at"] : m["at"] + m["bytes"]], m["holes"], i), threads)
+        model = fill(models[m["at"] : m["at"] + m["bytes"]], m["holes"], i)
+        try:
+            return OPEN[name](model, threads)
+        except Exception as e:  # every runtime has exceptions of its own
+            raise _Fault(f"{name} {fingerprint.runtime_version} cannot open a model of the kit ({e})") from None
 
     header = {"format": RESULTS, "kit": kit["id"], "fingerprint": fingerprint.as_dict()}
-    results = _Results(folder / "results.jsonl", header)
+    results = _Results(folder / "results.jsonl", header, fingerprint)
     passes = [(c, p) for c in range(len(kit["chunks"])) for p in range(kit["passes"])]
     parts = [(p, g) for p in range(kit["parts"]) for g in range(len(kit["groups"]))]
     total, done = len(passes) + len(parts), 0

@@ -14,10 +14,11 @@ import tarfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note, Progress, StageStart
-from mbv3.latency.build import BuildPlan
+from mbv3.latency.build import BuildPlan, noise_warning
 from mbv3.latency.kit import kit_files, parse_kit, table_of_results
 from mbv3.latency.sessions import PACKAGES
 from mbv3.latency.table import LatencyTable
@@ -40,7 +41,10 @@ class Host:
 
     def command(self, remote: str) -> list[str]:
         """`remote`, run by the device's shell. $MBV3_SSH is the client with options of your own (`ssh -F FILE`)."""
-        client = shlex.split(os.environ.get("MBV3_SSH") or "ssh")
+        try:
+            client = shlex.split(os.environ.get("MBV3_SSH", "")) or ["ssh"]
+        except ValueError as e:
+            raise BadInput(f"MBV3_SSH={os.environ['MBV3_SSH']}: is no command line ({e})") from None
         port = [] if self.port is None else ["-p", str(self.port)]
         return [*client, *_SSH, *port, "--", self.destination, remote]
 
@@ -84,6 +88,7 @@ def _run(host: Host, remote: str, doing: str, given: bytes | None = None) -> str
     return done.stdout.decode(errors="replace")
 
 
+_BEGIN = "-- results of mbv3 --"
 _PROBE = """\
 import sys
 import importlib.metadata as m
@@ -102,7 +107,7 @@ def _probe(host: Host, runtime: str) -> None:
     python = shlex.quote(host.python)
     there = f"command -v {python} >/dev/null || {{ echo nopython; exit 0; }}"
     said = _run(host, f"{there}; {python} -c {shlex.quote(_PROBE)} numpy {package}", "looking for Python").split()
-    if said == ["nopython"]:
+    if said[-1:] == ["nopython"]:
         raise BadInput(
             f"{host.destination}: has no {host.python}; install Python 3.10 or newer, or name it: "
             "ssh://user@host/path/to/python"
@@ -132,8 +137,10 @@ def _tar(files: Mapping[str, bytes]) -> bytes:
     return packed.getvalue()
 
 
-def measure_over_ssh(target: str, plan: BuildPlan, runtime: str, threads: int) -> Iterator[Event | LatencyTable]:
-    """Measure `plan` on the device `target`. Yields events and at last the table.
+def measure_over_ssh(
+    target: str, plan: BuildPlan, runtime: str, threads: int, out: Path
+) -> Iterator[Event | LatencyTable]:
+    """Measure `plan` on the device `target`, write the table to `out`. Yields events and at last the table.
 
     The kit's folder stays on the device until its results are here: the same call after an interruption goes on.
 
@@ -147,8 +154,8 @@ def measure_over_ssh(target: str, plan: BuildPlan, runtime: str, threads: int) -
     what = f"{len(plan.keys)} layers and {len(plan.calibration)} networks"
     yield StageStart(STAGE, f"timing {what} on {host.destination}")
     _probe(host, runtime)
-    there = _run(host, f"test -f {folder}/complete && echo there || true", "looking for the kit").strip()
-    if not there:
+    there = _run(host, f"test -f {folder}/complete && echo there || true", "looking for the kit")
+    if there.split("\n")[-2:-1] != ["there"]:  # its shell may say more when it starts
         copy = f"mkdir -p {folder} && cd {folder} && tar xf - && touch complete"
         _run(host, copy, "copying the kit", _tar(files))
     else:
@@ -176,7 +183,10 @@ def measure_over_ssh(target: str, plan: BuildPlan, runtime: str, threads: int) -
             raise
     if process.returncode:
         raise _failed(host, process.returncode, said, "measuring")
-    text = _run(host, f"cat {folder}/results.jsonl", "fetching the results")
+    text = _run(host, f"echo {shlex.quote(_BEGIN)}; cat {folder}/results.jsonl", "fetching the results")
+    text = text.partition(_BEGIN + "\n")[2]
     table = table_of_results(kit, text, f"{host.destination}: results.jsonl")
+    table.save(out)  # before anything is removed there
+    yield from noise_warning(table)
     _run(host, f"rm -rf {folder}", "removing the kit")
     yield table

@@ -82,6 +82,8 @@ def read_networks(path: Path) -> MeasuredNetworks:
         except (ValueError, TypeError):
             faults.append(f"row {n}: {row['ms']!r} is not a time in ms")
             continue
+        if not row["network"]:
+            faults.append(f"row {n}: names no network")
         if row["network"] in times:
             faults.append(f"row {n}: {row['network']} is there twice")
         times[row["network"]] = ms
@@ -120,6 +122,7 @@ def transfer(
             "baselines": {"table_scaled": fidelity([scale * n.hot_ms for n in rest], t)},
         }
     source = {"cpu": table.fingerprint.cpu, "runtime": table.fingerprint.runtime, "threads": table.fingerprint.threads}
+    about = {k: v for k, v in (table.about or {}).items() if k != "kit"}
     spec, ms = reference
     reference_ms = ms or calibration(network_time("reference", spec, table, 1.0, estimate=True))
     return replace(
@@ -129,5 +132,5 @@ def transfer(
         networks=tuple(nets),
         calibration=calibration,
         report=report,
-        about={**(table.about or {}), "transferred": {**source, "fitted_on": fit}},
+        about={**about, "transferred": {**source, "fitted_on": fit}},
     )

@@ -51,16 +51,23 @@ def netadapt_alone(spec: ArchSpec, target_ms: float, out: str | None, **options:
     yield from guarded(run, alone_stages(o, run))
 
 
+def _fast_enough(spec: ArchSpec, now: float, target_ms: float, least: float) -> Unreachable:
+    return Unreachable(
+        f"{spec.name} already takes {now:.3g} ms, under the target of {target_ms:g} ms; NetAdapt only shrinks",
+        least,
+        now,
+    )
+
+
+UNSURE = 0.05  # of a time from six runs; what is nearer is measured first
+
+
 def _check_reach(spec: ArchSpec, target_ms: float, ms: Sequence[float]) -> None:
     """`ms`: of `spec` and of its smallest cut. Raises: Unreachable, before anything is measured long or trained."""
     now, least = ms
-    if now <= target_ms:
-        raise Unreachable(
-            f"{spec.name} already takes {now:.3g} ms, under the target of {target_ms:g} ms; NetAdapt only shrinks",
-            least,
-            now,
-        )
-    if least > target_ms:
+    if now <= (1 - UNSURE) * target_ms:
+        raise _fast_enough(spec, now, target_ms, least)
+    if least > (1 + UNSURE) * target_ms:
         raise Unreachable(
             f"a target of {target_ms:g} ms cannot be met: {spec.name} takes {now:.3g} ms and, cut to 8 channels "
             f"everywhere, still {least:.3g} ms on this device; a smaller input resolution may reach it",
@@ -100,6 +107,8 @@ def alone_stages(o: Options, run: RunDir) -> Iterator[Event]:
     latency = Latency(table, device)
     measured = latency.measure(spec, 4)
     assert measured is not None
+    if "seed_ms" not in run.record and measured.ms <= o.target_ms:
+        raise _fast_enough(spec, measured.ms, o.target_ms, 0.0)
     run.write("seed.yaml", dump_spec(spec))
     note = "NetAdapt's own accuracy after short fine-tuning"
     run.save(

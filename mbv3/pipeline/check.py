@@ -24,6 +24,7 @@ def unseen_networks(table: LatencyTable, space: SearchSpace, n: int, seed: int) 
 def check(runtime: Runtime, table: LatencyTable, space: SearchSpace, networks: int, seed: int) -> dict[str, Any]:
     """The trust report of `table` on `networks` random networks of the (scaled) space that did not calibrate it."""
     unseen = unseen_networks(table, space, networks, seed)
-    panel = [(n, space.spec(space.genome(n.label.partition(":")[2]))) for n in table.networks[:PANEL]]
+    random = [n for n in table.networks if n.label.startswith(("calibration:", "check:"))]  # not those of a user's list
+    panel = [(n, space.spec(space.genome(n.label.partition(":")[2]))) for n in random[:PANEL]]
     device = Device(runtime, reference_of(table), table.reference_ms)
     return check_table(device, table, unseen, panel)

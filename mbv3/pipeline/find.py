@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ from mbv3.space import Additive, Genome, SearchSpace, load_space, scale, tabulat
 from mbv3.spec import ArchSpec, count, dump_spec, load_spec, read_spec, scale_spec
 from mbv3.training import read_weights, save_weights
 
-__all__ = ["find"]
+__all__ = ["find", "times_text"]
 
 TRIALS = {"imagenet": 4000, "supernet": 240, "train": 24}
 _BATCH = 20
@@ -435,7 +435,7 @@ def _write_result(o: Options, run: RunDir, shrunk: Shrunk, images: Images, laten
         ("target_ms", o.target_ms),
         ("device", str(run.record["device"]["cpu"])),
         ("runtime", f"{run.record['device']['runtime']} {run.record['device']['runtime_version']}"),
-        ("threads", o.threads),
+        ("threads", int(run.record["device"]["threads"])),
         ("space", str(scale_of["space"])),
         ("width", float(scale_of["width"])),
         ("accuracy", str(run.record["accuracy"]["kind"])),
@@ -515,15 +515,24 @@ def _remove_checkpoints(run: RunDir) -> None:
             file.unlink()
 
 
+def times_text(record: Mapping[str, Any]) -> dict[str, str]:
+    """`measured`, with its standard error, and `predicted` of run.json as they are printed."""
+    ms, error, predicted = record["measured_ms"], record.get("measured_error_ms"), record["predicted_ms"]
+    digits = 2 if predicted >= 10 else 3
+    told = "not measured"
+    if ms is not None:
+        told = f"{ms:.{digits}f}" + (f" +- {error:.{digits}f}" if error is not None else "") + " ms"
+    return {"measured": told, "predicted": f"{predicted:.{digits}f} ms"}
+
+
 def _verdict(run: RunDir) -> str:
     r = run.record
     spec = read_spec(run.path / "mobilenetv3.yaml")
     counts = count(spec)
     if r["measured_ms"] is not None:
-        measured = f"{r['measured_ms']:.2f} +- {r['measured_error_ms']:.2f} ms"
-        time_text = f"{measured} measured whole ({r['predicted_ms']:.2f} predicted)"
+        time_text = f"{times_text(r)['measured']} measured whole ({times_text(r)['predicted']} predicted)"
     else:
-        time_text = f"{r['predicted_ms']:.2f} ms predicted, not measured"
+        time_text = f"{times_text(r)['predicted']} predicted, not measured"
     return (
         f"{time_text}, target {r['target_ms']:g} ms; {counts.params / 1e6:.2f} M parameters, "
         f"{counts.madds / 1e6:.0f} M MAdds at {spec.resolution[0]} px; {run.path / 'mobilenetv3.yaml'}"

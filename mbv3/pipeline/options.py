@@ -96,8 +96,8 @@ class Options:
             need(self.test is None, "--test needs --data", self.test)
         if self.device.startswith("ssh://"):
             raise BadInput(
-                f"--device {self.device}: measure its table first (mbv3 latency build --device {self.device} --scale 1 "
-                "--out board.csv), then search with --device board.csv"
+                f"--device {self.device}: measure its table first (mbv3 latency build --device {self.device} --space "
+                f"{self.space_name} --scale 1 --out board.csv), then search with --device board.csv"
             )
         if not self.estimate_only:
             from mbv3.latency import open_runtime

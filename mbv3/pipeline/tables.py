@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,7 +72,8 @@ def random_networks(space: SearchSpace, n: int, seed: int, label: str) -> list[t
     picks = [*order[np.linspace(0, len(order) - 1, n - n // 2).astype(int)], *rng.permutation(len(order))]
     chosen = [tuple(int(v) for v in genomes[i]) for i in dict.fromkeys(int(p) for p in picks)]
     unique = list(dict.fromkeys(chosen))[:n]
-    return [(f"{label}:{'-'.join(map(str, g))}", space.spec(g)) for g in unique]
+    mixed = [unique[i] for i in rng.permutation(len(unique))]  # the first few of them are of all sizes too
+    return [(f"{label}:{'-'.join(map(str, g))}", space.spec(g)) for g in mixed]
 
 
 def space_id(space: SearchSpace) -> str:
@@ -129,6 +130,9 @@ def read_table(path: str, runtime: str, threads: int, force: bool) -> tuple[Late
     table = LatencyTable.load(path)
     if table.model is not None:
         return table, profile_caveat(table)
+    moved = (table.about or {}).get("transferred")
+    if moved is not None and table.fingerprint.runtime == "unknown":
+        return table, _transferred(path, moved)
     if "kit" in (table.about or {}):  # brought here on purpose
         f = table.fingerprint
         where = f"{f.cpu}, {f.runtime} {f.runtime_version}, {f.threads} thread(s)"
@@ -136,17 +140,24 @@ def read_table(path: str, runtime: str, threads: int, force: bool) -> tuple[Late
     here = open_runtime(runtime, threads).fingerprint
     if not force:
         table.require(here, path)
-        return table, None
+        return table, None if moved is None else _transferred(path, moved)
     differing = [name for name, _, _ in table.fingerprint.differences(here)]
     if not differing:
         return table, None
     return table, f"forced: the latency table {path} was measured elsewhere ({', '.join(differing)} differ)"
 
 
+def _transferred(path: str, moved: Mapping[str, Any]) -> str:
+    return (
+        f"{path} was fitted to {moved['fitted_on']} whole networks of its device; its layers were timed on "
+        f"{moved['cpu']}, {moved['runtime']}, {moved['threads']} thread(s)"
+    )
+
+
 def profile_caveat(table: LatencyTable) -> str:
     """What must be said wherever a profile's times are shown."""
     about = dict(table.about or {})
-    errors = [abs(float(n["error"])) for n in about["networks"]]
+    errors = [abs(float(n["error"])) for n in about.get("networks", ())]
     known = f"whole networks as published are off by {min(errors):.0f} to {max(errors):.0f} %" if errors else (
         f"blocks held out are off by {about['blocks']['rmspe']:.1f} % RMSPE, no whole network is published"
     )  # fmt: skip

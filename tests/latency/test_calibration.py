@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mbv3.latency import Calibration, LatencyTable, NetworkTime, Timed, fit_calibration, network_time
-from mbv3.latency.calibration import KINDS, RIDGE, _positive, kinds
+from mbv3.latency import Calibration, LatencyTable, NetworkTime, Timed, fit_calibration, network_time, weights_mb
+from mbv3.latency.calibration import KINDS, _positive, kinds
 from mbv3.latency.metrics import fidelity
 from mbv3.netadapt import cut, sites
 from mbv3.netadapt.proposals import channels
+from mbv3.pipeline.alone import _WIDTHS
 from mbv3.spec import Classify, Conv, LayerKey, MBConv, load_spec, lower
 
 from .fake import FINGERPRINT, layer_cost
@@ -99,8 +100,7 @@ def with_kinds(factors: tuple[float, ...], n: int, noise: float = 0.0) -> list[N
 def test_what_a_kind_costs_is_found() -> None:
     factors = (0.1, -0.15, 0.3, 0.0, -0.05)
     found = fit_calibration(with_kinds(factors, 200))
-    shrink = 1 / (1 + RIDGE)  # of ridge regression where the kinds are independent
-    assert found.kinds == pytest.approx([shrink * f for f in factors], abs=0.015)
+    assert found.kinds == pytest.approx(factors, abs=0.015)
     nets, unseen = with_kinds(factors, 60)[:36], with_kinds(factors, 60)[36:]
     plain = fit_calibration(NetworkTime(n.label, n.ms, n.hot_ms, n.mb, 0) for n in nets)
     fitted = fit_calibration(nets)
@@ -117,17 +117,33 @@ def test_noise_is_not_taken_for_kinds() -> None:
     assert fidelity([fit_calibration(nets)(n) for n in unseen], [n.ms for n in unseen])["rmspe"] < 1.5
 
 
+def test_networks_that_differ_in_width_alone_say_nothing_of_kinds() -> None:
+    """What `mbv3 netadapt` calibrates on: shares of kinds hardly vary, so noise must not be taken for them."""
+    keys = [[x.key for x in lower(load_spec(f"mobilenet_v3_large@{w:g}"))] for w in _WIDTHS]
+    rng = np.random.default_rng(0)
+    largest = 0.0
+    for _ in range(20):
+        nets = []
+        for i, mine in enumerate(keys):
+            hot = np.array([layer_cost(k) for k in mine])
+            parts = hot @ np.array([kinds(k) for k in mine], dtype=float)
+            ms = float(hot.sum()) * (1 + 0.01 * rng.standard_normal())
+            nets.append(NetworkTime(str(i), ms, float(hot.sum()), sum(map(weights_mb, mine)), 0, tuple(parts.tolist())))
+        largest = max(largest, float(np.abs(fit_calibration(nets).kinds).max()))
+    assert largest < 0.06
+
+
 def test_a_kind_that_all_networks_share_is_left_to_the_scale() -> None:
     nets = [NetworkTime(n.label, n.ms, n.hot_ms, n.mb, 0, (0.4 * n.ms, 0, 0, 0, 0)) for n in networks(1.2, 0.1, 0.1)]
-    assert fit_calibration(nets).kinds == pytest.approx((0,) * 5, abs=1e-6)
+    assert fit_calibration(nets).kinds == pytest.approx((0,) * 5, abs=0.01)
 
 
 def test_no_layer_comes_out_for_nothing() -> None:
     assert _positive(1.0, (0.1, -0.2, 0.0, -0.5, 0.3)) == (0.1, -0.2, 0.0, -0.5, 0.3)
-    smaller = _positive(1.0, (-0.5, 0.4, -0.5, -0.5, -0.1))
-    assert smaller == pytest.approx((-0.25, 0.2, -0.25, -0.25, -0.05))  # together a fifth is left
+    smaller = _positive(1.0, (-0.5, 0.4, -0.5, -0.6, 0.1))  # a layer is k5 or k7, so 1.6 at most
+    assert smaller == pytest.approx((-0.25, 0.4, -0.25, -0.3, 0.1))  # together a fifth is left
     row = MBConv(k=5, exp=16, out=8, se=4, nl="RE", s=2, skip="pool")
-    assert Calibration(1.0, 0.0, 0.0, smaller).layer_ms(LayerKey(row, 8, 9, 9), 1.0) == pytest.approx(0.2)
+    assert Calibration(1.0, 0.0, 0.0, smaller).layer_ms(LayerKey(row, 8, 9, 9), 1.0) == pytest.approx(0.3)
 
 
 def test_rows_and_networks_say_the_same() -> None:

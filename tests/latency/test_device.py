@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from zlib import crc32
 
+import numpy as np
 import pytest
 
 from mbv3.latency import BuildPlan, Device, Measured, chunks
@@ -57,6 +58,11 @@ def test_noise_floor_by_hand() -> None:
     def floor(*parts: tuple[float, ...]) -> float:
         return Measured(tuple(sum(p) / len(p) for p in parts), parts, 1.0, 0.0).noise_floor
 
+    # many networks: what all of a part share is the reference's
+    many = [(1.0 + d, 1.1 + d, 0.9 + d) for d in (0.0,) * 8]
+    assert floor(*many) == 0.0 and floor(*many[:7]) == pytest.approx(100 * 0.1 / 3**0.5, abs=1e-3)
+    noise = np.random.default_rng(0).standard_normal((400, 4)) * 0.02 + np.array([0.95, 1.05, 1.0, 1.0])
+    assert floor(*map(tuple, noise.tolist())) == pytest.approx(100 * 0.02 / 4**0.5, rel=0.1)
     assert floor((1.1, 0.9)) == pytest.approx(10.0, abs=1e-3)  # a standard deviation of 0.1 sqrt 2, over sqrt 2
     assert floor((1.1, 0.9), (3.0, 3.0)) == pytest.approx(10.0 / 2**0.5, abs=1e-3)
     assert floor((2.2, 1.8, 2.2, 1.8)) == pytest.approx(100 * 0.1 / 3**0.5, abs=1e-3)

@@ -114,6 +114,12 @@ def test_a_zip_holds_the_same(kit: Path, plan: BuildPlan, tmp_path: Path) -> Non
 def test_what_the_device_lacks_is_said(plan: BuildPlan, tmp_path: Path, kit: Path) -> None:
     folder = tmp_path / "kit"
     write_kit(kit_files(plan, "onnxruntime", 1), folder)
+    text = (folder / "kit.json").read_text()
+    for edited in (text.replace('"rounds": 3', '"rounds": 1'), text[:-5]):
+        (folder / "kit.json").write_text(edited)
+        done = run(folder)
+        assert done.returncode == 2 and "kit.json: was edited after the kit was made; copy the kit anew" in done.stderr
+    (folder / "kit.json").write_text(text)
     (folder / "models.bin").write_bytes(b"x" + (folder / "models.bin").read_bytes()[1:])
     done = run(folder)
     assert done.returncode == 2 and "is not the file that the kit was made with; copy the kit anew" in done.stderr
@@ -122,7 +128,15 @@ def test_what_the_device_lacks_is_said(plan: BuildPlan, tmp_path: Path, kit: Pat
     (folder / "results.jsonl").write_text(json.dumps({**header, "kit": "0" * 64}) + "\n")
     done = run(folder)
     assert done.returncode == 2 and "results of another kit or device; move the file away" in done.stderr
-    text = (folder / "mbv3/latency/sessions.py").read_text()
+    same = {**header, "fingerprint": {**header["fingerprint"], "governor": "powersave", "kernel": "6.99"}}
+    (folder / "results.jsonl").write_text(json.dumps(same) + "\n")  # another governor is no other device
+    assert run(folder).returncode == 0
+    (folder / "results.jsonl").unlink()
+    sessions = folder / "mbv3/latency/sessions.py"
+    text = sessions.read_text()
+    sessions.write_text(text.replace("    options = onnx", "    raise RuntimeError('opset 99')\n    options = onnx"))
+    done = run(folder)
+    assert done.returncode == 2 and "cannot open a model of the kit (opset 99)" in done.stderr
     (folder / "mbv3/latency/sessions.py").write_text(text.replace('"onnxruntime"}', '"onnxruntime-of-mars"}').replace(
         '{"onnxruntime": "onnxruntime",', '{"onnxruntime": "onnxruntime-of-mars",'))  # fmt: skip
     done = run(folder)

@@ -69,7 +69,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     (folder / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder / 'host'}\nAuthorizedKeysFile {folder / 'key.pub'}\n"
         "PidFile none\nUsePAM no\nStrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
-        f'PermitRootLogin prohibit-password\nForceCommand cd {home} && eval "$SSH_ORIGINAL_COMMAND"\n'
+        f'PermitRootLogin prohibit-password\nForceCommand echo hello; cd {home} && eval "$SSH_ORIGINAL_COMMAND"\n'
     )
     (folder / "config").write_text(
         f"Host *\n  IdentityFile {folder / 'key'}\n  IdentitiesOnly yes\n  UserKnownHostsFile {folder / 'known'}\n"
@@ -92,9 +92,10 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 @real
-def test_a_table_is_measured_cut_and_gone_on_with(server: Server, plan: BuildPlan) -> None:
+def test_a_table_is_measured_cut_and_gone_on_with(server: Server, plan: BuildPlan, tmp_path: Path) -> None:
+    out = tmp_path / "board.csv"
     with pytest.raises(BadInput, match=r"the connection was cut while measuring .* the same command goes on there"):
-        for event in measure_over_ssh(server.target, plan, "onnxruntime", 1):
+        for event in measure_over_ssh(server.target, plan, "onnxruntime", 1, out):
             if isinstance(event, Progress) and event.done >= 2:
                 server.cut()
     [results] = server.home.rglob("results.jsonl")
@@ -105,11 +106,14 @@ def test_a_table_is_measured_cut_and_gone_on_with(server: Server, plan: BuildPla
             break
     assert kept.count(b"\n") >= 2
 
-    *events, table = measure_over_ssh(server.target, plan, "onnxruntime", 1)
+    with pytest.raises(BadInput, match=r"cannot be written"):  # a folder: the device keeps what it measured
+        list(measure_over_ssh(server.target, plan, "onnxruntime", 1, tmp_path))
+    *events, table = measure_over_ssh(server.target, plan, "onnxruntime", 1, out)
     assert any(isinstance(e, Note) and "the kit is on the device already" in e.text for e in events)
     steps = [e.done for e in events if isinstance(e, Progress)]
     assert steps == sorted(steps) and steps[-1] == next(e.total for e in events if isinstance(e, Progress))
     assert isinstance(table, LatencyTable) and tuple(table.layers) == plan.keys
+    assert LatencyTable.load(out).dumps() == table.dumps()
     assert table.fingerprint.id == this_cpu("onnxruntime", table.fingerprint.runtime_version, 1).id
     assert not list(server.home.rglob("kit.json"))  # nothing is left behind
 
@@ -118,7 +122,7 @@ def test_a_table_is_measured_cut_and_gone_on_with(server: Server, plan: BuildPla
 def test_what_the_device_lacks_is_said(server: Server, plan: BuildPlan) -> None:
     def said(target: str, match: str) -> None:
         with pytest.raises(BadInput, match=match):
-            list(measure_over_ssh(target, plan, "onnxruntime", 1))
+            list(measure_over_ssh(target, plan, "onnxruntime", 1, server.folder / "none.csv"))
 
     base = server.target.removesuffix(sys.executable)
     said(f"{base}/nowhere/python", r"has no /nowhere/python; install Python 3\.10 or newer, or name it")
@@ -129,7 +133,7 @@ def test_what_the_device_lacks_is_said(server: Server, plan: BuildPlan) -> None:
             "numpy and onnxruntime not installed .*run there: .*pip",
         ),
         ("old", "python 3 8\nnumpy 1.0\nonnxruntime 1.0", r"is Python 3\.8; 3\.10 or newer is needed"),
-        ("none", "hello", r"is no Python \(it said 'hello'\)"),
+        ("none", "hello", r"is no Python \(it said 'hello hello'\)"),
     ):
         script = server.home / name
         script.write_text(f"#!/bin/sh\ncat <<'X'\n{words}\nX\n")
@@ -178,4 +182,7 @@ def test_failures_have_their_cure() -> None:
 def test_without_a_client(plan: BuildPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MBV3_SSH", "no-such-ssh -v")
     with pytest.raises(BadInput, match=r"no-such-ssh: .*install OpenSSH's client, or set MBV3_SSH"):
-        list(measure_over_ssh("ssh://board", plan, "onnxruntime", 1))
+        list(measure_over_ssh("ssh://board", plan, "onnxruntime", 1, Path("none.csv")))
+    monkeypatch.setenv("MBV3_SSH", 'ssh -F "x')
+    with pytest.raises(BadInput, match=r"MBV3_SSH=.*: is no command line"):
+        list(measure_over_ssh("ssh://board", plan, "onnxruntime", 1, Path("none.csv")))

@@ -76,6 +76,7 @@ def test_lists_of_networks(tmp_path: Path) -> None:
         ("name,ms\na,1\n", "needs the columns network,ms"),
         ("network,ms\na,1\nb,fast\nc,-1\nd,nan\na,2\n", "4 row.s. at fault\n.*row 2: 'fast' is not a time"),
         ("network,ms\na\n", "row 1: None is not a time"),
+        ("ms,network\n2.5\n", "row 1: names no network"),
         ("# fingerprint: {\nnetwork,ms\na,1\n", "the value of 'fingerprint' in its header is not valid JSON"),
         ('# fingerprint: {"cpu": "x"}\nnetwork,ms\na,1\n', "is not a list of measured networks"),
         ("# reference_ms: -1\nnetwork,ms\na,1\n", "is not a list of measured networks"),
