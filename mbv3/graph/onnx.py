@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from mbv3.errors import BadInput
 from mbv3.spec import ArchSpec, LayerKey, Op, lower, lower_key
 
-__all__ = ["fold", "layer_model", "network_model", "random_weights"]
+__all__ = ["fold", "layer_model", "network_model", "onnx_weights", "random_weights"]
 
 OPSET = 17
 IR_VERSION = 8
@@ -156,3 +156,13 @@ def network_model(spec: ArchSpec, state: Weights | None = None, seed: int = 0) -
     ops = [op for layer in lower(spec) for op in layer.ops]
     weights = random_weights(ops, seed) if state is None else fold(ops, state, spec.bn_eps)
     return _model(ops, weights, "logits", flat=True)
+
+
+def onnx_weights(model: bytes) -> Iterator[tuple[int, Array]]:
+    """(place in the file, values) of each float tensor of an ONNX file of ours."""
+    at = 0
+    for tensor in onnx.load_from_string(model).graph.initializer:
+        if tensor.raw_data:
+            at = model.index(tensor.raw_data, at)
+            yield at, np.frombuffer(tensor.raw_data, dtype="<f4")
+            at += len(tensor.raw_data)

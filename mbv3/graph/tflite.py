@@ -6,6 +6,7 @@ a PAD of zeros and a VALID convolution stand in its place.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from mbv3.errors import BadInput
 from mbv3.graph.onnx import Weights, fold, random_weights
 from mbv3.spec import ArchSpec, LayerKey, Op, lower, lower_key
 
-__all__ = ["layer_tflite", "network_tflite"]
+__all__ = ["layer_tflite", "network_tflite", "tflite_weights"]
 
 _FUSED = {"RE": "RELU", "RE6": "RELU6"}
 ALIGNMENT = 16  # of the schema's buffers
@@ -247,3 +248,16 @@ def network_tflite(spec: ArchSpec, state: Weights | None = None, seed: int = 0) 
     ops = [op for layer in lower(spec) for op in layer.ops]
     weights = random_weights(ops, seed) if state is None else fold(ops, state, spec.bn_eps)
     return _model(ops, weights, "logits", True, spec.name)
+
+
+def tflite_weights(model: bytes) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """(place in the file, values) of each float tensor of a TFLite file of ours."""
+    schema = _schema()
+    parsed = schema.Model.GetRootAs(model)
+    graph = parsed.Subgraphs(0)
+    tensors = [graph.Tensors(i) for i in range(graph.TensorsLength())]
+    for i in sorted({t.Buffer() for t in tensors if t.Type() == schema.TensorType.FLOAT32}):
+        buffer = parsed.Buffers(i)
+        if not buffer.DataIsNone():
+            at = buffer._tab.Vector(buffer._tab.Offset(4))
+            yield at, np.frombuffer(model, dtype="<f4", count=buffer.DataLength() // 4, offset=at)

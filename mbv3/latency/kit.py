@@ -12,18 +12,17 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import resources
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mbv3.errors import BadInput
 from mbv3.files import write_atomic
-from mbv3.graph import layer_model, layer_tflite, network_model, network_tflite
+from mbv3.graph import layer_model, layer_tflite, network_model, network_tflite, onnx_weights, tflite_weights
 from mbv3.latency.build import BuildPlan, assemble
 from mbv3.latency.device import Measured, chunks, layers_timed, network_groups
 from mbv3.latency.fingerprint import Fingerprint
@@ -60,38 +59,9 @@ It writes results.jsonl (and goes on there after an interruption). Bring that fi
 # ---- models without weights ----------------------------------------------------------------------------------
 
 
-def _onnx_weights(model: bytes) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """(place, values) of each float tensor in an ONNX file."""
-    import onnx
-
-    at = 0
-    for tensor in onnx.load_from_string(model).graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.raw_data) >= 4 * LEAST_HOLE:
-            at = model.index(tensor.raw_data, at)
-            yield at, np.frombuffer(tensor.raw_data, dtype="<f4")
-            at += len(tensor.raw_data)
-
-
-def _tflite_weights(model: bytes) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """(place, values) of each float tensor in a TFLite file."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    parsed = schema.Model.GetRootAs(model)
-    graph = parsed.Subgraphs(0)
-    floats = {
-        graph.Tensors(i).Buffer() for i in range(graph.TensorsLength())
-        if graph.Tensors(i).Type() == schema.TensorType.FLOAT32
-    }  # fmt: skip
-    for i in sorted(floats):
-        buffer = parsed.Buffers(i)
-        if not buffer.DataIsNone() and buffer.DataLength() >= 4 * LEAST_HOLE:
-            at = buffer._tab.Vector(buffer._tab.Offset(4))
-            yield at, np.frombuffer(model, dtype="<f4", count=buffer.DataLength() // 4, offset=at)
-
-
 _MODELS = {
-    "onnxruntime": (layer_model, network_model, _onnx_weights),
-    "litert": (layer_tflite, network_tflite, _tflite_weights),
+    "onnxruntime": (layer_model, network_model, onnx_weights),
+    "litert": (layer_tflite, network_tflite, tflite_weights),
 }
 
 
@@ -99,6 +69,8 @@ def _strip(model: bytes, runtime: str) -> tuple[bytes, list[list[float]]]:
     """The model without its weights, and its holes: (place in what is left, floats, their standard deviation)."""
     parts, holes, at, left = [], [], 0, 0
     for place, values in sorted(_MODELS[runtime][2](model), key=lambda w: w[0]):
+        if len(values) < LEAST_HOLE:
+            continue
         parts.append(model[at:place])
         left += place - at
         holes.append([left, len(values), round(float(values.std()), 6)])

@@ -14,6 +14,7 @@ import os, signal, sys
 from importlib import import_module
 from mbv3.training import loop
 loop.fit.__kwdefaults__["every_s"] = 0.0
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell begins with it ignored
 fate = sys.argv.pop(1)
 if fate:
     name, place = fate.split(" ")
