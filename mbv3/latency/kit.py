@@ -23,7 +23,7 @@ import numpy as np
 from mbv3.errors import BadInput
 from mbv3.files import write_atomic
 from mbv3.graph import layer_model, layer_tflite, network_model, network_tflite, onnx_weights, tflite_weights
-from mbv3.latency.build import BuildPlan, assemble
+from mbv3.latency.build import BuildPlan, assemble, mixed
 from mbv3.latency.device import Measured, chunks, layers_timed, network_groups
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.runner import RESULTS, kit_id
@@ -34,7 +34,7 @@ from mbv3.spec import LayerKey, dump_spec, parse_key, parse_spec
 __all__ = ["import_kit", "kit_files", "parse_kit", "table_of_results", "write_kit"]
 
 FORMAT = "mbv3-kit/1"
-PASSES, ROUNDS = 2, 3
+PASSES, ROUNDS = 3, 3
 PARTS, NETWORK_ROUNDS = 8, 3
 LEAST_HOLE = 16  # floats; what is smaller stays in the model
 _TRAVEL = ("protocol.py", "sessions.py", "fingerprint.py", "runner.py")
@@ -110,7 +110,7 @@ def kit_files(plan: BuildPlan, runtime: str, threads: int) -> dict[str, bytes]:
         "rounds": ROUNDS,
         "parts": PARTS,
         "network_rounds": NETWORK_ROUNDS,
-        "chunks": [[index[k] for k in chunk] for chunk in chunks(keys)],
+        "chunks": [[index[k] for k in chunk] for chunk in chunks(mixed(keys))],
         "groups": [[len(keys) + i for i in group] for group in network_groups([s for _, s in plan.calibration])],
         "reference": len(models) - 1,
         "models_sha256": hashlib.sha256(data).hexdigest(),

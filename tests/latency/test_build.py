@@ -27,13 +27,12 @@ from mbv3.latency import (
     weights_mb,
 )  # fmt: skip
 from mbv3.latency import device as device_module
+from mbv3.latency.build import PASSES, mixed
 from mbv3.latency.sessions import Run
 from mbv3.space import SearchSpace
 from mbv3.spec import ArchSpec, LayerKey, count, lower
 
 from .fake import FINGERPRINT, A, B, C, Clock, FakeRuntime, layer_cost, network_cost
-
-PASSES = 2  # every layer is opened so often
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +125,7 @@ def test_an_interrupted_build_goes_on_where_it_stopped(
     events = build(second, plan, path)
     notes = [e.text for e in events if isinstance(e, Note)]
     assert notes == ["20 layers were measured before an interruption and are kept"]
-    assert set(layers(second)) == set(plan.keys[20:]) and len(layers(second)) == PASSES * (len(plan.keys) - 20)
+    assert set(layers(second)) == set(mixed(plan.keys)[20:]) and len(layers(second)) == PASSES * (len(plan.keys) - 20)
     steps = [e.done for e in events if isinstance(e, Progress) and e.text == "layers"]
     assert steps[0] == 30 and steps[-1] == len(plan.keys)
     table = LatencyTable.load(path)
@@ -139,11 +138,11 @@ def test_a_crash_in_the_middle_keeps_what_was_measured(
     clock: Clock, plan: BuildPlan, path: Path, partial: Path
 ) -> None:
     with pytest.raises(RuntimeError, match="switched off"):
-        build(FakeRuntime(clock, fail_at=plan.keys[25]), plan, path)
+        build(FakeRuntime(clock, fail_at=mixed(plan.keys)[25]), plan, path)
     assert len(partial.read_text().splitlines()) == 1 + 20
     second = FakeRuntime(clock)
     build(second, plan, path)
-    assert set(layers(second)) == set(plan.keys[20:])
+    assert set(layers(second)) == set(mixed(plan.keys)[20:])
 
 
 def test_a_build_stopped_after_its_layers_measures_no_layer_again(clock: Clock, plan: BuildPlan, path: Path) -> None:
@@ -201,7 +200,7 @@ def test_a_damaged_partial_file_loses_only_what_is_behind_the_damage(
     partial.write_text(damage(partial.read_text()))
     second = FakeRuntime(clock)
     events = build(second, plan, path)
-    assert set(layers(second)) == set(plan.keys[kept:])
+    assert set(layers(second)) == set(mixed(plan.keys)[kept:])
     notes = [e.text for e in events if isinstance(e, Note)]
     assert notes == ([f"{kept} layers were measured before an interruption and are kept"] if kept else [])
     assert tuple(LatencyTable.load(path).layers) == plan.keys
@@ -214,7 +213,7 @@ def test_bytes_that_are_no_text_are_damage_too(clock: Clock, plan: BuildPlan, pa
     assert len(partial.read_text("utf-8").splitlines()) == 1 + 20
     second = FakeRuntime(clock)
     build(second, plan, path)
-    assert set(layers(second)) == set(plan.keys[20:])
+    assert set(layers(second)) == set(mixed(plan.keys)[20:])
 
 
 def test_rows_of_another_device_or_reference_are_measured_again(
@@ -223,11 +222,11 @@ def test_rows_of_another_device_or_reference_are_measured_again(
     interrupted(FakeRuntime(clock), plan, path, chunks=2)
     other = FakeRuntime(clock, fingerprint=replace(FINGERPRINT, threads=2))
     interrupted(other, plan, path, chunks=1)
-    assert set(layers(other)) == set(plan.keys[:10])
+    assert set(layers(other)) == set(mixed(plan.keys)[:10])
     same_name = space.spec((0,) * len(space.sizes), name="reference")  # name and resolution tell nothing
     third = FakeRuntime(clock, fingerprint=replace(FINGERPRINT, threads=2))
     interrupted(third, replace(plan, reference=same_name), path, chunks=1)
-    assert set(layers(third)) == set(plan.keys[:10])
+    assert set(layers(third)) == set(mixed(plan.keys)[:10])
 
 
 # -- refused
