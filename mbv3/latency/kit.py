@@ -1,7 +1,7 @@
 """A table for a device that can only run a copied folder: `write_kit` here, `python run.py` there, `import_kit` here.
 
 A kit holds every model without its weights, which the device fills in at random: 171 layers and 37 networks take about
-three megabytes. Python 3.10, numpy and the runtime are all that the device needs.
+one megabyte. Python 3.10, numpy and the runtime are all that the device needs.
 """
 
 from __future__ import annotations
