@@ -208,7 +208,7 @@ def _reference(plan: BuildPlan, ms: float) -> dict[str, Any]:
 
 def mixed(keys: Sequence[LayerKey]) -> list[LayerKey]:
     """The order in which layers are timed. In that of the network, a disturbance while one chunk is timed would fall on
-    all layers of one depth: unseen networks were then predicted to 5.1 % RMSPE, in mixed order to 2.8 %."""
+    all layers of one depth, and bias every network that is deep or wide there."""
     return [keys[i] for i in np.random.default_rng(0).permutation(len(keys))]
 
 
