@@ -86,13 +86,18 @@ def note_10(path: Path) -> tuple[list[LayerKey], Array]:
     return keys, np.array(ms)
 
 
+def mnasnet_block(r: dict[str, str], h: int) -> LayerKey:
+    """A block without SE and with ReLU, of a row of either Pixel 1 file, on an h x h map."""
+    cin, out, s = int(r["in_ch"]), int(r["out_ch"]), int(r["stride"])
+    skip = "identity" if cin == out and s == 1 else "none"
+    row = MBConv(k=int(r["kernel"]), s=s, exp=cin * int(r["expand"]), out=out, se=0, nl="RE", skip=skip)  # type: ignore[arg-type]
+    return LayerKey(row, cin, h, h)
+
+
 def pixel_1_blocks(path: Path) -> tuple[list[LayerKey], Array]:
     keys, ms = [], []
     for r in rows(path):
-        cin, out, s = int(r["in_ch"]), int(r["out_ch"]), int(r["stride"])
-        skip = "identity" if cin == out and s == 1 else "none"
-        row = MBConv(k=int(r["kernel"]), s=s, exp=cin * int(r["expand"]), out=out, se=0, nl="RE", skip=skip)  # type: ignore[arg-type]
-        keys.append(LayerKey(row, cin, int(r["in_hw"]), int(r["in_hw"])))
+        keys.append(mnasnet_block(r, int(r["in_hw"])))
         ms.append(float(r["mean_ms"]))
     return keys, np.array(ms)
 
@@ -116,12 +121,10 @@ def pixel_1_differences(path: Path) -> tuple[Array, Array]:
     for r in rows(path):
         if not r["expand"] or not r["kernel"] or "zero" in r["note"]:
             continue
-        cin, out, s = int(r["in_ch"]), int(r["out_ch"]), int(r["stride"])
+        cin = int(r["in_ch"])
         if cin not in sizes:
             continue
-        skip = "identity" if cin == out and s == 1 else "none"
-        row = MBConv(k=int(r["kernel"]), s=s, exp=cin * int(r["expand"]), out=out, se=0, nl="RE", skip=skip)  # type: ignore[arg-type]
-        key = LayerKey(row, cin, sizes[cin], sizes[cin])
+        key = mnasnet_block(r, sizes[cin])
         groups.setdefault((r["stage"], r["layer"]), []).append((features(key), float(r["cost_ms"])))
     x, t = [], []
     for members in groups.values():

@@ -59,7 +59,7 @@ def _table(args: Namespace, rebuild: bool = False) -> LatencyTable:
     from mbv3.latency import open_runtime
     from mbv3.pipeline import open_table, read_table, table_plan
 
-    if getattr(args, "device", None):
+    if args.device:
         table, caveat = read_table(args.device, args.runtime, args.threads, args.force_table)
         if caveat:
             warn(caveat)
@@ -147,12 +147,16 @@ def _told(table: LatencyTable, args: Namespace) -> int:
     return 0
 
 
+def _check_count(networks: int) -> None:
+    if not 4 <= networks <= 1000:
+        raise BadInput(f"--networks must be from 4 to 1000 (got {networks})")
+
+
 def _check(args: Namespace) -> int:
     from mbv3.latency import open_runtime
     from mbv3.pipeline.check import check
 
-    if not 4 <= args.networks <= 1000:
-        raise BadInput(f"--networks must be from 4 to 1000 (got {args.networks})")
+    _check_count(args.networks)
     table = _table(args)
     runtime = open_runtime(args.runtime, args.threads)
     if not args.force_table:  # a table of another device, however it came here, cannot be checked on this one
@@ -215,8 +219,7 @@ def _measure_many(args: Namespace) -> int:
 
     if not args.out:
         raise BadInput("--out NETS.csv is needed with --like: where the times go")
-    if not 4 <= args.networks <= 1000:
-        raise BadInput(f"--networks must be from 4 to 1000 (got {args.networks})")
+    _check_count(args.networks)
     table = LatencyTable.load(args.like)
     nets = unseen_networks(table, _space_of(table, args.space), args.networks, args.seed)
     runtime = open_runtime(args.runtime, args.threads)

@@ -69,6 +69,8 @@ def _noting(events: Any) -> Any:
 
 
 def _show_run(record: dict[str, Any], as_json: bool) -> int:
+    from mbv3.pipeline import times_text
+
     if as_json:
         dump(record)
         return int(record["exit"])
@@ -79,8 +81,6 @@ def _show_run(record: dict[str, Any], as_json: bool) -> int:
             top1 = f"{r['top1']:.2f} +- {r['sigma']:.2f}"
             rows.append([r["name"], ms, f"{r['params']:,}", f"{r['madds'] / 1e6:.1f}", top1, str(r["n"])])
         out(columns(rows))
-    from mbv3.pipeline import times_text
-
     lines = [
         ("target", f"{record['target_ms']:g} ms"),
         *times_text(record).items(),

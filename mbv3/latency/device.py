@@ -40,6 +40,12 @@ class Measured:
     raw_reference_ms: float
     drift: float  # coefficient of variation of the reference over the rounds
 
+    @classmethod
+    def of(cls, times: Sequence[Sequence[float]], reference: Sequence[float], drift: float) -> Measured:
+        """From the ms of every network in each part, and the reference's raw ms in each group of each part."""
+        parts = tuple(zip(*times, strict=True))
+        return cls(tuple(sum(p) / len(p) for p in parts), parts, sum(reference) / len(reference), drift)
+
     @property
     def errors_ms(self) -> tuple[float, ...]:
         """Standard error of each of `ms`, from how much its parts differ."""
@@ -178,11 +184,6 @@ class Device:
             times.append(part)
             if len(times) < parts:
                 continue
-            measured = Measured(
-                ms=tuple(sum(p) / len(p) for p in zip(*times, strict=True)),
-                parts=tuple(zip(*times, strict=True)),
-                raw_reference_ms=sum(reference) / len(reference),
-                drift=drift,
-            )
+            measured = Measured.of(times, reference, drift)
             if measured.noise_floor <= NOISE or time.monotonic() - began >= more_s or len(times) >= MOST_PARTS:
                 return measured

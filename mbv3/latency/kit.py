@@ -13,6 +13,7 @@ import math
 import zipfile
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import resources
 from itertools import chain
 from pathlib import Path
@@ -22,13 +23,13 @@ import numpy as np
 
 from mbv3.errors import BadInput
 from mbv3.files import write_atomic
-from mbv3.graph import layer_model, layer_tflite, network_model, network_tflite, onnx_weights, tflite_weights
 from mbv3.latency.build import BuildPlan, assemble, mixed
 from mbv3.latency.device import Measured, chunks, layers_timed, network_groups
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.runner import RESULTS, kit_id
+from mbv3.latency.runtime import MODELS, check_runtime
 from mbv3.latency.sessions import PACKAGES
-from mbv3.latency.table import LatencyTable, Timed
+from mbv3.latency.table import LatencyTable, Timed, positive_ms
 from mbv3.spec import LayerKey, dump_spec, parse_key, parse_spec
 
 __all__ = ["import_kit", "kit_files", "parse_kit", "table_of_results", "write_kit"]
@@ -59,16 +60,10 @@ It writes results.jsonl (and goes on there after an interruption). Bring that fi
 # ---- models without weights ----------------------------------------------------------------------------------
 
 
-_MODELS = {
-    "onnxruntime": (layer_model, network_model, onnx_weights),
-    "litert": (layer_tflite, network_tflite, tflite_weights),
-}
-
-
 def _strip(model: bytes, runtime: str) -> tuple[bytes, list[list[float]]]:
     """The model without its weights, and its holes: (place in what is left, floats, their standard deviation)."""
     parts, holes, at, left = [], [], 0, 0
-    for place, values in sorted(_MODELS[runtime][2](model), key=lambda w: w[0]):
+    for place, values in sorted(MODELS[runtime].weights(model), key=lambda w: w[0]):
         if len(values) < LEAST_HOLE:
             continue
         parts.append(model[at:place])
@@ -87,15 +82,13 @@ def kit_files(plan: BuildPlan, runtime: str, threads: int) -> dict[str, bytes]:
     Raises:
         BadInput: an unknown runtime, or LiteRT is not installed here, where its models are written.
     """
-    if runtime not in _MODELS:
-        raise BadInput(f"--runtime must be one of {', '.join(_MODELS)} (got {runtime!r})")
+    check_runtime(runtime)
     if threads < 1:
         raise BadInput(f"--threads must be at least 1 (got {threads})")
-    layer, network, _ = _MODELS[runtime]
     keys = list(dict.fromkeys(plan.keys))
     bodies, models, at = [], [], 0
     specs = [*(spec for _, spec in plan.calibration), plan.reference]
-    for whole in chain(map(layer, keys), map(network, specs)):
+    for whole in chain(map(MODELS[runtime].layer, keys), map(MODELS[runtime].network, specs)):
         body, holes = _strip(whole, runtime)
         bodies.append(body)
         models.append({"at": at, "bytes": len(body), "holes": holes})
@@ -181,9 +174,10 @@ def _read_kit(path: Path) -> dict[str, Any]:
 
 
 def _positive(value: Any, what: str) -> float:
-    if type(value) not in (int, float) or not 0 < value < 1e7:  # False for NaN
-        raise ValueError(f"{what} is {value!r}, not a time in ms")
-    return float(value)
+    if type(value) in (int, float):
+        with suppress(ValueError):
+            return positive_ms(value)
+    raise ValueError(f"{what} is {value!r}, not a time in ms")
 
 
 class _Told:
@@ -280,9 +274,7 @@ def table_of_results(kit: Mapping[str, Any], text: str, source: str) -> LatencyT
             times[p, np.array(kit["groups"][g], dtype=int) - len(keys)] = np.array(ms) / now * reference_ms
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
         raise BadInput(f"{source}: is not a results file of this kit ({e})") from None
-    measured = Measured(
-        tuple(times.mean(axis=0).tolist()), tuple(map(tuple, times.T.tolist())), reference_ms, told.drift
-    )
+    measured = Measured.of(times.tolist(), reference, told.drift)
     about = {**kit["about"], "kit": kit["id"][:12]}
     plan = BuildPlan(tuple(keys), tuple(specs), parse_spec(kit["reference_spec"]), about)
     return assemble(plan, told.fingerprint, reference_ms, rows, measured)

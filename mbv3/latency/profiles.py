@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -42,4 +43,4 @@ def load_profile(name: str) -> LatencyTable:
         device, reference, {}, about=about, model=CostModel(coefficients, float(profile["blocks"]["rmspe"]))
     )
     ms = table.latency_ms(load_spec(REFERENCE), estimate=True)
-    return LatencyTable(device, {**reference, "ms": ms}, {}, about=about, model=table.model)
+    return replace(table, reference={**reference, "ms": ms})

@@ -322,8 +322,8 @@ class Latency:
     def __call__(self, specs: Sequence[ArchSpec]) -> list[float]:
         """Predicted ms of each network; layers that the table lacks are measured first, all interleaved.
 
-        In one pass, not the table's two: NetAdapt asks for hundreds at a time and compares neighbouring counts of one
-        layer, whose times it makes monotone.
+        In one pass, where the table takes more: NetAdapt asks for hundreds at a time and compares neighbouring counts
+        of one layer, whose times it makes monotone.
         """
         if self.device is not None:
             missing = list(dict.fromkeys(k for s in specs for k in self.table.missing(s)))
