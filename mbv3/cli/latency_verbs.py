@@ -53,7 +53,7 @@ def _scaled_space(args: Namespace) -> SearchSpace:
     return scale(load_space(args.space), fixed[0], fixed[1] or None)
 
 
-def _table(args: Namespace, rebuild: bool = False) -> LatencyTable:
+def _table(args: Namespace, **how: Any) -> LatencyTable:
     """The table that the arguments name: a file, or the cache's, built if it is not there."""
     from mbv3.cli.show_events import follow
     from mbv3.latency import open_runtime
@@ -65,7 +65,7 @@ def _table(args: Namespace, rebuild: bool = False) -> LatencyTable:
             warn(caveat)
         return table
     runtime = open_runtime(args.runtime, args.threads)
-    result: LatencyTable = follow(open_table(runtime, table_plan(_scaled_space(args)), rebuild=rebuild))
+    result: LatencyTable = follow(open_table(runtime, table_plan(_scaled_space(args)), **how))
     return result
 
 
@@ -75,7 +75,8 @@ def _report_lines(report: dict[str, Any]) -> list[str]:
         f"{report['within_10']} %, Spearman {report['spearman']}, n {report['n']}",
     ]
     if report.get("noise_floor") is not None:
-        lines.append(f"noise floor of the measurement itself: RMSPE {report['noise_floor']} %")
+        layers = f", of the layers' sums {report['layer_noise']} %" if "layer_noise" in report else ""
+        lines.append(f"noise floor of the networks' measurement: RMSPE {report['noise_floor']} %{layers}")
     for name, b in report.get("baselines", {}).items():
         lines.append(f"  {name}: RMSPE {b['rmspe']} %, within 5 % {b['within_5']} %, Spearman {b['spearman']}")
     return lines
@@ -86,7 +87,7 @@ def _kit(args: Namespace) -> int:
     from mbv3.pipeline import table_plan
 
     plan = table_plan(_scaled_space(args))
-    files = kit_files(plan, args.runtime, args.threads)
+    files = kit_files(plan, args.runtime, args.threads, error=args.error, minutes=args.minutes)
     path = Path(args.out)
     write_kit(files, path)
     size = sum(map(len, files.values()))
@@ -112,7 +113,7 @@ def _import(args: Namespace) -> int:
 def _build(args: Namespace) -> int:
     if args.device:
         return _told(_table_over_ssh(args), args)
-    table = _table(args, args.rebuild)
+    table = _table(args, rebuild=args.rebuild, error=args.error, minutes=args.minutes)
     if args.out:
         table.save(Path(args.out))
     return _told(table, args)
@@ -126,7 +127,9 @@ def _table_over_ssh(args: Namespace) -> LatencyTable:
     if not args.out:
         raise BadInput("--out TABLE.csv is needed with --device: where the device's table goes")
     plan = table_plan(_scaled_space(args))
-    table: LatencyTable = follow(measure_over_ssh(args.device, plan, args.runtime, args.threads, Path(args.out)))
+    how = {"error": args.error, "minutes": args.minutes}
+    events = measure_over_ssh(args.device, plan, args.runtime, args.threads, Path(args.out), **how)
+    table: LatencyTable = follow(events)
     return table
 
 
@@ -135,9 +138,9 @@ def _told(table: LatencyTable, args: Namespace) -> int:
     if args.json:
         dump({"layers": len(table.layers), "reference_ms": table.reference_ms, "report": table.report, "out": args.out})
         return 0
-    ref = table.reference
-    out(f"{len(table.layers)} layers on {table.fingerprint.cpu}, {table.fingerprint.runtime} "
-         f"{table.fingerprint.runtime_version}, {table.fingerprint.threads} thread(s)")  # fmt: skip
+    ref, f = table.reference, table.fingerprint
+    how = f"{f.runtime} {f.runtime_version} {f.precision}, {f.threads} thread(s)"
+    out(f"{len(table.layers)} layers on {f.cpu}, {how}")
     out(f"reference {ref['spec']}@{ref['width']:g}, {ref['resolution'][0]} px: {table.reference_ms:.3f} ms")
     if table.report:
         out(f"trust ({table.report['how']}):")

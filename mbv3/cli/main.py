@@ -35,8 +35,18 @@ def _common(p: argparse.ArgumentParser) -> None:
     p.add_argument("--json", action="store_true", help="print one JSON object to stdout")
 
 
+def _until(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--error", type=float, default=1.0, metavar="PERCENT",
+        help="time passes over the layers until chance adds no more to a prediction's error (default 1)",
+    )  # fmt: skip
+    p.add_argument("--minutes", type=float, default=3.0, metavar="M", help="but no longer than about this (default 3)")
+
+
 def _timing(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--runtime", default="onnxruntime", help="onnxruntime (default) or litert, which is TFLite")
+    p.add_argument(
+        "--runtime", default="onnxruntime", help="onnxruntime (default), onnxruntime-int8 or litert, which is TFLite"
+    )
     p.add_argument("--threads", type=int, default=1, help="threads of one inference (default 1)")
 
 
@@ -111,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     s.add_argument("--device", metavar="ssh://[USER@]HOST[:PORT][/PYTHON]", help="a device that ssh logs into by key")
     _space(s)
     _timing(s)
+    _until(s)
     s.add_argument("--out", metavar="FILE", help="also write the table here")
     s.add_argument("--rebuild", action="store_true", help="measure anew what the cache holds")
     _common(s)
@@ -133,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     s = latency.add_parser("kit", help="a folder or zip that measures a table on a device where mbv3 is not installed")
     _space(s)
     _timing(s)
+    _until(s)
     s.add_argument("--out", required=True, metavar="DIR|FILE.zip", help="where the kit goes")
     _common(s)
     s = latency.add_parser("import", help="make the table from what a kit measured")

@@ -1,6 +1,15 @@
 """Latency of networks on a device: timing protocol, tables, cost model."""
 
-from mbv3.latency.build import BuildPlan, build_table, check_table, network_time, noise_warning, table_path
+from mbv3.latency.build import (
+    ERROR,
+    MINUTES,
+    BuildPlan,
+    build_table,
+    check_table,
+    network_time,
+    noise_warning,
+    table_path,
+)
 from mbv3.latency.calibration import Calibration, NetworkTime, fit_calibration, weights_mb
 from mbv3.latency.costmodel import CostModel, fit_cost_model
 from mbv3.latency.device import Device, Measured, chunks
@@ -9,24 +18,25 @@ from mbv3.latency.kit import import_kit, kit_files, write_kit
 from mbv3.latency.metrics import fidelity
 from mbv3.latency.profiles import load_profile, profile_names
 from mbv3.latency.protocol import interleave, p10
-from mbv3.latency.runtime import RUNTIMES, LiteRt, OnnxRuntime, Runtime, open_runtime
+from mbv3.latency.runtime import RUNTIMES, Here, Runtime, open_runtime
 from mbv3.latency.ssh import measure_over_ssh
 from mbv3.latency.table import LatencyTable, Prediction, Timed
 from mbv3.latency.transfer import MeasuredNetworks, read_networks, transfer
 
 __all__ = [
+    "ERROR",
+    "MINUTES",
     "RUNTIMES",
     "BuildPlan",
     "Calibration",
     "CostModel",
     "Device",
     "Fingerprint",
+    "Here",
     "LatencyTable",
-    "LiteRt",
     "Measured",
     "MeasuredNetworks",
     "NetworkTime",
-    "OnnxRuntime",
     "Prediction",
     "Runtime",
     "Timed",

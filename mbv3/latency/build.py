@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
-import os
-import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,19 +15,33 @@ import numpy as np
 from mbv3.errors import BadInput, MissingLayerError
 from mbv3.events import Done, Event, Note, Progress, StageStart
 from mbv3.latency.calibration import NetworkTime, fit_calibration, kinds, weights_mb
-from mbv3.latency.device import Device, Measured, chunks
+from mbv3.latency.conditions import setting
+from mbv3.latency.device import Device, layer_bytes, network_bytes
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.metrics import fidelity
+from mbv3.latency.runner import NETWORK_ROUNDS, Fault, Journal, Told, header, kit_id, measure
 from mbv3.latency.runtime import Runtime
-from mbv3.latency.table import LatencyTable, Timed, positive_ms, timed
-from mbv3.spec import ArchSpec, LayerKey, count, dump_spec, lower, parse_key
+from mbv3.latency.sessions import Run
+from mbv3.latency.table import LatencyTable, Timed
+from mbv3.spec import ArchSpec, LayerKey, count, dump_spec, lower
 
-__all__ = ["BuildPlan", "assemble", "build_table", "check_table", "network_time", "noise_warning", "table_path"]
+__all__ = [
+    "ERROR",
+    "MINUTES",
+    "BuildPlan",
+    "build_table",
+    "check_table",
+    "network_time",
+    "noise_warning",
+    "table_of",
+    "table_path",
+    "work_of",
+]
 
 STAGE = "table"
-NOISY = 8.0  # percent
-PASSES = 3
-MORE_S = 90.0  # so long whole networks are timed while their noise is over what a table can bear
+ERROR, MINUTES = 1.0, 3.0  # a table is timed until chance adds so many percent at most, or for so long
+MORE_S = 90.0  # so long the networks of a check are timed while their noise is over what it can bear
+OTHERS, CLOCK, HEAT, NOISY = 0.15, 1.05, 3.0, 8.0  # cores, a ratio, percent, percent: what is told as a cause of noise
 
 
 @dataclass(frozen=True)
@@ -43,62 +54,34 @@ class BuildPlan:
     about: Mapping[str, Any]  # JSON-ready: space, scale
 
 
-class _Partial:
-    """The rows measured so far, one JSON line each; a half-written last line is ignored."""
+def work_of(plan: BuildPlan, *, error: float, minutes: float) -> dict[str, Any]:
+    """What is to be timed for `plan`, as the runner reads it: until chance adds no more than `error` percent to a
+    prediction's error, or `minutes` are used.
 
-    def __init__(self, path: Path, fingerprint: Fingerprint, reference: str) -> None:
-        self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = path.open("a+", encoding="utf-8", errors="replace", newline="")
-        except OSError as e:
-            raise BadInput(f"{path}: cannot be written ({e.strerror})") from None
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.file.close()
-            raise BadInput(f"{path}: another process is building this table; wait for it, or end it") from None
-        self.reference_ms: float | None = None
-        self.rows: dict[LayerKey, Timed] = {}
-        self.file.seek(0)
-        good = 0
-        for line in self.file.read().split("\n")[:-1]:
-            try:
-                self._take(json.loads(line), fingerprint, reference)
-            except (ValueError, KeyError, TypeError, OverflowError, RecursionError, BadInput):
-                break
-            good += len(line) + 1
-        self.file.truncate(good)  # what was written whole is never written again
-        self._sync()
-
-    def _take(self, entry: Any, fingerprint: Fingerprint, reference: str) -> None:
-        """One line of an earlier run. Raises: what a line that is not of this build leads to."""
-        if self.reference_ms is None:
-            if entry["fingerprint"] != fingerprint.id or entry["reference"] != reference:
-                raise ValueError
-            self.reference_ms = positive_ms(entry["reference_ms"])
-        else:
-            self.rows[parse_key(entry["key"])] = timed(entry["ms"], entry["n"], entry["mean"], entry["std"])
-
-    def start(self, fingerprint: Fingerprint, reference: str, reference_ms: float) -> None:
-        self.reference_ms = reference_ms
-        entry = {"fingerprint": fingerprint.id, "reference": reference, "reference_ms": reference_ms}
-        self.file.write(json.dumps(entry) + "\n")
-        self._sync()
-
-    def add(self, rows: Mapping[LayerKey, Timed]) -> None:
-        for key, t in rows.items():
-            entry = {"key": str(key), "ms": t.ms, "n": t.n, "mean": t.mean, "std": t.std}
-            self.file.write(json.dumps(entry) + "\n")
-        self.rows.update(rows)
-        self._sync()
-
-    def _sync(self) -> None:
-        self.file.flush()
-        os.fsync(self.file.fileno())
-
-    def close(self) -> None:
-        self.file.close()
+    Raises:
+        MissingLayerError: `plan.keys` leaves out layers of a calibration network.
+        BadInput: an error or minutes that cannot be.
+    """
+    if not 0 < error <= 100:
+        raise BadInput(f"--error must be a part of 100 percent (got {error:g})")
+    if not 0 < minutes <= 10_000:
+        raise BadInput(f"--minutes must be positive (got {minutes:g})")
+    keys = tuple(dict.fromkeys(plan.keys))
+    index = {k: i for i, k in enumerate(keys)}
+    used = [[x.key for x in lower(spec)] for _, spec in plan.calibration]
+    if left_out := [str(k) for k in dict.fromkeys(k for ks in used for k in ks) if k not in index]:
+        raise MissingLayerError(left_out)
+    return {
+        "keys": [str(k) for k in keys],
+        "networks": [[label, dump_spec(spec)] for label, spec in plan.calibration],
+        "reference_spec": dump_spec(plan.reference),
+        "about": dict(plan.about),
+        "layer_bytes": [layer_bytes(k) for k in keys],
+        "network_bytes": [network_bytes(spec) for _, spec in plan.calibration],
+        "uses": [[index[k] for k in ks] for ks in used],
+        "noise": error,
+        "seconds": 60 * minutes,
+    }
 
 
 def network_time(label: str, spec: ArchSpec, table: LatencyTable, ms: float, *, estimate: bool = False) -> NetworkTime:
@@ -123,77 +106,131 @@ def table_path(folder: Path, fingerprint: Fingerprint, about: Mapping[str, Any])
     return folder / "tables" / f"{fingerprint.id}-{about['space']}-{about['space_id'][:8]}-w{w:g}-r{r}.csv"
 
 
-def build_table(runtime: Runtime, plan: BuildPlan, path: Path, *, rounds: int = 12) -> Iterator[Event]:
+def build_table(
+    runtime: Runtime, plan: BuildPlan, path: Path, *, error: float = ERROR, minutes: float = MINUTES
+) -> Iterator[Event]:
     """Measure `plan` on `runtime`, write the table to `path`, yield progress and at last Done with `path`.
 
-    Rows go to `path` + ".partial" as they are measured; the same call after an interruption goes on there.
+    What is measured goes to `path` + ".partial" at once; the same call after an interruption goes on there.
 
     Raises:
         BadInput: the place cannot be written, or another process is building the same table.
         MissingLayerError: `plan.keys` leaves out layers of a calibration network; before anything is timed.
     """
-    planned = set(plan.keys)
-    needed = dict.fromkeys(x.key for _, spec in plan.calibration for x in lower(spec))
-    if left_out := [str(k) for k in needed if k not in planned]:
-        raise MissingLayerError(left_out)
+    work = work_of(plan, error=error, minutes=minutes)
     fingerprint = runtime.fingerprint
-    name = hashlib.sha256(dump_spec(plan.reference).encode()).hexdigest()
-    partial = _Partial(path.with_name(path.name + ".partial"), fingerprint, name)
+    partial = path.with_name(path.name + ".partial")
     try:
-        start = time.monotonic()
-        device = Device(runtime, plan.reference, partial.reference_ms)
-        if partial.reference_ms is None:
-            partial.start(fingerprint, name, device.reference_ms)
-        keys = tuple(dict.fromkeys(plan.keys))
-        todo = [k for k in mixed(keys) if k not in partial.rows]
-        kept = len(keys) - len(todo)
-        if kept:
-            yield Note(STAGE, f"{kept} layers were measured before an interruption and are kept")
-        yield from _layers(device, partial, todo, kept)
-        measured = yield from _networks(device, [s for _, s in plan.calibration], rounds)
-        table = assemble(plan, fingerprint, device.reference_ms, partial.rows, measured)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        journal = Journal(partial, work, header(kit_id(work), fingerprint), anew=True)
+    except Fault as e:
+        raise BadInput(str(e)) from None
+    except OSError as e:
+        raise BadInput(f"{partial}: cannot be written ({e.strerror})") from None
+    told, keys, specs = journal.told, list(dict.fromkeys(plan.keys)), [spec for _, spec in plan.calibration]
+
+    def opened(i: int) -> Run:
+        return runtime.layer(keys[i]) if i < len(keys) else runtime.network([*specs, plan.reference][i - len(keys)])
+
+    try:
+        what = f"{len(keys)} layers and {len(specs)} calibration networks"
+        yield StageStart(STAGE, f"timing {what} on {fingerprint.cpu}, for about {minutes:g} minutes")
+        if told.layers:
+            yield Note(STAGE, f"what was measured before an interruption, {told.seconds:.0f} s of it, is kept")
+        for done, total in measure(work, opened, journal):
+            yield Progress(STAGE, done, total, "steps", told.seconds / done * (total - done))
+        table = table_of(plan, fingerprint, told, work, setting())
         table.save(path)
-        partial.path.unlink(missing_ok=True)  # still locked: nobody can have begun to write into it
+        partial.unlink(missing_ok=True)  # still locked: nobody can have begun to write into it
     finally:
-        partial.close()
+        journal.close()
     yield from noise_warning(table)
-    took = time.monotonic() - start
-    yield Done(
-        STAGE,
-        f"{len(table.layers)} layers, {len(table.networks)} calibration networks ({took:.0f} s)",
-        {"path": str(path), "report": table.report},
-    )
+    done_text = f"{len(table.layers)} layers, {len(table.networks)} calibration networks ({told.seconds:.0f} s)"
+    yield Done(STAGE, done_text, {"path": str(path), "report": table.report})
 
 
-def assemble(
-    plan: BuildPlan, fingerprint: Fingerprint, reference_ms: float, rows: Mapping[LayerKey, Timed], measured: Measured
+def table_of(
+    plan: BuildPlan, fingerprint: Fingerprint, told: Told, work: Mapping[str, Any], how: Mapping[str, Any]
 ) -> LatencyTable:
-    """The table of `plan` from its measured layers and calibration networks."""
+    """The table of `plan` from what was measured for it; `how` is the setting it was timed in."""
+    references = [ms for now in told.references[: told.passes] for ms in now]
+    reference_ms = sum(references) / len(references)
+    rows = {}
+    for i, key in enumerate(dict.fromkeys(plan.keys)):
+        rows[key] = _merged([told.layers[p][i] for p in range(told.passes)], reference_ms)
     table = LatencyTable(
         fingerprint=fingerprint,
         reference=_reference(plan, reference_ms),
-        layers={k: rows[k] for k in dict.fromkeys(plan.keys)},
-        about={**plan.about, "date": datetime.now(UTC).strftime("%Y-%m-%d")},
+        layers=rows,
+        about={**plan.about, "date": datetime.now(UTC).strftime("%Y-%m-%d"), "setting": dict(how)},
     )
+    ms = [reference_ms * sum(part) / len(part) for part in told.parts()]
     table = table.calibrated(
-        network_time(label, spec, table, ms) for (label, spec), ms in zip(plan.calibration, measured.ms, strict=True)
+        network_time(label, spec, table, t) for (label, spec), t in zip(plan.calibration, ms, strict=True)
     )
     if table.report is None:
         return table
-    noise = {"noise_floor": measured.noise_floor, "drift": round(100 * measured.drift, 1)}
+    floor, layers = told.noise(work["uses"])
+    noise = {
+        "noise_floor": floor,
+        "layer_noise": layers,
+        "asked": work["noise"],
+        "drift": round(100 * told.drift, 1),
+        "passes": told.passes,
+        "seconds": round(told.seconds),
+        "conditions": _conditions(told),
+    }
     return replace(table, report={**table.report, **noise})
 
 
+def _merged(passes: Sequence[tuple[float, int, float, float]], reference_ms: float) -> Timed:
+    """One measurement from (p10, runs, mean, deviation) of each pass, told over the reference's."""
+    ms, n, mean, std = (np.array(column) for column in zip(*passes, strict=True))
+    whole = float((n * mean).sum() / n.sum())
+    variance = float((n * (std**2 + (mean - whole) ** 2)).sum() / n.sum())
+    return Timed(float(ms.mean()) * reference_ms, int(n.sum()), whole * reference_ms, variance**0.5 * reference_ms)
+
+
+def _conditions(told: Told) -> dict[str, float]:
+    """What else the machine did meanwhile, as far as it can be seen."""
+    out = {}
+    for name in ("others", "stolen"):
+        if seen := [c[name] for c in told.conditions if name in c]:
+            out[name] = round(statistics.fmean(seen), 2)
+    if clocks := [c["mhz"] for c in told.conditions if "mhz" in c]:
+        out["mhz_low"], out["mhz_high"] = min(clocks), max(clocks)
+    third = max(1, told.passes // 3)
+    first, last = (statistics.median(map(min, part)) for part in (told.references[:third], told.references[-third:]))
+    out["slower"] = round(100 * (last / first - 1), 1)  # percent, from the first third of the passes to the last
+    return out
+
+
 def noise_warning(table: LatencyTable) -> Iterator[Note]:
-    """What a table measured on a busy device should be read with."""
-    drift = float((table.report or {}).get("drift", 0.0))
-    if drift > NOISY:
-        yield Note(
-            STAGE,
-            f"the reference network varied by {drift:.0f} % between rounds: another program was busy on that device, "
-            "or its clock changed; predictions may be off by as much. Close it and measure again",
-            warning=True,
-        )
+    """Why a table is noisier than it was asked to be, where it is."""
+    report = dict(table.report or {})
+    if "asked" not in report or "layer_noise" not in report:
+        return
+    noise, seen = math.hypot(report["noise_floor"], report["layer_noise"]), dict(report["conditions"])
+    if noise <= report["asked"]:
+        return
+    why = []
+    if seen.get("others", 0) > OTHERS:
+        why.append(f"other programs kept {seen['others']:.1f} of {table.fingerprint.cores} cores busy; end them")
+    if seen.get("stolen", 0) > OTHERS:
+        why.append(f"the host of this virtual machine took {seen['stolen']:.1f} of its cores for others")
+    if seen.get("mhz_high", 0) > CLOCK * seen.get("mhz_low", math.inf):
+        why.append(f"the clock went between {seen['mhz_low']:.0f} and {seen['mhz_high']:.0f} MHz; fix its governor")
+    if seen["slower"] > HEAT:
+        why.append(f"the reference became {seen['slower']:.0f} % slower from beginning to end, as with heat; cool it")
+    if report["drift"] > NOISY:
+        why.append(f"the reference network varied by {report['drift']:.0f} % within seconds")
+    told = "; ".join(why) or "no cause can be seen from inside (neighbours in the same machine?); give more --minutes"
+    yield Note(
+        STAGE,
+        f"chance makes up {noise:.1f} % of a prediction's error after {report['seconds'] / 60:.1f} minutes, more than "
+        f"the {report['asked']:g} % asked for: {told}",
+        warning=True,
+    )
 
 
 def _reference(plan: BuildPlan, ms: float) -> dict[str, Any]:
@@ -206,38 +243,13 @@ def _reference(plan: BuildPlan, ms: float) -> dict[str, Any]:
     }
 
 
-def mixed(keys: Sequence[LayerKey]) -> list[LayerKey]:
-    """The order in which layers are timed. In that of the network, a disturbance while one chunk is timed would fall on
-    all layers of one depth, and bias every network that is deep or wide there."""
-    return [keys[i] for i in np.random.default_rng(0).permutation(len(keys))]
-
-
-def _layers(device: Device, partial: _Partial, todo: Sequence[LayerKey], kept: int) -> Iterator[Event]:
-    total = len(todo) + kept
-    yield StageStart(STAGE, f"timing {total} layers and the calibration networks on {device.fingerprint.cpu}")
-    start, done = time.monotonic(), 0
-    for n, chunk in enumerate(chunks(todo)):
-        partial.add(device.layers(chunk, passes=PASSES, seed=n))
-        done += len(chunk)
-        left = (time.monotonic() - start) / done * (len(todo) - done)
-        yield Progress(STAGE, kept + done, total, "layers", left)
-
-
-def _networks(device: Device, specs: Sequence[ArchSpec], rounds: int) -> Generator[Event, None, Measured]:
-    """Time networks in the same rounds; these are not interrupted, so progress is told before and after."""
-    yield Progress(STAGE, 0, rounds, f"{len(specs)} calibration networks, one to three minutes", None)
-    measured = device.networks(specs, rounds=rounds, more_s=MORE_S)
-    yield Progress(STAGE, rounds, rounds, f"{len(specs)} calibration networks", 0.0)
-    return measured
-
-
 def check_table(
     device: Device,
     table: LatencyTable,
     networks: Sequence[tuple[str, ArchSpec]],
     panel: Sequence[tuple[NetworkTime, ArchSpec]] = (),
     *,
-    rounds: int = 12,
+    rounds: int = NETWORK_ROUNDS,
 ) -> dict[str, Any]:
     """The trust report: predict and measure networks that the table has not seen.
 

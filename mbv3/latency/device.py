@@ -5,24 +5,21 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mbv3.latency.fingerprint import Fingerprint
-from mbv3.latency.protocol import p10
-from mbv3.latency.runner import NETWORKS_S, time_layers, time_networks
+from mbv3.latency.protocol import noise_floor, p10
+from mbv3.latency.runner import NETWORK_ROUNDS, NETWORKS_S, grouped, grouped_evenly, time_layers, time_networks
 from mbv3.latency.runtime import Runtime
 from mbv3.latency.table import Timed
 from mbv3.spec import ArchSpec, LayerKey, lower, lower_key
 
 __all__ = ["Device", "Measured"]
 
-_CHUNK_BYTES = 1_200_000_000  # sessions open at one time: weights and activations
-_CHUNK_LAYERS = 64
 PARTS, MOST_PARTS = 4, 32
-MANY = 8  # networks
 NOISE = 0.7  # percent; what a table's error of 2 % hardly feels
 
 
@@ -53,66 +50,30 @@ class Measured:
 
     @property
     def noise_floor(self) -> float:
-        """RMSPE in percent that a perfect prediction of `ms` would show: the root of their mean squared relative
-        standard error.
-
-        What all networks of a part share comes from the reference in it; of many networks it is left out, as a
-        calibration on them takes it up.
-        """
-        if not self.ms:
-            return 0.0
-        off = np.array(self.parts) / np.array(self.ms)[:, None] - 1
-        n, parts = off.shape
-        free = n * (parts - 1)
-        if n >= MANY:
-            off = off - off.mean(axis=0)
-            free = (n - 1) * (parts - 1)
-        return round(100 * math.sqrt(float((off**2).sum()) / free / parts), 3)
+        """RMSPE in percent that a perfect prediction of `ms` would show."""
+        return noise_floor(self.parts)
 
 
-def _bytes(key: LayerKey) -> int:
+def layer_bytes(key: LayerKey) -> int:
     layer = lower_key(key)
     return 4 * (2 * layer.params + sum(op.cout * op.hout * op.wout for op in layer.ops)) + 300_000
 
 
-def _network_bytes(spec: ArchSpec) -> int:
+def network_bytes(spec: ArchSpec) -> int:
     """Weights, once as given and once as the runtime packs them, and the activations alive at one time."""
     ops = [op for layer in lower(spec) for op in layer.ops]
     return 4 * (2 * sum(op.params for op in ops) + 4 * max(op.cout * op.hout * op.wout for op in ops)) + 2_000_000
 
 
-def chunks(keys: Sequence[LayerKey]) -> Iterator[list[LayerKey]]:
+def chunks(keys: Sequence[LayerKey]) -> list[list[LayerKey]]:
     """Runs of keys that may be open together."""
-    chunk: list[LayerKey] = []
-    size = 0
-    for key in keys:
-        if chunk and (len(chunk) >= _CHUNK_LAYERS or size + _bytes(key) > _CHUNK_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(key)
-        size += _bytes(key)
-    if chunk:
-        yield chunk
+    return [[keys[i] for i in group] for group in grouped(range(len(keys)), [layer_bytes(k) for k in keys])]
 
 
-def network_groups(specs: Sequence[ArchSpec]) -> list[range]:
-    """Indices of networks that may be open together."""
-    n = min(max(len(specs), 1), max(1, -(-sum(map(_network_bytes, specs)) // _CHUNK_BYTES)))
-    return [range(g, len(specs), n) for g in range(n)]
-
-
-def layers_timed(
-    keys: Sequence[LayerKey], passes: Sequence[tuple[list[list[float]], float]], reference_ms: float
-) -> dict[LayerKey, Timed]:
-    """One measurement a layer from its passes, each (run times of every layer, the anchor's ms)."""
-    out = {}
-    for i, key in enumerate(keys):
-        told = [[t * reference_ms / anchor_ms for t in times[i]] for times, anchor_ms in passes]
-        runs = [t for part in told for t in part]
-        mean = sum(runs) / len(runs)
-        std = (sum((t - mean) ** 2 for t in runs) / len(runs)) ** 0.5
-        out[key] = Timed(sum(map(p10, told)) / len(told), len(runs), mean, std)
-    return out
+def _timed(passes: Sequence[Sequence[float]]) -> Timed:
+    """One measurement from the runs of each pass."""
+    runs = [t for part in passes for t in part]
+    return Timed(sum(map(p10, passes)) / len(passes), len(runs), float(np.mean(runs)), float(np.std(runs)))
 
 
 class Device:
@@ -129,7 +90,7 @@ class Device:
             return reference_ms
         # as `networks` times it: in turn with other sessions, not alone in a loop with its weights in cache
         self.reference_ms = 1.0
-        return self.networks([self.reference], rounds=30).raw_reference_ms
+        return self.networks([self.reference]).raw_reference_ms
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -143,26 +104,34 @@ class Device:
         `passes`: how often every layer is opened anew; where its weights happen to lie in memory moves a time by about
         one percent, so the mean over passes is kept.
         """
-        done: list[tuple[list[list[float]], float]] = []
+        told: list[list[list[float]]] = [[] for _ in keys]  # of every layer the runs of each pass
         for p in range(passes):
             opened = [self.runtime.layer(k) for k in keys]
-            done.append(time_layers(opened, self._anchor, rounds=rounds, seed=seed * passes + p))
+            times, anchor_ms = time_layers(opened, self._anchor, rounds=rounds, seed=seed * passes + p)
             del opened
-        return layers_timed(keys, done, self.reference_ms)
+            for mine, runs in zip(told, times, strict=True):
+                mine.append([t * self.reference_ms / anchor_ms for t in runs])
+        return {key: _timed(mine) for key, mine in zip(keys, told, strict=True)}
 
     def networks(
-        self, specs: Sequence[ArchSpec], *, rounds: int = 12, parts: int = PARTS, seed: int = 0, more_s: float = 0.0
+        self,
+        specs: Sequence[ArchSpec],
+        *,
+        rounds: int = NETWORK_ROUNDS,
+        parts: int = PARTS,
+        seed: int = 0,
+        more_s: float = 0.0,
     ) -> Measured:
         """Whole networks, interleaved with the reference in the same rounds.
 
-        The rounds are divided into `parts` (2 or more), each on sessions opened anew, as where a session's weights
-        happen to lie moves a time by more than its rounds do. The reference is one of the networks in turn, visited as
+        There are `parts` (2 or more) of `rounds` each, on sessions opened anew, as where a session's weights happen to
+        lie moves a time too. The reference is one of the networks in turn, visited as
         the others are: timed more often it would run hotter.
 
         `more_s`: further parts are timed for so many seconds, while the noise floor is over NOISE.
         """
         # networks that would not fit in memory together are timed in groups, each with the reference
-        groups = network_groups(specs)
+        groups = grouped_evenly([network_bytes(s) for s in specs])
         times: list[list[float]] = []
         reference: list[float] = []
         drift = 0.0
@@ -173,7 +142,7 @@ class Device:
                 opened = [self.runtime.network(specs[i]) for i in mine]
                 opened.append(self.runtime.network(self.reference))
                 ms, varied = time_networks(
-                    opened, self._anchor, rounds=max(1, rounds // parts), seed=parts * (seed + g) + len(times),
+                    opened, self._anchor, rounds=rounds, seed=parts * (seed + g) + len(times),
                     min_s=NETWORKS_S / len(groups),
                 )  # fmt: skip
                 for i, t in zip(mine, ms, strict=False):

@@ -74,7 +74,7 @@ def _cpuinfo() -> dict[str, str]:
     return {k.strip().lower(): v.strip() for k, _, v in reversed(list(pairs))}
 
 
-def this_cpu(runtime: str, runtime_version: str, threads: int) -> Fingerprint:
+def this_cpu(runtime: str, runtime_version: str, threads: int, precision: str = "fp32") -> Fingerprint:
     """The fingerprint of this machine under a runtime."""
     info = _cpuinfo()
     model = info.get("model name") or info.get("hardware") or platform.processor() or platform.machine()
@@ -90,4 +90,5 @@ def this_cpu(runtime: str, runtime_version: str, threads: int) -> Fingerprint:
         runtime=runtime,
         runtime_version=runtime_version,
         threads=threads,
+        precision=precision,
     )

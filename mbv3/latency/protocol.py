@@ -9,7 +9,6 @@ reference of the same rounds.
 from __future__ import annotations
 
 import gc
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,9 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mbv3.latency.conditions import undisturbed
 from mbv3.latency.sessions import Run
 
-__all__ = ["Samples", "interleave", "p10"]
+__all__ = ["Samples", "carried", "interleave", "noise_floor", "p10"]
 
 Clock = Callable[[], float]
 
@@ -28,6 +28,40 @@ Clock = Callable[[], float]
 def p10(samples: Sequence[float] | NDArray[np.float64]) -> float:
     """The 10th percentile, the statistic of every time in mbv3."""
     return float(np.percentile(np.asarray(samples), 10))
+
+
+MANY = 8  # networks: what so many share, a calibration takes up
+
+
+def noise_floor(parts: Sequence[Sequence[float]]) -> float:
+    """RMSPE in percent that a perfect prediction of networks' mean times would show: the root of their mean squared
+    relative standard error. `parts[i]` are the times of network i, each over the reference of the same rounds, on
+    sessions opened anew: what differs between them is chance.
+
+    What all networks of a part share comes from the reference in it; of many networks it is left out, as a calibration
+    on them takes it up.
+    """
+    if not parts:
+        return 0.0
+    times = np.array(parts)
+    off = times / times.mean(axis=1, keepdims=True) - 1
+    n, k = off.shape
+    free = n * (k - 1)
+    if n >= MANY:
+        off = off - off.mean(axis=0)
+        free = (n - 1) * (k - 1)
+    return round(100 * float(np.sqrt((off**2).sum() / free / k)), 3)
+
+
+def carried(layers: Sequence[Sequence[float]], uses: Sequence[Sequence[int]]) -> float:
+    """RMSPE in percent that chance in the layers' mean times adds to the sums of networks: `layers[i]` are the times of
+    layer i in each pass, `uses[j]` the layers of network j."""
+    if not uses:
+        return 0.0
+    times = np.array(layers)
+    mean, variance = times.mean(axis=1), times.var(axis=1, ddof=1) / times.shape[1]
+    squares = [float(variance[u].sum() / mean[u].sum() ** 2) for u in map(list, uses)]
+    return round(100 * float(np.sqrt(np.mean(squares))), 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +86,14 @@ class Samples:
 
 @contextmanager
 def _quiet(pin: bool) -> Iterator[None]:
-    """No garbage collection; this thread on one core."""
+    """No garbage collection, no disturbance that can be helped."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
-    cores = os.sched_getaffinity(0) if pin and hasattr(os, "sched_setaffinity") else None
     try:
-        if cores:
-            os.sched_setaffinity(0, {max(cores)})  # core 0 takes the interrupts on most machines
-        yield
+        with undisturbed(pin):
+            yield
     finally:
-        if cores:
-            os.sched_setaffinity(0, cores)
         if enabled:
             gc.enable()
 

@@ -1,8 +1,8 @@
-"""A kit on its device: open its models, time them, keep every result. Needs Python 3.10, numpy and the runtime.
+"""Timing what a plan asks for, pass by pass, into a journal. Needs Python 3.10, numpy and the runtime.
 
-The files protocol.py, sessions.py, fingerprint.py and this one travel in the kit as they are. Results go to
-results.jsonl, one line for each pass over a chunk of layers and each part of a group of networks; the same command
-after an interruption goes on there.
+The files protocol.py, sessions.py, fingerprint.py and this one travel in a kit as they are; a table of this machine is
+measured by the same code. A pass is one visit to every layer, then to every whole network, all opened anew: what a
+disturbance spoils in one pass the others make good. Passes go on until the time is used or chance is small enough.
 """
 
 from __future__ import annotations
@@ -10,28 +10,52 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mbv3.latency.fingerprint import Fingerprint, this_cpu
-from mbv3.latency.protocol import interleave
-from mbv3.latency.sessions import OPEN, PACKAGES, Run
+from mbv3.latency.conditions import Watch, setting
+from mbv3.latency.fingerprint import Fingerprint
+from mbv3.latency.protocol import carried, interleave, noise_floor, p10
+from mbv3.latency.sessions import KINDS, Run
 
-__all__ = ["RESULTS", "fill", "kit_id", "main", "measure", "time_layers", "time_networks"]
+__all__ = [
+    "RESULTS",
+    "Fault",
+    "Journal",
+    "Told",
+    "fill",
+    "grouped",
+    "grouped_evenly",
+    "header",
+    "kit_id",
+    "main",
+    "measure",
+    "run_kit",
+    "time_layers",
+    "time_networks",
+]
 
-RESULTS = "mbv3-results/1"
+RESULTS = "mbv3-results/2"
 LAYERS_S, NETWORKS_S = 0.3, 1.2  # at least so long are a chunk of layers, and one part of networks, timed
+LEAST, MOST = 3, 64  # passes
+# Rounds of a pass. What spoils a time lasts for seconds, so many rounds of one run beat few of many: over 36 networks
+# a part of twelve rounds was off by 1.5 %, of three rounds with two runs by 3 %, of one round with five by 9 %.
+LAYER_ROUNDS, NETWORK_ROUNDS = 8, 12
+CHUNK_BYTES = 1_200_000_000  # sessions open at one time: weights and activations
+CHUNK_LAYERS = 256
 
 
 def time_layers(opened: Sequence[Run], anchor: Run, *, rounds: int, seed: int) -> tuple[list[list[float]], float]:
     """Run times in ms of each open layer, and the anchor's p10, of one pass."""
-    samples = interleave(opened, anchor, rounds=rounds, seed=seed, min_s=LAYERS_S)
+    samples = interleave(opened, anchor, rounds=rounds, seed=seed, min_s=LAYERS_S, min_runs=2, max_runs=4)
     return [[t for r in item for t in r] for item in samples.items], samples.anchor_ms()
 
 
@@ -39,8 +63,27 @@ def time_networks(
     opened: Sequence[Run], anchor: Run, *, rounds: int, seed: int, min_s: float = NETWORKS_S
 ) -> tuple[list[float], float]:
     """p10 in ms of each open network in one part, and the anchor's variation between rounds."""
-    samples = interleave(opened, anchor, rounds=rounds, seed=seed, min_s=min_s, min_runs=2, max_runs=2)
+    samples = interleave(opened, anchor, rounds=rounds, seed=seed, min_s=min_s, min_runs=1, max_runs=1)
     return [samples.ms(i) for i in range(len(opened))], samples.anchor_variation()
+
+
+def grouped(items: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
+    """Runs of `items` that may be open together: `sizes[i]` are the bytes of item i."""
+    groups: list[list[int]] = []
+    size = 0
+    for i in items:
+        if not groups or len(groups[-1]) >= CHUNK_LAYERS or size + sizes[i] > CHUNK_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append(i)
+        size += sizes[i]
+    return groups
+
+
+def grouped_evenly(sizes: Sequence[int]) -> list[list[int]]:
+    """Indices of networks that may be open together, each group with some of all sizes."""
+    n = min(max(len(sizes), 1), max(1, -(-sum(sizes) // CHUNK_BYTES)))
+    return [list(range(g, len(sizes), n)) for g in range(n)]
 
 
 def kit_id(kit: Mapping[str, Any]) -> str:
@@ -59,113 +102,273 @@ def fill(body: bytes, holes: Sequence[Sequence[float]], seed: int) -> bytes:
     return b"".join([*parts, body[at:]])
 
 
-class _Fault(Exception):
-    """Something that whoever runs the kit can cure."""
+class Fault(Exception):
+    """Something that whoever runs this can cure."""
 
 
-def _same(entry: dict[str, Any], kit: str, fingerprint: Fingerprint) -> bool:
-    """Whether results that begin with `entry` are of this kit and this device."""
-    try:
-        return bool(entry["kit"] == kit) and Fingerprint(**entry["fingerprint"]).id == fingerprint.id
-    except (KeyError, TypeError):
-        return False
+def _positive(value: Any, what: str) -> float:
+    if type(value) not in (int, float) or not 0 < value < 1e7:  # False for NaN
+        raise ValueError(f"{what} is {value!r}, not a time in ms")
+    return float(value)
 
 
-class _Results:
-    """The lines written so far. A last line that is half written is dropped."""
+class Told:
+    """What the lines of a journal say, each checked as it is taken.
 
-    def __init__(self, path: Path, header: dict[str, Any], fingerprint: Fingerprint) -> None:
-        self.file = path.open("a+", encoding="utf-8", newline="")
+    Of every pass: `layers[p][i]` is (p10, runs, mean, deviation) of layer i and `networks[p][i]` the time of network i,
+    both over the reference's in the same minute; `references[p]` the reference's own times in ms.
+    """
+
+    def __init__(self, work: Mapping[str, Any]) -> None:
+        self.n_layers, self.n_networks = len(work["keys"]), len(work["networks"])
+        self.layers: list[dict[int, tuple[float, int, float, float]]] = []
+        self.networks: list[dict[int, float]] = []
+        self.references: list[list[float]] = []
+        self.drift = 0.0
+        self.seconds = 0.0
+        self.conditions: list[Mapping[str, float]] = []
+        self.ended = False
+
+    @property
+    def passes(self) -> int:
+        """How many are whole."""
+        if not self.layers:
+            return 0
+        whole = len(self.layers[-1]) == self.n_layers and len(self.networks[-1]) == self.n_networks
+        return len(self.layers) - (not whole)
+
+    def take(self, entry: Any) -> None:
+        """One line. Raises: ValueError, KeyError or TypeError, and is as before."""
+        if self.ended:
+            raise ValueError("a line after the end")
+        if "end" in entry:
+            if entry["end"] != len(self.layers) or self.passes != len(self.layers) or self.passes < LEAST:
+                raise ValueError("the end comes before all was measured")
+            self.ended = True
+            return
+        p, s, conditions = entry["pass"], float(entry["s"]), dict(entry["conditions"])
+        if type(p) is not int or not (p == len(self.layers) - 1 or p == self.passes == len(self.layers)):
+            raise ValueError(f"there is no pass {p} now")
+        if not 0 <= s < 1e7:
+            raise ValueError(f"a step of {s} s")
+        which = "layers" if "layers" in entry else "networks"
+        n = self.n_layers if which == "layers" else self.n_networks
+        seen = getattr(self, which)[p] if p < len(self.layers) else {}
+        ids = entry[which]
+        if not ids or any(type(i) is not int or not 0 <= i < n for i in ids):
+            raise ValueError(f"pass {p} has {which} that are not asked for")
+        if len(set(ids)) != len(ids) or any(i in seen for i in ids):
+            raise ValueError(f"{which} are twice in pass {p}")
+        anchor, drift = _positive(entry["reference_ms"], "the reference"), float(entry.get("drift", 0.0))
+        if not 0 <= drift < 1e3:
+            raise ValueError(f"the drift is {drift}")
+        rows = entry["ms"]
+        if len(rows) != len(ids):
+            raise ValueError(f"{which} of pass {p} are missing or too many")
+        if which == "layers":
+            new: dict[int, Any] = {i: self._row(row, f"layer {i}", anchor) for i, row in zip(ids, rows, strict=True)}
+        else:
+            new = {i: _positive(ms, f"network {i}") / anchor for i, ms in zip(ids, rows, strict=True)}
+        if p == len(self.layers):
+            self.layers.append({})
+            self.networks.append({})
+            self.references.append([])
+        getattr(self, which)[p].update(new)
+        if which == "networks":
+            self.references[p].append(anchor)
+        self.drift = max(self.drift, drift)
+        self.seconds += s
+        self.conditions.append({str(k): float(v) for k, v in conditions.items()})
+
+    @staticmethod
+    def _row(row: Any, what: str, anchor: float) -> tuple[float, int, float, float]:
+        ms, n, mean, std = row
+        if type(n) is not int or n < 1 or not 0 <= float(std) < 1e7:
+            raise ValueError(f"{what} has {n} runs with a deviation of {std} ms")
+        return _positive(ms, what) / anchor, n, _positive(mean, what) / anchor, float(std) / anchor
+
+    def parts(self) -> list[list[float]]:
+        """Of every network its time in every whole pass, over the reference's."""
+        return [[self.networks[p][i] for p in range(self.passes)] for i in range(self.n_networks)]
+
+    def noise(self, uses: Sequence[Sequence[int]]) -> tuple[float, float]:
+        """What chance adds to a prediction's error, in percent: by the networks it is held against, by its layers."""
+        layers = [[self.layers[p][i][0] for p in range(self.passes)] for i in range(self.n_layers)]
+        return noise_floor(self.parts()), carried(layers, uses)
+
+    def enough(self, work: Mapping[str, Any]) -> bool:
+        """Whether no further pass is asked for."""
+        if self.ended:
+            return True
+        if self.passes < max(LEAST, len(self.layers)):
+            return False
+        used_up = self.passes >= MOST or self.seconds >= float(work["seconds"])
+        return used_up or math.hypot(*self.noise(work["uses"])) <= float(work["noise"])
+
+
+class Journal:
+    """The lines measured so far, in a file that one process at a time may have. What is damaged, half written or
+    behind such a line is dropped."""
+
+    def __init__(self, path: Path, work: Mapping[str, Any], header: Mapping[str, Any], *, anew: bool) -> None:
+        self.path = path
+        self.told = Told(work)
+        self.file = path.open("a+b")
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise _Fault(f"{path}: another process is running this kit; wait for it, or end it") from None
+            self.file.close()
+            raise Fault(f"{path}: another process is measuring into this file; wait for it, or end it") from None
         self.file.seek(0)
-        self.entries: list[dict[str, Any]] = []
-        good = 0
-        for line in self.file.read().split("\n")[:-1]:
-            try:
-                self.entries.append(json.loads(line))
-            except ValueError:
-                break
-            good += len(line.encode()) + 1
-        if self.entries and not _same(self.entries[0], header["kit"], fingerprint):
-            raise _Fault(f"{path}: these are results of another kit or device; move the file away and run again")
+        good = self._read(self.file.read().split(b"\n")[:-1], header, anew)
         self.file.truncate(good)
-        if not self.entries:
-            self.add(header)
+        if not good:
+            self._write(header)
+
+    def _read(self, lines: Sequence[bytes], header: Mapping[str, Any], anew: bool) -> int:
+        """Take what is whole, and its length in bytes."""
+        try:
+            same = bool(lines) and self._same(json.loads(lines[0]), header)
+        except (ValueError, RecursionError):
+            same = False
+        if not same:
+            if lines and not anew:
+                raise Fault(f"{self.path}: results of another kit or device; move the file away and run again")
+            return 0
+        good = len(lines[0]) + 1
+        for line in lines[1:]:
+            try:
+                self.told.take(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+                break
+            good += len(line) + 1
+        return good
+
+    @staticmethod
+    def _same(first: Any, header: Mapping[str, Any]) -> bool:
+        """Whether a journal that begins with `first` is of this work and this device."""
+        try:
+            ids = [Fingerprint(**x["fingerprint"]).id for x in (first, header)]
+            return bool(first["format"] == header["format"] and first["kit"] == header["kit"] and ids[0] == ids[1])
+        except (KeyError, TypeError):
+            return False
 
     def add(self, entry: dict[str, Any]) -> None:
-        self.file.write(json.dumps(entry) + "\n")
+        self.told.take(entry)
+        self._write(entry)
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        self.file.write(json.dumps(entry).encode() + b"\n")
         self.file.flush()
         os.fsync(self.file.fileno())
-        self.entries.append(entry)
 
-    def has(self, kind: str, which: list[int]) -> bool:
-        return any(e.get(kind) == which for e in self.entries)
+    def close(self) -> None:
+        self.file.close()
 
 
-def measure(folder: Path) -> Iterator[tuple[int, int]]:
-    """Time what the kit in `folder` asks for and is not in its results yet. Yields (steps done, steps)."""
+def header(work_id: str, fingerprint: Fingerprint) -> dict[str, Any]:
+    """The first line of a journal."""
+    return {"format": RESULTS, "kit": work_id, "fingerprint": fingerprint.as_dict(), "setting": setting()}
+
+
+def _row(times: Sequence[float]) -> list[float | int]:
+    return [p10(times), len(times), float(np.mean(times)), float(np.std(times))]
+
+
+def measure(
+    work: Mapping[str, Any],
+    opened: Callable[[int], Run],
+    journal: Journal,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[tuple[int, int]]:
+    """Time what `work` asks for and is not in the journal yet. Yields (steps done, steps as far as is known).
+
+    `opened(i)` opens layer i, behind the layers the networks, and at last the reference.
+    """
+    told, n = journal.told, len(work["keys"])
+    reference = n + len(work["networks"])
+    anchor = opened(reference)
+    groups = grouped_evenly(work["network_bytes"])
+    while not told.enough(work):
+        p = len(told.layers) - (told.passes < len(told.layers))
+        order = np.random.default_rng(p).permutation(n).tolist()  # mixed: in the order of the network a disturbance
+        # would fall on all layers of one depth, and bias every network that is deep or wide there
+        chunks = grouped(order, work["layer_bytes"])
+        per_pass = len(chunks) + len(groups)
+        seen = told.layers[p] if p < len(told.layers) else {}
+        for c, chunk in enumerate(chunks):
+            if todo := [i for i in chunk if i not in seen]:
+                watch, began = Watch(), clock()
+                sessions = [opened(i) for i in todo]
+                times, anchor_ms = time_layers(sessions, anchor, rounds=LAYER_ROUNDS, seed=1000 * p + c)
+                del sessions
+                rows = [_row(t) for t in times]
+                took = {"s": round(clock() - began, 3), "conditions": watch.seen()}
+                journal.add({"pass": p, "layers": todo, "reference_ms": anchor_ms, "ms": rows, **took})
+            yield p * per_pass + c + 1, _steps(told, work, per_pass, p)
+        done = told.networks[p] if p < len(told.networks) else {}
+        for g, group in enumerate(groups):
+            if todo := [i for i in group if i not in done]:
+                watch, began = Watch(), clock()
+                sessions = [opened(n + i) for i in todo]
+                sessions.append(opened(reference))
+                ms, drift = time_networks(
+                    sessions, anchor, rounds=NETWORK_ROUNDS, seed=1000 * p + 500 + g, min_s=NETWORKS_S / len(groups)
+                )
+                del sessions
+                took = {"s": round(clock() - began, 3), "conditions": watch.seen()}
+                journal.add(
+                    {"pass": p, "networks": todo, "reference_ms": ms[-1], "drift": drift, "ms": ms[:-1], **took}
+                )
+            yield p * per_pass + len(chunks) + g + 1, _steps(told, work, per_pass, p)
+    if not told.ended:
+        journal.add({"end": told.passes})
+
+
+def _steps(told: Told, work: Mapping[str, Any], per_pass: int, p: int) -> int:
+    """How many steps there will be if the time is used up; fewer where chance is small before that."""
+    whole = told.passes
+    passes = LEAST if not whole else math.ceil(work["seconds"] / max(told.seconds / whole, 1e-3))
+    return per_pass * max(LEAST, p + 1, min(MOST, passes))
+
+
+def run_kit(folder: Path) -> Iterator[tuple[int, int]]:
+    """Run the kit in `folder`. Yields what `measure` does. Raises: Fault."""
     try:
         kit = json.loads((folder / "kit.json").read_text("utf-8"))
         good = kit["id"] == kit_id(kit)
     except (ValueError, KeyError, TypeError):
         good = False
     if not good:
-        raise _Fault(f"{folder / 'kit.json'}: was edited after the kit was made; copy the kit anew")
+        raise Fault(f"{folder / 'kit.json'}: was edited after the kit was made; copy the kit anew")
     models = (folder / "models.bin").read_bytes()
     if hashlib.sha256(models).hexdigest() != kit["models_sha256"]:
-        raise _Fault(f"{folder / 'models.bin'}: is not the file that the kit was made with; copy the kit anew")
-    name, threads = kit["runtime"], int(kit["threads"])
+        raise Fault(f"{folder / 'models.bin'}: is not the file that the kit was made with; copy the kit anew")
+    kind, threads = KINDS[kit["runtime"]], int(kit["threads"])
     try:
-        fingerprint = this_cpu(name, version(PACKAGES[name]), threads)
+        fingerprint = kind.fingerprint(threads)
     except PackageNotFoundError:
-        raise _Fault(f"{PACKAGES[name]} is not installed here; pip install {PACKAGES[name]}") from None
+        raise Fault(f"{kind.package} is not installed here; pip install {kind.package}") from None
 
     def opened(i: int) -> Run:
         m = kit["models"][i]
         model = fill(models[m["at"] : m["at"] + m["bytes"]], m["holes"], i)
         try:
-            return OPEN[name](model, threads)
+            return kind.open(model, threads)
         except Exception as e:  # every runtime has exceptions of its own
-            raise _Fault(f"{name} {fingerprint.runtime_version} cannot open a model of the kit ({e})") from None
+            raise Fault(f"{kind.runtime} {fingerprint.runtime_version} cannot open a model of the kit ({e})") from None
 
-    header = {"format": RESULTS, "kit": kit["id"], "fingerprint": fingerprint.as_dict()}
-    results = _Results(folder / "results.jsonl", header, fingerprint)
-    passes = [(c, p) for c in range(len(kit["chunks"])) for p in range(kit["passes"])]
-    parts = [(p, g) for p in range(kit["parts"]) for g in range(len(kit["groups"]))]
-    total, done = len(passes) + len(parts), 0
-    anchor = opened(kit["reference"])
-    for c, p in passes:
-        if not results.has("pass", [c, p]):
-            sessions = [opened(i) for i in kit["chunks"][c]]
-            times, anchor_ms = time_layers(sessions, anchor, rounds=kit["rounds"], seed=c * kit["passes"] + p)
-            results.add({"pass": [c, p], "anchor_ms": anchor_ms, "times": times})
-            del sessions
-        yield (done := done + 1), total
-    for p, g in parts:
-        if not results.has("part", [p, g]):
-            group = kit["groups"][g]
-            sessions = [opened(i) for i in [*group, kit["reference"]]]
-            ms, drift = time_networks(
-                sessions, anchor, rounds=kit["network_rounds"], seed=kit["parts"] * g + p,
-                min_s=NETWORKS_S / len(kit["groups"]),
-            )  # fmt: skip
-            results.add({"part": [p, g], "reference_ms": ms[-1], "drift": drift, "ms": ms[:-1]})
-            del sessions
-        yield (done := done + 1), total
-    if not any("end" in e for e in results.entries):
-        results.add({"end": len(results.entries)})
+    yield from measure(kit, opened, Journal(folder / "results.jsonl", kit, header(kit["id"], fingerprint), anew=False))
 
 
 def main() -> int:
     """`python run.py` in the kit's folder. 0 done, 2 something must be cured first."""
     folder = Path(__file__).resolve().parents[2]
     try:
-        for done, total in measure(folder):
+        for done, total in run_kit(folder):
             print(f"{done}/{total}", file=sys.stderr, flush=True)  # noqa: T201
-    except _Fault as e:
+    except Fault as e:
         print(f"error: {e}", file=sys.stderr)  # noqa: T201
         return 2
     except OSError as e:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
+from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["OPEN", "PACKAGES", "Run", "open_litert", "open_onnxruntime"]
+from mbv3.latency.fingerprint import Fingerprint, this_cpu
+
+__all__ = ["KINDS", "Kind", "Run", "open_litert", "open_onnxruntime"]
 
 Run = Callable[[], None]  # one inference at batch 1
 
@@ -45,5 +49,21 @@ def open_litert(model: bytes, threads: int) -> Run:
     return interpreter.invoke  # type: ignore[no-any-return]
 
 
-OPEN = {"onnxruntime": open_onnxruntime, "litert": open_litert}
-PACKAGES = {"onnxruntime": "onnxruntime", "litert": "ai-edge-litert"}  # what is installed under which name
+class Kind(NamedTuple):
+    """A runtime under a precision: how its models are opened, and the package that opens them."""
+
+    open: Callable[[bytes, int], Run]
+    runtime: str
+    package: str
+    precision: str
+
+    def fingerprint(self, threads: int) -> Fingerprint:
+        """This machine under it. Raises: PackageNotFoundError."""
+        return this_cpu(self.runtime, version(self.package), threads, self.precision)
+
+
+KINDS = {
+    "onnxruntime": Kind(open_onnxruntime, "onnxruntime", "onnxruntime", "fp32"),
+    "onnxruntime-int8": Kind(open_onnxruntime, "onnxruntime", "onnxruntime", "int8"),
+    "litert": Kind(open_litert, "litert", "ai-edge-litert", "fp32"),
+}

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note, Progress, StageStart
-from mbv3.latency.build import BuildPlan, noise_warning
+from mbv3.latency.build import ERROR, MINUTES, BuildPlan, noise_warning
 from mbv3.latency.kit import kit_files, parse_kit, table_of_results
-from mbv3.latency.sessions import PACKAGES
+from mbv3.latency.sessions import KINDS
 from mbv3.latency.table import LatencyTable
 
 __all__ = ["Host", "measure_over_ssh", "parse_host"]
@@ -103,7 +103,7 @@ for name in sys.argv[1:]:
 
 def _probe(host: Host, runtime: str) -> None:
     """Raises: BadInput when the device cannot run a kit."""
-    package = PACKAGES[runtime]
+    package = KINDS[runtime].package
     python = shlex.quote(host.python)
     there = f"command -v {python} >/dev/null || {{ echo nopython; exit 0; }}"
     said = _run(host, f"{there}; {python} -c {shlex.quote(_PROBE)} numpy {package}", "looking for Python").split()
@@ -138,7 +138,14 @@ def _tar(files: Mapping[str, bytes]) -> bytes:
 
 
 def measure_over_ssh(
-    target: str, plan: BuildPlan, runtime: str, threads: int, out: Path
+    target: str,
+    plan: BuildPlan,
+    runtime: str,
+    threads: int,
+    out: Path,
+    *,
+    error: float = ERROR,
+    minutes: float = MINUTES,
 ) -> Iterator[Event | LatencyTable]:
     """Measure `plan` on the device `target`, write the table to `out`. Yields events and at last the table.
 
@@ -148,7 +155,7 @@ def measure_over_ssh(
         BadInput: unreachable, key refused, no Python, numpy or runtime there, disk full, connection cut.
     """
     host = parse_host(target)
-    files = kit_files(plan, runtime, threads)
+    files = kit_files(plan, runtime, threads, error=error, minutes=minutes)
     kit = parse_kit(files["kit.json"], "kit.json")
     folder = f"{FOLDER}/{kit['id'][:16]}"
     what = f"{len(plan.keys)} layers and {len(plan.calibration)} networks"

@@ -39,10 +39,10 @@ def rivals_at(device: Device, found: ArchSpec) -> list[tuple[ArchSpec, float]]:
     near: list[ArchSpec] = []
     for family in families:
         coarse = family[::8]
-        times = device.networks(coarse, rounds=2, parts=2).ms
+        times = device.networks(coarse, rounds=3, parts=2).ms
         best = int(np.argmin(np.abs(np.log(np.array(times) / aim)))) * 8
         near += family[max(0, best - 6) : best + 7]
-    measured = device.networks([found, *near], rounds=12).ms
+    measured = device.networks([found, *near]).ms
     chosen = [(found, measured[0])]
     for name in RIVALS:
         mine = [(s, t) for s, t in zip(near, measured[1:], strict=True) if s.name.startswith(name + "@")]

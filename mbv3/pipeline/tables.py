@@ -13,6 +13,8 @@ from mbv3.errors import BadInput, Unreachable
 from mbv3.events import Event, Note
 from mbv3.files import cache_folder
 from mbv3.latency import (
+    ERROR,
+    MINUTES,
     BuildPlan,
     Device,
     LatencyTable,
@@ -101,7 +103,9 @@ def table_plan(space: SearchSpace, **about: Any) -> BuildPlan:
     )
 
 
-def open_table(runtime: Runtime, plan: BuildPlan, *, rebuild: bool = False) -> Iterator[Event | LatencyTable]:
+def open_table(
+    runtime: Runtime, plan: BuildPlan, *, rebuild: bool = False, error: float = ERROR, minutes: float = MINUTES
+) -> Iterator[Event | LatencyTable]:
     """The cache's table for `plan`, built if it is not there. Yields events and at last the table."""
     path = table_path(cache_folder(), runtime.fingerprint, plan.about)
     if path.exists() and not rebuild:
@@ -114,7 +118,7 @@ def open_table(runtime: Runtime, plan: BuildPlan, *, rebuild: bool = False) -> I
             return
         except BadInput as e:
             yield Note("table", f"{e}; it is measured anew", warning=True)
-    yield from build_table(runtime, plan, path)
+    yield from build_table(runtime, plan, path, error=error, minutes=minutes)
     yield LatencyTable.load(path)
 
 
@@ -135,7 +139,7 @@ def read_table(path: str, runtime: str, threads: int, force: bool) -> tuple[Late
         return table, _transferred(path, moved)
     if "kit" in (table.about or {}):  # brought here on purpose
         f = table.fingerprint
-        where = f"{f.cpu}, {f.runtime} {f.runtime_version}, {f.threads} thread(s)"
+        where = f"{f.cpu}, {f.runtime} {f.runtime_version} {f.precision}, {f.threads} thread(s)"
         return table, f"{path} was measured by a kit on {where}: times are of that device and nothing is timed here"
     here = open_runtime(runtime, threads).fingerprint
     if not force:
@@ -297,8 +301,8 @@ class Whole:
 
 
 def measure_whole(device: Device, spec: ArchSpec, parts: int = VERDICT_PARTS) -> Whole:
-    """`spec` timed whole on `parts` sessions, three rounds or more each."""
-    measured = device.networks([spec], rounds=3 * parts, parts=parts, seed=parts)
+    """`spec` timed whole on `parts` sessions, twelve rounds or more each."""
+    measured = device.networks([spec], parts=parts, seed=parts)
     return Whole(measured.ms[0], measured.errors_ms[0], measured.raw_reference_ms)
 
 
@@ -336,7 +340,7 @@ class Latency:
         return out
 
     def measure(self, spec: ArchSpec, parts: int) -> Whole | None:
-        """`spec` timed whole on `parts` sessions, three rounds each; None without a device."""
+        """`spec` timed whole on `parts` sessions, twelve rounds each; None without a device."""
         return None if self.device is None else measure_whole(self.device, spec, parts)
 
     def correct(self, spec: ArchSpec, measured_ms: float) -> None:

@@ -8,7 +8,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from mbv3.latency import BuildPlan, Device, Measured, chunks
+from mbv3.latency import BuildPlan, Device, Measured, chunks, runner
 from mbv3.latency import device as module
 from mbv3.latency.sessions import Run
 from mbv3.spec import ArchSpec, LayerKey, MBConv
@@ -46,7 +46,7 @@ def test_drift_and_noise_are_told(clock: Clock, plan: BuildPlan) -> None:
     specs = [s for _, s in plan.calibration]
     drifting = FakeRuntime(clock, slowness=lambda now: 1.0 + 0.5 * (int(now * 40) % 2))
     assert Device(drifting, plan.reference, 1.0).networks(specs, rounds=12).drift > 0.02
-    noisy = FakeRuntime(clock, slowness=lambda now: 1.0 + crc32(str(now).encode()) / 2**33)
+    noisy = FakeRuntime(clock, slowness=lambda now: 1.0 + crc32(str(now).encode()) / 2**32)
     measured = Device(noisy, plan.reference, network_cost(plan.reference)).networks(specs, rounds=2)
     assert 1 < measured.noise_floor < 30
     for ms, parts, spec in zip(measured.ms, measured.parts, specs, strict=True):
@@ -87,7 +87,7 @@ class Ticking(FakeRuntime):
 def test_the_reference_gets_its_own_time_back(
     chunk_bytes: int, given: float | None, clock: Clock, plan: BuildPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(runner, "CHUNK_BYTES", chunk_bytes)
     device = Device(Ticking(clock), plan.reference, given)
     raw = round(network_cost(plan.reference) * 1e-3 * 2**20) / 2**20 * 1e3
     assert device.reference_ms == (given or raw)
@@ -121,7 +121,7 @@ def test_every_part_runs_on_sessions_opened_anew(runtime: FakeRuntime, plan: Bui
 
 def test_more_parts_are_timed_while_it_is_noisy(clock: Clock, plan: BuildPlan) -> None:
     specs = [s for _, s in plan.calibration]
-    noisy = FakeRuntime(clock, slowness=lambda now: 1.0 + crc32(str(now).encode()) / 2**33)
+    noisy = FakeRuntime(clock, slowness=lambda now: 1.0 + crc32(str(now).encode()) / 2**32)
     device = Device(noisy, plan.reference, network_cost(plan.reference))
     few, many = device.networks(specs, rounds=4), device.networks(specs, rounds=4, more_s=60.0)
     assert few.noise_floor > module.NOISE and {len(p) for p in few.parts} == {4}
@@ -137,7 +137,7 @@ def test_networks_too_large_to_be_open_together_are_timed_in_groups(
 ) -> None:
     device = Device(runtime, plan.reference)
     specs = [s for _, s in plan.calibration]
-    monkeypatch.setattr(module, "_CHUNK_BYTES", -(-sum(map(module._network_bytes, specs)) // 3))
+    monkeypatch.setattr(runner, "CHUNK_BYTES", -(-sum(map(module.network_bytes, specs)) // 3))
     runtime.opened.clear()
     measured = device.networks(specs, rounds=4)
     groups = [[*(s.name for s in specs[g::3]), "reference"] for g in range(3)]
@@ -152,18 +152,18 @@ def test_no_networks_at_all(runtime: FakeRuntime, plan: BuildPlan) -> None:
     assert measured.raw_reference_ms == pytest.approx(network_cost(plan.reference))
 
 
-def test_chunks_hold_every_layer_once_in_order(plan: BuildPlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(chunks([])) == []
-    monkeypatch.setattr(module, "_CHUNK_LAYERS", 7)
-    parts = list(chunks(plan.keys))
-    assert tuple(chain(*parts)) == plan.keys
-    assert [len(p) for p in parts[:-1]] == [7] * (len(parts) - 1) and 1 <= len(parts[-1]) <= 7
+def test_chunks_hold_every_layer_once_in_order(plan: BuildPlan) -> None:
+    assert chunks([]) == []
+    keys = plan.keys * 20
+    parts = chunks(keys)
+    assert tuple(chain(*parts)) == keys and len(parts) > 1
+    assert {len(p) for p in parts[:-1]} == {runner.CHUNK_LAYERS} and 1 <= len(parts[-1]) <= runner.CHUNK_LAYERS
 
 
 def test_chunks_bound_what_is_open_at_a_time() -> None:
     big = [LayerKey(MBConv(k=3, exp=960 + i, out=960), 960, 112, 112) for i in range(10)]
-    parts = list(chunks(big))
+    parts = chunks(big)
     assert len(parts) > 1 and sum(map(len, parts)) == 10
     for part in parts:
-        assert len(part) == 1 or sum(map(module._bytes, part)) <= module._CHUNK_BYTES == 1_200_000_000
-    assert list(chunks([LayerKey(MBConv(k=3, exp=9600, out=960), 960, 224, 224)]))  # one too large alone
+        assert len(part) == 1 or sum(map(module.layer_bytes, part)) <= runner.CHUNK_BYTES == 1_200_000_000
+    assert len(chunks([LayerKey(MBConv(k=3, exp=9600, out=960), 960, 224, 224)])) == 1  # one too large alone

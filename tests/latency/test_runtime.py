@@ -15,9 +15,8 @@ from mbv3.latency import (
     RUNTIMES,
     BuildPlan,
     Device,
+    Here,
     LatencyTable,
-    LiteRt,
-    OnnxRuntime,
     build_table,
     check_table,
     open_runtime,
@@ -36,7 +35,7 @@ class TestRuntime:
     ) -> None:
         runtime = open_runtime(name, 1)
         path = tmp_path / "t.csv"
-        done = list(build_table(runtime, plan, path, rounds=2))[-1]
+        done = list(build_table(runtime, plan, path, minutes=0.02))[-1]
         assert isinstance(done, Done) and done.data["path"] == str(path)
         table = LatencyTable.load(path)
         table.require(runtime.fingerprint, str(path))
@@ -64,12 +63,13 @@ class TestRuntime:
         run()
 
     def test_the_fingerprint_names_device_and_runtime(self, name: str) -> None:
-        kind, package = RUNTIMES[name], {"litert": "ai-edge-litert"}.get(name, name)
-        here = kind(threads=2).fingerprint
-        assert here == this_cpu(name, version(package), 2)
+        runtime, _, precision = name.partition("-")
+        here = Here(name, threads=2).fingerprint
+        package = {"litert": "ai-edge-litert"}.get(runtime, runtime)
+        assert here == this_cpu(runtime, version(package), 2, precision or "fp32")
         assert here.cpu and here.system and here.kernel and here.cores >= 1 and here.governor
-        assert (here.threads, here.precision, here.batch) == (2, "fp32", 1)
-        assert here.id == kind(threads=2).fingerprint.id != kind(threads=1).fingerprint.id
+        assert (here.threads, here.precision, here.batch) == (2, precision or "fp32", 1)
+        assert here.id == Here(name, threads=2).fingerprint.id != Here(name, threads=1).fingerprint.id
 
 
 def test_what_cannot_be_opened() -> None:
@@ -79,11 +79,14 @@ def test_what_cannot_be_opened() -> None:
             open_runtime("onnxruntime", threads)
     with pytest.raises(BadInput, match=r"--runtime must be .* \(got 'tensorrt'\)"):
         open_runtime("tensorrt", 1)
+    with pytest.raises(BadInput, match=r"--runtime litert-int8: .* int8 is timed by onnxruntime-int8"):
+        open_runtime("litert-int8", 1)
 
 
 def test_runtimes_tell_their_tables_apart() -> None:
-    onnx, lite = OnnxRuntime().fingerprint, LiteRt().fingerprint
+    onnx, int8, lite = (Here(name).fingerprint for name in ("onnxruntime", "onnxruntime-int8", "litert"))
     assert [f for f, _, _ in onnx.differences(lite)] == ["runtime", "runtime_version"]
+    assert [f for f, _, _ in onnx.differences(int8)] == ["precision"]
 
 
 def test_litert_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

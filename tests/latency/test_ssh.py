@@ -95,7 +95,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def test_a_table_is_measured_cut_and_gone_on_with(server: Server, plan: BuildPlan, tmp_path: Path) -> None:
     out = tmp_path / "board.csv"
     with pytest.raises(BadInput, match=r"the connection was cut while measuring .* the same command goes on there"):
-        for event in measure_over_ssh(server.target, plan, "onnxruntime", 1, out):
+        for event in measure_over_ssh(server.target, plan, "onnxruntime", 1, out, minutes=0.02):
             if isinstance(event, Progress) and event.done >= 2:
                 server.cut()
     [results] = server.home.rglob("results.jsonl")
@@ -107,11 +107,10 @@ def test_a_table_is_measured_cut_and_gone_on_with(server: Server, plan: BuildPla
     assert kept.count(b"\n") >= 2
 
     with pytest.raises(BadInput, match=r"cannot be written"):  # a folder: the device keeps what it measured
-        list(measure_over_ssh(server.target, plan, "onnxruntime", 1, tmp_path))
-    *events, table = measure_over_ssh(server.target, plan, "onnxruntime", 1, out)
+        list(measure_over_ssh(server.target, plan, "onnxruntime", 1, tmp_path, minutes=0.02))
+    *events, table = measure_over_ssh(server.target, plan, "onnxruntime", 1, out, minutes=0.02)
     assert any(isinstance(e, Note) and "the kit is on the device already" in e.text for e in events)
-    steps = [e.done for e in events if isinstance(e, Progress)]
-    assert steps == sorted(steps) and steps[-1] == next(e.total for e in events if isinstance(e, Progress))
+    assert not any(isinstance(e, Progress) for e in events)  # all was measured before the table could not be written
     assert isinstance(table, LatencyTable) and tuple(table.layers) == plan.keys
     assert LatencyTable.load(out).dumps() == table.dumps()
     assert table.fingerprint.id == this_cpu("onnxruntime", table.fingerprint.runtime_version, 1).id
