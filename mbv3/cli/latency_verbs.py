@@ -155,6 +155,16 @@ def _check_count(networks: int) -> None:
         raise BadInput(f"--networks must be from 4 to 1000 (got {networks})")
 
 
+def _plot_kind(path: str | None) -> str | None:
+    """What kind of figure is asked for, before anything is timed."""
+    if path is None:
+        return None
+    kind = Path(path).suffix.lower().removeprefix(".")
+    if kind not in ("png", "svg", "pdf"):
+        raise BadInput(f"--plot must name a .png, .svg or .pdf file (got {path})")
+    return kind
+
+
 def _check(args: Namespace) -> int:
     from mbv3.latency import open_runtime
     from mbv3.pipeline.check import check
@@ -164,7 +174,15 @@ def _check(args: Namespace) -> int:
     runtime = open_runtime(args.runtime, args.threads)
     if not args.force_table:  # a table of another device, however it came here, cannot be checked on this one
         table.require(runtime.fingerprint, args.device or "the table")
-    report = check(runtime, table, _space_of(table, args.space), args.networks, args.seed)
+    kind = _plot_kind(args.plot)
+    report = check(runtime, table, _space_of(table, args.space), args.networks, args.seed, args.minutes)
+    if kind:
+        from mbv3.files import write_atomic
+        from mbv3.report import check_plot
+
+        f = runtime.fingerprint
+        how = f"{f.cpu}, {f.runtime} {f.runtime_version} {f.precision}, {f.threads} thread(s)"
+        write_atomic(Path(args.plot), check_plot(report, how, kind))
     if args.json:
         dump(report)
         return 0
@@ -173,10 +191,12 @@ def _check(args: Namespace) -> int:
     out(f"worst: {worst['network']}, {worst['predicted_ms']:.3f} ms predicted, {worst['measured_ms']:.3f} measured")
     built = report["as_built"]
     out(
-        f"calibrated anew on {report['calibrated_on']} of the table's calibration networks, timed in the same rounds; "
-        f"as built: RMSPE {built['rmspe']} %, bias {built['bias']:+} %, within 5 % {built['within_5']} %, Spearman "
-        f"{built['spearman']}"
+        f"calibrated anew with {report['calibrated_on']} of the table's calibration networks timed again in the same "
+        f"rounds; as built: RMSPE {built['rmspe']} %, bias {built['bias']:+} %, within 5 % {built['within_5']} %, "
+        f"Spearman {built['spearman']}"
     )
+    if args.plot:
+        out(args.plot)
     out(
         f"since the table was built this machine changed by {report['drift']:+.1f} % against the reference network, "
         f"which itself changed by {report['reference_drift']:+.1f} %"
@@ -227,7 +247,7 @@ def _measure_many(args: Namespace) -> int:
     nets = unseen_networks(table, _space_of(table, args.space), args.networks, args.seed)
     runtime = open_runtime(args.runtime, args.threads)
     device = Device(runtime, reference_of(table))
-    measured = device.networks([spec for _, spec in nets], more_s=60.0)
+    measured = device.networks([spec for _, spec in nets], more_s=60 * args.minutes)
     times = tuple(zip((label for label, _ in nets), measured.ms, strict=True))
     write_atomic(Path(args.out), MeasuredNetworks(times, runtime.fingerprint, device.reference_ms).dumps())
     if args.json:

@@ -1,6 +1,7 @@
 """Latency of networks on a device: timing protocol, tables, cost model."""
 
 from mbv3.latency.build import (
+    CHECK_MINUTES,
     ERROR,
     MINUTES,
     BuildPlan,
@@ -24,6 +25,7 @@ from mbv3.latency.table import LatencyTable, Prediction, Timed
 from mbv3.latency.transfer import MeasuredNetworks, read_networks, transfer
 
 __all__ = [
+    "CHECK_MINUTES",
     "ERROR",
     "MINUTES",
     "RUNTIMES",

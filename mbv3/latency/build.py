@@ -11,21 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mbv3.errors import BadInput, MissingLayerError
 from mbv3.events import Done, Event, Note, Progress, StageStart
 from mbv3.latency.calibration import NetworkTime, fit_calibration, kinds, weights_mb
-from mbv3.latency.conditions import setting
 from mbv3.latency.device import Device, layer_bytes, network_bytes
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.metrics import fidelity
-from mbv3.latency.runner import NETWORK_ROUNDS, Fault, Journal, Told, header, kit_id, measure
+from mbv3.latency.protocol import shares
+from mbv3.latency.runner import NETWORK_ROUNDS, Journal, RunnerError, Told, header, kit_id, measure
 from mbv3.latency.runtime import Runtime
 from mbv3.latency.sessions import Run
-from mbv3.latency.table import LatencyTable, Timed
+from mbv3.latency.table import LatencyTable, Timed, timed
 from mbv3.spec import ArchSpec, LayerKey, count, dump_spec, lower
 
 __all__ = [
+    "CHECK_MINUTES",
     "ERROR",
     "MINUTES",
     "BuildPlan",
@@ -40,7 +42,7 @@ __all__ = [
 
 STAGE = "table"
 ERROR, MINUTES = 1.0, 3.0  # a table is timed until chance adds so many percent at most, or for so long
-MORE_S = 90.0  # so long the networks of a check are timed while their noise is over what it can bear
+CHECK_MINUTES = 4.0  # so long the networks of a check are timed while their noise is over what it can bear
 OTHERS, CLOCK, HEAT, NOISY = 0.15, 1.05, 3.0, 8.0  # cores, a ratio, percent, percent: what is told as a cause of noise
 
 
@@ -60,12 +62,14 @@ def work_of(plan: BuildPlan, *, error: float, minutes: float) -> dict[str, Any]:
 
     Raises:
         MissingLayerError: `plan.keys` leaves out layers of a calibration network.
-        BadInput: an error or minutes that cannot be.
+        BadInput: an error or minutes that cannot be, or no whole networks.
     """
     if not 0 < error <= 100:
         raise BadInput(f"--error must be a part of 100 percent (got {error:g})")
     if not 0 < minutes <= 10_000:
         raise BadInput(f"--minutes must be positive (got {minutes:g})")
+    if not plan.calibration:
+        raise BadInput("a plan without whole networks cannot be calibrated; give at least one")
     keys = tuple(dict.fromkeys(plan.keys))
     index = {k: i for i, k in enumerate(keys)}
     used = [[x.key for x in lower(spec)] for _, spec in plan.calibration]
@@ -123,7 +127,7 @@ def build_table(
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         journal = Journal(partial, work, header(kit_id(work), fingerprint), anew=True)
-    except Fault as e:
+    except RunnerError as e:
         raise BadInput(str(e)) from None
     except OSError as e:
         raise BadInput(f"{partial}: cannot be written ({e.strerror})") from None
@@ -137,9 +141,12 @@ def build_table(
         yield StageStart(STAGE, f"timing {what} on {fingerprint.cpu}, for about {minutes:g} minutes")
         if told.layers:
             yield Note(STAGE, f"what was measured before an interruption, {told.seconds:.0f} s of it, is kept")
-        for done, total in measure(work, opened, journal):
-            yield Progress(STAGE, done, total, "steps", told.seconds / done * (total - done))
-        table = table_of(plan, fingerprint, told, work, setting())
+        try:
+            for done, total in measure(work, opened, journal):
+                yield Progress(STAGE, done, total, "steps", told.seconds / done * (total - done))
+        except OSError as e:  # the disk is full
+            raise BadInput(f"{partial}: cannot be written ({e.strerror}); what was measured is kept") from None
+        table = table_of(plan, fingerprint, told, work)
         table.save(path)
         partial.unlink(missing_ok=True)  # still locked: nobody can have begun to write into it
     finally:
@@ -149,22 +156,21 @@ def build_table(
     yield Done(STAGE, done_text, {"path": str(path), "report": table.report})
 
 
-def table_of(
-    plan: BuildPlan, fingerprint: Fingerprint, told: Told, work: Mapping[str, Any], how: Mapping[str, Any]
-) -> LatencyTable:
-    """The table of `plan` from what was measured for it; `how` is the setting it was timed in."""
+def table_of(plan: BuildPlan, fingerprint: Fingerprint, told: Told, work: Mapping[str, Any]) -> LatencyTable:
+    """The table of `plan` from what was measured for it. Raises: ValueError where that makes no table."""
     references = [ms for now in told.references[: told.passes] for ms in now]
     reference_ms = sum(references) / len(references)
-    rows = {}
+    rows, weights = {}, shares(told.sums(work["uses"]))
     for i, key in enumerate(dict.fromkeys(plan.keys)):
-        rows[key] = _merged([told.layers[p][i] for p in range(told.passes)], reference_ms)
+        rows[key] = _merged([told.layers[p][i] for p in range(told.passes)], weights, reference_ms)
     table = LatencyTable(
         fingerprint=fingerprint,
         reference=_reference(plan, reference_ms),
         layers=rows,
-        about={**plan.about, "date": datetime.now(UTC).strftime("%Y-%m-%d"), "setting": dict(how)},
+        about={**plan.about, "date": datetime.now(UTC).strftime("%Y-%m-%d"), "setting": _settings(told)},
     )
-    ms = [reference_ms * sum(part) / len(part) for part in told.parts()]
+    parts = told.parts()
+    ms = (reference_ms * np.array(parts) @ shares(parts)).tolist()
     table = table.calibrated(
         network_time(label, spec, table, t) for (label, spec), t in zip(plan.calibration, ms, strict=True)
     )
@@ -183,12 +189,23 @@ def table_of(
     return replace(table, report={**table.report, **noise})
 
 
-def _merged(passes: Sequence[tuple[float, int, float, float]], reference_ms: float) -> Timed:
+def _merged(
+    passes: Sequence[tuple[float, int, float, float]], weights: NDArray[np.float64], reference_ms: float
+) -> Timed:
     """One measurement from (p10, runs, mean, deviation) of each pass, told over the reference's."""
     ms, n, mean, std = (np.array(column) for column in zip(*passes, strict=True))
     whole = float((n * mean).sum() / n.sum())
     variance = float((n * (std**2 + (mean - whole) ** 2)).sum() / n.sum())
-    return Timed(float(ms.mean()) * reference_ms, int(n.sum()), whole * reference_ms, variance**0.5 * reference_ms)
+    return timed(float(ms @ weights) * reference_ms, n.sum(), whole * reference_ms, variance**0.5 * reference_ms)
+
+
+def _settings(told: Told) -> dict[str, list[float]]:
+    """Cores and priorities that were timed on, as far as they are known; a build gone on with may have several."""
+    return {
+        name: sorted({c[name] for c in told.conditions if name in c})
+        for name in ("core", "nice")
+        if any(name in c for c in told.conditions)
+    }
 
 
 def _conditions(told: Told) -> dict[str, float]:
@@ -250,23 +267,31 @@ def check_table(
     panel: Sequence[tuple[NetworkTime, ArchSpec]] = (),
     *,
     rounds: int = NETWORK_ROUNDS,
+    minutes: float = CHECK_MINUTES,
 ) -> dict[str, Any]:
     """The trust report: predict and measure networks that the table has not seen.
 
     `panel`: calibration networks of the table, timed again in the same rounds; with at least eight the calibration is
-    fitted anew on them, as milliseconds wander between two hours and not equally for every network. `as_built` holds
-    the figures without that, `drift` the median change of the panel since the table was built, in percent.
+    fitted anew on them and on those of the build, brought to now by the median change, as milliseconds wander between
+    two hours and not equally for every network. `as_built` holds the figures without that, `drift` the median change of
+    the panel since the table was built, in percent. `minutes`: so long is timed while the noise is over what a check
+    can bear.
     """
-    measured = device.networks([s for _, s in networks] + [s for _, s in panel], rounds=rounds, seed=1, more_s=MORE_S)
+    measured = device.networks(
+        [s for _, s in networks] + [s for _, s in panel], rounds=rounds, seed=1, more_s=60 * minutes
+    )
     t, again = list(measured.ms[: len(networks)]), measured.ms[len(networks) :]
     nets = [network_time(label, spec, table, ms, estimate=True) for (label, spec), ms in zip(networks, t, strict=True)]
     now = [replace(n, ms=ms) for (n, _), ms in zip(panel, again, strict=True)]
-    calibration = fit_calibration(now) if len(now) >= 8 else table.calibration
-    predicted = [calibration(n) for n in nets]
     drift = float(np.median([n.ms / old.ms for n, (old, _) in zip(now, panel, strict=True)])) if panel else 1.0
+    # with what the build measured too, brought to now: so few networks alone would add their own noise
+    known = [*now, *(replace(n, ms=n.ms * drift) for n in table.networks)]
+    calibration = fit_calibration(known) if len(now) >= 8 else table.calibration
+    predicted = [calibration(n) for n in nets]
     slope = sum(t) / max(sum(n.madds for n in nets), 1)
     errors = [abs(p / m - 1) for p, m in zip(predicted, t, strict=True)]
     worst = max(range(len(nets)), key=errors.__getitem__)
+    told = zip(nets, predicted, t, strict=True)
     return {
         **fidelity(predicted, t),
         "noise_floor": measured.noise_floor,
@@ -279,4 +304,14 @@ def check_table(
             "plain_sum": fidelity([n.hot_ms for n in nets], t),
             "madds": fidelity([slope * n.madds for n in nets], t),
         },
+        "networks": [
+            {
+                "network": n.label,
+                "predicted_ms": p,
+                "measured_ms": m,
+                "plain_sum_ms": n.hot_ms,
+                "madds_ms": slope * n.madds,
+            }
+            for n, p, m in told
+        ],
     }

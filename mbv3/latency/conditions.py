@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 __all__ = ["Watch", "setting", "timed_core", "undisturbed"]
@@ -39,11 +40,14 @@ def undisturbed(pin: bool = True) -> Iterator[None]:
             os.setpriority(os.PRIO_PROCESS, 0, nice)
 
 
-def setting() -> dict[str, object]:
-    """How runs are timed here, for the record: the core they are pinned to, and their priority (nice)."""
+@cache
+def setting() -> dict[str, float]:
+    """How runs are timed by this process, for the record: the core that the calling thread is pinned to, and its
+    priority (nice); each where it can be known."""
     core = timed_core()
     with undisturbed():
-        return {"core": core, "nice": os.getpriority(os.PRIO_PROCESS, 0)}
+        out = {"nice": float(os.getpriority(os.PRIO_PROCESS, 0))}
+    return out if core is None else {**out, "core": float(core)}
 
 
 class Watch:
@@ -56,13 +60,17 @@ class Watch:
 
     @staticmethod
     def _read() -> tuple[float, float] | None:
-        """Seconds of all cores at work since the start of the machine, and those its host gave to others."""
+        """Seconds of the allowed cores at work since the start of the machine, and those its host gave to others."""
         try:
-            fields = _PROC.read_text("ascii").split("\n")[0].split()
             tick = os.sysconf("SC_CLK_TCK")
-            user, nice, system, _idle, _wait, irq, soft, steal = (int(f) / tick for f in fields[1:9])
-        except (OSError, ValueError):
+            ours = {f"cpu{i}" for i in os.sched_getaffinity(0)}  # a container is told of all of its host's
+            lines = [line.split() for line in _PROC.read_text("ascii").split("\n")]
+            cores = [[int(f) / tick for f in line[1:9]] for line in lines if line and line[0] in ours]
+        except (OSError, ValueError, AttributeError):
             return None
+        if not cores:
+            return None
+        user, nice, system, _idle, _wait, irq, soft, steal = map(sum, zip(*cores, strict=True))
         return user + nice + system + irq + soft, steal
 
     def seen(self) -> dict[str, float]:

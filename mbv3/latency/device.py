@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mbv3.latency.fingerprint import Fingerprint
-from mbv3.latency.protocol import noise_floor, p10
+from mbv3.latency.protocol import noise_floor, p10, shares
 from mbv3.latency.runner import NETWORK_ROUNDS, NETWORKS_S, grouped, grouped_evenly, time_layers, time_networks
 from mbv3.latency.runtime import Runtime
 from mbv3.latency.table import Timed
@@ -27,8 +27,8 @@ NOISE = 0.7  # percent; what a table's error of 2 % hardly feels
 class Measured:
     """Whole networks timed in the same rounds as the reference.
 
-    `ms` are at the table's reference: t / t_reference_now * t_reference_table, the mean of `parts`, which are the same
-    from rounds on sessions opened anew: what differs between them is chance.
+    `ms` are at the table's reference: t / t_reference_now * t_reference_table, the mean of `parts` with their
+    `shares`; these are the same on sessions opened anew: what differs between them is chance.
     `raw_reference_ms` is the reference's time now.
     """
 
@@ -41,7 +41,9 @@ class Measured:
     def of(cls, times: Sequence[Sequence[float]], reference: Sequence[float], drift: float) -> Measured:
         """From the ms of every network in each part, and the reference's raw ms in each group of each part."""
         parts = tuple(zip(*times, strict=True))
-        return cls(tuple(sum(p) / len(p) for p in parts), parts, sum(reference) / len(reference), drift)
+        weights = shares(parts).tolist() if parts else []
+        ms = tuple(sum(w * t for w, t in zip(weights, part, strict=True)) for part in parts)
+        return cls(ms, parts, sum(reference) / len(reference), drift)
 
     @property
     def errors_ms(self) -> tuple[float, ...]:

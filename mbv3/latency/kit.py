@@ -1,7 +1,8 @@
 """A table for a device that can only run a copied folder: `write_kit` here, `python run.py` there, `import_kit` here.
 
 A kit holds every model without its weights, which the device fills in at random: 171 layers and 37 networks take about
-one megabyte. Python 3.10, numpy and the runtime are all that the device needs.
+one megabyte. (int8 models keep theirs, a quarter of the size in float.) Python 3.10, numpy and the runtime are all that
+the device needs.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from mbv3.latency.runner import main
 raise SystemExit(main())
 """
 _README = """\
-A kit of mbv3-search. On the device whose latency you want to know:
+A kit of mbv3-search. On the device (Linux, Android under Termux, macOS) whose latency you want to know:
 
     pip install numpy {package}
     python3 run.py
@@ -138,9 +139,11 @@ def parse_kit(text: str | bytes, source: str) -> dict[str, Any]:
     """The content of kit.json. Raises: BadInput."""
     try:
         kit = json.loads(text)
-        good = kit["format"] == FORMAT and kit["id"] == kit_id(kit)
+        version, good = kit["format"], kit["id"] == kit_id(kit)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise BadInput(f"{source}: is not a kit; make one with: mbv3 latency kit --out kit.zip") from None
+    if version != FORMAT:
+        raise BadInput(f"{source}: is a kit of another version ({version!r}, not {FORMAT!r}); make the kit anew")
     if not good:
         raise BadInput(f"{source}: its kit.json was edited after it was made; make the kit anew")
     return dict(kit)
@@ -199,6 +202,6 @@ def table_of_results(kit: Mapping[str, Any], text: str, source: str) -> LatencyT
         specs = tuple((label, parse_spec(spec)) for label, spec in kit["networks"])
         about = {**kit["about"], "kit": kit["id"][:12]}
         plan = BuildPlan(keys, specs, parse_spec(kit["reference_spec"]), about)
-        return table_of(plan, fingerprint, told, kit, first["setting"])
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
+        return table_of(plan, fingerprint, told, kit)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError) as e:
         raise BadInput(f"{source}: is not a results file of this kit ({e})") from None

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mbv3.latency.conditions import undisturbed
 from mbv3.latency.sessions import Run
 
-__all__ = ["Samples", "carried", "interleave", "noise_floor", "p10"]
+__all__ = ["Samples", "interleave", "noise_floor", "p10", "shares", "sums"]
 
 Clock = Callable[[], float]
 
@@ -30,22 +30,51 @@ def p10(samples: Sequence[float] | NDArray[np.float64]) -> float:
     return float(np.percentile(np.asarray(samples), 10))
 
 
-MANY = 8  # networks: what so many share, a calibration takes up
+MANY = 8  # networks: what so many share a calibration takes up, and how noisy a part was can be told from them
+
+
+def _weighed(times: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights of the parts of (networks, parts), inverse to the variance of what differs by chance between networks,
+    and that variance, relative."""
+    n, k = times.shape
+    weights, variance = np.full(k, 1 / k), np.zeros(k)
+    for _ in range(6):
+        off = times / (times @ weights)[:, None] - 1
+        off -= off.mean(axis=0)  # what all networks of a part share comes from the reference in it
+        seen = (off**2).sum(axis=0) / (n - 1)
+        # a part's share in the mean that it is held against makes it look nearer than it is, the others' further:
+        # seen = (1 - 2 weight) * variance + the mean's own
+        own = float((weights**2 * seen / (1 - 2 * weights)).sum() / (1 + (weights**2 / (1 - 2 * weights)).sum()))
+        variance = (seen - own) / (1 - 2 * weights)
+        variance = np.maximum(variance, 0.1 * float(np.median(seen)))
+        if variance.min() <= 0:
+            return np.full(k, 1 / k), variance
+        weights = 1 / variance / (1 / variance).sum()
+        if (most := float(weights.max())) > 0.45:  # no part alone
+            even = (most - 0.45) / (most - 1 / k)
+            weights = (1 - even) * weights + even / k
+    return weights, variance
+
+
+def shares(parts: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """How much each part counts in the mean time of a network: the less, the noisier it was, where there are networks
+    and parts enough to tell. `parts[i][p]` is the time of network i in part p, over the reference's."""
+    times = np.array(parts, dtype=float)
+    n, k = times.shape
+    return _weighed(times)[0] if n >= MANY and k >= 4 else np.full(k, 1 / k)
 
 
 def noise_floor(parts: Sequence[Sequence[float]]) -> float:
-    """RMSPE in percent that a perfect prediction of networks' mean times would show: the root of their mean squared
-    relative standard error. `parts[i]` are the times of network i, each over the reference of the same rounds, on
-    sessions opened anew: what differs between them is chance.
-
-    What all networks of a part share comes from the reference in it; of many networks it is left out, as a calibration
-    on them takes it up.
-    """
+    """RMSPE in percent that a perfect prediction of networks' mean times (with `shares`) would show: what differs
+    between parts, which are on sessions opened anew, is chance. Of many networks what they share is left out."""
     if not parts:
         return 0.0
-    times = np.array(parts)
+    times = np.array(parts, dtype=float)
+    n, k = times.shape
+    if n >= MANY and k >= 4:
+        weights, variance = _weighed(times)
+        return round(100 * float(np.sqrt((weights**2 * variance).sum())), 3)
     off = times / times.mean(axis=1, keepdims=True) - 1
-    n, k = off.shape
     free = n * (k - 1)
     if n >= MANY:
         off = off - off.mean(axis=0)
@@ -53,15 +82,11 @@ def noise_floor(parts: Sequence[Sequence[float]]) -> float:
     return round(100 * float(np.sqrt((off**2).sum() / free / k)), 3)
 
 
-def carried(layers: Sequence[Sequence[float]], uses: Sequence[Sequence[int]]) -> float:
-    """RMSPE in percent that chance in the layers' mean times adds to the sums of networks: `layers[i]` are the times of
-    layer i in each pass, `uses[j]` the layers of network j."""
-    if not uses:
-        return 0.0
-    times = np.array(layers)
-    mean, variance = times.mean(axis=1), times.var(axis=1, ddof=1) / times.shape[1]
-    squares = [float(variance[u].sum() / mean[u].sum() ** 2) for u in map(list, uses)]
-    return round(100 * float(np.sqrt(np.mean(squares))), 3)
+def sums(layers: Sequence[Sequence[float]], uses: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Of every network the sum of its layers in each pass: `layers[i][p]` is the time of layer i in pass p, `uses[j]`
+    the layers of network j."""
+    times = np.array(layers, dtype=float)
+    return [times[list(use)].sum(axis=0).tolist() for use in uses]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Timing what a plan asks for, pass by pass, into a journal. Needs Python 3.10, numpy and the runtime.
 
-The files protocol.py, sessions.py, fingerprint.py and this one travel in a kit as they are; a table of this machine is
-measured by the same code. A pass is one visit to every layer, then to every whole network, all opened anew: what a
-disturbance spoils in one pass the others make good. Passes go on until the time is used or chance is small enough.
+The files protocol.py, sessions.py, fingerprint.py, conditions.py and this one travel in a kit as they are; a table of
+this machine is measured by the same code. A pass is one visit to every layer, then to every whole network, all opened
+anew: what a disturbance spoils in one pass the others make good. They go on until the time is used or chance is small.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import numpy as np
 
 from mbv3.latency.conditions import Watch, setting
 from mbv3.latency.fingerprint import Fingerprint
-from mbv3.latency.protocol import carried, interleave, noise_floor, p10
+from mbv3.latency.protocol import interleave, noise_floor, p10, sums
 from mbv3.latency.sessions import KINDS, Run
 
 __all__ = [
     "RESULTS",
-    "Fault",
     "Journal",
+    "RunnerError",
     "Told",
     "fill",
     "grouped",
@@ -45,7 +45,7 @@ __all__ = [
 
 RESULTS = "mbv3-results/2"
 LAYERS_S, NETWORKS_S = 0.3, 1.2  # at least so long are a chunk of layers, and one part of networks, timed
-LEAST, MOST = 3, 64  # passes
+LEAST = 3  # passes
 # Rounds of a pass. What spoils a time lasts for seconds, so many rounds of one run beat few of many: over 36 networks
 # a part of twelve rounds was off by 1.5 %, of three rounds with two runs by 3 %, of one round with five by 9 %.
 LAYER_ROUNDS, NETWORK_ROUNDS = 8, 12
@@ -87,8 +87,9 @@ def grouped_evenly(sizes: Sequence[int]) -> list[list[int]]:
 
 
 def kit_id(kit: Mapping[str, Any]) -> str:
-    """SHA-256 of everything that a kit says."""
-    return hashlib.sha256(json.dumps({k: v for k, v in kit.items() if k != "id"}).encode()).hexdigest()
+    """SHA-256 of everything that decides what is measured; not of how long."""
+    said = {k: v for k, v in kit.items() if k not in ("id", "noise", "seconds")}
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def fill(body: bytes, holes: Sequence[Sequence[float]], seed: int) -> bytes:
@@ -102,12 +103,12 @@ def fill(body: bytes, holes: Sequence[Sequence[float]], seed: int) -> bytes:
     return b"".join([*parts, body[at:]])
 
 
-class Fault(Exception):
+class RunnerError(Exception):
     """Something that whoever runs this can cure."""
 
 
 def _positive(value: Any, what: str) -> float:
-    if type(value) not in (int, float) or not 0 < value < 1e7:  # False for NaN
+    if type(value) not in (int, float) or not 1e-6 < value < 1e7:  # False for NaN
         raise ValueError(f"{what} is {value!r}, not a time in ms")
     return float(value)
 
@@ -146,8 +147,11 @@ class Told:
                 raise ValueError("the end comes before all was measured")
             self.ended = True
             return
-        p, s, conditions = entry["pass"], float(entry["s"]), dict(entry["conditions"])
-        if type(p) is not int or not (p == len(self.layers) - 1 or p == self.passes == len(self.layers)):
+        p, s = entry["pass"], float(entry["s"])
+        conditions = {str(k): float(v) for k, v in entry["conditions"].items()}
+        if not all(map(math.isfinite, conditions.values())):
+            raise ValueError(f"conditions of {conditions}")
+        if type(p) is not int or p < 0 or not (p == len(self.layers) - 1 or p == self.passes == len(self.layers)):
             raise ValueError(f"there is no pass {p} now")
         if not 0 <= s < 1e7:
             raise ValueError(f"a step of {s} s")
@@ -178,12 +182,12 @@ class Told:
             self.references[p].append(anchor)
         self.drift = max(self.drift, drift)
         self.seconds += s
-        self.conditions.append({str(k): float(v) for k, v in conditions.items()})
+        self.conditions.append(conditions)
 
     @staticmethod
     def _row(row: Any, what: str, anchor: float) -> tuple[float, int, float, float]:
         ms, n, mean, std = row
-        if type(n) is not int or n < 1 or not 0 <= float(std) < 1e7:
+        if type(n) is not int or not 0 < n < 10**9 or not 0 <= float(std) < 1e7:
             raise ValueError(f"{what} has {n} runs with a deviation of {std} ms")
         return _positive(ms, what) / anchor, n, _positive(mean, what) / anchor, float(std) / anchor
 
@@ -191,19 +195,19 @@ class Told:
         """Of every network its time in every whole pass, over the reference's."""
         return [[self.networks[p][i] for p in range(self.passes)] for i in range(self.n_networks)]
 
+    def sums(self, uses: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Of every network the sum of its layers in every whole pass, over the reference's time."""
+        return sums([[self.layers[p][i][0] for p in range(self.passes)] for i in range(self.n_layers)], uses)
+
     def noise(self, uses: Sequence[Sequence[int]]) -> tuple[float, float]:
         """What chance adds to a prediction's error, in percent: by the networks it is held against, by its layers."""
-        layers = [[self.layers[p][i][0] for p in range(self.passes)] for i in range(self.n_layers)]
-        return noise_floor(self.parts()), carried(layers, uses)
+        return noise_floor(self.parts()), noise_floor(self.sums(uses))
 
     def enough(self, work: Mapping[str, Any]) -> bool:
         """Whether no further pass is asked for."""
-        if self.ended:
-            return True
         if self.passes < max(LEAST, len(self.layers)):
             return False
-        used_up = self.passes >= MOST or self.seconds >= float(work["seconds"])
-        return used_up or math.hypot(*self.noise(work["uses"])) <= float(work["noise"])
+        return self.seconds >= float(work["seconds"]) or math.hypot(*self.noise(work["uses"])) <= float(work["noise"])
 
 
 class Journal:
@@ -212,13 +216,14 @@ class Journal:
 
     def __init__(self, path: Path, work: Mapping[str, Any], header: Mapping[str, Any], *, anew: bool) -> None:
         self.path = path
+        self.work = work
         self.told = Told(work)
         self.file = path.open("a+b")
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self.file.close()
-            raise Fault(f"{path}: another process is measuring into this file; wait for it, or end it") from None
+            raise RunnerError(f"{path}: another process is measuring into this file; wait for it, or end it") from None
         self.file.seek(0)
         good = self._read(self.file.read().split(b"\n")[:-1], header, anew)
         self.file.truncate(good)
@@ -233,7 +238,7 @@ class Journal:
             same = False
         if not same:
             if lines and not anew:
-                raise Fault(f"{self.path}: results of another kit or device; move the file away and run again")
+                raise RunnerError(f"{self.path}: results of another kit or device; move the file away and run again")
             return 0
         good = len(lines[0]) + 1
         for line in lines[1:]:
@@ -242,6 +247,9 @@ class Journal:
             except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
                 break
             good += len(line) + 1
+        if self.told.ended and not self.told.enough(self.work):  # more is asked for than when it ended
+            self.told.ended = False
+            good -= len(line) + 1
         return good
 
     @staticmethod
@@ -268,7 +276,7 @@ class Journal:
 
 def header(work_id: str, fingerprint: Fingerprint) -> dict[str, Any]:
     """The first line of a journal."""
-    return {"format": RESULTS, "kit": work_id, "fingerprint": fingerprint.as_dict(), "setting": setting()}
+    return {"format": RESULTS, "kit": work_id, "fingerprint": fingerprint.as_dict()}
 
 
 def _row(times: Sequence[float]) -> list[float | int]:
@@ -304,7 +312,7 @@ def measure(
                 times, anchor_ms = time_layers(sessions, anchor, rounds=LAYER_ROUNDS, seed=1000 * p + c)
                 del sessions
                 rows = [_row(t) for t in times]
-                took = {"s": round(clock() - began, 3), "conditions": watch.seen()}
+                took = {"s": round(clock() - began, 3), "conditions": {**watch.seen(), **setting()}}
                 journal.add({"pass": p, "layers": todo, "reference_ms": anchor_ms, "ms": rows, **took})
             yield p * per_pass + c + 1, _steps(told, work, per_pass, p)
         done = told.networks[p] if p < len(told.networks) else {}
@@ -317,7 +325,7 @@ def measure(
                     sessions, anchor, rounds=NETWORK_ROUNDS, seed=1000 * p + 500 + g, min_s=NETWORKS_S / len(groups)
                 )
                 del sessions
-                took = {"s": round(clock() - began, 3), "conditions": watch.seen()}
+                took = {"s": round(clock() - began, 3), "conditions": {**watch.seen(), **setting()}}
                 journal.add(
                     {"pass": p, "networks": todo, "reference_ms": ms[-1], "drift": drift, "ms": ms[:-1], **took}
                 )
@@ -330,26 +338,26 @@ def _steps(told: Told, work: Mapping[str, Any], per_pass: int, p: int) -> int:
     """How many steps there will be if the time is used up; fewer where chance is small before that."""
     whole = told.passes
     passes = LEAST if not whole else math.ceil(work["seconds"] / max(told.seconds / whole, 1e-3))
-    return per_pass * max(LEAST, p + 1, min(MOST, passes))
+    return per_pass * max(LEAST, p + 1, passes)
 
 
 def run_kit(folder: Path) -> Iterator[tuple[int, int]]:
-    """Run the kit in `folder`. Yields what `measure` does. Raises: Fault."""
+    """Run the kit in `folder`. Yields what `measure` does. Raises: RunnerError."""
     try:
         kit = json.loads((folder / "kit.json").read_text("utf-8"))
         good = kit["id"] == kit_id(kit)
     except (ValueError, KeyError, TypeError):
         good = False
     if not good:
-        raise Fault(f"{folder / 'kit.json'}: was edited after the kit was made; copy the kit anew")
+        raise RunnerError(f"{folder / 'kit.json'}: was edited after the kit was made; copy the kit anew")
     models = (folder / "models.bin").read_bytes()
     if hashlib.sha256(models).hexdigest() != kit["models_sha256"]:
-        raise Fault(f"{folder / 'models.bin'}: is not the file that the kit was made with; copy the kit anew")
+        raise RunnerError(f"{folder / 'models.bin'}: is not the file that the kit was made with; copy the kit anew")
     kind, threads = KINDS[kit["runtime"]], int(kit["threads"])
     try:
         fingerprint = kind.fingerprint(threads)
     except PackageNotFoundError:
-        raise Fault(f"{kind.package} is not installed here; pip install {kind.package}") from None
+        raise RunnerError(f"{kind.package} is not installed here; pip install {kind.package}") from None
 
     def opened(i: int) -> Run:
         m = kit["models"][i]
@@ -357,7 +365,9 @@ def run_kit(folder: Path) -> Iterator[tuple[int, int]]:
         try:
             return kind.open(model, threads)
         except Exception as e:  # every runtime has exceptions of its own
-            raise Fault(f"{kind.runtime} {fingerprint.runtime_version} cannot open a model of the kit ({e})") from None
+            raise RunnerError(
+                f"{kind.runtime} {fingerprint.runtime_version} cannot open a model of the kit ({e})"
+            ) from None
 
     yield from measure(kit, opened, Journal(folder / "results.jsonl", kit, header(kit["id"], fingerprint), anew=False))
 
@@ -368,7 +378,7 @@ def main() -> int:
     try:
         for done, total in run_kit(folder):
             print(f"{done}/{total}", file=sys.stderr, flush=True)  # noqa: T201
-    except Fault as e:
+    except RunnerError as e:
         print(f"error: {e}", file=sys.stderr)  # noqa: T201
         return 2
     except OSError as e:

@@ -167,6 +167,8 @@ def measure_over_ssh(
         _run(host, copy, "copying the kit", _tar(files))
     else:
         yield Note(STAGE, "the kit is on the device already; what was measured before an interruption is kept")
+        asked = {"kit.json": files["kit.json"]}  # how long to measure may have changed
+        _run(host, f"cd {folder} && tar xf -", "copying the kit", _tar(asked))
     said = ""
     began, before = time.monotonic(), -1
     remote = f"cd {folder} && {shlex.quote(host.python)} run.py"

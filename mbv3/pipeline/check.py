@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mbv3.latency import Device, LatencyTable, Runtime, check_table
+from mbv3.latency import CHECK_MINUTES, Device, LatencyTable, Runtime, check_table
 from mbv3.pipeline.tables import random_networks, reference_of
 from mbv3.space import SearchSpace
 from mbv3.spec import ArchSpec
@@ -21,10 +21,17 @@ def unseen_networks(table: LatencyTable, space: SearchSpace, n: int, seed: int) 
     return [(label, spec) for label, spec in drawn if label.partition(":")[2] not in seen][:n]
 
 
-def check(runtime: Runtime, table: LatencyTable, space: SearchSpace, networks: int, seed: int) -> dict[str, Any]:
+def check(
+    runtime: Runtime,
+    table: LatencyTable,
+    space: SearchSpace,
+    networks: int,
+    seed: int,
+    minutes: float = CHECK_MINUTES,
+) -> dict[str, Any]:
     """The trust report of `table` on `networks` random networks of the (scaled) space that did not calibrate it."""
     unseen = unseen_networks(table, space, networks, seed)
     random = [n for n in table.networks if n.label.startswith(("calibration:", "check:"))]  # not those of a user's list
     panel = [(n, space.spec(space.genome(n.label.partition(":")[2]))) for n in random[:PANEL]]
     device = Device(runtime, reference_of(table), table.reference_ms)
-    return check_table(device, table, unseen, panel)
+    return check_table(device, table, unseen, panel, minutes=minutes)

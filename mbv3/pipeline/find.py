@@ -10,15 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mbv3 import __version__
-from mbv3.data import peek_class_folder
+from mbv3.data import make_batch, peek_class_folder
 from mbv3.errors import BadInput, Mbv3Error, MissingLayerError, Unreachable
 from mbv3.events import Done, Event, Note, Progress, StageStart
-from mbv3.graph import network_model
+from mbv3.files import write_atomic
+from mbv3.graph import network_model, quantized
 from mbv3.latency import Device, LatencyTable, open_runtime
-from mbv3.pipeline.accuracy import Images, Judge, load_images, prepare
+from mbv3.pipeline.accuracy import Images, Judge, load_images, prepare, subset
 from mbv3.pipeline.compare import train_and_compare
 from mbv3.pipeline.options import Options, parse_scale
 from mbv3.pipeline.rundir import RunDir, file_sha256, versions
@@ -43,6 +45,7 @@ __all__ = ["find", "times_text"]
 
 TRIALS = {"imagenet": 4000, "supernet": 240, "train": 24}
 _BATCH = 20
+INT8_IMAGES = 32  # that the ranges of activations are calibrated on
 
 
 def find(
@@ -211,7 +214,7 @@ def conclude(
     if not images.procedural:
         with run.stage("training"):
             yield from train_and_compare(o, run, spec, images, latency.device, shrunk.accuracy)
-        _trained_weights(run, spec)
+        _trained_weights(run, spec, images)
     _finish(run, shrunk, spec, latency)
     report = write_report(run.path)
     yield Note("report", f"wrote {report}")
@@ -435,6 +438,7 @@ def _write_result(o: Options, run: RunDir, shrunk: Shrunk, images: Images, laten
         ("target_ms", o.target_ms),
         ("device", str(run.record["device"]["cpu"])),
         ("runtime", f"{run.record['device']['runtime']} {run.record['device']['runtime_version']}"),
+        ("precision", str(run.record["device"]["precision"])),
         ("threads", int(run.record["device"]["threads"])),
         ("space", str(scale_of["space"])),
         ("width", float(scale_of["width"])),
@@ -447,7 +451,7 @@ def _write_result(o: Options, run: RunDir, shrunk: Shrunk, images: Images, laten
     spec = replace(shrunk.spec, name=f"found_{o.target_ms:g}ms", provenance=provenance)
     run.write("mobilenetv3.yaml", dump_spec(spec))
     save_weights(run.path / "weights.safetensors", shrunk.state, network=spec.name)
-    _write_onnx(run, spec)
+    _write_onnx(run, spec, images)
     latency.table.save(run.path / "latency-table.csv")
     verdict = shrunk.verdict
     run.save(
@@ -459,21 +463,26 @@ def _write_result(o: Options, run: RunDir, shrunk: Shrunk, images: Images, laten
     return spec
 
 
-def _write_onnx(run: RunDir, spec: ArchSpec) -> None:
-    from mbv3.files import write_atomic
-
+def _write_onnx(run: RunDir, spec: ArchSpec, images: Images) -> None:
+    """mobilenetv3.onnx, and what was timed beside it where that is int8."""
     state = {k: v.numpy() for k, v in read_weights(run.path / "weights.safetensors").items()}
-    write_atomic(run.path / "mobilenetv3.onnx", network_model(spec, state))
+    model = network_model(spec, state)
+    write_atomic(run.path / "mobilenetv3.onnx", model)
+    if run.record["device"]["precision"] == "int8":
+        few = subset(images.train, INT8_IMAGES)
+        x, _ = make_batch(few, np.arange(len(few)), spec.resolution)
+        write_atomic(run.path / "mobilenetv3.int8.onnx", quantized(model, np.split(x.contiguous().numpy(), len(few))))
+        run.note("mobilenetv3.int8.onnx is the network that was timed; its accuracy in int8 was not judged")
 
 
-def _trained_weights(run: RunDir, spec: ArchSpec) -> None:
+def _trained_weights(run: RunDir, spec: ArchSpec, images: Images) -> None:
     """After training from scratch: its weights replace NetAdapt's where they are better on the same images."""
     from mbv3.training import load_checkpoint
 
     kept = load_checkpoint(run.path / "trained-0.safetensors")
     if kept is not None and run.record["plan"].get("keep_trained"):
         save_weights(run.path / "weights.safetensors", kept[0]["net"], network=spec.name)
-        _write_onnx(run, spec)
+        _write_onnx(run, spec, images)
 
 
 def _finish(run: RunDir, shrunk: Shrunk, spec: ArchSpec, latency: Latency) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -113,13 +114,27 @@ def open_table(
             table = LatencyTable.load(path)
             table.require(runtime.fingerprint, str(path))
             date = (table.about or {}).get("date")
-            yield Note("table", f"using the latency table of {date} in {path} (--rebuild-table measures it anew)")
-            yield table
-            return
+            if not _rougher(table, error, minutes):
+                yield Note("table", f"using the latency table of {date} in {path} (--rebuild-table measures it anew)")
+                yield table
+                return
+            yield Note("table", f"the latency table of {date} in {path} is noisier than asked for; it is measured anew")
         except BadInput as e:
             yield Note("table", f"{e}; it is measured anew", warning=True)
     yield from build_table(runtime, plan, path, error=error, minutes=minutes)
     yield LatencyTable.load(path)
+
+
+def _rougher(table: LatencyTable, error: float, minutes: float) -> bool:
+    """Whether a table is noisier than asked for and was given clearly less time than is given now."""
+    if table.report is None:  # of a space with hardly a network
+        return False
+    report = table.report
+    try:
+        noise = math.hypot(report["noise_floor"], report["layer_noise"])
+        return bool(noise > error and report["seconds"] < 0.8 * 60 * minutes)
+    except (KeyError, TypeError):
+        return True
 
 
 def read_table(path: str, runtime: str, threads: int, force: bool) -> tuple[LatencyTable, str | None]:

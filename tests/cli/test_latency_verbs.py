@@ -72,7 +72,7 @@ def test_a_killed_build_keeps_its_rows_and_the_table_serves(
     here = json.loads(said)
     assert code == 0 and here["ms"] > 0 and here["estimated"] is False
 
-    code, said, err = mbv3("latency", "check", "--space", space, "--networks", "4", "--json")
+    code, said, err = mbv3("latency", "check", "--space", space, "--networks", "4", "--minutes", "0.1", "--json")
     assert code == 0, err
     wanted = {"n", "rmspe", "bias", "within_5", "within_10", "spearman", "noise_floor", "baselines"}
     assert json.loads(said).keys() >= wanted and json.loads(said)["n"] == 4
@@ -83,7 +83,8 @@ def test_a_killed_build_keeps_its_rows_and_the_table_serves(
     assert {"ms", "estimated"} <= shown["rows"][0].keys()
 
     nets, moved = tmp_path / "nets.csv", tmp_path / "moved.csv"
-    code, said, err = mbv3("latency", "measure", "--like", out, "--space", space, "--networks", "12", "--out", nets)
+    like = ("latency", "measure", "--like", out, "--space", space, "--networks", "12", "--minutes", "0.1")
+    code, said, err = mbv3(*like, "--out", nets)
     assert code == 0 and "12 networks, noise floor" in said, err
     code, said, err = mbv3(
         "latency", "transfer", out, "--measured", nets, "--space", space, "--fit", "8", "--out", moved

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ from mbv3.latency import (
     table_path,
     weights_mb,
 )  # fmt: skip
-from mbv3.latency.conditions import Watch, setting
+from mbv3.latency.build import _merged, work_of
+from mbv3.latency.conditions import Watch, setting, undisturbed
 from mbv3.latency.runner import LEAST
 from mbv3.latency.sessions import Run
 from mbv3.space import SearchSpace
@@ -144,7 +146,7 @@ def test_passes_go_on_until_chance_is_small_or_the_time_is_used(clock: Clock, pl
         return dict(LatencyTable.load(path).report or {})
 
     rough, fine, brief = built(2.0, 600), built(1.0, 600), built(0.001, 0.1)
-    assert LEAST <= rough["passes"] < fine["passes"] < runner.MOST
+    assert LEAST <= rough["passes"] < fine["passes"]
     assert np.hypot(rough["noise_floor"], rough["layer_noise"]) <= 2.0
     assert np.hypot(fine["noise_floor"], fine["layer_noise"]) <= 1.0
     assert 6 <= brief["seconds"] < 6 + 6 / (brief["passes"] - 1) + 1
@@ -160,7 +162,7 @@ KEPT = re.compile(r"what was measured before an interruption, [0-9]+ s of it, is
 
 
 def kept_note(events: list[Event]) -> bool:
-    notes = [e.text for e in events if isinstance(e, Note)]
+    notes = [e.text for e in events if isinstance(e, Note) and not e.warning]
     assert all(KEPT.fullmatch(n) for n in notes)
     return bool(notes)
 
@@ -332,12 +334,14 @@ def test_a_plan_without_layers_of_its_networks_is_refused_before_anything_is_tim
 
 
 def test_a_busy_machine_is_told(clock: Clock, plan: BuildPlan, path: Path) -> None:
-    busy = FakeRuntime(clock, slowness=lambda now: 1.0 + (int(now * 30) % 2))
-    warnings = [e for e in build(busy, plan, path) if isinstance(e, Note) and e.warning]
+    busy = FakeRuntime(clock, slowness=lambda now: 1.0 + crc32(str(now).encode()) / 2**32)
+    events = build_table(busy, plan, path, error=0.01, minutes=0.05)
+    warnings = [e for e in events if isinstance(e, Note) and e.warning]
     assert len(warnings) == 1
     assert re.search(r"chance makes up [0-9.]+ % of a prediction's error after [0-9.]+ minutes", warnings[0].text)
     assert (
-        "more than the 1 % asked for: " in warnings[0].text and "the reference network varied by " in warnings[0].text
+        "more than the 0.01 % asked for: " in warnings[0].text
+        and "the reference network varied by " in warnings[0].text
     )
 
 
@@ -349,9 +353,9 @@ CALM = {"others": 0.02, "stolen": 0.0, "slower": 0.3}
     [
         (CALM, "no cause can be seen from inside .* give more --minutes"),
         ({**CALM, "others": 1.25}, "other programs kept 1.2 of 2 cores busy; end them"),
-        ({**CALM, "stolen": 0.4}, "the host of this virtual machine took 0.4 of its cores"),
+        ({**CALM, "stolen": 0.4}, "the host of this virtual machine took 0.4 of its cores for others"),
         ({**CALM, "mhz_low": 1500, "mhz_high": 3000}, "the clock went between 1500 and 3000 MHz; fix its governor"),
-        ({**CALM, "slower": 9.0}, "the reference became 9 % slower from beginning to end, as with heat"),
+        ({**CALM, "slower": 9.0}, "the reference became 9 % slower from beginning to end, as with heat; cool it"),
     ],
 )
 def test_why_a_table_is_noisy(seen: dict[str, float], why: str) -> None:
@@ -377,9 +381,23 @@ def test_the_watch_sees_what_other_programs_do() -> None:
     if "others" not in seen:
         pytest.skip("this system does not tell")
     assert seen["others"] > 0.5 and 0 <= seen["stolen"] < 100 and idle.keys() == seen.keys()
-    core, nice = setting()["core"], setting()["nice"]
-    assert core in os.sched_getaffinity(0) and isinstance(nice, int)
-    assert os.getpriority(os.PRIO_PROCESS, 0) >= nice
+    assert seen["others"] <= len(os.sched_getaffinity(0)) + 0.1  # of the cores that this process may use
+
+
+def test_runs_are_undisturbed_as_far_as_the_user_may_ask_and_all_is_as_before() -> None:
+    def now() -> tuple[set[int], int]:
+        return os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0)
+
+    before = now()
+    with undisturbed():
+        cores, nice = now()
+    assert now() == before and cores == {max(before[0])}
+    assert nice == (min(before[1], -10) if os.getuid() == 0 else before[1]) == setting()["nice"]
+    with undisturbed(pin=False):
+        assert os.sched_getaffinity(0) == before[0]
+    with pytest.raises(RuntimeError, match="broken"), undisturbed():
+        raise RuntimeError("broken")
+    assert now() == before and setting()["core"] == max(before[0])
 
 
 def test_check_predicts_and_measures_what_the_table_has_not_seen(
@@ -470,3 +488,70 @@ def test_the_name_of_a_table_tells_device_space_and_scale(plan: BuildPlan, tmp_p
         table_path(tmp_path, FINGERPRINT, {**plan.about, "space_id": "f" * 8}),
     ]
     assert len({path, *others}) == 5
+
+
+def test_one_measurement_of_several_passes_by_hand() -> None:
+    # runs of 1, 3 and of 2, 4, 6, 8 ms: their mean is 4, their deviation sqrt(34 / 6)
+    row = _merged([(1.0, 2, 2.0, 1.0), (3.0, 4, 5.0, 5**0.5)], np.array([0.25, 0.75]), 10.0)
+    assert (row.ms, row.n, row.mean) == pytest.approx((25.0, 6, 40.0)) and row.std == pytest.approx(
+        10 * (34 / 6) ** 0.5
+    )
+
+
+def test_a_plan_without_networks_is_refused(runtime: FakeRuntime, plan: BuildPlan, path: Path) -> None:
+    with pytest.raises(BadInput, match="a plan without whole networks cannot be calibrated"):
+        build(runtime, replace(plan, calibration=()), path)
+
+
+def test_a_longer_time_goes_on_from_what_a_shorter_one_measured(clock: Clock, plan: BuildPlan, path: Path) -> None:
+    def noisy(now: float) -> float:
+        return 1.0 + crc32(str(now).encode()) / 2**32
+
+    first = build_table(FakeRuntime(clock, slowness=noisy), plan, path, error=0.001, minutes=0.02)
+    for event in first:
+        if isinstance(event, Progress) and event.done == event.total:
+            break  # all but the end is written
+    first.close()  # type: ignore[attr-defined]
+    second = FakeRuntime(clock, slowness=noisy)
+    events = list(build_table(second, plan, path, error=0.001, minutes=0.2))
+    report = dict(LatencyTable.load(path).report or {})
+    assert kept_note(events) and report["seconds"] >= 12
+    assert len(layers(second)) < report["passes"] * len(plan.keys)
+
+
+def test_an_end_is_taken_back_where_more_is_asked_for(plan: BuildPlan, tmp_path: Path, clock: Clock) -> None:
+    runtime, work = FakeRuntime(clock), work_of(plan, error=1.0, minutes=0.001)
+    runs = [runtime.layer(k) for k in plan.keys] + [runtime.network(s) for _, s in plan.calibration]
+    runs.append(runtime.network(plan.reference))
+
+    def journal(more: dict[str, float]) -> runner.Journal:
+        return runner.Journal(tmp_path / "j", {**work, **more}, runner.header("id", FINGERPRINT), anew=False)
+
+    with closing(journal({})) as j:
+        list(runner.measure(work, runs.__getitem__, j))
+        assert j.told.ended
+    whole = (tmp_path / "j").read_text()
+    with closing(journal({})) as j:
+        assert j.told.ended and not list(runner.measure(work, runs.__getitem__, j))
+    with closing(journal({"noise": -1.0, "seconds": 1e9})) as j:
+        assert not j.told.ended and j.told.passes == LEAST
+    assert (tmp_path / "j").read_text() == "".join(whole.splitlines(keepends=True)[:-1])
+
+
+def test_what_cannot_be_taken_changes_nothing(plan: BuildPlan, tmp_path: Path, clock: Clock) -> None:
+    work = work_of(plan, error=1.0, minutes=1.0)
+    n = len(plan.keys)
+    good = {
+        "pass": 0, "layers": list(range(n)), "ms": [[1.0, 3, 1.0, 0.0]] * n, "reference_ms": 2.0, "s": 1.0,
+        "conditions": {"nice": 0.0},
+    }  # fmt: skip
+    for bad in (
+        {"pass": -1}, {"pass": 1}, {"pass": True}, {"conditions": {"mhz": None}}, {"conditions": {"mhz": float("nan")}},
+        {"conditions": []}, {"ms": [[1.0, 2**62, 1.0, 0.0]] * n}, {"s": float("inf")}, {"reference_ms": 0},
+    ):  # fmt: skip
+        told = runner.Told(work)
+        with pytest.raises((ValueError, KeyError, TypeError, AttributeError)):
+            told.take({**good, **bad})
+        assert (told.layers, told.networks, told.references, told.seconds, told.conditions) == ([], [], [], 0.0, [])
+        told.take(good)
+        assert told.layers[0][0] == (0.5, 3, 0.5, 0.0)

@@ -10,6 +10,7 @@ import pytest
 
 from mbv3.latency import BuildPlan, Device, Measured, chunks, runner
 from mbv3.latency import device as module
+from mbv3.latency.protocol import noise_floor, shares, sums
 from mbv3.latency.sessions import Run
 from mbv3.spec import ArchSpec, LayerKey, MBConv
 
@@ -67,6 +68,28 @@ def test_noise_floor_by_hand() -> None:
     assert floor((1.1, 0.9), (3.0, 3.0)) == pytest.approx(10.0 / 2**0.5, abs=1e-3)
     assert floor((2.2, 1.8, 2.2, 1.8)) == pytest.approx(100 * 0.1 / 3**0.5, abs=1e-3)
     assert floor() == 0.0
+
+
+def test_noisy_parts_count_less_and_the_floor_is_the_error_that_is_left() -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.uniform(1.0, 3.0, 60)
+    sds = np.array([0.01, 0.01, 0.05, 0.01, 0.02, 0.08])
+    errors, told, plain = [], [], []
+    for _ in range(40):
+        parts = truth[:, None] * (1 + rng.standard_normal((60, 6)) * sds)
+        weights = shares(parts.tolist())
+        assert weights.sum() == pytest.approx(1.0) and weights.argmin() == 5 and weights[2] < weights[4] < weights[0]
+        errors.append(float(np.mean((parts @ weights / truth - 1) ** 2) ** 0.5))
+        plain.append(float(np.mean((parts.mean(axis=1) / truth - 1) ** 2) ** 0.5))
+        told.append(noise_floor(parts.tolist()) / 100)
+    assert np.mean(errors) < 0.5 * np.mean(plain) and np.mean(told) == pytest.approx(np.mean(errors), rel=0.1)
+    assert shares(parts[:7].tolist()).tolist() == [1 / 6] * 6  # too few networks to tell
+    assert shares([[1.0, 2.0, 1.0]] * 9).tolist() == [1 / 3] * 3  # too few parts
+    assert shares([[1.0] * 4] * 9).tolist() == [0.25] * 4 and noise_floor([[1.0] * 4] * 9) == 0.0
+
+
+def test_sums_by_hand() -> None:
+    assert sums([[1.0, 2.0], [10.0, 20.0], [100.0, 300.0]], [[0, 1], [2, 2, 0]]) == [[11.0, 22.0], [201.0, 602.0]]
 
 
 class Ticking(FakeRuntime):

@@ -40,18 +40,18 @@ class TestRuntime:
         table = LatencyTable.load(path)
         table.require(runtime.fingerprint, str(path))
         assert tuple(table.layers) == plan.keys
-        assert all(t.ms > 0 and t.n >= 3 and t.std >= 0 for t in table.layers.values())
+        assert all(t.ms > 0 and t.n >= 3 * 8 * 2 and t.std >= 0 for t in table.layers.values())
         assert table.reference_ms > 0 and len(table.networks) == 8
         assert table.report is not None and table.report["n"] == 8 and table.report["noise_floor"] >= 0
         spec = space.spec(tuple(space.sample(np.random.default_rng(9), 1)[0]))
         assert np.isfinite(table.latency_ms(spec))
         device = Device(runtime, plan.reference, table.reference_ms)
-        report = check_table(device, table, [("one", spec), ("two", plan.reference)], rounds=2)
+        report = check_table(device, table, [("one", spec), ("two", plan.reference)], rounds=2, minutes=0.02)
         assert report["n"] == report["as_built"]["n"] == 2
         assert report["worst"]["network"] in {"one", "two"} and report["worst"]["measured_ms"] > 0
         assert np.isfinite([report["rmspe"], report["noise_floor"], report["reference_drift"]]).all()
         panel = list(zip(table.networks, [s for _, s in plan.calibration], strict=True))
-        again = check_table(device, table, [("one", spec), ("two", plan.reference)], panel, rounds=2)
+        again = check_table(device, table, [("one", spec), ("two", plan.reference)], panel, rounds=2, minutes=0.02)
         assert (report["calibrated_on"], again["calibrated_on"]) == (0, 8) and np.isfinite(again["drift"])
 
     def test_layers_and_networks_open_and_run(self, name: str, plan: BuildPlan) -> None:
