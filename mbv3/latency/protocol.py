@@ -9,6 +9,7 @@ reference of the same rounds.
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ def p10(samples: Sequence[float] | NDArray[np.float64]) -> float:
     return float(np.percentile(np.asarray(samples), 10))
 
 
+FEWEST = 3  # rounds
 MANY = 8  # networks: what so many share a calibration takes up, and how noisy a part was can be told from them
 
 
@@ -140,6 +142,7 @@ def interleave(
     rounds: int,
     seed: int,
     min_s: float = 0.0,
+    max_s: float = math.inf,
     min_visit_ms: float = 0.6,
     max_runs: int = 8,
     min_runs: int = 1,
@@ -151,9 +154,10 @@ def interleave(
     """Time `items` and `anchor` in shuffled order for `rounds` rounds, or more, up to twenty times as many, until
     `min_s` seconds have passed: a disturbance of a tenth of a second must not cover all runs of short items.
 
-    Each visit is one unmeasured run and then `min_runs` to `max_runs` measured ones, more for short items,
-    until about `min_visit_ms` are timed. The anchor begins every round and is visited again every `anchor_every`
-    items, at least twice a round if there are two items. `between(done)` is called after every round.
+    Each visit is one unmeasured run and then `min_runs` to `max_runs` measured ones, more for short items, until about
+    `min_visit_ms` are timed. After `max_s` seconds no round begins but the first FEWEST. The anchor begins every round
+    and is visited again every `anchor_every` items, at least twice a round if there are two items. `between(done)` is
+    called after every round.
     """
     rng = np.random.default_rng(seed)
     kept: list[list[tuple[float, ...]]] = [[] for _ in items]
@@ -176,4 +180,6 @@ def interleave(
             anchors.append(tuple(now))
             r += 1
             between(r)
+            if r >= FEWEST and clock() - began >= max_s:
+                break
     return Samples(tuple(tuple(k) for k in kept), tuple(anchors))

@@ -49,21 +49,24 @@ LEAST = 3  # passes
 # Rounds of a pass. What spoils a time lasts for seconds, so many rounds of one run beat few of many: over 36 networks
 # a part of twelve rounds was off by 1.5 %, of three rounds with two runs by 3 %, of one round with five by 9 %.
 LAYER_ROUNDS, NETWORK_ROUNDS = 8, 12
+LAYERS_PART, NETWORKS_PART = 0.07, 0.13  # of the time given, at most, in one pass: slow networks get fewer rounds
 CHUNK_BYTES = 1_200_000_000  # sessions open at one time: weights and activations
 CHUNK_LAYERS = 256
 
 
-def time_layers(opened: Sequence[Run], anchor: Run, *, rounds: int, seed: int) -> tuple[list[list[float]], float]:
+def time_layers(
+    opened: Sequence[Run], anchor: Run, *, rounds: int, seed: int, max_s: float = math.inf
+) -> tuple[list[list[float]], float]:
     """Run times in ms of each open layer, and the anchor's p10, of one pass."""
-    samples = interleave(opened, anchor, rounds=rounds, seed=seed, min_s=LAYERS_S, min_runs=2, max_runs=4)
+    samples = interleave(opened, anchor, rounds=rounds, seed=seed, min_s=LAYERS_S, max_s=max_s, min_runs=2, max_runs=4)
     return [[t for r in item for t in r] for item in samples.items], samples.anchor_ms()
 
 
 def time_networks(
-    opened: Sequence[Run], anchor: Run, *, rounds: int, seed: int, min_s: float = NETWORKS_S
+    opened: Sequence[Run], anchor: Run, *, rounds: int, seed: int, min_s: float = NETWORKS_S, max_s: float = math.inf
 ) -> tuple[list[float], float]:
     """p10 in ms of each open network in one part, and the anchor's variation between rounds."""
-    samples = interleave(opened, anchor, rounds=rounds, seed=seed, min_s=min_s, min_runs=1, max_runs=1)
+    samples = interleave(opened, anchor, rounds=rounds, seed=seed, min_s=min_s, max_s=max_s, min_runs=1, max_runs=1)
     return [samples.ms(i) for i in range(len(opened))], samples.anchor_variation()
 
 
@@ -294,7 +297,7 @@ def measure(
 
     `opened(i)` opens layer i, behind the layers the networks, and at last the reference.
     """
-    told, n = journal.told, len(work["keys"])
+    told, n, seconds = journal.told, len(work["keys"]), float(work["seconds"])
     reference = n + len(work["networks"])
     anchor = opened(reference)
     groups = grouped_evenly(work["network_bytes"])
@@ -309,7 +312,9 @@ def measure(
             if todo := [i for i in chunk if i not in seen]:
                 watch, began = Watch(), clock()
                 sessions = [opened(i) for i in todo]
-                times, anchor_ms = time_layers(sessions, anchor, rounds=LAYER_ROUNDS, seed=1000 * p + c)
+                times, anchor_ms = time_layers(
+                    sessions, anchor, rounds=LAYER_ROUNDS, seed=1000 * p + c, max_s=LAYERS_PART * seconds / len(chunks)
+                )
                 del sessions
                 rows = [_row(t) for t in times]
                 took = {"s": round(clock() - began, 3), "conditions": {**watch.seen(), **setting()}}
@@ -322,7 +327,12 @@ def measure(
                 sessions = [opened(n + i) for i in todo]
                 sessions.append(opened(reference))
                 ms, drift = time_networks(
-                    sessions, anchor, rounds=NETWORK_ROUNDS, seed=1000 * p + 500 + g, min_s=NETWORKS_S / len(groups)
+                    sessions,
+                    anchor,
+                    rounds=NETWORK_ROUNDS,
+                    seed=1000 * p + 500 + g,
+                    min_s=NETWORKS_S / len(groups),
+                    max_s=NETWORKS_PART * seconds / len(groups),
                 )
                 del sessions
                 took = {"s": round(clock() - began, 3), "conditions": {**watch.seen(), **setting()}}

@@ -74,6 +74,13 @@ def test_the_anchor_is_timed_at_least_twice_a_round(clock: Clock, n: int, every:
     assert order[0] == "anchor" != order[-1]  # it begins every round and ends none
 
 
+def test_rounds_end_when_the_time_is_used(clock: Clock) -> None:
+    run = machine(clock, [])
+    for max_s, rounds in ((0.0, 3), (0.0101, 3), (0.0161, 5), (9.0, 12)):
+        samples = interleave([run("a", 1.0)], run("anchor", 1.0), rounds=12, seed=0, max_s=max_s)
+        assert len(samples.anchor) == len(samples.items[0]) == rounds
+
+
 @pytest.mark.parametrize(("min_s", "rounds"), [(0.0, 3), (0.011, 3), (0.0121, 4), (0.0401, 11), (9.0, 60)])
 def test_rounds_go_on_until_enough_time_has_passed(clock: Clock, min_s: float, rounds: int) -> None:
     run = machine(clock, [])
