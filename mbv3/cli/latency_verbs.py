@@ -264,14 +264,16 @@ def _transfer(args: Namespace) -> int:
     table = LatencyTable.load(args.table)
     space = _space_of(table, args.space)
     measured = read_networks(Path(args.measured))
+    if args.name and measured.fingerprint is not None:
+        raise BadInput(f"--name {args.name!r}: {args.measured} says itself of which device it is; leave --name out")
 
     def network(name: str) -> ArchSpec:
         label, colon, genome = name.partition(":")
         return space.spec(space.genome(genome)) if colon and label in ("check", "calibration") else load_spec(name)
 
     unknown = Fingerprint(
-        cpu=f"of {args.measured}", vector="", cores=1, system="", kernel="", governor="", runtime="unknown",
-        runtime_version="", threads=1,
+        cpu=args.name or f"of {args.measured}", vector="", cores=1, system="", kernel="", governor="",
+        runtime="unknown", runtime_version="", threads=1,
     )  # fmt: skip
     nets = [(name, network(name), ms) for name, ms in measured.times]
     reference = (reference_of(table), measured.reference_ms)

@@ -167,6 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     s = latency.add_parser("transfer", help="fit a table to another device or setting from a few networks timed there")
     s.add_argument("table", metavar="TABLE.csv")
     s.add_argument("--measured", required=True, metavar="NETS.csv", help="columns network,ms: of measure --like")
+    s.add_argument("--name", metavar="DEVICE", help="what device a list written by hand was timed on")
     s.add_argument("--fit", type=int, default=10, metavar="N", help="fit on the first N, test on the rest (default 10)")
     s.add_argument("--space", default="mnasnet-imagenet", metavar="FILE", help="the table's space, if it is your own")
     s.add_argument("--out", required=True, metavar="TABLE.csv", help="where the new table goes")

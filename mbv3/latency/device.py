@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,6 +115,19 @@ class Device:
                 mine.append([t * self.reference_ms / anchor_ms for t in runs])
         return {key: _timed(mine) for key, mine in zip(keys, told, strict=True)}
 
+    def rows(
+        self, keys: Sequence[LayerKey], known: Mapping[LayerKey, float], *, seed: int = 0
+    ) -> dict[LayerKey, Timed]:
+        """Hot times of one chunk of layers, quickly: told against layers whose ms in a table are `known`, timed beside
+        them, not against the reference, which is slow to run and in one session of one minute may be off by two
+        percent, and all that is told against it."""
+        items = [self.runtime.layer(k) for k in (*known, *keys)]
+        times, _ = time_layers(items[1:], items[0], rounds=3, seed=seed, min_runs=1)
+        now = zip(list(known)[1:], times, strict=False)
+        scale = float(np.median([known[k] / p10(runs) for k, runs in now]))
+        new = times[len(known) - 1 :]
+        return {key: _timed([[t * scale for t in runs]]) for key, runs in zip(keys, new, strict=True)}
+
     def networks(
         self,
         specs: Sequence[ArchSpec],
@@ -123,14 +136,16 @@ class Device:
         parts: int = PARTS,
         seed: int = 0,
         more_s: float = 0.0,
+        max_s: float = math.inf,
     ) -> Measured:
         """Whole networks, interleaved with the reference in the same rounds.
 
         There are `parts` (2 or more) of `rounds` each, on sessions opened anew, as where a session's weights happen to
-        lie moves a time too. The reference is one of the networks in turn, visited as
-        the others are: timed more often it would run hotter.
+        lie moves a time too. The reference is one of the networks in turn, visited as the others are: timed more often
+        it would run hotter.
 
-        `more_s`: further parts are timed for so many seconds, while the noise floor is over NOISE.
+        `more_s`: further parts are timed for so many seconds, while the noise floor is over NOISE. `max_s`: after so
+        many seconds a part has no further round, but for three.
         """
         # networks that would not fit in memory together are timed in groups, each with the reference
         groups = grouped_evenly([network_bytes(s) for s in specs])
@@ -145,7 +160,7 @@ class Device:
                 opened.append(self.runtime.network(self.reference))
                 ms, varied = time_networks(
                     opened, self._anchor, rounds=rounds, seed=parts * (seed + g) + len(times),
-                    min_s=NETWORKS_S / len(groups),
+                    min_s=NETWORKS_S / len(groups), max_s=max_s / len(groups),
                 )  # fmt: skip
                 for i, t in zip(mine, ms, strict=False):
                     part[i] = t / ms[-1] * self.reference_ms

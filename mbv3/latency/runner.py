@@ -55,10 +55,12 @@ CHUNK_LAYERS = 256
 
 
 def time_layers(
-    opened: Sequence[Run], anchor: Run, *, rounds: int, seed: int, max_s: float = math.inf
+    opened: Sequence[Run], anchor: Run, *, rounds: int, seed: int, max_s: float = math.inf, min_runs: int = 2
 ) -> tuple[list[list[float]], float]:
     """Run times in ms of each open layer, and the anchor's p10, of one pass."""
-    samples = interleave(opened, anchor, rounds=rounds, seed=seed, min_s=LAYERS_S, max_s=max_s, min_runs=2, max_runs=4)
+    samples = interleave(
+        opened, anchor, rounds=rounds, seed=seed, min_s=LAYERS_S, max_s=max_s, min_runs=min_runs, max_runs=4
+    )
     return [[t for r in item for t in r] for item in samples.items], samples.anchor_ms()
 
 

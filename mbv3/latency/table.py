@@ -38,10 +38,6 @@ class Timed:
     mean: float
     std: float
 
-    def times(self, factor: float) -> Timed:
-        """The same measurement on a machine slower by `factor`."""
-        return Timed(self.ms * factor, self.n, self.mean * factor, self.std * factor)
-
 
 @dataclass(frozen=True, slots=True)
 class Prediction:

@@ -17,7 +17,7 @@ from mbv3.pipeline.accuracy import Judge, load_images
 from mbv3.pipeline.find import conclude, guarded
 from mbv3.pipeline.options import Options
 from mbv3.pipeline.rundir import RunDir, file_sha256, versions
-from mbv3.pipeline.tables import Latency, quick_ms, reference_at, reference_of
+from mbv3.pipeline.tables import TABLE_MINUTES, Latency, quick_ms, reference_at, reference_of
 from mbv3.space import load_space, scale
 from mbv3.spec import ArchSpec, dump_spec, lower, parse_spec, scale_spec, width_rules
 
@@ -101,7 +101,7 @@ def alone_stages(o: Options, run: RunDir) -> Iterator[Event]:
         )
         own = run.path / "latency-table.csv"
         if not own.exists():
-            yield from (e for e in build_table(runtime, plan, own) if not isinstance(e, Done))
+            yield from (e for e in build_table(runtime, plan, own, minutes=TABLE_MINUTES) if not isinstance(e, Done))
         table = LatencyTable.load(own)
         device = Device(runtime, reference_of(table), table.reference_ms)
     latency = Latency(table, device)

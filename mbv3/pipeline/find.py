@@ -26,6 +26,7 @@ from mbv3.pipeline.options import Options, parse_scale
 from mbv3.pipeline.rundir import RunDir, file_sha256, versions
 from mbv3.pipeline.shrink import Shrunk, shrink
 from mbv3.pipeline.tables import (
+    TABLE_MINUTES,
     Latency,
     check_range,
     choose_scale,
@@ -287,7 +288,7 @@ def _device_and_table(
     with run.stage("table"):
         found: LatencyTable | None = LatencyTable.load(own) if own.exists() else None
         if found is None:
-            for event in open_table(runtime, table_plan(space), rebuild=o.rebuild_table):
+            for event in open_table(runtime, table_plan(space), rebuild=o.rebuild_table, minutes=TABLE_MINUTES):
                 if isinstance(event, LatencyTable):
                     found = event
                 else:

@@ -33,6 +33,7 @@ from mbv3.space.additive import layer_keys
 from mbv3.spec import ArchSpec, LayerKey, load_spec, lower_key, scale_spec
 
 __all__ = [
+    "TABLE_MINUTES",
     "Latency",
     "Whole",
     "choose_scale",
@@ -49,6 +50,8 @@ __all__ = [
 REFERENCE = "mobilenet_v3_large"
 CALIBRATION_NETWORKS = 36
 KNOWN_ROWS = 12  # of the table, timed again beside rows that it lacks
+WHOLE_S = 2.0  # seconds of a part
+TABLE_MINUTES = 2.0  # of a run; `mbv3 latency build` beforehand gives it a table that was timed for longer
 VERDICT_PARTS = 8  # a part is off by about 1.5 %, so their mean by 0.5 %
 
 
@@ -145,25 +148,22 @@ def read_table(path: str, runtime: str, threads: int, force: bool) -> tuple[Late
         BadInput: neither a table nor a profile.
         ForeignTable: it was measured on another device, runtime or thread count, unless `force`.
     """
-    if path in profile_names():
-        return (table := load_profile(path)), profile_caveat(table)
-    table = LatencyTable.load(path)
+    table = load_profile(path) if path in profile_names() else LatencyTable.load(path)
     if table.model is not None:
         return table, profile_caveat(table)
-    moved = (table.about or {}).get("transferred")
-    if moved is not None and table.fingerprint.runtime == "unknown":
-        return table, _transferred(path, moved)
-    if "kit" in (table.about or {}):  # brought here on purpose
-        f = table.fingerprint
+    about, f = dict(table.about or {}), table.fingerprint
+    moved = _transferred(path, about["transferred"]) if "transferred" in about else None
+    if moved is not None and f.runtime == "unknown":  # nobody can tell whether it is this device's
+        return table, moved
+    if "kit" in about:  # brought here on purpose
         where = f"{f.cpu}, {f.runtime} {f.runtime_version} {f.precision}, {f.threads} thread(s)"
         return table, f"{path} was measured by a kit on {where}: times are of that device and nothing is timed here"
     here = open_runtime(runtime, threads).fingerprint
+    differing = [name for name, _, _ in f.differences(here)]
+    if not differing:
+        return table, moved
     if not force:
         table.require(here, path)
-        return table, None if moved is None else _transferred(path, moved)
-    differing = [name for name, _, _ in table.fingerprint.differences(here)]
-    if not differing:
-        return table, None
     return table, f"forced: the latency table {path} was measured elsewhere ({', '.join(differing)} differ)"
 
 
@@ -317,8 +317,8 @@ class Whole:
 
 
 def measure_whole(device: Device, spec: ArchSpec, parts: int = VERDICT_PARTS) -> Whole:
-    """`spec` timed whole on `parts` sessions, twelve rounds or more each."""
-    measured = device.networks([spec], parts=parts, seed=parts)
+    """`spec` timed whole on `parts` sessions, twelve rounds or more each, fewer of a slow network."""
+    measured = device.networks([spec], parts=parts, seed=parts, max_s=WHOLE_S)
     return Whole(measured.ms[0], measured.errors_ms[0], measured.raw_reference_ms)
 
 
@@ -351,12 +351,9 @@ class Latency:
         if self.device is not None:
             missing = list(dict.fromkeys(k for s in specs for k in self.table.missing(s)))
             for n, chunk in enumerate(chunks(missing)):
-                rows = self.device.layers([*self._known, *chunk], rounds=3, passes=1, seed=n)
-                # told against rows of the table timed beside them: the reference alone, one session in one minute, may
-                # be off by two percent, and all that is measured here with it
-                now = [ms / rows[k].ms for k, ms in self._known.items()]
-                scale = float(np.median(now)) if now else 1.0
-                self.table = self.table.with_layers({k: rows[k].times(scale) for k in chunk})
+                few = len(self._known) < 2
+                rows = self.device.layers(chunk, seed=n) if few else self.device.rows(chunk, self._known, seed=n)
+                self.table = self.table.with_layers(rows)
         out = []
         for spec in specs:
             prediction = self.table.predict(spec, estimate=self.device is None)
@@ -364,7 +361,7 @@ class Latency:
         return out
 
     def measure(self, spec: ArchSpec, parts: int) -> Whole | None:
-        """`spec` timed whole on `parts` sessions, twelve rounds each; None without a device."""
+        """`spec` timed whole on `parts` sessions; None without a device."""
         return None if self.device is None else measure_whole(self.device, spec, parts)
 
     def correct(self, spec: ArchSpec, measured_ms: float) -> None:

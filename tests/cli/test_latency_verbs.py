@@ -94,6 +94,9 @@ def test_a_killed_build_keeps_its_rows_and_the_table_serves(
     code, _, err = mbv3("latency", "transfer", out, "--measured", nets, "--space", space, "--fit", "20", "--out", moved)
     assert code == 2 and "at least 8 measured networks to fit on (got 12)" in err
 
+    code, _, err = mbv3("latency", "transfer", out, "--measured", nets, "--space", space, "--name", "X", "--out", moved)
+    assert code == 2 and "says itself of which device it is; leave --name out" in err
+
     code, _, err = mbv3("latency", "check", "--device", out, "--networks", "4")  # another space than the table's
     assert code == 2 and "give --space FILE" in err and "Traceback" not in err, err
 
@@ -112,8 +115,9 @@ def test_a_kit_goes_out_and_a_table_comes_back(mbv3: Command, space: Path, spec:
     specs = [f"mobilenet_v3_small@{w / 20:g}" for w in range(5, 15)]
     nets.write_text("network,ms\n" + "".join(f"{s},{i + 1}\n" for i, s in enumerate(specs)))
     moved = tmp_path / "moved.csv"
-    code, _, err = mbv3("latency", "transfer", table, "--measured", nets, "--space", space, "--out", moved)
-    assert code == 0, err
+    name = ("--name", "Pixel 99")
+    code, _, err = mbv3("latency", "transfer", table, "--measured", nets, "--space", space, "--out", moved, *name)
+    assert code == 0 and LatencyTable.load(moved).fingerprint.cpu == "Pixel 99", err
     code, _, err = mbv3("latency", "predict", spec, "--device", moved)
     assert code == 0 and "was fitted to 10 whole networks of its device" in err and "by a kit" not in err
     code, _, err = mbv3("latency", "check", "--device", moved, "--space", space, "--networks", "4")

@@ -87,7 +87,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Tables are computed, whole networks take what the table says; the tables that were built."""
     built: list[Path] = []
 
-    def build_table(runtime: Runtime, plan: BuildPlan, path: Path) -> Iterator[Event]:
+    def build_table(runtime: Runtime, plan: BuildPlan, path: Path, **how: float) -> Iterator[Event]:
         layers = {k: Timed(layer_ms(k), 1, layer_ms(k), 0.0) for k in plan.keys}
         reference = {
             "spec": "mobilenet_v3_large", "width": 1.0, "resolution": [32, 32], "classes": 1000, "ms": 3.0,
