@@ -12,13 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mbv3.latency import Device, LatencyTable, fidelity, fit_calibration, network_time, open_runtime
+from mbv3.latency import Device, LatencyTable, check_table, fidelity, open_runtime
 from mbv3.netadapt.proposals import channels, cut, sites
 from mbv3.pipeline.tables import Latency, random_networks, reference_of
 from mbv3.space import load_space, scale
@@ -61,17 +60,12 @@ def bench_channels(args: argparse.Namespace) -> None:
     latency([s for _, s in nets])
     on_demand_s = time.monotonic() - began
     panel = [(n, space.spec(space.genome(n.label.partition(":")[2]))) for n in table.networks[:24]]
-    measured = device.networks([s for _, s in nets] + [s for _, s in panel], seed=1, more_s=180.0)
-    times = [network_time(label, s, latency.table, ms) for (label, s), ms in zip(nets, measured.ms, strict=False)]
-    now = [replace(n, ms=ms) for (n, _), ms in zip(panel, measured.ms[len(nets) :], strict=True)]
-    calibration = fit_calibration(now)
+    report = check_table(device, latency.table, nets, panel, minutes=args.minutes)
+    networks = [[n["network"], round(n["predicted_ms"], 4), round(n["measured_ms"], 4)] for n in report["networks"]]
     keep("channels", {
         "command": f"python scripts/bench_latency.py channels TABLE.csv --networks {args.networks} --seed {args.seed}",
-        "device": table.fingerprint.cpu, "runtime": table.fingerprint.runtime, "space": space.name,
-        "rows_on_demand": len(missing), "on_demand_s": round(on_demand_s, 1),
-        **fidelity([calibration(n) for n in times], [n.ms for n in times]), "noise_floor": measured.noise_floor,
-        "as_built": fidelity([table.calibration(n) for n in times], [n.ms for n in times]),
-        "networks": [[n.label, round(calibration(n), 4), round(n.ms, 4)] for n in times],
+        "device": f.cpu, "runtime": f.runtime, "space": space.name, "rows_on_demand": len(missing),
+        "on_demand_s": round(on_demand_s, 1), **report, "networks": networks,
     })  # fmt: skip
 
 
@@ -150,6 +144,7 @@ def main() -> None:
     s.add_argument("table")
     s.add_argument("--networks", type=int, default=100)
     s.add_argument("--seed", type=int, default=0)
+    s.add_argument("--minutes", type=float, default=4.0)
     s.set_defaults(run=bench_channels)
     s = verbs.add_parser("pairs")
     s.add_argument("--pairs", type=int, default=100)

@@ -24,7 +24,7 @@ trap finish EXIT
 
 # a Python that the account may run: a copy of this one, with numpy and the runtime
 cp -r "$("$python" -c 'import sys; print(sys.base_prefix)')" "$w/python"
-"$w/python/bin/python3" -m pip install -q numpy onnxruntime
+"$w/python/bin/python3" -m pip install -q --constraint "$root/constraints.txt" numpy onnxruntime
 
 for name in host key; do ssh-keygen -q -t ed25519 -N '' -f "$w/$name"; done
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
@@ -60,8 +60,11 @@ cd "$root"
 echo "== over SSH as mbv3-board, cut after the first steps"
 "${build[@]}" --device "$device" --out "$w/board.csv" 2>"$w/first.log" &
 first=$!
-until grep -q "/.* steps" "$w/first.log"; do sleep 1; done
-pkill -KILL -P "$listener" || true
+until grep -q "/.* steps" "$w/first.log"; do
+    kill -0 "$first" || { cat "$w/first.log" >&2; exit 1; }
+    sleep 1
+done
+pkill -KILL -u mbv3-board sshd # the connection's own process; its parent, the monitor, runs as root
 if wait "$first"; then echo "the build was not cut" >&2; exit 1; fi
 tail -n 1 "$w/first.log"
 echo "== the same command again"

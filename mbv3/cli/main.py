@@ -43,10 +43,10 @@ def _until(p: argparse.ArgumentParser) -> None:
     p.add_argument("--minutes", type=float, default=3.0, metavar="M", help="but no longer than about this (default 3)")
 
 
-def _minutes(p: argparse.ArgumentParser, default: float) -> None:
+def _minutes(p: argparse.ArgumentParser, default: float, when: str = "") -> None:
     p.add_argument(
         "--minutes", type=float, default=default, metavar="M",
-        help=f"time networks for so long while their noise is over 0.7 percent (default {default:g})",
+        help=f"{when}time networks for so long while their noise is over 0.7 percent (default {default:g})",
     )  # fmt: skip
 
 
@@ -148,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     s.add_argument("--seed", type=int, default=0, help="of their draw (default 0)")
     s.add_argument("--space", default="mnasnet-imagenet", metavar="FILE", help="the table's space, if it is your own")
     s.add_argument("--out", metavar="NETS.csv", help="where their times go, for latency transfer")
-    _minutes(s, 2)
+    _minutes(s, 2, "with --like: ")
     _timing(s)
     _common(s)
     s = latency.add_parser("kit", help="a folder or zip that measures a table on a device where mbv3 is not installed")

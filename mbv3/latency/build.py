@@ -222,13 +222,14 @@ def _conditions(told: Told) -> dict[str, float]:
     return out
 
 
-def noise_warning(table: LatencyTable) -> Iterator[Note]:
-    """Why a table is noisier than it was asked to be, where it is."""
+def noise_warning(table: LatencyTable, error: float | None = None) -> Iterator[Note]:
+    """Why a table is noisier than `error` percent, or than it was asked to be, where it is."""
     report = dict(table.report or {})
     if "asked" not in report or "layer_noise" not in report:
         return
     noise, seen = math.hypot(report["noise_floor"], report["layer_noise"]), dict(report["conditions"])
-    if noise <= report["asked"]:
+    asked = report["asked"] if error is None else error
+    if noise <= asked:
         return
     why = []
     if seen.get("others", 0) > OTHERS:
@@ -245,7 +246,7 @@ def noise_warning(table: LatencyTable) -> Iterator[Note]:
     yield Note(
         STAGE,
         f"chance makes up {noise:.1f} % of a prediction's error after {report['seconds'] / 60:.1f} minutes, more than "
-        f"the {report['asked']:g} % asked for: {told}",
+        f"the {asked:g} % asked for: {told}",
         warning=True,
     )
 

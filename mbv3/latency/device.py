@@ -122,7 +122,7 @@ class Device:
         them, not against the reference, which is slow to run and in one session of one minute may be off by two
         percent, and all that is told against it."""
         items = [self.runtime.layer(k) for k in (*known, *keys)]
-        times, _ = time_layers(items[1:], items[0], rounds=3, seed=seed, min_runs=1)
+        times, _ = time_layers(items[1:], items[0], rounds=3, seed=seed, max_runs=2)
         now = zip(list(known)[1:], times, strict=False)
         scale = float(np.median([known[k] / p10(runs) for k, runs in now]))
         new = times[len(known) - 1 :]

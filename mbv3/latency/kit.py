@@ -35,9 +35,19 @@ LEAST_HOLE = 16  # floats; what is smaller stays in the model
 _TRAVEL = ("protocol.py", "sessions.py", "fingerprint.py", "conditions.py", "runner.py")
 _RUN = """\
 # python3 run.py: times the models of this folder into results.jsonl; after an interruption it goes on there.
+import sys
+
+if sys.version_info < (3, 10):
+    print("error: this is Python %d.%d; run it with Python 3.10 or newer" % sys.version_info[:2])
+    sys.exit(2)
+try:
+    import numpy
+except ImportError:
+    print("error: numpy is not installed for this Python; python3 -m pip install numpy {package}")
+    sys.exit(2)
 from mbv3.latency.runner import main
 
-raise SystemExit(main())
+sys.exit(main())
 """
 _README = """\
 A kit of mbv3-search. On the device (Linux, Android under Termux, macOS) whose latency you want to know:
@@ -103,7 +113,7 @@ def kit_files(
     kit["code_sha256"] = hashlib.sha256(b"".join(code.values())).hexdigest()
     kit["id"] = kit_id(kit)
     return {
-        "run.py": _RUN.encode(),
+        "run.py": _RUN.replace("{package}", KINDS[runtime].package).encode(),
         "README.txt": _README.format(package=KINDS[runtime].package).encode(),
         "kit.json": json.dumps(kit).encode(),
         "models.bin": data,

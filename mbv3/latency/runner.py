@@ -55,11 +55,11 @@ CHUNK_LAYERS = 256
 
 
 def time_layers(
-    opened: Sequence[Run], anchor: Run, *, rounds: int, seed: int, max_s: float = math.inf, min_runs: int = 2
+    opened: Sequence[Run], anchor: Run, *, rounds: int, seed: int, max_s: float = math.inf, max_runs: int = 4
 ) -> tuple[list[list[float]], float]:
     """Run times in ms of each open layer, and the anchor's p10, of one pass."""
     samples = interleave(
-        opened, anchor, rounds=rounds, seed=seed, min_s=LAYERS_S, max_s=max_s, min_runs=min_runs, max_runs=4
+        opened, anchor, rounds=rounds, seed=seed, min_s=LAYERS_S, max_s=max_s, min_runs=2, max_runs=max_runs
     )
     return [[t for r in item for t in r] for item in samples.items], samples.anchor_ms()
 
@@ -217,7 +217,8 @@ class Told:
 
 class Journal:
     """The lines measured so far, in a file that one process at a time may have. What is damaged, half written or
-    behind such a line is dropped."""
+    behind such a line is dropped. `anew`: lines of other work or another device are dropped too and another process in
+    the file is an error; otherwise those are the error, and the other process is waited for."""
 
     def __init__(self, path: Path, work: Mapping[str, Any], header: Mapping[str, Any], *, anew: bool) -> None:
         self.path = path
@@ -227,8 +228,14 @@ class Journal:
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self.file.close()
-            raise RunnerError(f"{path}: another process is measuring into this file; wait for it, or end it") from None
+            if anew:
+                self.file.close()
+                raise RunnerError(
+                    f"{path}: another process is measuring into this file; wait for it, or end it"
+                ) from None
+            # a connection that was cut leaves the run behind it at work until it next has something to say
+            print(f"waiting for another process that measures into {path}", file=sys.stderr, flush=True)  # noqa: T201
+            fcntl.flock(self.file, fcntl.LOCK_EX)
         self.file.seek(0)
         good = self._read(self.file.read().split(b"\n")[:-1], header, anew)
         self.file.truncate(good)
@@ -245,16 +252,17 @@ class Journal:
             if lines and not anew:
                 raise RunnerError(f"{self.path}: results of another kit or device; move the file away and run again")
             return 0
-        good = len(lines[0]) + 1
+        good = before_end = len(lines[0]) + 1
         for line in lines[1:]:
             try:
                 self.told.take(json.loads(line))
+                before_end = good
             except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
                 break
             good += len(line) + 1
         if self.told.ended and not self.told.enough(self.work):  # more is asked for than when it ended
             self.told.ended = False
-            good -= len(line) + 1
+            return before_end
         return good
 
     @staticmethod
@@ -314,6 +322,7 @@ def measure(
             if todo := [i for i in chunk if i not in seen]:
                 watch, began = Watch(), clock()
                 sessions = [opened(i) for i in todo]
+                began = clock() if p == 0 else began  # writing and quantizing the models is no timing
                 times, anchor_ms = time_layers(
                     sessions, anchor, rounds=LAYER_ROUNDS, seed=1000 * p + c, max_s=LAYERS_PART * seconds / len(chunks)
                 )
@@ -328,6 +337,7 @@ def measure(
                 watch, began = Watch(), clock()
                 sessions = [opened(n + i) for i in todo]
                 sessions.append(opened(reference))
+                began = clock() if p == 0 else began
                 ms, drift = time_networks(
                     sessions,
                     anchor,
@@ -393,6 +403,9 @@ def main() -> int:
     except RunnerError as e:
         print(f"error: {e}", file=sys.stderr)  # noqa: T201
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; what was measured is kept, the same command goes on there", file=sys.stderr)  # noqa: T201
+        return 4
     except OSError as e:
         print(f"error: {e.filename or folder}: {e.strerror}; what was measured is kept", file=sys.stderr)  # noqa: T201
         return 2

@@ -24,6 +24,7 @@ from mbv3.latency import (
     chunks,
     interleave,
     load_profile,
+    noise_warning,
     open_runtime,
     profile_names,
     table_path,
@@ -109,36 +110,40 @@ def table_plan(space: SearchSpace, **about: Any) -> BuildPlan:
 
 
 def open_table(
-    runtime: Runtime, plan: BuildPlan, *, rebuild: bool = False, error: float = ERROR, minutes: float = MINUTES
+    runtime: Runtime,
+    plan: BuildPlan,
+    *,
+    rebuild: bool = False,
+    error: float | None = None,
+    minutes: float = MINUTES,
 ) -> Iterator[Event | LatencyTable]:
-    """The cache's table for `plan`, built if it is not there. Yields events and at last the table."""
+    """The cache's table for `plan`, built if it is not there. Yields events and at last the table.
+
+    Where `error` is given, a table that is noisier and was timed for clearly less than `minutes` is measured anew."""
     path = table_path(cache_folder(), runtime.fingerprint, plan.about)
     if path.exists() and not rebuild:
         try:
             table = LatencyTable.load(path)
             table.require(runtime.fingerprint, str(path))
             date = (table.about or {}).get("date")
-            if not _rougher(table, error, minutes):
+            if error is None or not _rougher(table, error, minutes):
                 yield Note("table", f"using the latency table of {date} in {path} (--rebuild-table measures it anew)")
+                if error is not None:
+                    yield from noise_warning(table, error)
                 yield table
                 return
             yield Note("table", f"the latency table of {date} in {path} is noisier than asked for; it is measured anew")
         except BadInput as e:
             yield Note("table", f"{e}; it is measured anew", warning=True)
-    yield from build_table(runtime, plan, path, error=error, minutes=minutes)
+    yield from build_table(runtime, plan, path, error=ERROR if error is None else error, minutes=minutes)
     yield LatencyTable.load(path)
 
 
 def _rougher(table: LatencyTable, error: float, minutes: float) -> bool:
     """Whether a table is noisier than asked for and was given clearly less time than is given now."""
-    if table.report is None:  # of a space with hardly a network
-        return False
-    report = table.report
-    try:
-        noise = math.hypot(report["noise_floor"], report["layer_noise"])
-        return bool(noise > error and report["seconds"] < 0.8 * 60 * minutes)
-    except (KeyError, TypeError):
-        return True
+    report = dict(table.report or {})
+    noise = math.hypot(report.get("noise_floor", 0.0), report.get("layer_noise", 0.0))
+    return bool(noise > error and report.get("seconds", 0.0) < 0.8 * 60 * minutes)
 
 
 def read_table(path: str, runtime: str, threads: int, force: bool) -> tuple[LatencyTable, str | None]:
@@ -333,7 +338,8 @@ class Latency:
         self.table = table
         self.device = device
         self.correction = 1.0
-        by_time = sorted(table.layers, key=table.hot_ms)
+        most = max((t.n for t in table.layers.values()), default=0)  # those of the table's build, not rows on demand
+        by_time = sorted((k for k, t in table.layers.items() if 2 * t.n >= most), key=table.hot_ms)
         picks = np.linspace(0, len(by_time) - 1, min(KNOWN_ROWS, len(by_time))).astype(int)
         self._known = {by_time[i]: table.hot_ms(by_time[i]) for i in picks}
 

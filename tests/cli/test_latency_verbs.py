@@ -72,8 +72,9 @@ def test_a_killed_build_keeps_its_rows_and_the_table_serves(
     here = json.loads(said)
     assert code == 0 and here["ms"] > 0 and here["estimated"] is False
 
-    code, said, err = mbv3("latency", "check", "--space", space, "--networks", "4", "--minutes", "0.1", "--json")
-    assert code == 0, err
+    code, said, err = mbv3("latency", "check", "--space", space, "--networks", "4", "--minutes", "0.1", "--json",
+                           "--plot", tmp_path / "check.png")  # fmt: skip
+    assert code == 0 and (tmp_path / "check.png").read_bytes().startswith(b"\x89PNG"), err
     wanted = {"n", "rmspe", "bias", "within_5", "within_10", "spearman", "noise_floor", "baselines"}
     assert json.loads(said).keys() >= wanted and json.loads(said)["n"] == 4
 
@@ -162,6 +163,7 @@ def test_devices_are_listed_with_their_errors(mbv3: Command, tmp_path: Path) -> 
         (("build", "--threads", "99"), "--threads must be from 1 to"),
         (("build", "--space", "nowhere"), "'nowhere' is neither a YAML file"),
         (("check", "--networks", "1"), "--networks must be from 4 to 1000"),
+        (("check", "--plot", "x.jpg"), "--plot must name a .png, .svg or .pdf file (got x.jpg)"),
         (("check", "--device", "none.csv"), "none.csv: no such latency table"),
         (("predict", "nothing"), "'nothing' is neither a YAML file"),
         (("measure",), "give one SPEC, or --like TABLE.csv"),

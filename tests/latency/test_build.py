@@ -389,10 +389,13 @@ def test_runs_are_undisturbed_as_far_as_the_user_may_ask_and_all_is_as_before() 
         return os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0)
 
     before = now()
+    may = not subprocess.run(
+        [sys.executable, "-c", "import os; os.setpriority(0, 0, -10)"], capture_output=True
+    ).returncode
     with undisturbed():
         cores, nice = now()
     assert now() == before and cores == {max(before[0])}
-    assert nice == (min(before[1], -10) if os.getuid() == 0 else before[1]) == setting()["nice"]
+    assert nice == (min(before[1], -10) if may else before[1]) == setting()["nice"]
     with undisturbed(pin=False):
         assert os.sched_getaffinity(0) == before[0]
     with pytest.raises(RuntimeError, match="broken"), undisturbed():
@@ -533,9 +536,11 @@ def test_an_end_is_taken_back_where_more_is_asked_for(plan: BuildPlan, tmp_path:
     whole = (tmp_path / "j").read_text()
     with closing(journal({})) as j:
         assert j.told.ended and not list(runner.measure(work, runs.__getitem__, j))
-    with closing(journal({"noise": -1.0, "seconds": 1e9})) as j:
-        assert not j.told.ended and j.told.passes == LEAST
-    assert (tmp_path / "j").read_text() == "".join(whole.splitlines(keepends=True)[:-1])
+    for behind in ("", "junk\n", "[1]\n[2]\n"):
+        (tmp_path / "j").write_text(whole + behind)
+        with closing(journal({"noise": -1.0, "seconds": 1e9})) as j:
+            assert not j.told.ended and j.told.passes == LEAST
+        assert (tmp_path / "j").read_text() == "".join(whole.splitlines(keepends=True)[:-1])
 
 
 def test_what_cannot_be_taken_changes_nothing(plan: BuildPlan, tmp_path: Path, clock: Clock) -> None:

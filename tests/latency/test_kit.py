@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -98,6 +99,38 @@ def test_a_killed_run_goes_on_where_it_stopped(runtime: str, plan: BuildPlan, tm
     assert f.runtime == runtime.removesuffix("-int8") and f.precision == ("int8" if "int8" in runtime else "fp32")
     before = results.read_bytes()
     assert run(folder).returncode == 0 and results.read_bytes() == before  # nothing left to do
+
+
+def test_a_run_that_is_left_from_a_cut_connection_is_waited_for(plan: BuildPlan, tmp_path: Path) -> None:
+    folder = tmp_path / "kit"
+    write_kit(kit_files(plan, "onnxruntime", 1, minutes=0.02), folder)
+    script = (
+        "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.flock(f, 2); print('mine', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, str(folder / "results.jsonl")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout is not None and other.stdout.readline() == b"mine\n"
+    with subprocess.Popen(
+        [sys.executable, "run.py"], cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as second:
+        assert second.stderr is not None
+        assert "waiting for another process that measures into" in second.stderr.readline()
+        other.communicate()
+        assert "/" in second.stderr.readline()  # steps
+        second.stderr.read()
+    assert second.returncode == 0 and import_kit(folder, folder / "results.jsonl").layers
+
+
+def test_a_device_without_numpy_or_with_an_old_python_is_told_so(kit: Path, tmp_path: Path) -> None:
+    script = (kit / "run.py").read_text()
+    for edited, words in (
+        (script.replace("import numpy\n", "import numpy_of_mars\n"), "numpy is not installed .* numpy onnxruntime"),
+        (script.replace("(3, 10)", "(9, 9)"), r"this is Python 3\.\d+; run it with Python 3\.10 or newer"),
+    ):
+        (tmp_path / "run.py").write_text(edited)
+        done = run(tmp_path)
+        assert done.returncode == 2 and re.search(words, done.stdout) and "Traceback" not in done.stderr
 
 
 def test_a_zip_holds_the_same(kit: Path, plan: BuildPlan, tmp_path: Path) -> None:
