@@ -19,6 +19,7 @@ import numpy as np
 
 from mbv3.latency import Device, LatencyTable, check_table, fidelity, open_runtime
 from mbv3.netadapt.proposals import channels, cut, sites
+from mbv3.pipeline.check import panel_of
 from mbv3.pipeline.tables import Latency, random_networks, reference_of
 from mbv3.space import load_space, scale
 from mbv3.spec import ArchSpec
@@ -59,8 +60,7 @@ def bench_channels(args: argparse.Namespace) -> None:
     missing = {k for _, s in nets for k in table.missing(s)}
     latency([s for _, s in nets])
     on_demand_s = time.monotonic() - began
-    panel = [(n, space.spec(space.genome(n.label.partition(":")[2]))) for n in table.networks[:24]]
-    report = check_table(device, latency.table, nets, panel, minutes=args.minutes)
+    report = check_table(device, latency.table, nets, panel_of(table, space), minutes=args.minutes)
     networks = [[n["network"], round(n["predicted_ms"], 4), round(n["measured_ms"], 4)] for n in report["networks"]]
     keep("channels", {
         "command": f"python scripts/bench_latency.py channels TABLE.csv --networks {args.networks} --seed {args.seed}",

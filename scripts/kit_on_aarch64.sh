@@ -13,13 +13,13 @@ apt-get install -y -qq --no-install-recommends qemu-user-static debootstrap >/de
 suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
 
 echo "== an aarch64 Python, unpacked and not installed"
-debootstrap --foreign --arch=arm64 --variant=minbase --include=python3 "$suite" "$w/root" >"$w/debootstrap.log"
-for deb in "$w"/root/var/cache/apt/archives/*.deb; do dpkg-deb -x "$deb" "$w/root"; done
+debootstrap --foreign --arch=arm64 --variant=minbase --include=python3 "$suite" "$w/debian" >"$w/debootstrap.log"
+for deb in "$w/debian"/var/cache/apt/archives/*.deb; do dpkg-deb -x "$deb" "$w/debian"; done
 # qemu-user shows the host's own /proc and /sys, in which ONNX Runtime looks for ARM cores and crashes; what lies under
-# the root goes before them
-mkdir -p "$w/root/sys/devices/system/cpu" "$w/root/proc"
-for name in possible present; do echo 0 >"$w/root/sys/devices/system/cpu/$name"; done
-cat >"$w/root/proc/cpuinfo" <<X
+# the unpacked system goes before them
+mkdir -p "$w/debian/sys/devices/system/cpu" "$w/debian/proc"
+for name in possible present; do echo 0 >"$w/debian/sys/devices/system/cpu/$name"; done
+cat >"$w/debian/proc/cpuinfo" <<X
 processor	: 0
 BogoMIPS	: 100.00
 Features	: fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid
@@ -31,9 +31,9 @@ CPU revision	: 3
 
 X
 # the numbered binary: the link python3 may point out of the folder
-python=$(find "$w/root/usr/bin" -name 'python3.*' ! -type l | head -n 1)
+python=$(find "$w/debian/usr/bin" -name 'python3.*' ! -type l | head -n 1)
 number=${python##*python3.}
-board=(qemu-aarch64-static -cpu cortex-a72 -L "$w/root" -E "PYTHONHOME=$w/root/usr" -E "PYTHONPATH=$w/site" "$python")
+board=(qemu-aarch64-static -cpu cortex-a72 -L "$w/debian" -E "PYTHONHOME=$w/debian/usr" -E "PYTHONPATH=$w/site" "$python")
 
 echo "== numpy and onnxruntime for it"
 python3 -m pip download -q --no-deps --only-binary=:all: --python-version "3.$number" --implementation cp \

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from mbv3.latency import CHECK_MINUTES, Device, LatencyTable, Runtime, check_table
+from mbv3.latency import CHECK_MINUTES, Device, LatencyTable, NetworkTime, Runtime, check_table
 from mbv3.pipeline.tables import random_networks, reference_of
 from mbv3.space import SearchSpace
 from mbv3.spec import ArchSpec
 
-__all__ = ["check", "unseen_networks"]
+__all__ = ["check", "panel_of", "unseen_networks"]
 
 PANEL = 24
 
@@ -19,6 +19,12 @@ def unseen_networks(table: LatencyTable, space: SearchSpace, n: int, seed: int) 
     seen = {net.label.partition(":")[2] for net in table.networks}
     drawn = random_networks(space, n + len(seen), 1000 + seed, "check")
     return [(label, spec) for label, spec in drawn if label.partition(":")[2] not in seen][:n]
+
+
+def panel_of(table: LatencyTable, space: SearchSpace) -> list[tuple[NetworkTime, ArchSpec]]:
+    """Calibration networks of the table that a check times again."""
+    random = [n for n in table.networks if n.label.startswith(("calibration:", "check:"))]  # not those of a user's list
+    return [(n, space.spec(space.genome(n.label.partition(":")[2]))) for n in random[:PANEL]]
 
 
 def check(
@@ -31,7 +37,5 @@ def check(
 ) -> dict[str, Any]:
     """The trust report of `table` on `networks` random networks of the (scaled) space that did not calibrate it."""
     unseen = unseen_networks(table, space, networks, seed)
-    random = [n for n in table.networks if n.label.startswith(("calibration:", "check:"))]  # not those of a user's list
-    panel = [(n, space.spec(space.genome(n.label.partition(":")[2]))) for n in random[:PANEL]]
     device = Device(runtime, reference_of(table), table.reference_ms)
-    return check_table(device, table, unseen, panel, minutes=minutes)
+    return check_table(device, table, unseen, panel_of(table, space), minutes=minutes)
