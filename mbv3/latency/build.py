@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mbv3.errors import BadInput, MissingLayerError
 from mbv3.events import Done, Event, Note, Progress, StageStart
-from mbv3.latency.calibration import NetworkTime, fit_calibration, kinds, weights_mb
+from mbv3.latency.calibration import NetworkTime, fit_calibration, kinds, weights_mb, written_mb
 from mbv3.latency.device import Device, layer_bytes, network_bytes
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.metrics import fidelity
@@ -99,9 +99,17 @@ def network_time(label: str, spec: ArchSpec, table: LatencyTable, ms: float, *, 
         raise MissingLayerError(str(k) for k in missing)
     keys = [x.key for x in lower(spec)]
     hot = [table.hot_ms(k, estimate=estimate) for k in keys]
-    parts = np.array(hot) @ np.array([kinds(k) for k in keys], dtype=float)
-    mb = sum(weights_mb(k) for k in keys)
-    return NetworkTime(label, ms, sum(hot), mb, count(spec).madds, tuple(parts.tolist()))
+    mine = np.array([kinds(k) for k in keys], dtype=float)
+    return NetworkTime(
+        label=label,
+        ms=ms,
+        hot_ms=sum(hot),
+        mb=sum(map(weights_mb, keys)),
+        madds=count(spec).madds,
+        written_mb=sum(map(written_mb, keys)),
+        kinds_ms=tuple((np.array(hot) @ mine).tolist()),
+        kinds_n=tuple(mine.sum(axis=0).tolist()),
+    )
 
 
 def table_path(folder: Path, fingerprint: Fingerprint, about: Mapping[str, Any]) -> Path:
@@ -184,6 +192,7 @@ def table_of(plan: BuildPlan, fingerprint: Fingerprint, told: Told, work: Mappin
         "drift": round(100 * told.drift, 1),
         "passes": told.passes,
         "seconds": round(told.seconds),
+        "timed_s": round(told.timed_s),
         "conditions": _conditions(told),
     }
     return replace(table, report={**table.report, **noise})

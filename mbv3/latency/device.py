@@ -109,7 +109,7 @@ class Device:
         told: list[list[list[float]]] = [[] for _ in keys]  # of every layer the runs of each pass
         for p in range(passes):
             opened = [self.runtime.layer(k) for k in keys]
-            times, anchor_ms = time_layers(opened, self._anchor, rounds=rounds, seed=seed * passes + p)
+            times, anchor_ms, _ = time_layers(opened, self._anchor, rounds=rounds, seed=seed * passes + p)
             del opened
             for mine, runs in zip(told, times, strict=True):
                 mine.append([t * self.reference_ms / anchor_ms for t in runs])
@@ -122,7 +122,7 @@ class Device:
         them, not against the reference, which is slow to run and in one session of one minute may be off by two
         percent, and all that is told against it."""
         items = [self.runtime.layer(k) for k in (*known, *keys)]
-        times, _ = time_layers(items[1:], items[0], rounds=3, seed=seed, max_runs=2)
+        times, _, _ = time_layers(items[1:], items[0], rounds=3, seed=seed, max_runs=2)
         now = zip(list(known)[1:], times, strict=False)
         scale = float(np.median([known[k] / p10(runs) for k, runs in now]))
         new = times[len(known) - 1 :]
@@ -158,7 +158,7 @@ class Device:
             for g, mine in enumerate(groups):
                 opened = [self.runtime.network(specs[i]) for i in mine]
                 opened.append(self.runtime.network(self.reference))
-                ms, varied = time_networks(
+                ms, varied, _ = time_networks(
                     opened, self._anchor, rounds=rounds, seed=parts * (seed + g) + len(times),
                     min_s=NETWORKS_S / len(groups), max_s=max_s / len(groups),
                 )  # fmt: skip

@@ -105,6 +105,11 @@ class Samples:
         """p10 of item i."""
         return p10([t for r in self.items[i][rounds] for t in r])
 
+    @property
+    def timed_s(self) -> float:
+        """Seconds of all runs that were timed."""
+        return sum(t for item in (*self.items, self.anchor) for r in item for t in r) / 1e3
+
     def anchor_variation(self) -> float:
         """Coefficient of variation of the reference between rounds: what drift there was."""
         medians = [float(np.median(r)) for r in self.anchor]

@@ -43,7 +43,7 @@ __all__ = [
     "time_networks",
 ]
 
-RESULTS = "mbv3-results/2"
+RESULTS = "mbv3-results/3"
 LAYERS_S, NETWORKS_S = 0.3, 1.2  # at least so long are a chunk of layers, and one part of networks, timed
 LEAST = 3  # passes
 # Rounds of a pass. What spoils a time lasts for seconds, so many rounds of one run beat few of many: over 36 networks
@@ -56,20 +56,21 @@ CHUNK_LAYERS = 256
 
 def time_layers(
     opened: Sequence[Run], anchor: Run, *, rounds: int, seed: int, max_s: float = math.inf, max_runs: int = 4
-) -> tuple[list[list[float]], float]:
-    """Run times in ms of each open layer, and the anchor's p10, of one pass."""
+) -> tuple[list[list[float]], float, float]:
+    """Run times in ms of each open layer, and the anchor's p10, of one pass; and the seconds of all timed runs."""
     samples = interleave(
         opened, anchor, rounds=rounds, seed=seed, min_s=LAYERS_S, max_s=max_s, min_runs=2, max_runs=max_runs
     )
-    return [[t for r in item for t in r] for item in samples.items], samples.anchor_ms()
+    return [[t for r in item for t in r] for item in samples.items], samples.anchor_ms(), samples.timed_s
 
 
 def time_networks(
     opened: Sequence[Run], anchor: Run, *, rounds: int, seed: int, min_s: float = NETWORKS_S, max_s: float = math.inf
-) -> tuple[list[float], float]:
-    """p10 in ms of each open network in one part, and the anchor's variation between rounds."""
+) -> tuple[list[float], float, float]:
+    """p10 in ms of each open network in one part, the anchor's variation between rounds, the seconds of all timed
+    runs."""
     samples = interleave(opened, anchor, rounds=rounds, seed=seed, min_s=min_s, max_s=max_s, min_runs=1, max_runs=1)
-    return [samples.ms(i) for i in range(len(opened))], samples.anchor_variation()
+    return [samples.ms(i) for i in range(len(opened))], samples.anchor_variation(), samples.timed_s
 
 
 def grouped(items: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
@@ -132,6 +133,7 @@ class Told:
         self.references: list[list[float]] = []
         self.drift = 0.0
         self.seconds = 0.0
+        self.timed_s = 0.0  # of these in timed runs
         self.conditions: list[Mapping[str, float]] = []
         self.ended = False
 
@@ -158,8 +160,9 @@ class Told:
             raise ValueError(f"conditions of {conditions}")
         if type(p) is not int or p < 0 or not (p == len(self.layers) - 1 or p == self.passes == len(self.layers)):
             raise ValueError(f"there is no pass {p} now")
-        if not 0 <= s < 1e7:
-            raise ValueError(f"a step of {s} s")
+        timed = float(entry["timed"])
+        if not (0 <= s < 1e7 and 0 <= timed < 1e7):
+            raise ValueError(f"a step of {s} s with {timed} s of timed runs")
         which = "layers" if "layers" in entry else "networks"
         n = self.n_layers if which == "layers" else self.n_networks
         seen = getattr(self, which)[p] if p < len(self.layers) else {}
@@ -187,6 +190,7 @@ class Told:
             self.references[p].append(anchor)
         self.drift = max(self.drift, drift)
         self.seconds += s
+        self.timed_s += timed
         self.conditions.append(conditions)
 
     @staticmethod
@@ -316,42 +320,32 @@ def measure(
         order = np.random.default_rng(p).permutation(n).tolist()  # mixed: in the order of the network a disturbance
         # would fall on all layers of one depth, and bias every network that is deep or wide there
         chunks = grouped(order, work["layer_bytes"])
-        per_pass = len(chunks) + len(groups)
-        seen = told.layers[p] if p < len(told.layers) else {}
-        for c, chunk in enumerate(chunks):
-            if todo := [i for i in chunk if i not in seen]:
+        steps = [("layers", ids) for ids in chunks] + [("networks", ids) for ids in groups]
+        for step, (which, ids) in enumerate(steps):
+            seen = getattr(told, which)[p] if p < len(told.layers) else {}
+            if todo := [i for i in ids if i not in seen]:
                 watch, began = Watch(), clock()
-                sessions = [opened(i) for i in todo]
+                first = 0 if which == "layers" else n
+                sessions = [opened(first + i) for i in todo]
+                if which == "networks":
+                    sessions.append(opened(reference))
                 began = clock() if p == 0 else began  # writing and quantizing the models is no timing
-                times, anchor_ms = time_layers(
-                    sessions, anchor, rounds=LAYER_ROUNDS, seed=1000 * p + c, max_s=LAYERS_PART * seconds / len(chunks)
-                )
+                seed = 1000 * p + step
+                said: dict[str, Any]
+                if which == "layers":
+                    most = LAYERS_PART * seconds / len(chunks)
+                    times, now, timed = time_layers(sessions, anchor, rounds=LAYER_ROUNDS, seed=seed, max_s=most)
+                    said = {"reference_ms": now, "ms": [_row(t) for t in times]}
+                else:
+                    least, most = NETWORKS_S / len(groups), NETWORKS_PART * seconds / len(groups)
+                    ms, drift, timed = time_networks(
+                        sessions, anchor, rounds=NETWORK_ROUNDS, seed=seed, min_s=least, max_s=most
+                    )
+                    said = {"reference_ms": ms[-1], "drift": drift, "ms": ms[:-1]}
                 del sessions
-                rows = [_row(t) for t in times]
-                took = {"s": round(clock() - began, 3), "conditions": {**watch.seen(), **setting()}}
-                journal.add({"pass": p, "layers": todo, "reference_ms": anchor_ms, "ms": rows, **took})
-            yield p * per_pass + c + 1, _steps(told, work, per_pass, p)
-        done = told.networks[p] if p < len(told.networks) else {}
-        for g, group in enumerate(groups):
-            if todo := [i for i in group if i not in done]:
-                watch, began = Watch(), clock()
-                sessions = [opened(n + i) for i in todo]
-                sessions.append(opened(reference))
-                began = clock() if p == 0 else began
-                ms, drift = time_networks(
-                    sessions,
-                    anchor,
-                    rounds=NETWORK_ROUNDS,
-                    seed=1000 * p + 500 + g,
-                    min_s=NETWORKS_S / len(groups),
-                    max_s=NETWORKS_PART * seconds / len(groups),
-                )
-                del sessions
-                took = {"s": round(clock() - began, 3), "conditions": {**watch.seen(), **setting()}}
-                journal.add(
-                    {"pass": p, "networks": todo, "reference_ms": ms[-1], "drift": drift, "ms": ms[:-1], **took}
-                )
-            yield p * per_pass + len(chunks) + g + 1, _steps(told, work, per_pass, p)
+                took = {"s": round(clock() - began, 3), "timed": round(timed, 3)}
+                journal.add({"pass": p, which: todo, **said, **took, "conditions": {**watch.seen(), **setting()}})
+            yield p * len(steps) + step + 1, _steps(told, work, len(steps), p)
     if not told.ended:
         journal.add({"end": told.passes})
 

@@ -24,7 +24,7 @@ from mbv3.spec import ArchSpec, Classify, LayerKey, MBConv, lower, parse_key
 
 __all__ = ["LatencyTable", "Prediction", "Timed"]
 
-FORMAT = "mbv3-table/2"
+FORMAT = "mbv3-table/3"
 MAX_TABLE_BYTES = 30_000_000
 _COLUMNS = ("kind", "key", "ms", "n", "mean", "std", "predicted")
 
@@ -88,6 +88,10 @@ def timed(ms: Any, n: Any, mean: Any, std: Any) -> Timed:
     if row.n < 1 or not 0 <= row.std < 1e7:
         raise ValueError(f"{n} runs with a deviation of {std} ms are no measurement")
     return row
+
+
+def _named(by_kind: Iterable[float]) -> dict[str, float]:
+    return dict(zip(KINDS, by_kind, strict=True))
 
 
 def _seal(head: str, body: str) -> str:
@@ -215,10 +219,12 @@ class LatencyTable:
             "format": FORMAT,
             "fingerprint": self.fingerprint.as_dict(),
             "reference": dict(self.reference),
-            "calibration": {"a": c.a, "b": c.b, "c": c.c, **dict(zip(KINDS, c.kinds, strict=True))},
+            "calibration": {"a": c.a, "b": c.b, "c": c.c, "d": c.d, "kinds": _named(c.kinds), "each": _named(c.each)},
             "report": dict(self.report) if self.report else None,
             "about": dict(self.about) if self.about else None,
-            "networks": [[n.label, n.hot_ms, n.mb, n.madds, n.kinds_ms] for n in self.networks],
+            "networks": [
+                [n.label, n.hot_ms, n.mb, n.madds, n.written_mb, n.kinds_ms, n.kinds_n] for n in self.networks
+            ],
         }
         if self.model is not None:
             coefficients = dict(zip(FEATURES, self.model.coefficients.tolist(), strict=True))
@@ -307,17 +313,22 @@ class LatencyTable:
             except ValueError as e:
                 raise ValueError(f"{key}: {e}") from None
         networks = []
-        for (label, ms_), (same, hot, mb, madds, parts) in zip(measured, header["networks"], strict=True):
+        for (label, ms_), (same, hot, mb, madds, written, *by_kind) in zip(measured, header["networks"], strict=True):
             if label != same:
                 raise ValueError(f"network {label!r} stands where the header has {same!r}")
-            if len(parts) != len(KINDS):
-                raise ValueError(f"network {label!r} has {len(parts)} kinds of layers, not {len(KINDS)}")
-            networks.append(NetworkTime(label, ms_, float(hot), float(mb), int(madds), tuple(map(float, parts))))
+            if len(by_kind) != 2 or any(len(parts) != len(KINDS) for parts in by_kind):
+                raise ValueError(f"network {label!r} does not tell its layers of each of {len(KINDS)} kinds")
+            kinds_ms, kinds_n = (tuple(map(float, parts)) for parts in by_kind)
+            networks.append(
+                NetworkTime(label, ms_, float(hot), float(mb), int(madds), float(written), kinds_ms, kinds_n)
+            )
         reference = header["reference"]
         positive_ms(reference["ms"])
-        a, b, c, *factors = values = [float(header["calibration"][k]) for k in ("a", "b", "c", *KINDS)]
-        calibration = Calibration(a, b, c, tuple(factors))
-        if not all(map(math.isfinite, values)):
+        given = header["calibration"]
+        a, b, c, d = (float(given[k]) for k in "abcd")
+        factors, each = (tuple(float(given[which][k]) for k in KINDS) for which in ("kinds", "each"))
+        calibration = Calibration(a, b, c, d, factors, each)
+        if not all(map(math.isfinite, (a, b, c, d, *factors, *each))):
             raise ValueError("the calibration is not made of finite numbers")
         model = None
         if "model" in header:

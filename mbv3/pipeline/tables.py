@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 REFERENCE = "mobilenet_v3_large"
-CALIBRATION_NETWORKS = 36
+CALIBRATION_NETWORKS = 60
 KNOWN_ROWS = 12  # of the table, timed again beside rows that it lacks
 WHOLE_S = 2.0  # seconds of a part
 TABLE_MINUTES = 2.0  # of a run; `mbv3 latency build` beforehand gives it a table that was timed for longer

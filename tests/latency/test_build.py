@@ -548,11 +548,12 @@ def test_what_cannot_be_taken_changes_nothing(plan: BuildPlan, tmp_path: Path, c
     n = len(plan.keys)
     good = {
         "pass": 0, "layers": list(range(n)), "ms": [[1.0, 3, 1.0, 0.0]] * n, "reference_ms": 2.0, "s": 1.0,
+        "timed": 0.5,
         "conditions": {"nice": 0.0},
     }  # fmt: skip
     for bad in (
         {"pass": -1}, {"pass": 1}, {"pass": True}, {"conditions": {"mhz": None}}, {"conditions": {"mhz": float("nan")}},
-        {"conditions": []}, {"ms": [[1.0, 2**62, 1.0, 0.0]] * n}, {"s": float("inf")}, {"reference_ms": 0},
+        {"conditions": []}, {"ms": [[1.0, 2**62, 1.0, 0.0]] * n}, {"s": float("inf")}, {"reference_ms": 0}, {"timed": float("nan")},
     ):  # fmt: skip
         told = runner.Told(work)
         with pytest.raises((ValueError, KeyError, TypeError, AttributeError)):

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from mbv3.latency import Calibration, LatencyTable, NetworkTime, Timed, fit_calibration, network_time, weights_mb
-from mbv3.latency.calibration import KINDS, _positive, kinds
+from mbv3.latency.calibration import KINDS, NONE, _positive, kinds, written_mb
 from mbv3.latency.metrics import fidelity
 from mbv3.netadapt import cut, sites
 from mbv3.netadapt.proposals import channels
 from mbv3.pipeline.alone import _WIDTHS
-from mbv3.spec import Classify, Conv, LayerKey, MBConv, load_spec, lower
+from mbv3.spec import Classify, Conv, DSConv, LayerKey, MBConv, load_spec, lower
 
 from .fake import FINGERPRINT, layer_cost
 
@@ -71,11 +71,19 @@ def test_kinds_by_hand() -> None:
         row = MBConv(**{"k": 3, "exp": 16, "out": 8, "se": 0, "nl": "RE", "s": 1, "skip": "none", **more})  # type: ignore[arg-type]
         return [k for k, is_one in zip(KINDS, kinds(LayerKey(row, 8, 9, 9)), strict=True) if is_one]
 
-    assert of() == []
-    assert of(k=5) == ["k5"] and of(k=7) == of(k=9) == ["k7"]
-    assert of(se=4, s=2) == ["se", "stride"] and of(skip="identity", se=8, k=5) == ["k5", "se", "skip"]
+    assert of() == ["mbconv"]
+    assert of(k=5) == ["k5", "mbconv"] and of(k=7) == of(k=9) == ["k7", "mbconv"]
+    assert of(se=4, s=2) == ["se", "stride", "mbconv"]
+    assert of(skip="identity", se=8, k=5) == ["k5", "se", "skip", "mbconv"]
     assert not any(kinds(LayerKey(Classify(features=0, nl="NONE", classes=3), 8, 7, 7)))
-    assert sum(kinds(LayerKey(Conv(k=3, s=2, out=8, nl="HS"), 3, 9, 9))) == 1
+    assert kinds(LayerKey(Conv(k=3, s=2, out=8, nl="HS"), 3, 9, 9))[3:6] == (True, False, True)
+    assert kinds(LayerKey(DSConv(k=3, out=8), 3, 9, 9))[5:] == (False, True, False)
+
+
+def test_what_is_written_by_hand() -> None:
+    row = MBConv(k=3, exp=16, out=8, se=4, nl="RE", s=2, skip="none")
+    wrote = 16 * 9 * 9 + 16 * 5 * 5 + 4 + 16 + 8 * 5 * 5  # expansion, depthwise, squeeze and excitation, projection
+    assert written_mb(LayerKey(row, 8, 9, 9)) == pytest.approx(4e-6 * wrote)
 
 
 def test_no_cut_changes_a_kind() -> None:
@@ -86,35 +94,52 @@ def test_no_cut_changes_a_kind() -> None:
         assert [kinds(x.key) for x in lower(smaller)] == [kinds(x.key) for x in lower(spec)]
 
 
-def with_kinds(factors: tuple[float, ...], n: int, noise: float = 0.0) -> list[NetworkTime]:
+def with_kinds(
+    n: int, noise: float = 0.0, factors: tuple[float, ...] = NONE, each: tuple[float, ...] = NONE, d: float = 0.0
+) -> list[NetworkTime]:
     rng = np.random.default_rng(1)
     nets = []
     for i in range(n):
-        hot, mb = rng.uniform(3, 20), rng.uniform(2, 30)
+        hot, mb, written = rng.uniform(3, 20, 3)
         parts = rng.uniform(0, 0.6, len(KINDS)) * hot
-        ms = (1.1 * hot + 0.03 * mb + 0.2 + float(parts @ factors)) * (1 + noise * rng.standard_normal())
-        nets.append(NetworkTime(str(i), ms, hot, mb, 0, tuple(parts.tolist())))
+        counts = rng.integers(0, 12, len(KINDS))
+        ms = 1.1 * hot + 0.03 * mb + 0.2 + d * written + float(parts @ factors + counts @ each)
+        ms *= 1 + noise * rng.standard_normal()
+        nets.append(NetworkTime(str(i), ms, hot, mb, 0, written, tuple(parts.tolist()), tuple(counts.tolist())))
     return nets
 
 
+FACTORS = (0.1, -0.15, 0.3, 0.0, -0.05, 0.0, 0.1, -0.1)
+EACH = (0.0, 0.1, 0.0, 0.05, 0.0, 0.0, 0.2, 0.02)
+
+
+def error(calibration: Calibration, nets: list[NetworkTime]) -> float:
+    return float(fidelity([calibration(n) for n in nets], [n.ms for n in nets])["rmspe"])
+
+
 def test_what_a_kind_costs_is_found() -> None:
-    factors = (0.1, -0.15, 0.3, 0.0, -0.05)
-    found = fit_calibration(with_kinds(factors, 200))
-    assert found.kinds == pytest.approx(factors, abs=0.015)
-    nets, unseen = with_kinds(factors, 60)[:36], with_kinds(factors, 60)[36:]
-    plain = fit_calibration(NetworkTime(n.label, n.ms, n.hot_ms, n.mb, 0) for n in nets)
-    fitted = fit_calibration(nets)
-    truth = [n.ms for n in unseen]
-    without = fidelity([plain(n) for n in unseen], truth)["rmspe"]
-    assert not any(plain.kinds) and fidelity([fitted(n) for n in unseen], truth)["rmspe"] < 0.4 * without
+    nets = with_kinds(400, 0.0, FACTORS, EACH, 0.05)
+    found = fit_calibration(nets)
+    assert found.kinds == pytest.approx(FACTORS, abs=0.03)
+    assert found.each == pytest.approx(EACH, abs=0.02)
+    assert found.d == pytest.approx(0.05, abs=0.01)
+    plain = fit_calibration(NetworkTime(n.label, n.ms, n.hot_ms, n.mb, 0) for n in nets[:60])
+    assert np.abs([*plain.kinds, *plain.each, plain.d]).max() < 1e-6
+    assert error(fit_calibration(nets[:60]), nets[60:]) < 0.4 * error(plain, nets[60:])
 
 
 def test_noise_is_not_taken_for_kinds() -> None:
-    nets, unseen = with_kinds((0.0,) * 5, 80, 0.02)[:36], with_kinds((0.0,) * 5, 80)[36:]
-    assert (
-        np.abs(fit_calibration(nets).kinds).max() < 0.06
-    )  # a factor's standard error is 0.02 / sqrt(36) / 0.17 = 0.02
-    assert fidelity([fit_calibration(nets)(n) for n in unseen], [n.ms for n in unseen])["rmspe"] < 1.5
+    found = fit_calibration(with_kinds(36, 0.02))
+    assert np.abs(found.kinds).max() < 0.06  # a factor's standard error is 0.02 / sqrt(36) / 0.17 = 0.02
+    assert error(found, with_kinds(80)[36:]) < 1.5
+
+
+def test_how_strongly_kinds_are_held_follows_what_they_tell() -> None:
+    """Noise alone: nearly the plain calibration. Another device's kinds, told by ten networks: better than that."""
+    for factors, least, most in ((NONE, 0.9, 1.1), (tuple(5 * f for f in FACTORS), 0.0, 0.8)):
+        nets = with_kinds(200, 0.01, factors)
+        plain = fit_calibration(NetworkTime(n.label, n.ms, n.hot_ms, n.mb, 0) for n in nets[:10])
+        assert least < error(fit_calibration(nets[:10]), nets[10:]) / error(plain, nets[10:]) < most
 
 
 def test_networks_that_differ_in_width_alone_say_nothing_of_kinds() -> None:
@@ -126,24 +151,28 @@ def test_networks_that_differ_in_width_alone_say_nothing_of_kinds() -> None:
         nets = []
         for i, mine in enumerate(keys):
             hot = np.array([layer_cost(k) for k in mine])
-            parts = hot @ np.array([kinds(k) for k in mine], dtype=float)
+            of = np.array([kinds(k) for k in mine], dtype=float)
+            by_kind = tuple((hot @ of).tolist()), tuple(of.sum(axis=0).tolist())
             ms = float(hot.sum()) * (1 + 0.01 * rng.standard_normal())
-            nets.append(NetworkTime(str(i), ms, float(hot.sum()), sum(map(weights_mb, mine)), 0, tuple(parts.tolist())))
+            mb, written = sum(map(weights_mb, mine)), sum(map(written_mb, mine))
+            nets.append(NetworkTime(str(i), ms, float(hot.sum()), mb, 0, written, *by_kind))
         largest = max(largest, float(np.abs(fit_calibration(nets).kinds).max()))
     assert largest < 0.06
 
 
 def test_a_kind_that_all_networks_share_is_left_to_the_scale() -> None:
-    nets = [NetworkTime(n.label, n.ms, n.hot_ms, n.mb, 0, (0.4 * n.ms, 0, 0, 0, 0)) for n in networks(1.2, 0.1, 0.1)]
-    assert fit_calibration(nets).kinds == pytest.approx((0,) * 5, abs=0.01)
+    shared = (0.0,) * (len(KINDS) - 1)
+    nets = [NetworkTime(n.label, n.ms, n.hot_ms, n.mb, 0, 0.0, (0.4 * n.ms, *shared)) for n in networks(1.2, 0.1, 0.1)]
+    assert fit_calibration(nets).kinds == pytest.approx(NONE, abs=0.01)
 
 
 def test_no_layer_comes_out_for_nothing() -> None:
-    assert _positive(1.0, (0.1, -0.2, 0.0, -0.5, 0.3)) == (0.1, -0.2, 0.0, -0.5, 0.3)
-    smaller = _positive(1.0, (-0.5, 0.4, -0.5, -0.6, 0.1))  # a layer is k5 or k7, so 1.6 at most
-    assert smaller == pytest.approx((-0.25, 0.4, -0.25, -0.3, 0.1))  # together a fifth is left
+    good = (0.1, -0.2, 0.0, -0.5, 0.3, -0.05, -0.1, 0.2)
+    assert _positive(1.0, good) == good
+    smaller = _positive(1.0, (-0.5, 0.4, -0.5, -0.4, 0.1, 0.2, -0.1, -0.2))  # a layer is k5 or k7: 1.6 at most
+    assert smaller == pytest.approx((-0.25, 0.4, -0.25, -0.2, 0.1, 0.2, -0.05, -0.1))  # together a fifth is left
     row = MBConv(k=5, exp=16, out=8, se=4, nl="RE", s=2, skip="pool")
-    assert Calibration(1.0, 0.0, 0.0, smaller).layer_ms(LayerKey(row, 8, 9, 9), 1.0) == pytest.approx(0.3)
+    assert Calibration(kinds=smaller).layer_ms(LayerKey(row, 8, 9, 9), 1.0) == pytest.approx(0.3)
 
 
 def test_rows_and_networks_say_the_same() -> None:
@@ -151,6 +180,6 @@ def test_rows_and_networks_say_the_same() -> None:
     keys = {x.key for x in lower(spec)}
     table = LatencyTable(
         FINGERPRINT, {}, {k: Timed(layer_cost(k), 1, layer_cost(k), 0.0) for k in keys},
-        calibration=Calibration(1.1, 0.04, -0.2, (0.1, 0.2, -0.3, 0.05, -0.07)),
+        calibration=Calibration(1.1, 0.04, -0.2, 0.01, FACTORS, EACH),
     )  # fmt: skip
     assert table.latency_ms(spec) == pytest.approx(table.calibration(network_time("x", spec, table, 1.0)))
