@@ -62,6 +62,8 @@ def bench_channels(args: argparse.Namespace) -> None:
     on_demand_s = time.monotonic() - began
     report = check_table(device, latency.table, nets, panel_of(table, space), minutes=args.minutes)
     networks = [[n["network"], round(n["predicted_ms"], 4), round(n["measured_ms"], 4)] for n in report["networks"]]
+    if args.rows:
+        latency.table.save(args.rows)
     keep("channels", {
         "command": f"python scripts/bench_latency.py channels TABLE.csv --networks {args.networks} --seed {args.seed}",
         "device": f.cpu, "runtime": f.runtime, "space": space.name, "rows_on_demand": len(missing),
@@ -145,6 +147,7 @@ def main() -> None:
     s.add_argument("--networks", type=int, default=100)
     s.add_argument("--seed", type=int, default=0)
     s.add_argument("--minutes", type=float, default=4.0)
+    s.add_argument("--rows", type=Path, metavar="FILE", help="keep the table with the rows measured on demand")
     s.set_defaults(run=bench_channels)
     s = verbs.add_parser("pairs")
     s.add_argument("--pairs", type=int, default=100)
