@@ -150,7 +150,7 @@ def build_table(
         if told.layers:
             yield Note(STAGE, f"what was measured before an interruption, {told.seconds:.0f} s of it, is kept")
         try:
-            for done, total in measure(work, opened, journal):
+            for done, total in measure(work, opened, journal, threads=fingerprint.threads):
                 yield Progress(STAGE, done, total, "steps", told.seconds / done * (total - done))
         except OSError as e:  # the disk is full
             raise BadInput(f"{partial}: cannot be written ({e.strerror}); what was measured is kept") from None

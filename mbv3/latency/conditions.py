@@ -22,9 +22,10 @@ def timed_core() -> int | None:
 
 
 @contextmanager
-def undisturbed(pin: bool = True) -> Iterator[None]:
-    """This thread on one core, and before other programs where the user may ask for that."""
-    core = timed_core() if pin else None
+def undisturbed(threads: int = 1) -> Iterator[None]:
+    """This thread on one core, but not where it has others to wait for, and before other programs where the user may
+    ask for that."""
+    core = timed_core() if threads == 1 else None
     cores = os.sched_getaffinity(0) if core is not None else set()
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     try:
@@ -41,11 +42,11 @@ def undisturbed(pin: bool = True) -> Iterator[None]:
 
 
 @cache
-def setting() -> dict[str, float]:
+def setting(threads: int = 1) -> dict[str, float]:
     """How runs are timed by this process, for the record: the core that the calling thread is pinned to, and its
     priority (nice); each where it can be known."""
-    core = timed_core()
-    with undisturbed():
+    core = timed_core() if threads == 1 else None
+    with undisturbed(threads):
         out = {"nice": float(os.getpriority(os.PRIO_PROCESS, 0))}
     return out if core is None else {**out, "core": float(core)}
 

@@ -72,10 +72,8 @@ def chunks(keys: Sequence[LayerKey]) -> list[list[LayerKey]]:
     return [[keys[i] for i in group] for group in grouped(range(len(keys)), [layer_bytes(k) for k in keys])]
 
 
-def _timed(passes: Sequence[Sequence[float]]) -> Timed:
-    """One measurement from the runs of each pass."""
-    runs = [t for part in passes for t in part]
-    return Timed(sum(map(p10, passes)) / len(passes), len(runs), float(np.mean(runs)), float(np.std(runs)))
+def _timed(runs: Sequence[float]) -> Timed:
+    return Timed(p10(runs), len(runs), float(np.mean(runs)), float(np.std(runs)))
 
 
 class Device:
@@ -99,34 +97,20 @@ class Device:
         return self.runtime.fingerprint
 
     def layers(
-        self, keys: Sequence[LayerKey], *, rounds: int = 3, passes: int = 2, seed: int = 0
-    ) -> dict[LayerKey, Timed]:
-        """Hot times of one chunk of layers, interleaved with each other and the reference.
-
-        `passes`: how often every layer is opened anew; where its weights happen to lie in memory moves a time by about
-        one percent, so the mean over passes is kept.
-        """
-        told: list[list[list[float]]] = [[] for _ in keys]  # of every layer the runs of each pass
-        for p in range(passes):
-            opened = [self.runtime.layer(k) for k in keys]
-            times, anchor_ms, _ = time_layers(opened, self._anchor, rounds=rounds, seed=seed * passes + p)
-            del opened
-            for mine, runs in zip(told, times, strict=True):
-                mine.append([t * self.reference_ms / anchor_ms for t in runs])
-        return {key: _timed(mine) for key, mine in zip(keys, told, strict=True)}
-
-    def rows(
-        self, keys: Sequence[LayerKey], known: Mapping[LayerKey, float], *, seed: int = 0
+        self, keys: Sequence[LayerKey], known: Mapping[LayerKey, float] | None = None, *, seed: int = 0
     ) -> dict[LayerKey, Timed]:
         """Hot times of one chunk of layers, quickly: told against layers whose ms in a table are `known`, timed beside
         them, not against the reference, which is slow to run and in one session of one minute may be off by two
-        percent, and all that is told against it."""
-        items = [self.runtime.layer(k) for k in (*known, *keys)]
-        times, _, _ = time_layers(items[1:], items[0], rounds=3, seed=seed, max_runs=2)
-        now = zip(list(known)[1:], times, strict=False)
-        scale = float(np.median([known[k] / p10(runs) for k, runs in now]))
-        new = times[len(known) - 1 :]
-        return {key: _timed([[t * scale for t in runs]]) for key, runs in zip(keys, new, strict=True)}
+        percent, and all that is told against it. Without `known` there is the reference alone."""
+        told = list((known or {}).items())
+        items = [self.runtime.layer(k) for k in (*(k for k, _ in told), *keys)]
+        times, reference_ms, _ = time_layers(
+            items, items[0] if told else self._anchor, rounds=3, seed=seed, max_runs=2, threads=self.fingerprint.threads
+        )
+        ratios = [ms / p10(runs) for (_, ms), runs in zip(told, times, strict=False)]
+        scale = float(np.median(ratios)) if told else self.reference_ms / reference_ms
+        new = times[len(told) :]
+        return {key: _timed([t * scale for t in runs]) for key, runs in zip(keys, new, strict=True)}
 
     def networks(
         self,
@@ -160,7 +144,7 @@ class Device:
                 opened.append(self.runtime.network(self.reference))
                 ms, varied, _ = time_networks(
                     opened, self._anchor, rounds=rounds, seed=parts * (seed + g) + len(times),
-                    min_s=NETWORKS_S / len(groups), max_s=max_s / len(groups),
+                    min_s=NETWORKS_S / len(groups), max_s=max_s / len(groups), threads=self.fingerprint.threads,
                 )  # fmt: skip
                 for i, t in zip(mine, ms, strict=False):
                     part[i] = t / ms[-1] * self.reference_ms

@@ -98,12 +98,12 @@ class Samples:
     items: tuple[tuple[tuple[float, ...], ...], ...]
     anchor: tuple[tuple[float, ...], ...]
 
-    def anchor_ms(self, rounds: slice = slice(None)) -> float:
-        return p10([t for r in self.anchor[rounds] for t in r])
+    def anchor_ms(self) -> float:
+        return p10([t for r in self.anchor for t in r])
 
-    def ms(self, i: int, rounds: slice = slice(None)) -> float:
+    def ms(self, i: int) -> float:
         """p10 of item i."""
-        return p10([t for r in self.items[i][rounds] for t in r])
+        return p10([t for r in self.items[i] for t in r])
 
     @property
     def timed_s(self) -> float:
@@ -117,13 +117,13 @@ class Samples:
 
 
 @contextmanager
-def _quiet(pin: bool) -> Iterator[None]:
+def _quiet(threads: int) -> Iterator[None]:
     """No garbage collection, no disturbance that can be helped."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
-        with undisturbed(pin):
+        with undisturbed(threads):
             yield
     finally:
         if enabled:
@@ -152,24 +152,23 @@ def interleave(
     max_runs: int = 8,
     min_runs: int = 1,
     anchor_every: int = 24,
-    pin: bool = True,
+    threads: int = 1,
     clock: Clock = time.perf_counter,
-    between: Callable[[int], None] = lambda done: None,
 ) -> Samples:
     """Time `items` and `anchor` in shuffled order for `rounds` rounds, or more, up to twenty times as many, until
     `min_s` seconds have passed: a disturbance of a tenth of a second must not cover all runs of short items.
 
     Each visit is one unmeasured run and then `min_runs` to `max_runs` measured ones, more for short items, until about
     `min_visit_ms` are timed. After `max_s` seconds no round begins but the first FEWEST. The anchor begins every round
-    and is visited again every `anchor_every` items, at least twice a round if there are two items. `between(done)` is
-    called after every round.
+    and is visited again every `anchor_every` items, at least twice a round if there are two items.
+    With more than one of `threads` a run is not kept on one core.
     """
     rng = np.random.default_rng(seed)
     kept: list[list[tuple[float, ...]]] = [[] for _ in items]
     anchors: list[tuple[float, ...]] = []
     counts = [min_runs] * len(items)
     every = max(1, min(anchor_every, (len(items) + 1) // 2))
-    with _quiet(pin):
+    with _quiet(threads):
         began, r = clock(), 0
         while r < rounds or (r < 20 * rounds and clock() - began < min_s):
             now: list[float] = [*_visit(anchor, 1, clock)]
@@ -184,7 +183,6 @@ def interleave(
                     now += _visit(anchor, 1, clock)
             anchors.append(tuple(now))
             r += 1
-            between(r)
             if r >= FEWEST and clock() - began >= max_s:
                 break
     return Samples(tuple(tuple(k) for k in kept), tuple(anchors))

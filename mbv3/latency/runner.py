@@ -55,21 +55,38 @@ CHUNK_LAYERS = 256
 
 
 def time_layers(
-    opened: Sequence[Run], anchor: Run, *, rounds: int, seed: int, max_s: float = math.inf, max_runs: int = 4
+    opened: Sequence[Run],
+    anchor: Run,
+    *,
+    rounds: int,
+    seed: int,
+    max_s: float = math.inf,
+    max_runs: int = 4,
+    threads: int = 1,
 ) -> tuple[list[list[float]], float, float]:
     """Run times in ms of each open layer, and the anchor's p10, of one pass; and the seconds of all timed runs."""
     samples = interleave(
-        opened, anchor, rounds=rounds, seed=seed, min_s=LAYERS_S, max_s=max_s, min_runs=2, max_runs=max_runs
-    )
+        opened, anchor, rounds=rounds, seed=seed, min_s=LAYERS_S, max_s=max_s, min_runs=2, max_runs=max_runs,
+        threads=threads,
+    )  # fmt: skip
     return [[t for r in item for t in r] for item in samples.items], samples.anchor_ms(), samples.timed_s
 
 
 def time_networks(
-    opened: Sequence[Run], anchor: Run, *, rounds: int, seed: int, min_s: float = NETWORKS_S, max_s: float = math.inf
+    opened: Sequence[Run],
+    anchor: Run,
+    *,
+    rounds: int,
+    seed: int,
+    min_s: float = NETWORKS_S,
+    max_s: float = math.inf,
+    threads: int = 1,
 ) -> tuple[list[float], float, float]:
     """p10 in ms of each open network in one part, the anchor's variation between rounds, the seconds of all timed
     runs."""
-    samples = interleave(opened, anchor, rounds=rounds, seed=seed, min_s=min_s, max_s=max_s, min_runs=1, max_runs=1)
+    samples = interleave(
+        opened, anchor, rounds=rounds, seed=seed, min_s=min_s, max_s=max_s, max_runs=1, threads=threads
+    )
     return [samples.ms(i) for i in range(len(opened))], samples.anchor_variation(), samples.timed_s
 
 
@@ -305,11 +322,12 @@ def measure(
     opened: Callable[[int], Run],
     journal: Journal,
     *,
+    threads: int = 1,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[tuple[int, int]]:
     """Time what `work` asks for and is not in the journal yet. Yields (steps done, steps as far as is known).
 
-    `opened(i)` opens layer i, behind the layers the networks, and at last the reference.
+    `opened(i)` opens layer i, behind the layers the networks, and at last the reference; each runs on `threads`.
     """
     told, n, seconds = journal.told, len(work["keys"]), float(work["seconds"])
     reference = n + len(work["networks"])
@@ -334,17 +352,19 @@ def measure(
                 said: dict[str, Any]
                 if which == "layers":
                     most = LAYERS_PART * seconds / len(chunks)
-                    times, now, timed = time_layers(sessions, anchor, rounds=LAYER_ROUNDS, seed=seed, max_s=most)
+                    times, now, timed = time_layers(
+                        sessions, anchor, rounds=LAYER_ROUNDS, seed=seed, max_s=most, threads=threads
+                    )
                     said = {"reference_ms": now, "ms": [_row(t) for t in times]}
                 else:
                     least, most = NETWORKS_S / len(groups), NETWORKS_PART * seconds / len(groups)
                     ms, drift, timed = time_networks(
-                        sessions, anchor, rounds=NETWORK_ROUNDS, seed=seed, min_s=least, max_s=most
+                        sessions, anchor, rounds=NETWORK_ROUNDS, seed=seed, min_s=least, max_s=most, threads=threads
                     )
                     said = {"reference_ms": ms[-1], "drift": drift, "ms": ms[:-1]}
                 del sessions
                 took = {"s": round(clock() - began, 3), "timed": round(timed, 3)}
-                journal.add({"pass": p, which: todo, **said, **took, "conditions": {**watch.seen(), **setting()}})
+                journal.add({"pass": p, which: todo, **said, **took, "conditions": {**watch.seen(), **setting(threads)}})
             yield p * len(steps) + step + 1, _steps(told, work, len(steps), p)
     if not told.ended:
         journal.add({"end": told.passes})
@@ -385,7 +405,8 @@ def run_kit(folder: Path) -> Iterator[tuple[int, int]]:
                 f"{kind.runtime} {fingerprint.runtime_version} cannot open a model of the kit ({e})"
             ) from None
 
-    yield from measure(kit, opened, Journal(folder / "results.jsonl", kit, header(kit["id"], fingerprint), anew=False))
+    journal = Journal(folder / "results.jsonl", kit, header(kit["id"], fingerprint), anew=False)
+    yield from measure(kit, opened, journal, threads=threads)
 
 
 def main() -> int:

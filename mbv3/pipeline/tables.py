@@ -195,7 +195,7 @@ def profile_caveat(table: LatencyTable) -> str:
 def quick_ms(runtime: Runtime, specs: Sequence[ArchSpec]) -> list[float]:
     """p10 of a few interleaved runs each."""
     runs = [runtime.network(s) for s in specs]
-    samples = interleave(runs[1:], runs[0], rounds=6, seed=0)
+    samples = interleave(runs[1:], runs[0], rounds=6, seed=0, threads=runtime.fingerprint.threads)
     return [samples.anchor_ms(), *(samples.ms(i) for i in range(len(specs) - 1))]
 
 
@@ -357,9 +357,7 @@ class Latency:
         if self.device is not None:
             missing = list(dict.fromkeys(k for s in specs for k in self.table.missing(s)))
             for n, chunk in enumerate(chunks(missing)):
-                few = len(self._known) < 2
-                rows = self.device.layers(chunk, seed=n) if few else self.device.rows(chunk, self._known, seed=n)
-                self.table = self.table.with_layers(rows)
+                self.table = self.table.with_layers(self.device.layers(chunk, self._known, seed=n))
         out = []
         for spec in specs:
             prediction = self.table.predict(spec, estimate=self.device is None)

@@ -396,7 +396,7 @@ def test_runs_are_undisturbed_as_far_as_the_user_may_ask_and_all_is_as_before() 
         cores, nice = now()
     assert now() == before and cores == {max(before[0])}
     assert nice == (min(before[1], -10) if may else before[1]) == setting()["nice"]
-    with undisturbed(pin=False):
+    with undisturbed(threads=2):
         assert os.sched_getaffinity(0) == before[0]
     with pytest.raises(RuntimeError, match="broken"), undisturbed():
         raise RuntimeError("broken")

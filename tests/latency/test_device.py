@@ -21,7 +21,7 @@ def test_a_steady_machine_is_read_exactly(runtime: FakeRuntime, plan: BuildPlan)
     device = Device(runtime, plan.reference)
     assert device.fingerprint == FINGERPRINT
     assert device.reference_ms == pytest.approx(network_cost(plan.reference))
-    layers = device.layers(plan.keys[:7], rounds=3)
+    layers = device.layers(plan.keys[:7])
     assert list(layers) == list(plan.keys[:7])
     for key, timed in layers.items():
         assert timed.ms == pytest.approx(layer_cost(key)) == pytest.approx(timed.mean)
@@ -133,13 +133,6 @@ def test_every_part_runs_on_sessions_opened_anew(runtime: FakeRuntime, plan: Bui
     runtime.opened.clear()
     device.networks(specs, parts=2)
     assert runtime.opened == 2 * [*(s.name for s in specs), "reference"]
-    for passes in (2, 1, 3):
-        runtime.opened.clear()
-        device.layers(plan.keys[:5], passes=passes)
-        assert tuple(runtime.opened) == passes * plan.keys[:5]
-    runtime.opened.clear()
-    device.layers(plan.keys[:5])
-    assert tuple(runtime.opened) == 2 * plan.keys[:5]
 
 
 def test_more_parts_are_timed_while_it_is_noisy(clock: Clock, plan: BuildPlan) -> None:
