@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any, cast
 
 import numpy as np
@@ -25,18 +27,28 @@ def _convs(ops: Iterable[Op]) -> list[Op]:
     return [op for op in ops if op.kind == "conv"]
 
 
+@cache
+def _normal() -> Array:
+    """A million normal numbers. Drawing all weights anew took most of the time of opening a network."""
+    return np.random.default_rng(0).standard_normal(1_000_003, dtype=np.float32)
+
+
 def random_weights(ops: Iterable[Op], seed: int) -> dict[str, Array]:
     """Folded weights `{op.name: kernel, op.name + ".bias": bias}`, scaled so that activations neither vanish
     into denormals (which a CPU computes slowly) nor overflow."""
     rng = np.random.default_rng(seed)
     out: dict[str, Array] = {}
+
+    def normal(shape: tuple[int, ...], deviation: float) -> Array:
+        pool, n = _normal(), math.prod(shape)
+        start = int(rng.integers(len(pool)))
+        drawn = pool[start : start + n] if start + n <= len(pool) else np.resize(np.roll(pool, -start), n)
+        return drawn.reshape(shape) * np.float32(deviation)
+
     for op in _convs(ops):
         shape = (op.cout, op.cin // op.groups, op.k, op.k)
-        fan_in = shape[1] * op.k * op.k
-        kernel = rng.standard_normal(shape, dtype=np.float32)
-        kernel *= np.float32((2.0 / fan_in) ** 0.5)
-        out[op.name] = kernel
-        out[f"{op.name}.bias"] = rng.standard_normal(op.cout, dtype=np.float32) * np.float32(0.1)
+        out[op.name] = normal(shape, (2.0 / (shape[1] * op.k * op.k)) ** 0.5)
+        out[f"{op.name}.bias"] = normal((op.cout,), 0.1)
     return out
 
 

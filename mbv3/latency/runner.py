@@ -46,9 +46,10 @@ __all__ = [
 RESULTS = "mbv3-results/3"
 LAYERS_S, NETWORKS_S = 0.3, 1.2  # at least so long are a chunk of layers, and one part of networks, timed
 LEAST = 3  # passes
-# Rounds of a pass. What spoils a time lasts for seconds, so many rounds of one run beat few of many: over 36 networks
-# a part of twelve rounds was off by 1.5 %, of three rounds with two runs by 3 %, of one round with five by 9 %.
-LAYER_ROUNDS, NETWORK_ROUNDS = 8, 12
+# Rounds of a pass. What spoils a time lasts for seconds, so many rounds of few runs beat few of many: over 36 networks
+# a part of twelve rounds was off by 1.5 %, of three rounds with two runs by 3 %, of one round with five by 9 %. But every
+# visit begins with a run that is not timed, and every pass with opening all anew.
+LAYER_ROUNDS, NETWORK_ROUNDS = 6, 8
 LAYERS_PART, NETWORKS_PART = 0.07, 0.13  # of the time given, at most, in one pass: slow networks get fewer rounds
 CHUNK_BYTES = 1_200_000_000  # sessions open at one time: weights and activations
 CHUNK_LAYERS = 256
@@ -66,7 +67,7 @@ def time_layers(
 ) -> tuple[list[list[float]], float, float]:
     """Run times in ms of each open layer, and the anchor's p10, of one pass; and the seconds of all timed runs."""
     samples = interleave(
-        opened, anchor, rounds=rounds, seed=seed, min_s=LAYERS_S, max_s=max_s, min_runs=2, max_runs=max_runs,
+        opened, anchor, rounds=rounds, seed=seed, min_s=LAYERS_S, max_s=max_s, min_runs=min(3, max_runs), max_runs=max_runs,
         threads=threads,
     )  # fmt: skip
     return [[t for r in item for t in r] for item in samples.items], samples.anchor_ms(), samples.timed_s
@@ -85,7 +86,7 @@ def time_networks(
     """p10 in ms of each open network in one part, the anchor's variation between rounds, the seconds of all timed
     runs."""
     samples = interleave(
-        opened, anchor, rounds=rounds, seed=seed, min_s=min_s, max_s=max_s, max_runs=1, threads=threads
+        opened, anchor, rounds=rounds, seed=seed, min_s=min_s, max_s=max_s, min_runs=2, max_runs=2, threads=threads
     )
     return [samples.ms(i) for i in range(len(opened))], samples.anchor_variation(), samples.timed_s
 

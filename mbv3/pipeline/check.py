@@ -11,8 +11,6 @@ from mbv3.spec import ArchSpec
 
 __all__ = ["check", "panel_of", "unseen_networks"]
 
-PANEL = 24
-
 
 def unseen_networks(table: LatencyTable, space: SearchSpace, n: int, seed: int) -> list[tuple[str, ArchSpec]]:
     """`n` random networks of the (scaled) space that did not calibrate the table."""
@@ -22,9 +20,10 @@ def unseen_networks(table: LatencyTable, space: SearchSpace, n: int, seed: int) 
 
 
 def panel_of(table: LatencyTable, space: SearchSpace) -> list[tuple[NetworkTime, ArchSpec]]:
-    """Calibration networks of the table that a check times again."""
+    """Calibration networks of the table that a check times again: 24 of 60 told a drift of -1.1 % where 200 others
+    showed -0.2."""
     random = [n for n in table.networks if n.label.startswith(("calibration:", "check:"))]  # not those of a user's list
-    return [(n, space.spec(space.genome(n.label.partition(":")[2]))) for n in random[:PANEL]]
+    return [(n, space.spec(space.genome(n.label.partition(":")[2]))) for n in random]
 
 
 def check(
