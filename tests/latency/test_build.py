@@ -555,7 +555,8 @@ def test_what_cannot_be_taken_changes_nothing(plan: BuildPlan, tmp_path: Path, c
     }  # fmt: skip
     for bad in (
         {"pass": -1}, {"pass": 1}, {"pass": True}, {"conditions": {"mhz": None}}, {"conditions": {"mhz": float("nan")}},
-        {"conditions": []}, {"ms": [[1.0, 2**62, 1.0, 0.0]] * n}, {"s": float("inf")}, {"reference_ms": 0}, {"timed": float("nan")},
+        {"conditions": []}, {"ms": [[1.0, 2**62, 1.0, 0.0]] * n}, {"s": float("inf")}, {"reference_ms": 0},
+        {"timed": float("nan")},
     ):  # fmt: skip
         told = runner.Told(work)
         with pytest.raises((ValueError, KeyError, TypeError, AttributeError)):
