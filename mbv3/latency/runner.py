@@ -207,21 +207,27 @@ class Journal:
         self.told = Told(work)
         self.file = path.open("a+b")
         try:
+            self._lock(wait)
+            self.file.seek(0)
+            good = self._read(self.file.read().split(b"\n")[:-1], header, anew)
+            self.file.truncate(good)
+            if not good:
+                self._write(header)
+        except BaseException:
+            self.file.close()
+            raise
+
+    def _lock(self, wait: bool) -> None:
+        try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             if not wait:
-                self.file.close()
                 raise RunnerError(
-                    f"{path}: another process is measuring into this file; wait for it, or end it"
+                    f"{self.path}: another process is measuring into this file; wait for it, or end it"
                 ) from None
             # a connection that was cut leaves the run behind it at work until it next has something to say
-            print(f"waiting for another process that measures into {path}", file=sys.stderr, flush=True)  # noqa: T201
+            print(f"waiting for another process that measures into {self.path}", file=sys.stderr, flush=True)  # noqa: T201
             fcntl.flock(self.file, fcntl.LOCK_EX)
-        self.file.seek(0)
-        good = self._read(self.file.read().split(b"\n")[:-1], header, anew)
-        self.file.truncate(good)
-        if not good:
-            self._write(header)
 
     def _read(self, lines: Sequence[bytes], header: Mapping[str, Any], anew: bool) -> int:
         """Take what is whole, and its length in bytes."""

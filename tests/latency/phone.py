@@ -59,6 +59,7 @@ elif verb == "shell":
         if fault == "cut" and visits == 5 and (root / "steps").read_text() == "11":
             (root / "fault").write_text("offline")
             os.killpg(run.pid, signal.SIGHUP)
+            run.stdout.read()  # until all of them have ended
             run.wait()
             sys.exit(1)
     run.wait()  # and 0, as before Android 7, whatever the command's code was
