@@ -111,24 +111,32 @@ def _import(args: Namespace) -> int:
 
 
 def _build(args: Namespace) -> int:
+    over_adb = bool(args.device) and args.device.startswith("adb:")
+    if args.benchmark is not None and not over_adb:
+        raise BadInput(
+            "--benchmark is for --device adb:SERIAL; other devices are timed by the runtime's Python package"
+        )
     if args.device:
-        return _told(_table_over_ssh(args), args)
+        return _told(_table_from_afar(args, over_adb), args)
     table = _table(args, rebuild=args.rebuild, error=args.error, minutes=args.minutes)
     if args.out:
         table.save(Path(args.out))
     return _told(table, args)
 
 
-def _table_over_ssh(args: Namespace) -> LatencyTable:
+def _table_from_afar(args: Namespace, over_adb: bool) -> LatencyTable:
     from mbv3.cli.show_events import follow
-    from mbv3.latency import measure_over_ssh
+    from mbv3.latency import measure_over_adb, measure_over_ssh
     from mbv3.pipeline import table_plan
 
     if not args.out:
         raise BadInput("--out TABLE.csv is needed with --device: where the device's table goes")
-    plan = table_plan(_scaled_space(args))
+    plan, path = table_plan(_scaled_space(args)), Path(args.out)
     how = {"error": args.error, "minutes": args.minutes}
-    events = measure_over_ssh(args.device, plan, args.runtime, args.threads, Path(args.out), **how)
+    if over_adb:
+        events = measure_over_adb(args.device, args.benchmark, plan, args.runtime, args.threads, path, **how)
+    else:
+        events = measure_over_ssh(args.device, plan, args.runtime, args.threads, path, **how)
     table: LatencyTable = follow(events)
     return table
 

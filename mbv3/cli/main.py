@@ -124,8 +124,15 @@ def _parser() -> argparse.ArgumentParser:
     latency = verbs.add_parser("latency", help="latency tables").add_subparsers(
         dest="action", metavar="ACTION", required=True
     )
-    s = latency.add_parser("build", help="measure a table on this CPU, or on a device over SSH")
-    s.add_argument("--device", metavar="ssh://[USER@]HOST[:PORT][/PYTHON]", help="a device that ssh logs into by key")
+    s = latency.add_parser("build", help="measure a table on this CPU, or on a device over SSH or adb")
+    s.add_argument(
+        "--device",
+        metavar="ssh://[USER@]HOST[:PORT][/PYTHON]|adb:SERIAL",
+        help="a device that ssh logs into by key, or a phone that adb reaches (with --runtime litert and --benchmark)",
+    )
+    s.add_argument(
+        "--benchmark", metavar="PATH", help="where LiteRT's benchmark_model lies on an adb: device, from its root"
+    )
     _space(s)
     _timing(s)
     _until(s)

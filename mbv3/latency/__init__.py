@@ -1,5 +1,6 @@
 """Latency of networks on a device: timing protocol, tables, cost model."""
 
+from mbv3.latency.adb import measure_over_adb
 from mbv3.latency.build import (
     CHECK_MINUTES,
     ERROR,
@@ -52,6 +53,7 @@ __all__ = [
     "interleave",
     "kit_files",
     "load_profile",
+    "measure_over_adb",
     "measure_over_ssh",
     "network_time",
     "noise_warning",

@@ -20,10 +20,11 @@ from mbv3.latency.device import Device, layer_bytes, network_bytes
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.metrics import fidelity
 from mbv3.latency.protocol import shares
-from mbv3.latency.runner import NETWORK_ROUNDS, Journal, RunnerError, Told, header, kit_id, measure
+from mbv3.latency.runner import Journal, RunnerError, Told, header, kit_id, measure
 from mbv3.latency.runtime import Runtime
 from mbv3.latency.sessions import Run
 from mbv3.latency.table import LatencyTable, Timed, timed
+from mbv3.latency.timers import NETWORK_ROUNDS, InProcess, Timer
 from mbv3.spec import ArchSpec, LayerKey, count, dump_spec, lower
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "MINUTES",
     "BuildPlan",
     "build_table",
+    "build_with",
     "check_table",
     "network_time",
     "noise_warning",
@@ -121,36 +123,53 @@ def table_path(folder: Path, fingerprint: Fingerprint, about: Mapping[str, Any])
 def build_table(
     runtime: Runtime, plan: BuildPlan, path: Path, *, error: float = ERROR, minutes: float = MINUTES
 ) -> Iterator[Event]:
-    """Measure `plan` on `runtime`, write the table to `path`, yield progress and at last Done with `path`.
+    """`build_with` sessions of `runtime` on this machine. Raises: as that."""
+    keys, specs = list(dict.fromkeys(plan.keys)), [*(spec for _, spec in plan.calibration), plan.reference]
 
-    What is measured goes to `path` + ".partial" at once; the same call after an interruption goes on there.
+    def opened(i: int) -> Run:
+        return runtime.layer(keys[i]) if i < len(keys) else runtime.network(specs[i - len(keys)])
+
+    fingerprint = runtime.fingerprint
+    timer = InProcess(opened, len(keys) + len(specs) - 1, fingerprint.threads)
+    yield from build_with(timer, fingerprint, plan, path, error=error, minutes=minutes, anew=True)
+
+
+def build_with(
+    timer: Timer,
+    fingerprint: Fingerprint,
+    plan: BuildPlan,
+    path: Path,
+    *,
+    error: float = ERROR,
+    minutes: float = MINUTES,
+    anew: bool = False,
+) -> Iterator[Event]:
+    """Measure `plan` with `timer`, write the table to `path`, yield progress and at last Done with `path`.
+
+    What is measured goes to `path` + ".partial" at once; the same call after an interruption goes on there. `anew`:
+    what that file holds of another plan or device is dropped; otherwise it is an error.
 
     Raises:
         BadInput: the place cannot be written, or another process is building the same table.
         MissingLayerError: `plan.keys` leaves out layers of a calibration network; before anything is timed.
     """
     work = work_of(plan, error=error, minutes=minutes)
-    fingerprint = runtime.fingerprint
     partial = path.with_name(path.name + ".partial")
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
-        journal = Journal(partial, work, header(kit_id(work), fingerprint), anew=True)
+        journal = Journal(partial, work, header(kit_id(work), fingerprint), anew=anew)
     except RunnerError as e:
         raise BadInput(str(e)) from None
     except OSError as e:
         raise BadInput(f"{partial}: cannot be written ({e.strerror})") from None
-    told, keys, specs = journal.told, list(dict.fromkeys(plan.keys)), [spec for _, spec in plan.calibration]
-
-    def opened(i: int) -> Run:
-        return runtime.layer(keys[i]) if i < len(keys) else runtime.network([*specs, plan.reference][i - len(keys)])
-
+    told = journal.told
     try:
-        what = f"{len(keys)} layers and {len(specs)} calibration networks"
+        what = f"{told.n_layers} layers and {told.n_networks} calibration networks"
         yield StageStart(STAGE, f"timing {what} on {fingerprint.cpu}, for about {minutes:g} minutes")
         if told.layers:
             yield Note(STAGE, f"what was measured before an interruption, {told.seconds:.0f} s of it, is kept")
         try:
-            for done, total in measure(work, opened, journal, threads=fingerprint.threads):
+            for done, total in measure(work, timer, journal):
                 yield Progress(STAGE, done, total, "steps", told.seconds / done * (total - done))
         except OSError as e:  # the disk is full
             raise BadInput(f"{partial}: cannot be written ({e.strerror}); what was measured is kept") from None
@@ -209,10 +228,11 @@ def _merged(
 
 
 def _settings(told: Told) -> dict[str, list[float]]:
-    """Cores and priorities that were timed on, as far as they are known; a build gone on with may have several."""
+    """Cores, or masks of several, and priorities that were timed on, as far as they are known; a build gone on with may
+    have several."""
     return {
         name: sorted({c[name] for c in told.conditions if name in c})
-        for name in ("core", "nice")
+        for name in ("core", "mask", "nice")
         if any(name in c for c in told.conditions)
     }
 

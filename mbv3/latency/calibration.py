@@ -64,7 +64,7 @@ class NetworkTime:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """ms of a network = c + sum over its layers of (a + `kinds`) * hot ms + b * weights in MB + d * written MB + `each`,
+    """ms of a network = c + sum over layers of (a + `kinds`) * hot ms + b * weights in MB + d * written MB + `each`,
     where `kinds` and `each` are those of the kinds that the layer is of."""
 
     a: float = 1.0

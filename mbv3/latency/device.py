@@ -12,9 +12,10 @@ import numpy as np
 
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.protocol import noise_floor, p10, shares
-from mbv3.latency.runner import NETWORK_ROUNDS, NETWORKS_S, grouped, grouped_evenly, time_layers, time_networks
+from mbv3.latency.runner import grouped, grouped_evenly
 from mbv3.latency.runtime import Runtime
 from mbv3.latency.table import Timed
+from mbv3.latency.timers import NETWORK_ROUNDS, NETWORKS_S, time_layers, time_networks
 from mbv3.spec import ArchSpec, LayerKey, lower, lower_key
 
 __all__ = ["Device", "Measured"]

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Fingerprint", "this_cpu"]
+__all__ = ["Fingerprint", "this_cpu", "vectors"]
 
 _VECTOR_FLAGS = (
     "sse4_2",
@@ -74,15 +74,19 @@ def _cpuinfo() -> dict[str, str]:
     return {k.strip().lower(): v.strip() for k, _, v in reversed(list(pairs))}
 
 
+def vectors(flags: str) -> str:
+    """The vector instruction sets among the flags or features that /proc/cpuinfo tells."""
+    return " ".join(f for f in _VECTOR_FLAGS if f in flags.split())
+
+
 def this_cpu(runtime: str, runtime_version: str, threads: int, precision: str = "fp32") -> Fingerprint:
     """The fingerprint of this machine under a runtime."""
     info = _cpuinfo()
     model = info.get("model name") or info.get("hardware") or platform.processor() or platform.machine()
     part = [info[k] for k in ("cpu family", "model", "stepping", "cpu part") if k in info]
-    flags = set((info.get("flags") or info.get("features") or "").split())
     return Fingerprint(
         cpu=" ".join([model, *(["(" + "/".join(part) + ")"] if part else [])]),
-        vector=" ".join(f for f in _VECTOR_FLAGS if f in flags),
+        vector=vectors(info.get("flags") or info.get("features") or ""),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         system=f"{platform.system()} {platform.machine()}",
         kernel=platform.release(),

@@ -32,7 +32,7 @@ __all__ = ["import_kit", "kit_files", "parse_kit", "table_of_results", "write_ki
 
 FORMAT = "mbv3-kit/2"
 LEAST_HOLE = 16  # floats; what is smaller stays in the model
-_TRAVEL = ("protocol.py", "sessions.py", "fingerprint.py", "conditions.py", "runner.py")
+_TRAVEL = ("protocol.py", "sessions.py", "fingerprint.py", "conditions.py", "timers.py", "runner.py")
 _RUN = """\
 # python3 run.py: times the models of this folder into results.jsonl; after an interruption it goes on there.
 import sys

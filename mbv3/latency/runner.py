@@ -1,8 +1,9 @@
 """Timing what a plan asks for, pass by pass, into a journal. Needs Python 3.10, numpy and the runtime.
 
-The files protocol.py, sessions.py, fingerprint.py, conditions.py and this one travel in a kit as they are; a table of
-this machine is measured by the same code. A pass is one visit to every layer, then to every whole network, all opened
-anew: what a disturbance spoils in one pass the others make good. They go on until the time is used or chance is small.
+The files timers.py, protocol.py, sessions.py, fingerprint.py, conditions.py and this one travel in a kit as they are; a
+table of this machine is measured by the same code. A pass is one visit to every layer, then to every whole network, all
+opened anew: what a disturbance spoils in one pass the others make good. They go on until the time is used or chance is
+small.
 """
 
 from __future__ import annotations
@@ -13,18 +14,17 @@ import json
 import math
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mbv3.latency.conditions import Watch, setting
 from mbv3.latency.fingerprint import Fingerprint
-from mbv3.latency.protocol import interleave, noise_floor, p10, sums
+from mbv3.latency.protocol import noise_floor, sums
 from mbv3.latency.sessions import KINDS, Run
+from mbv3.latency.timers import InProcess, Timer
 
 __all__ = [
     "RESULTS",
@@ -39,56 +39,13 @@ __all__ = [
     "main",
     "measure",
     "run_kit",
-    "time_layers",
-    "time_networks",
 ]
 
 RESULTS = "mbv3-results/3"
-LAYERS_S, NETWORKS_S = 0.3, 1.2  # at least so long are a chunk of layers, and one part of networks, timed
 LEAST = 3  # passes
-# Rounds of a pass. What spoils a time lasts for seconds, so many rounds of few runs beat few of many: over 36 networks
-# a part of twelve rounds was off by 1.5 %, of three rounds with two runs by 3 %, of one round with five by 9 %. But every
-# visit begins with a run that is not timed, and every pass with opening all anew.
-LAYER_ROUNDS, NETWORK_ROUNDS = 6, 8
-LAYERS_PART, NETWORKS_PART = 0.07, 0.13  # of the time given, at most, in one pass: slow networks get fewer rounds
+LAYERS_PART, NETWORKS_PART = 0.1, 0.13  # of the time given, at most, in one pass: slow networks get fewer rounds
 CHUNK_BYTES = 1_200_000_000  # sessions open at one time: weights and activations
 CHUNK_LAYERS = 256
-
-
-def time_layers(
-    opened: Sequence[Run],
-    anchor: Run,
-    *,
-    rounds: int,
-    seed: int,
-    max_s: float = math.inf,
-    max_runs: int = 4,
-    threads: int = 1,
-) -> tuple[list[list[float]], float, float]:
-    """Run times in ms of each open layer, and the anchor's p10, of one pass; and the seconds of all timed runs."""
-    samples = interleave(
-        opened, anchor, rounds=rounds, seed=seed, min_s=LAYERS_S, max_s=max_s, min_runs=min(3, max_runs), max_runs=max_runs,
-        threads=threads,
-    )  # fmt: skip
-    return [[t for r in item for t in r] for item in samples.items], samples.anchor_ms(), samples.timed_s
-
-
-def time_networks(
-    opened: Sequence[Run],
-    anchor: Run,
-    *,
-    rounds: int,
-    seed: int,
-    min_s: float = NETWORKS_S,
-    max_s: float = math.inf,
-    threads: int = 1,
-) -> tuple[list[float], float, float]:
-    """p10 in ms of each open network in one part, the anchor's variation between rounds, the seconds of all timed
-    runs."""
-    samples = interleave(
-        opened, anchor, rounds=rounds, seed=seed, min_s=min_s, max_s=max_s, min_runs=2, max_runs=2, threads=threads
-    )
-    return [samples.ms(i) for i in range(len(opened))], samples.anchor_variation(), samples.timed_s
 
 
 def grouped(items: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
@@ -239,30 +196,38 @@ class Told:
 
 class Journal:
     """The lines measured so far, in a file that one process at a time may have. What is damaged, half written or
-    behind such a line is dropped. `anew`: lines of other work or another device are dropped too and another process in
-    the file is an error; otherwise those are the error, and the other process is waited for."""
+    behind such a line is dropped. `anew`: lines of other work or another device are dropped too; otherwise they are an
+    error. `wait`: another process in the file is waited for; otherwise it is an error."""
 
-    def __init__(self, path: Path, work: Mapping[str, Any], header: Mapping[str, Any], *, anew: bool) -> None:
+    def __init__(
+        self, path: Path, work: Mapping[str, Any], header: Mapping[str, Any], *, anew: bool, wait: bool = False
+    ) -> None:
         self.path = path
         self.work = work
         self.told = Told(work)
         self.file = path.open("a+b")
         try:
+            self._lock(wait)
+            self.file.seek(0)
+            good = self._read(self.file.read().split(b"\n")[:-1], header, anew)
+            self.file.truncate(good)
+            if not good:
+                self._write(header)
+        except BaseException:
+            self.file.close()
+            raise
+
+    def _lock(self, wait: bool) -> None:
+        try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            if anew:
-                self.file.close()
+            if not wait:
                 raise RunnerError(
-                    f"{path}: another process is measuring into this file; wait for it, or end it"
+                    f"{self.path}: another process is measuring into this file; wait for it, or end it"
                 ) from None
             # a connection that was cut leaves the run behind it at work until it next has something to say
-            print(f"waiting for another process that measures into {path}", file=sys.stderr, flush=True)  # noqa: T201
+            print(f"waiting for another process that measures into {self.path}", file=sys.stderr, flush=True)  # noqa: T201
             fcntl.flock(self.file, fcntl.LOCK_EX)
-        self.file.seek(0)
-        good = self._read(self.file.read().split(b"\n")[:-1], header, anew)
-        self.file.truncate(good)
-        if not good:
-            self._write(header)
 
     def _read(self, lines: Sequence[bytes], header: Mapping[str, Any], anew: bool) -> int:
         """Take what is whole, and its length in bytes."""
@@ -314,25 +279,9 @@ def header(work_id: str, fingerprint: Fingerprint) -> dict[str, Any]:
     return {"format": RESULTS, "kit": work_id, "fingerprint": fingerprint.as_dict()}
 
 
-def _row(times: Sequence[float]) -> list[float | int]:
-    return [p10(times), len(times), float(np.mean(times)), float(np.std(times))]
-
-
-def measure(
-    work: Mapping[str, Any],
-    opened: Callable[[int], Run],
-    journal: Journal,
-    *,
-    threads: int = 1,
-    clock: Callable[[], float] = time.monotonic,
-) -> Iterator[tuple[int, int]]:
-    """Time what `work` asks for and is not in the journal yet. Yields (steps done, steps as far as is known).
-
-    `opened(i)` opens layer i, behind the layers the networks, and at last the reference; each runs on `threads`.
-    """
+def measure(work: Mapping[str, Any], timer: Timer, journal: Journal) -> Iterator[tuple[int, int]]:
+    """Time what `work` asks for and is not in the journal yet. Yields (steps done, steps as far as is known)."""
     told, n, seconds = journal.told, len(work["keys"]), float(work["seconds"])
-    reference = n + len(work["networks"])
-    anchor = opened(reference)
     groups = grouped_evenly(work["network_bytes"])
     while not told.enough(work):
         p = len(told.layers) - (told.passes < len(told.layers))
@@ -343,29 +292,13 @@ def measure(
         for step, (which, ids) in enumerate(steps):
             seen = getattr(told, which)[p] if p < len(told.layers) else {}
             if todo := [i for i in ids if i not in seen]:
-                watch, began = Watch(), clock()
-                first = 0 if which == "layers" else n
-                sessions = [opened(first + i) for i in todo]
-                if which == "networks":
-                    sessions.append(opened(reference))
-                began = clock() if p == 0 else began  # writing and quantizing the models is no timing
                 seed = 1000 * p + step
-                said: dict[str, Any]
                 if which == "layers":
-                    most = LAYERS_PART * seconds / len(chunks)
-                    times, now, timed = time_layers(
-                        sessions, anchor, rounds=LAYER_ROUNDS, seed=seed, max_s=most, threads=threads
-                    )
-                    said = {"reference_ms": now, "ms": [_row(t) for t in times]}
+                    said = timer.layers(todo, seed=seed, most_s=LAYERS_PART * seconds / len(chunks))
                 else:
-                    least, most = NETWORKS_S / len(groups), NETWORKS_PART * seconds / len(groups)
-                    ms, drift, timed = time_networks(
-                        sessions, anchor, rounds=NETWORK_ROUNDS, seed=seed, min_s=least, max_s=most, threads=threads
-                    )
-                    said = {"reference_ms": ms[-1], "drift": drift, "ms": ms[:-1]}
-                del sessions
-                took = {"s": round(clock() - began, 3), "timed": round(timed, 3)}
-                journal.add({"pass": p, which: todo, **said, **took, "conditions": {**watch.seen(), **setting(threads)}})
+                    most_s = NETWORKS_PART * seconds / len(groups)
+                    said = timer.networks([n + i for i in todo], seed=seed, most_s=most_s)
+                journal.add({"pass": p, which: todo, **said})
             yield p * len(steps) + step + 1, _steps(told, work, len(steps), p)
     if not told.ended:
         journal.add({"end": told.passes})
@@ -406,8 +339,8 @@ def run_kit(folder: Path) -> Iterator[tuple[int, int]]:
                 f"{kind.runtime} {fingerprint.runtime_version} cannot open a model of the kit ({e})"
             ) from None
 
-    journal = Journal(folder / "results.jsonl", kit, header(kit["id"], fingerprint), anew=False)
-    yield from measure(kit, opened, journal, threads=threads)
+    journal = Journal(folder / "results.jsonl", kit, header(kit["id"], fingerprint), anew=False, wait=True)
+    yield from measure(kit, InProcess(opened, len(kit["models"]) - 1, threads), journal)
 
 
 def main() -> int:

@@ -54,7 +54,7 @@ def parse_host(text: str) -> Host:
     found = _TARGET.fullmatch(text)
     port = int(found[3]) if found and found[3] else None
     if found is None or (port is not None and not 1 <= port <= 65535) or found[2].startswith("-"):
-        raise BadInput(f"--device must be ssh://[user@]host[:port][/path/to/python] (got {text!r})")
+        raise BadInput(f"--device must be ssh://[user@]host[:port][/path/to/python] or adb:SERIAL (got {text!r})")
     name = found[2].strip("[]")
     return Host(f"{found[1]}@{name}" if found[1] else name, port, found[4] or "python3")
 

@@ -94,10 +94,11 @@ class Options:
             need(self.accuracy in (None, "imagenet"), "--accuracy supernet and train need images: give --data DIR",
                  self.accuracy)  # fmt: skip
             need(self.test is None, "--test needs --data", self.test)
-        if self.device.startswith("ssh://"):
+        if self.device.startswith(("ssh://", "adb:")):
+            more = " --runtime litert --benchmark PATH" if self.device.startswith("adb:") else ""
             raise BadInput(
-                f"--device {self.device}: measure its table first (mbv3 latency build --device {self.device} --space "
-                f"{self.space_name} --scale 1 --out board.csv), then search with --device board.csv"
+                f"--device {self.device}: measure its table first (mbv3 latency build --device {self.device}{more} "
+                f"--space {self.space_name} --scale 1 --out board.csv), then search with --device board.csv"
             )
         if not self.estimate_only:
             from mbv3.latency import open_runtime

@@ -160,9 +160,10 @@ def read_table(path: str, runtime: str, threads: int, force: bool) -> tuple[Late
     moved = _transferred(path, about["transferred"]) if "transferred" in about else None
     if moved is not None and f.runtime == "unknown":  # nobody can tell whether it is this device's
         return table, moved
-    if "kit" in about:  # brought here on purpose
+    if "kit" in about or "benchmark" in about:  # brought here on purpose
         where = f"{f.cpu}, {f.runtime} {f.runtime_version} {f.precision}, {f.threads} thread(s)"
-        return table, f"{path} was measured by a kit on {where}: times are of that device and nothing is timed here"
+        by = "a kit" if "kit" in about else "benchmark_model"
+        return table, f"{path} was measured by {by} on {where}: times are of that device and nothing is timed here"
     here = open_runtime(runtime, threads).fingerprint
     differing = [name for name, _, _ in f.differences(here)]
     if not differing:

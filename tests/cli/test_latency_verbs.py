@@ -20,16 +20,16 @@ Command = Callable[..., Said]
 # The build is killed when it begins its third chunk of eight layers.
 _KILLED_BUILD = """\
 import os, signal, sys
-from mbv3.latency import runner
+from mbv3.latency import runner, timers
 runner.CHUNK_LAYERS = 8
-original, calls = runner.time_layers, 0
+original, calls = timers.time_layers, 0
 def time_layers(*a, **k):
     global calls
     calls += 1
     if calls == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*a, **k)
-runner.time_layers = time_layers
+timers.time_layers = time_layers
 from mbv3.cli import main
 main(sys.argv[1:])
 """
@@ -172,6 +172,9 @@ def test_devices_are_listed_with_their_errors(mbv3: Command, tmp_path: Path) -> 
         (("transfer", "none.csv", "--measured", "n.csv", "--out", "t.csv"), "none.csv: no such latency table"),
         (("build", "--device", "ssh://board"), "--out TABLE.csv is needed with --device"),
         (("build", "--device", "board", "--out", "t.csv"), "--device must be ssh://"),
+        (("build", "--device", "adb:X", "--out", "t.csv"), "--runtime onnxruntime: adb:X is timed by LiteRT's"),
+        (("build", "--device", "adb:X", "--out", "t.csv", "--runtime", "litert"), "adb:X needs --benchmark PATH"),
+        (("build", "--benchmark", "/data/local/tmp/benchmark_model"), "--benchmark is for --device adb:SERIAL"),
         (
             ("kit", "--out", "k.zip", "--runtime", "ncnn"),
             "--runtime must be one of onnxruntime, onnxruntime-int8, litert",

@@ -7,7 +7,7 @@ import gc
 import numpy as np
 import pytest
 
-from mbv3.latency import BuildPlan, protocol, runner
+from mbv3.latency import BuildPlan, protocol, timers
 from mbv3.space import SearchSpace, parse_space
 from mbv3.space.additive import layer_keys
 from mbv3.spec import lower
@@ -31,7 +31,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock that everything is timed with in a test."""
     fake = Clock()
     monkeypatch.setitem(protocol.interleave.__kwdefaults__ or {}, "clock", fake)
-    monkeypatch.setitem(runner.measure.__kwdefaults__ or {}, "clock", fake)
+    monkeypatch.setitem(timers.InProcess.__init__.__kwdefaults__ or {}, "clock", fake)
     monkeypatch.setattr(gc, "collect", lambda: 0)  # slow in a process as full as a test session
     return fake
 

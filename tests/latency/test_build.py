@@ -38,6 +38,7 @@ from mbv3.latency.build import _merged, work_of
 from mbv3.latency.conditions import Watch, setting, undisturbed
 from mbv3.latency.runner import LEAST
 from mbv3.latency.sessions import Run
+from mbv3.latency.timers import InProcess
 from mbv3.space import SearchSpace
 from mbv3.spec import ArchSpec, LayerKey, count, lower
 
@@ -526,16 +527,17 @@ def test_an_end_is_taken_back_where_more_is_asked_for(plan: BuildPlan, tmp_path:
     runtime, work = FakeRuntime(clock), work_of(plan, error=1.0, minutes=0.001)
     runs = [runtime.layer(k) for k in plan.keys] + [runtime.network(s) for _, s in plan.calibration]
     runs.append(runtime.network(plan.reference))
+    timer = InProcess(runs.__getitem__, len(runs) - 1)
 
     def journal(more: dict[str, float]) -> runner.Journal:
         return runner.Journal(tmp_path / "j", {**work, **more}, runner.header("id", FINGERPRINT), anew=False)
 
     with closing(journal({})) as j:
-        list(runner.measure(work, runs.__getitem__, j))
+        list(runner.measure(work, timer, j))
         assert j.told.ended
     whole = (tmp_path / "j").read_text()
     with closing(journal({})) as j:
-        assert j.told.ended and not list(runner.measure(work, runs.__getitem__, j))
+        assert j.told.ended and not list(runner.measure(work, timer, j))
     for behind in ("", "junk\n", "[1]\n[2]\n"):
         (tmp_path / "j").write_text(whole + behind)
         with closing(journal({"noise": -1.0, "seconds": 1e9})) as j:
@@ -553,7 +555,8 @@ def test_what_cannot_be_taken_changes_nothing(plan: BuildPlan, tmp_path: Path, c
     }  # fmt: skip
     for bad in (
         {"pass": -1}, {"pass": 1}, {"pass": True}, {"conditions": {"mhz": None}}, {"conditions": {"mhz": float("nan")}},
-        {"conditions": []}, {"ms": [[1.0, 2**62, 1.0, 0.0]] * n}, {"s": float("inf")}, {"reference_ms": 0}, {"timed": float("nan")},
+        {"conditions": []}, {"ms": [[1.0, 2**62, 1.0, 0.0]] * n}, {"s": float("inf")}, {"reference_ms": 0},
+        {"timed": float("nan")},
     ):  # fmt: skip
         told = runner.Told(work)
         with pytest.raises((ValueError, KeyError, TypeError, AttributeError)):

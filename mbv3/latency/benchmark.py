@@ -1,0 +1,108 @@
+"""LiteRT's benchmark_model: a shell script that visits many models with it in turn, and what it says of them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mbv3.latency.protocol import FEWEST, p10
+
+__all__ = ["SCRIPT", "Said", "Visit", "read_said", "row", "visit_script"]
+
+SCRIPT = "visit.sh"
+# its own defaults are 50 runs, 1 s, and half a second to warm up: many short visits beat few long ones
+_FLAGS = "--num_runs=4 --min_secs=0.01 --warmup_runs=1 --warmup_min_secs=0 --use_xnnpack=true"
+_TOLD = re.compile(r"mbv3 (?P<word>visit|failed|end) ?(?P<value>[0-9]*)|count=(?P<count>[0-9]+)(?P<fields>.*)")
+
+
+class Visit(NamedTuple):
+    """One process of benchmark_model: its runs, their mean and deviation in ms.
+
+    Its average is taken, not its p5, which older ones do not tell and which is a whole number of microseconds: one
+    percent or two of a small layer. What spoils a whole process the p10 over the visits leaves out.
+    """
+
+    runs: int
+    mean_ms: float
+    std_ms: float
+
+
+class Said(NamedTuple):
+    """What a script told: (model, visit), or None for a visit without a time; the model that failed and its last
+    words; the clock of the core in kHz, where it can be read; and whether the script came to its end."""
+
+    visits: list[tuple[int, Visit | None]]
+    failed: tuple[int, str] | None
+    khz: int | None
+    whole: bool
+
+
+def visit_script(
+    folder: str, command: str, threads: int, rounds: Sequence[Sequence[int]], most_s: float, core: int | None
+) -> str:
+    """POSIX shell that runs `command` on models by number, round for round, until `most_s` seconds are used but for
+    FEWEST rounds. It removes `folder` at its end, where the connection is cut too."""
+    clock = "" if core is None else f"$(cat /sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq 2>/dev/null)"
+    lines = [
+        f"cd {folder} || exit 1",
+        f"trap 'rm -rf {folder}' EXIT",
+        "trap 'exit 1' HUP INT TERM PIPE",
+        "began=$(date +%s)",
+        "visit() {",
+        '    echo; echo "mbv3 visit $1"',
+        f'    {command} --graph="$1.tflite" --num_threads={threads} {_FLAGS} 2>&1 && return',
+        '    echo; echo "mbv3 failed"; exit 1',
+        "}",
+        "end() {",
+        f'    echo; echo "mbv3 end {clock}"; exit 0',
+        "}",
+        f"late() {{ [ $(($(date +%s) - began)) -ge {min(math.ceil(most_s), 10**6)} ]; }}",
+    ]
+    for r, models in enumerate(rounds):
+        if r >= FEWEST:
+            lines.append("late && end")
+        lines += [f"visit {i}" for i in models]
+    return "\n".join([*lines, "end", ""])
+
+
+def _visit(count: str, fields: str) -> Visit | None:
+    """From `count=4 first=.. curr=.. min=.. max=.. avg=.. std=..` in microseconds; equal runs have `curr` alone."""
+    told = dict(re.findall(r"(\w+)=([0-9.e+]+)", fields))
+    try:
+        mean = float(told.get("avg") or told["curr"]) / 1e3
+        visit = Visit(int(count), mean, float(told.get("std", 0.0)) / 1e3)
+    except (KeyError, ValueError):
+        return None
+    return visit if visit.runs and 1e-6 < visit.mean_ms < 1e7 and visit.std_ms < 1e7 else None
+
+
+def read_said(text: str) -> Said:
+    """What the script printed. A process's last line of times is the measurement: those before tell its warm-up."""
+    visits: list[tuple[int, Visit | None]] = []
+    began, failed, khz, whole = 0, None, None, False
+    for m in _TOLD.finditer(text):
+        if m["count"] is not None:
+            if visits:
+                visits[-1] = (visits[-1][0], _visit(m["count"], m["fields"]))
+        elif m["word"] == "visit" and m["value"]:
+            visits.append((int(m["value"]), None))
+            began = m.end()
+        elif m["word"] == "failed" and visits:
+            words = [line.strip() for line in text[began : m.start()].split("\n") if line.strip()]
+            failed = (visits.pop()[0], "; ".join(words[-2:]) or "it said nothing")
+        elif m["word"] == "end":
+            whole, khz = True, int(m["value"]) if m["value"] else None
+    return Said(visits, failed, khz, whole)
+
+
+def row(visits: Sequence[Visit]) -> list[float | int]:
+    """p10 over the visits, and runs, mean and deviation of them all, in ms."""
+    n = np.array([v.runs for v in visits], dtype=float)
+    means, stds = np.array([v.mean_ms for v in visits]), np.array([v.std_ms for v in visits])
+    mean = float((n * means).sum() / n.sum())
+    variance = float((n * (stds**2 + (means - mean) ** 2)).sum() / n.sum())
+    return [p10(means), int(n.sum()), mean, variance**0.5]
