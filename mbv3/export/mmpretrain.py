@@ -106,7 +106,6 @@ model = dict(
 
 from mmpretrain import get_model
 from safetensors.torch import load_file
-
 """
     build = f'net = get_model(str(Path(__file__).with_name("{STEM}_config.py")))'
     return {f"{STEM}_config.py": config, f"{STEM}.py": intro(spec, "mmpretrain") + imports + loader(build)}

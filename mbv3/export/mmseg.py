@@ -166,7 +166,6 @@ model = dict(
 
 from mmseg.apis import init_model
 from safetensors.torch import load_file
-
 """
     build = f'net = init_model(str(Path(__file__).with_name("{STEM}_config.py")), device="cpu")'
     return {f"{STEM}_config.py": config, f"{STEM}.py": intro(spec, "mmsegmentation") + imports + loader(build)}
@@ -184,8 +183,8 @@ def _notes(spec: ArchSpec) -> tuple[str, ...]:
     if nearest(spec, _backbones(), "mmsegmentation")[0].v2:
         return ()
     return (
-        "mmsegmentation's MobileNetV3 pads strided convolutions at the far side: its outputs are ours where height and "
-        "width are 8 n + 1 (513x1025), and those of an image shifted by a pixel at other sizes",
+        "mmsegmentation's MobileNetV3 pads strided convolutions as TensorFlow does: its outputs equal ours where "
+        "height and width are 8 n + 1 (513x1025), not at other sizes",
     )
 
 

@@ -13,7 +13,7 @@ from mbv3.export.names import Names, classifier, torchvision_names
 from mbv3.export.target import STEM, Source, Target, intro, kind, loader, plain_conv, residual
 from mbv3.export.torchvision_heads import head_faults, head_imports, head_lines
 from mbv3.nn import torchvision_head, torchvision_place
-from mbv3.spec import NLS, ArchSpec, Classify, Conv, MBConv, Row, make_divisible
+from mbv3.spec import NLS, ArchSpec, Classify, Conv, MBConv, Row, SSDLite, make_divisible
 
 __all__ = ["TORCHVISION"]
 
@@ -30,7 +30,7 @@ def _inner(row: Row, cin: int) -> int:
     return row.exp if isinstance(row, MBConv) else cin
 
 
-def _row_faults(path: str, row: Row, cin: int, v2: bool, gate: str) -> Iterator[Fault]:
+def _row_faults(path: str, row: Row, cin: int, v2: bool) -> Iterator[Fault]:
     if isinstance(row, Conv):
         yield Fault(path, "torchvision's rows are inverted residuals", "conv")
         return
@@ -58,8 +58,6 @@ def _row_faults(path: str, row: Row, cin: int, v2: bool, gate: str) -> Iterator[
         squeeze = make_divisible(_inner(row, cin) // 4)
         if row.se != squeeze:
             yield Fault(f"{path}.se", f"torchvision squeezes {_inner(row, cin)} channels to {squeeze}", str(row.se))
-        if gate != "HSIGMOID":
-            yield Fault(f"{path}.se", "torchvision's MobileNetV3 has the gate HSIGMOID", gate)
 
 
 def _faults(spec: ArchSpec) -> Iterator[Fault]:
@@ -71,7 +69,9 @@ def _faults(spec: ArchSpec) -> Iterator[Fault]:
             assert isinstance(row, Conv)
             yield from plain_conv(path, row)
         else:
-            yield from _row_faults(path, row, cin, v2, spec.gate)
+            yield from _row_faults(path, row, cin, v2)
+    if spec.gate != "HSIGMOID" and any(row.se for row in spec.rows):
+        yield Fault("gate", "torchvision's MobileNetV3 has the gate HSIGMOID", spec.gate)
     if not isinstance(spec.head, Classify):
         yield from head_faults(spec, v2)
 
@@ -218,4 +218,13 @@ def _names(spec: ArchSpec) -> Names:
     return Names((*backbone, *torchvision_head(spec)))
 
 
-TORCHVISION = Target("torchvision", _faults, _names, _source)
+def _notes(spec: ArchSpec) -> tuple[str, ...]:
+    if not isinstance(spec.head, SSDLite):
+        return ()
+    return (
+        "build() normalises images by mean and std 0.5, as torchvision's own detector does: change image_mean and "
+        "image_std in the file where the weights were trained otherwise",
+    )
+
+
+TORCHVISION = Target("torchvision", _faults, _names, _source, _notes)

@@ -24,38 +24,38 @@ def _index(spec: ArchSpec, tap: Tap) -> int:
     return layers[tap.row] if isinstance(tap.row, str) else tap.row + 1
 
 
-def _must(path: str, rule: str, got: object, expected: object) -> Iterator[Fault]:
+def _must(path: str, got: object, expected: object) -> Iterator[Fault]:
     if got != expected:
-        yield Fault(path, f"torchvision {rule} {expected}", str(got))
+        yield Fault(path, f"torchvision has {expected} here", str(got))
 
 
 def _segment_faults(path: str, head: Dense, spec: ArchSpec) -> Iterator[Fault]:
     if isinstance(head, LRASPP):
-        yield from _must(f"{path}.branches", "concatenates no branches:", head.branches, ())
-        yield from _must(f"{path}.pool", "pools the whole map:", head.pool, ())
-        yield from _must(f"{path}.gate", "has the gate", head.gate, "SIGMOID")
-        yield from _must(f"{path}.gate_bias", "has a gate bias:", head.gate_bias, False)
+        yield from _must(f"{path}.branches", head.branches, ())
+        yield from _must(f"{path}.pool", head.pool, ())
+        yield from _must(f"{path}.gate", head.gate, "SIGMOID")
+        yield from _must(f"{path}.gate_bias", head.gate_bias, False)
     elif isinstance(head, DeepLabV3):
-        yield from _must(f"{path}.form", "has the form", head.form, "torchvision")
-        yield from _must(f"{path}.filters", "has filters", head.filters, 256)
-        yield from _must(f"{path}.rates[0]", "begins with the rate", head.rates[0], 1)
+        yield from _must(f"{path}.form", head.form, "torchvision")
+        yield from _must(f"{path}.filters", head.filters, 256)
+        yield from _must(f"{path}.rates[0]", head.rates[0], 1)
     elif isinstance(head, FCN):  # the auxiliary one
-        yield from _must(f"{path}.convs", "has convolutions in its auxiliary head:", head.convs, 1)
-        yield from _must(f"{path}.concat", "has an auxiliary head with concat", head.concat, False)
-        yield from _must(f"{path}.filters", "has auxiliary filters", head.filters, width_at(spec, head.high) // 4)
+        yield from _must(f"{path}.convs", head.convs, 1)
+        yield from _must(f"{path}.concat", head.concat, False)
+        yield from _must(f"{path}.filters", head.filters, width_at(spec, head.high) // 4)
     assert isinstance(head, (LRASPP, DeepLabV3, FCN))
-    yield from _must(f"{path}.align_corners", "has align_corners", head.align_corners, False)
-    yield from _must(f"{path}.bn", "has batch norm eps and momentum", (head.bn_eps, head.bn_momentum), _BN)
+    yield from _must(f"{path}.align_corners", head.align_corners, False)
+    yield from _must(f"{path}.bn", (head.bn_eps, head.bn_momentum), _BN)
     for name, tap in taps_of(head):
-        yield from _must(f"{path}.{name}", "takes of a row its", tap.point, "out")
+        yield from _must(f"{path}.{name}", tap.point, "out")
 
 
 def _ssdlite_faults(head: SSDLite, spec: ArchSpec, v2: bool) -> Iterator[Fault]:
     if v2:
         yield Fault("head", "torchvision's SSDLite stands on its MobileNetV3", "RE6 rows")
-    yield from _must("head.extras", "has extras", head.extras, _EXTRAS)
-    yield from _must("head.anchors", "has anchors", head.anchors, (6,) * 6)
-    yield from _must("head.nl", "has in its head", head.nl, "RE6")
+    yield from _must("head.extras", head.extras, _EXTRAS)
+    yield from _must("head.anchors", head.anchors, (6,) * 6)
+    yield from _must("head.nl", head.nl, "RE6")
     wanted = f"an expansion and the tail (got {', '.join(f'{t.row} {t.point}' for t in head.maps)})"
     first = head.maps[0]
     if head.maps != (Tap(first.row, "expand"), Tap("tail")) or not isinstance(first.row, int):

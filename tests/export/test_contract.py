@@ -124,7 +124,10 @@ def test_any_network_is_refused_or_equal(target: str, tmp_path_factory: pytest.T
         faults = list(FRAMEWORKS[target].faults(spec))
         outcomes.append(bool(faults))
         if faults:
-            assert {f.path.partition(".")[0] for f in faults} <= {path for path, _, _ in spec.convs()} | {"head"}
+            assert {f.path.partition(".")[0] for f in faults} <= {path for path, _, _ in spec.convs()} | {
+                "head",
+                "gate",
+            }
         else:
             check(spec, target, tmp_path_factory.mktemp("any") / "out", relative)
 

@@ -53,7 +53,7 @@ def row(i: int, new: Any = None, **changes: Any) -> Change:
         ("torchvision", row(6, dilation=2), "rows[6].s", "dilated rows have stride 1"),
         ("torchvision", row(1, Conv(k=3, out=24)), "rows[1]", "inverted residuals"),
         ("torchvision", row(0, DSConv(k=3, out=16, se=5)), "rows[0].se", "squeezes 16 channels to 8"),
-        ("torchvision", lambda s: replace(s, gate="SIGMOID"), "rows[3].se", "gate HSIGMOID"),
+        ("torchvision", lambda s: replace(s, gate="SIGMOID"), "gate", "gate HSIGMOID"),
         ("torchvision", lambda s: replace(s, stem=replace(s.stem, se=4)), "stem.se", "no squeeze"),
         ("torchvision", lambda s: replace(s, tail=replace(s.tail, se=4)), "tail.se", "no squeeze"),
         ("timm", row(1, exp=60), "rows[1].exp", "multiples of 8, here to 64"),
