@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mbv3.errors import Mbv3Error
+from mbv3.spec import head_names
 
 __all__ = ["main", "search_main"]
 
@@ -107,6 +108,12 @@ def _search_arguments(p: argparse.ArgumentParser) -> None:
     _common(p)
 
 
+def _head(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--head", metavar="NAME", help="under another head: " + ", ".join(head_names()))
+    p.add_argument("--classes", type=int, metavar="N", help="its classes (default: as many as there are)")
+    p.add_argument("--output-stride", type=int, metavar="8|16|32", help="the last map at 1/N of the input, by dilation")
+
+
 def _parser() -> argparse.ArgumentParser:
     p = _Parser(prog="mbv3", description="Finds a MobileNetV3-class network for a CPU and a latency target.")
     p.add_argument("--version", action="version", version=_version())
@@ -117,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
 
     s = verbs.add_parser("show", help="rows, shapes, parameters, MAdds, predicted ms of a network")
     s.add_argument("spec", metavar="SPEC", help=_SPEC)
+    _head(s)
     _device(s)
     _timing(s)
     _common(s)
@@ -200,11 +208,21 @@ def _parser() -> argparse.ArgumentParser:
 
     s = verbs.add_parser("export", help="write a network for another tool")
     s.add_argument("spec", metavar="SPEC", help=_SPEC)
-    s.add_argument("--to", required=True, choices=("onnx",), help="kind of file")
+    s.add_argument(
+        "--to", required=True, choices=("onnx", "litert", "torchvision", "timm", "mmpretrain", "mmseg"),
+        help="what it is for",
+    )  # fmt: skip
+    _head(s)
     s.add_argument(
         "--weights", metavar="FILE", help="safetensors; without it weights are random and the output says so"
     )
-    s.add_argument("--out", metavar="FILE", help="default SPEC.onnx")
+    s.add_argument("--precision", default="fp32", choices=("fp32", "int8"), help="int8 for --to onnx (default fp32)")
+    s.add_argument("--data", metavar="DIR", help="images to calibrate int8 on: one folder a class")
+    s.add_argument(
+        "--out", metavar="DIR|FILE",
+        help="a new folder, or a new .onnx or .tflite file (default SPEC.onnx, SPEC.tflite or SPEC-TO)",
+    )  # fmt: skip
+    _common(s)
 
     s = verbs.add_parser("verify", help="rebuild, recount and re-measure what a run claims")
     s.add_argument("run", metavar="RUN", help="run directory")

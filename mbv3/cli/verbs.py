@@ -11,7 +11,7 @@ from typing import Any
 
 from mbv3.cli.say import columns, dump, out, warn
 from mbv3.errors import BadInput
-from mbv3.spec import ArchSpec, count, load_spec, lower
+from mbv3.spec import ArchSpec, count, load_spec, lower, with_head, with_output_stride
 
 __all__ = ["resume_hint", "run"]
 
@@ -104,8 +104,18 @@ def _accuracy(accuracy: dict[str, Any]) -> str:
 # ---- show ----------------------------------------------------------------------------------------------------
 
 
-def _show(args: Namespace) -> int:
+def _network(args: Namespace) -> ArchSpec:
+    """The network asked for, under the head asked for."""
     spec = load_spec(args.spec)
+    if args.head is not None or args.classes is not None:
+        spec = with_head(spec, args.head or spec.head, args.classes)
+    if args.output_stride is not None:
+        spec = with_output_stride(spec, args.output_stride)
+    return spec
+
+
+def _show(args: Namespace) -> int:
+    spec = _network(args)
     counts = count(spec)
     predicted: dict[str, tuple[float, bool]] = {}
     total: Any = None
@@ -122,12 +132,16 @@ def _show(args: Namespace) -> int:
         row = layer.key.row
         entry: dict[str, Any] = {"path": c.path, "op": type(row).__name__.lower()}
         entry |= {f: getattr(row, f) for f in ("k", "exp", "out", "se", "nl", "s", "skip") if hasattr(row, f)}
+        if len(layer.key.inputs) > 1:
+            entry["inputs"] = [list(shape) for shape in layer.key.inputs]
         entry |= {"in": list(c.in_shape), "params": c.params, "madds": c.madds}
         if predicted:
             entry |= {"ms": predicted[c.path][0], "estimated": predicted[c.path][1]}
         rows.append(entry)
     if args.json:
         value: dict[str, Any] = {"name": spec.name, "params": counts.params, "madds": counts.madds, "rows": rows}
+        if counts.aux_params:
+            value["aux_params"] = counts.aux_params
         if total is not None:
             value |= {"predicted_ms": total.ms, "estimated": total.estimated}
         dump(value)
@@ -135,8 +149,7 @@ def _show(args: Namespace) -> int:
     head = ["row", "input", "op", "k", "exp", "out", "se", "nl", "s", "skip", "params", "MAdds M"]
     lines = [head + (["ms"] if predicted else [])]
     for r in rows:
-        c_, h, w = r["in"]
-        shape = f"{h}x{w}x{c_}"
+        shape = " ".join(f"{h}x{w}x{c}" for c, h, w in r.get("inputs", [r["in"]]))
         line = [r["path"], shape, r["op"], *(str(r.get(f, "-")) for f in ("k", "exp", "out", "se", "nl", "s", "skip"))]
         line += [f"{r['params']:,}", f"{r['madds'] / 1e6:.2f}"]
         if predicted:
@@ -146,6 +159,8 @@ def _show(args: Namespace) -> int:
     out(f"{spec.name}, input {h}x{w}")
     out(columns(lines))
     out(f"{counts.params:,} parameters, {counts.madds / 1e6:.1f} M MAdds")
+    if counts.aux_params:
+        out(f"{counts.aux_params:,} parameters more while training, of the auxiliary head")
     if total is not None:
         marked = f" ({total.estimated} rows estimated, marked ~)" if total.estimated else ""
         out(f"{total.ms:.3f} ms predicted{marked}")
@@ -166,20 +181,16 @@ def _netadapt(args: Namespace) -> int:
 
 
 def _export(args: Namespace) -> int:
-    from mbv3.files import write_atomic
-    from mbv3.graph import network_model
+    from mbv3.pipeline.exporting import export_network
 
-    spec: ArchSpec = load_spec(args.spec)
-    state = None
-    if args.weights:
-        from mbv3.training import read_weights
-
-        state = {k: v.numpy() for k, v in read_weights(Path(args.weights)).items()}
-    path = Path(args.out or f"{spec.name}.onnx")
-    write_atomic(path, network_model(spec, state))
-    out(str(path))
-    if state is None:
-        print("weights are random: give --weights FILE for trained ones", file=sys.stderr)  # noqa: T201
+    given = {n: getattr(args, n) for n in ("weights", "out", "precision", "data")}
+    record = export_network(_network(args), args.to, **given)
+    for note in record["notes"]:
+        print(note, file=sys.stderr)  # noqa: T201
+    if args.json:
+        dump(record)
+    else:
+        out("\n".join(record["files"]))
     return 0
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
-from mbv3.spec import Classify, Conv, DSConv, LayerKey, MBConv, lower_key
+from mbv3.spec import Conv, DSConv, Head, LayerKey, MBConv, lower_key
 
 __all__ = ["AS_SUMMED", "KINDS", "Calibration", "NetworkTime", "fit_calibration", "kinds", "weights_mb", "written_mb"]
 
@@ -30,7 +30,7 @@ LEAST = 0.2  # the same, over a share of the network's time: none is expected to
 def kinds(key: LayerKey) -> tuple[bool, ...]:
     """Which of KINDS a layer is. None of them changes when channels are cut, so no cliff comes from here."""
     row = key.row
-    if isinstance(row, Classify):
+    if isinstance(row, Head):
         return (False,) * len(KINDS)
     ops = (isinstance(row, op) for op in (Conv, DSConv, MBConv))
     return row.k == 5, row.k >= 7, bool(row.se), row.s > 1, row.skip != "none", *ops

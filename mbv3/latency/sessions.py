@@ -26,13 +26,15 @@ def open_onnxruntime(model: bytes, threads: int) -> Run:
     if threads > 1:  # a session's threads spin for tens of ms after a run, on the cores that the next one is timed on
         options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    x, y = session.get_inputs()[0], session.get_outputs()[0]
-    data = np.random.default_rng(0).standard_normal(x.shape, dtype=np.float32)
+    rng = np.random.default_rng(0)
     # inputs and outputs stay in place: allocating them anew would be timed as page faults
     binding = session.io_binding()
-    binding.bind_ortvalue_input(x.name, onnxruntime.OrtValue.ortvalue_from_numpy(data))
-    out = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(y.shape, dtype=np.float32))
-    binding.bind_ortvalue_output(y.name, out)
+    for x in session.get_inputs():
+        data = rng.standard_normal(x.shape, dtype=np.float32)
+        binding.bind_ortvalue_input(x.name, onnxruntime.OrtValue.ortvalue_from_numpy(data))
+    for y in session.get_outputs():
+        out = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(y.shape, dtype=np.float32))
+        binding.bind_ortvalue_output(y.name, out)
 
     def run() -> None:
         session.run_with_iobinding(binding)
@@ -46,8 +48,9 @@ def open_litert(model: bytes, threads: int) -> Run:
 
     interpreter = Interpreter(model_content=model, num_threads=threads)
     interpreter.allocate_tensors()
-    x = interpreter.get_input_details()[0]
-    interpreter.set_tensor(x["index"], np.random.default_rng(0).standard_normal(x["shape"], dtype=np.float32))
+    rng = np.random.default_rng(0)
+    for x in interpreter.get_input_details():
+        interpreter.set_tensor(x["index"], rng.standard_normal(x["shape"], dtype=np.float32))
     return interpreter.invoke  # type: ignore[no-any-return]
 
 
