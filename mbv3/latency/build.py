@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mbv3.errors import BadInput, MissingLayerError
 from mbv3.events import Done, Event, Note, Progress, StageStart
 from mbv3.latency.calibration import NetworkTime, fit_calibration, kinds, weights_mb, written_mb
-from mbv3.latency.device import Device, layer_bytes, network_bytes
+from mbv3.latency.device import PARTS, Device, layer_bytes, network_bytes
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.metrics import fidelity
 from mbv3.latency.protocol import shares
@@ -308,14 +308,16 @@ def check_table(
     can bear.
     """
     measured = device.networks(
-        [s for _, s in networks] + [s for _, s in panel], rounds=rounds, seed=1, more_s=60 * minutes
-    )
+        [s for _, s in networks] + [s for _, s in panel], rounds=rounds, seed=1, more_s=60 * minutes,
+        max_s=60 * minutes / PARTS,
+    )  # fmt: skip
     t, again = list(measured.ms[: len(networks)]), measured.ms[len(networks) :]
     nets = [network_time(label, spec, table, ms, estimate=True) for (label, spec), ms in zip(networks, t, strict=True)]
-    now = [replace(n, ms=ms) for (n, _), ms in zip(panel, again, strict=True)]
-    drift = float(np.median([n.ms / old.ms for n, (old, _) in zip(now, panel, strict=True)])) if panel else 1.0
-    # with what the build measured too, brought to now: so few networks alone would add their own noise
-    known = [*now, *(replace(n, ms=n.ms * drift) for n in table.networks)]
+    now = dict(zip((n.label for n, _ in panel), again, strict=True))
+    drift = float(np.median([now[n.label] / n.ms for n, _ in panel])) if panel else 1.0
+    # with what the build measured too, brought to now: one measurement alone would add more noise
+    brought = [replace(n, ms=n.ms * drift) for n in table.networks]
+    known = [replace(n, ms=(n.ms + now.get(n.label, n.ms)) / 2) for n in brought]
     calibration = fit_calibration(known) if len(now) >= 8 else table.calibration
     predicted = [calibration(n) for n in nets]
     slope = sum(t) / max(sum(n.madds for n in nets), 1)

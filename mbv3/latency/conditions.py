@@ -23,14 +23,15 @@ def timed_core() -> int | None:
 
 @contextmanager
 def undisturbed(threads: int = 1) -> Iterator[None]:
-    """This thread on one core, but not where it has others to wait for, and before other programs where the user may
-    ask for that."""
+    """This thread on one core, and before other programs where the user may ask for that; but neither where it has
+    others to wait for, which would have to stand behind it."""
     core = timed_core() if threads == 1 else None
     cores = os.sched_getaffinity(0) if core is not None else set()
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     try:
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, 0, min(nice, _NICE))
+        if threads == 1:
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, 0, min(nice, _NICE))
         if core is not None:
             os.sched_setaffinity(0, {core})
         yield

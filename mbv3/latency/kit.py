@@ -1,6 +1,6 @@
 """A table for a device that can only run a copied folder: `write_kit` here, `python run.py` there, `import_kit` here.
 
-A kit holds every model without its weights, which the device fills in at random: 171 layers and 37 networks take about
+A kit holds every model without its weights, which the device fills in at random: 171 layers and 61 networks take about
 one megabyte. (int8 models keep theirs, a quarter of the size in float.) Python 3.10, numpy and the runtime are all that
 the device needs.
 """
@@ -30,7 +30,7 @@ from mbv3.spec import parse_key, parse_spec
 
 __all__ = ["import_kit", "kit_files", "parse_kit", "table_of_results", "write_kit"]
 
-FORMAT = "mbv3-kit/2"
+FORMAT = "mbv3-kit/3"
 LEAST_HOLE = 16  # floats; what is smaller stays in the model
 _TRAVEL = ("protocol.py", "sessions.py", "fingerprint.py", "conditions.py", "timers.py", "runner.py")
 _RUN = """\

@@ -122,7 +122,7 @@ def transfer(
             "baselines": {"table_scaled": fidelity([scale * n.hot_ms for n in rest], t)},
         }
     source = {"cpu": table.fingerprint.cpu, "runtime": table.fingerprint.runtime, "threads": table.fingerprint.threads}
-    about = {k: v for k, v in (table.about or {}).items() if k != "kit"}
+    about = {k: v for k, v in (table.about or {}).items() if k not in ("kit", "benchmark")}
     spec, ms = reference
     reference_ms = ms or calibration(network_time("reference", spec, table, 1.0, estimate=True))
     return replace(
