@@ -16,7 +16,7 @@ __all__ = ["SCRIPT", "Said", "Visit", "read_said", "row", "visit_script"]
 SCRIPT = "visit.sh"
 # its own defaults are 50 runs, 1 s, and half a second to warm up: many short visits beat few long ones
 _FLAGS = "--num_runs=4 --min_secs=0.01 --warmup_runs=1 --warmup_min_secs=0 --use_xnnpack=true"
-_TOLD = re.compile(r"mbv3 (?P<word>visit|failed|end) ?(?P<value>[0-9]*)|count=(?P<count>[0-9]+)(?P<fields>.*)")
+_TOLD = re.compile(r"mbv3 (?P<word>visit|failed) ?(?P<value>[0-9]*)|count=(?P<count>[0-9]+)(?P<fields>.*)")
 
 
 class Visit(NamedTuple):
@@ -32,21 +32,15 @@ class Visit(NamedTuple):
 
 
 class Said(NamedTuple):
-    """What a script told: (model, visit), or None for a visit without a time; the model that failed and its last
-    words; the clock of the core in kHz, where it can be read; and whether the script came to its end."""
+    """What a script told: (model, visit), or None for a visit without a time; the model that failed, its last words."""
 
     visits: list[tuple[int, Visit | None]]
     failed: tuple[int, str] | None
-    khz: int | None
-    whole: bool
 
 
-def visit_script(
-    folder: str, command: str, threads: int, rounds: Sequence[Sequence[int]], most_s: float, core: int | None
-) -> str:
+def visit_script(folder: str, command: str, threads: int, rounds: Sequence[Sequence[int]], most_s: float) -> str:
     """POSIX shell that runs `command` on models by number, round for round, until `most_s` seconds are used but for
     FEWEST rounds. It removes `folder` at its end, where the connection is cut too."""
-    clock = "" if core is None else f"$(cat /sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq 2>/dev/null)"
     lines = [
         f"cd {folder} || exit 1",
         f"trap 'rm -rf {folder}' EXIT",
@@ -57,24 +51,22 @@ def visit_script(
         f'    {command} --graph="$1.tflite" --num_threads={threads} {_FLAGS} 2>&1 && return',
         '    echo; echo "mbv3 failed"; exit 1',
         "}",
-        "end() {",
-        f'    echo; echo "mbv3 end {clock}"; exit 0',
-        "}",
         f"late() {{ [ $(($(date +%s) - began)) -ge {min(math.ceil(most_s), 10**6)} ]; }}",
     ]
     for r, models in enumerate(rounds):
         if r >= FEWEST:
-            lines.append("late && end")
+            lines.append("late && exit 0")
         lines += [f"visit {i}" for i in models]
-    return "\n".join([*lines, "end", ""])
+    return "\n".join([*lines, "exit 0", ""])
 
 
 def _visit(count: str, fields: str) -> Visit | None:
-    """From `count=4 first=.. curr=.. min=.. max=.. avg=.. std=..` in microseconds; equal runs have `curr` alone."""
+    """From `count=4 first=.. curr=.. min=.. max=.. avg=.. std=..` in microseconds; one run, and equal ones, have `curr`
+    alone."""
     told = dict(re.findall(r"(\w+)=([0-9.e+]+)", fields))
     try:
-        mean = float(told.get("avg") or told["curr"]) / 1e3
-        visit = Visit(int(count), mean, float(told.get("std", 0.0)) / 1e3)
+        mean = told["curr" if count == "1" or "all same" in fields else "avg"]
+        visit = Visit(int(count), float(mean) / 1e3, float(told.get("std", 0.0)) / 1e3)
     except (KeyError, ValueError):
         return None
     return visit if visit.runs and 1e-6 < visit.mean_ms < 1e7 and visit.std_ms < 1e7 else None
@@ -83,7 +75,7 @@ def _visit(count: str, fields: str) -> Visit | None:
 def read_said(text: str) -> Said:
     """What the script printed. A process's last line of times is the measurement: those before tell its warm-up."""
     visits: list[tuple[int, Visit | None]] = []
-    began, failed, khz, whole = 0, None, None, False
+    began, failed = 0, None
     for m in _TOLD.finditer(text):
         if m["count"] is not None:
             if visits:
@@ -94,9 +86,7 @@ def read_said(text: str) -> Said:
         elif m["word"] == "failed" and visits:
             words = [line.strip() for line in text[began : m.start()].split("\n") if line.strip()]
             failed = (visits.pop()[0], "; ".join(words[-2:]) or "it said nothing")
-        elif m["word"] == "end":
-            whole, khz = True, int(m["value"]) if m["value"] else None
-    return Said(visits, failed, khz, whole)
+    return Said(visits, failed)
 
 
 def row(visits: Sequence[Visit]) -> list[float | int]:

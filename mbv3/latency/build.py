@@ -228,11 +228,10 @@ def _merged(
 
 
 def _settings(told: Told) -> dict[str, list[float]]:
-    """Cores, or masks of several, and priorities that were timed on, as far as they are known; a build gone on with may
-    have several."""
+    """Cores and priorities that were timed on, as far as they are known; a build gone on with may have several."""
     return {
         name: sorted({c[name] for c in told.conditions if name in c})
-        for name in ("core", "mask", "nice")
+        for name in ("core", "nice")
         if any(name in c for c in told.conditions)
     }
 

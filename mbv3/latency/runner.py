@@ -197,7 +197,7 @@ class Told:
 class Journal:
     """The lines measured so far, in a file that one process at a time may have. What is damaged, half written or
     behind such a line is dropped. `anew`: lines of other work or another device are dropped too; otherwise they are an
-    error. `wait`: another process in the file is waited for; otherwise it is an error."""
+    error, but for a header with nothing measured behind it. `wait`: another process in the file is waited for; otherwise it is an error."""
 
     def __init__(
         self, path: Path, work: Mapping[str, Any], header: Mapping[str, Any], *, anew: bool, wait: bool = False
@@ -236,7 +236,7 @@ class Journal:
         except (ValueError, RecursionError):
             same = False
         if not same:
-            if lines and not anew:
+            if lines[1:] and not anew:
                 raise RunnerError(f"{self.path}: results of another kit or device; move the file away and run again")
             return 0
         good = before_end = len(lines[0]) + 1

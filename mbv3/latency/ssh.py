@@ -23,12 +23,21 @@ from mbv3.latency.kit import kit_files, parse_kit, table_of_results
 from mbv3.latency.sessions import KINDS
 from mbv3.latency.table import LatencyTable
 
-__all__ = ["Host", "measure_over_ssh", "parse_host"]
+__all__ = ["Host", "client", "measure_over_ssh", "parse_host"]
 
 STAGE = "table"
 FOLDER = ".cache/mbv3/kits"  # under the user's home on the device
 _TARGET = re.compile(r"ssh://(?:([A-Za-z0-9._-]+)@)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(/[^\0\n]*)?")
 _SSH = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3")
+
+
+def client(variable: str, program: str) -> list[str]:
+    """The command that reaches devices: $`variable`, which may hold options of the user's own, or `program`. Raises:
+    BadInput."""
+    try:
+        return shlex.split(os.environ.get(variable, "")) or [program]
+    except ValueError as e:
+        raise BadInput(f"{variable}={os.environ[variable]}: is no command line ({e})") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +50,8 @@ class Host:
 
     def command(self, remote: str) -> list[str]:
         """`remote`, run by the device's shell. $MBV3_SSH is the client with options of your own (`ssh -F FILE`)."""
-        try:
-            client = shlex.split(os.environ.get("MBV3_SSH", "")) or ["ssh"]
-        except ValueError as e:
-            raise BadInput(f"MBV3_SSH={os.environ['MBV3_SSH']}: is no command line ({e})") from None
         port = [] if self.port is None else ["-p", str(self.port)]
-        return [*client, *_SSH, *port, "--", self.destination, remote]
+        return [*client("MBV3_SSH", "ssh"), *_SSH, *port, "--", self.destination, remote]
 
 
 def parse_host(text: str) -> Host:

@@ -160,9 +160,9 @@ def read_table(path: str, runtime: str, threads: int, force: bool) -> tuple[Late
     moved = _transferred(path, about["transferred"]) if "transferred" in about else None
     if moved is not None and f.runtime == "unknown":  # nobody can tell whether it is this device's
         return table, moved
-    if "kit" in about or "benchmark" in about:  # brought here on purpose
+    by = "a kit" if "kit" in about else "benchmark_model" if f.runtime_version.startswith("benchmark_model") else None
+    if by:  # brought here on purpose
         where = f"{f.cpu}, {f.runtime} {f.runtime_version} {f.precision}, {f.threads} thread(s)"
-        by = "a kit" if "kit" in about else "benchmark_model"
         return table, f"{path} was measured by {by} on {where}: times are of that device and nothing is timed here"
     here = open_runtime(runtime, threads).fingerprint
     differing = [name for name, _, _ in f.differences(here)]
