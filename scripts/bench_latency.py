@@ -55,7 +55,7 @@ def bench_channels(args: argparse.Namespace) -> None:
     nets = [(f"pruned-{i}", pruned(s, rng)) for i, (_, s) in enumerate(
         random_networks(space, args.networks, 7000 + args.seed, "pruned"))]  # fmt: skip
     device = Device(runtime, reference_of(table), table.reference_ms)
-    latency = Latency(table, device)
+    latency = Latency(table, device, passes=args.passes)
     began = time.monotonic()
     missing = {k for _, s in nets for k in table.missing(s)}
     latency([s for _, s in nets])
@@ -65,7 +65,7 @@ def bench_channels(args: argparse.Namespace) -> None:
     if args.rows:
         latency.table.save(args.rows)
     keep("channels", {
-        "command": f"python scripts/bench_latency.py channels TABLE.csv --networks {args.networks} --seed {args.seed}",
+        "command": f"python scripts/bench_latency.py channels TABLE.csv --networks {args.networks} --passes {args.passes} --seed {args.seed}",
         "device": f.cpu, "runtime": f.runtime, "space": space.name, "rows_on_demand": len(missing),
         "on_demand_s": round(on_demand_s, 1), **report, "networks": networks,
     })  # fmt: skip
@@ -147,6 +147,7 @@ def main() -> None:
     s.add_argument("--networks", type=int, default=100)
     s.add_argument("--seed", type=int, default=0)
     s.add_argument("--minutes", type=float, default=4.0)
+    s.add_argument("--passes", type=int, default=6, help="over the rows measured on demand")
     s.add_argument("--rows", type=Path, metavar="FILE", help="keep the table with the rows measured on demand")
     s.set_defaults(run=bench_channels)
     s = verbs.add_parser("pairs")

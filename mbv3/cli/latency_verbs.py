@@ -328,7 +328,7 @@ def _predict(args: Namespace) -> int:
         from mbv3.pipeline.tables import Latency, reference_of
 
         runtime = open_runtime(args.runtime, args.threads)
-        latency = Latency(table, Device(runtime, reference_of(table), table.reference_ms))
+        latency = Latency(table, Device(runtime, reference_of(table), table.reference_ms), passes=6)
         latency([spec])
         table = latency.table
     p = table.predict(spec, estimate=True)

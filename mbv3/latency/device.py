@@ -73,8 +73,10 @@ def chunks(keys: Sequence[LayerKey]) -> list[list[LayerKey]]:
     return [[keys[i] for i in group] for group in grouped(range(len(keys)), [layer_bytes(k) for k in keys])]
 
 
-def _timed(runs: Sequence[float]) -> Timed:
-    return Timed(p10(runs), len(runs), float(np.mean(runs)), float(np.std(runs)))
+def _timed(passes: Sequence[Sequence[float]]) -> Timed:
+    """One measurement from the runs of each pass."""
+    runs = [t for part in passes for t in part]
+    return Timed(sum(map(p10, passes)) / len(passes), len(runs), float(np.mean(runs)), float(np.std(runs)))
 
 
 class Device:
@@ -98,20 +100,24 @@ class Device:
         return self.runtime.fingerprint
 
     def layers(
-        self, keys: Sequence[LayerKey], known: Mapping[LayerKey, float] | None = None, *, seed: int = 0
+        self, keys: Sequence[LayerKey], known: Mapping[LayerKey, float] | None = None, *, passes: int = 1, seed: int = 0
     ) -> dict[LayerKey, Timed]:
-        """Hot times of one chunk of layers, quickly: told against layers whose ms in a table are `known`, timed beside
-        them, not against the reference, which is slow to run and in one session of one minute may be off by two
-        percent, and all that is told against it. Without `known` there is the reference alone."""
-        told = list((known or {}).items())
+        """Hot times of one chunk of layers: told against layers whose ms in a table are `known`, timed beside them, not
+        against the reference, which is slow to run and in one session of one minute may be off by two percent, and all
+        that is told against it. Without `known` there is the reference alone. Every one of `passes` is on sessions
+        opened anew; one is quick, and off by a few percent a layer."""
+        timed = [self._layers(keys, list((known or {}).items()), passes * seed + p) for p in range(passes)]
+        return {key: _timed([runs[i] for runs in timed]) for i, key in enumerate(keys)}
+
+    def _layers(self, keys: Sequence[LayerKey], told: Sequence[tuple[LayerKey, float]], seed: int) -> list[list[float]]:
+        """The runs of each layer in one pass, in ms at the table's reference."""
         items = [self.runtime.layer(k) for k in (*(k for k, _ in told), *keys)]
         times, reference_ms, _ = time_layers(
             items, items[0] if told else self._anchor, rounds=3, seed=seed, max_runs=2, threads=self.fingerprint.threads
         )
         ratios = [ms / p10(runs) for (_, ms), runs in zip(told, times, strict=False)]
         scale = float(np.median(ratios)) if told else self.reference_ms / reference_ms
-        new = times[len(told) :]
-        return {key: _timed([t * scale for t in runs]) for key, runs in zip(keys, new, strict=True)}
+        return [[t * scale for t in runs] for runs in times[len(told) :]]
 
     def networks(
         self,

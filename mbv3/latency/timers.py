@@ -49,7 +49,7 @@ def time_layers(
 ) -> tuple[list[list[float]], float, float]:
     """Run times in ms of each open layer, and the anchor's p10, of one pass; and the seconds of all timed runs."""
     samples = interleave(
-        opened, anchor, rounds=rounds, seed=seed, min_s=LAYERS_S, max_s=max_s, min_runs=min(3, max_runs),
+        opened, anchor, rounds=rounds, seed=seed, min_s=LAYERS_S, max_s=max_s, min_runs=2,
         max_runs=max_runs, threads=threads,
     )  # fmt: skip
     return [[t for r in item for t in r] for item in samples.items], samples.anchor_ms(), samples.timed_s

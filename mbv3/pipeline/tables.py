@@ -50,7 +50,7 @@ __all__ = [
 
 REFERENCE = "mobilenet_v3_large"
 CALIBRATION_NETWORKS = 60
-KNOWN_ROWS = 12  # of the table, timed again beside rows that it lacks
+KNOWN_ROWS = 24  # of the table, timed again beside rows that it lacks
 WHOLE_S = 2.0  # seconds of a part
 TABLE_MINUTES = 2.0  # of a run; `mbv3 latency build` beforehand gives it a table that was timed for longer
 VERDICT_PARTS = 8  # a part is off by about 1.5 %, so their mean by 0.5 %
@@ -335,9 +335,10 @@ class Latency:
     """Latency of any network for a run: from the table, missing layers measured where the device is at hand and
     estimated where it is not; corrected by whole-network measurements of the networks that the run is near."""
 
-    def __init__(self, table: LatencyTable, device: Device | None) -> None:
+    def __init__(self, table: LatencyTable, device: Device | None, *, passes: int = 1) -> None:
         self.table = table
         self.device = device
+        self.passes = passes  # over rows measured on demand
         self.correction = 1.0
         most = max((t.n for t in table.layers.values()), default=0)  # those of the table's build, not rows on demand
         by_time = sorted((k for k, t in table.layers.items() if 2 * t.n >= most), key=table.hot_ms)
@@ -358,7 +359,7 @@ class Latency:
         if self.device is not None:
             missing = list(dict.fromkeys(k for s in specs for k in self.table.missing(s)))
             for n, chunk in enumerate(chunks(missing)):
-                self.table = self.table.with_layers(self.device.layers(chunk, self._known, seed=n))
+                self.table = self.table.with_layers(self.device.layers(chunk, self._known, passes=self.passes, seed=n))
         out = []
         for spec in specs:
             prediction = self.table.predict(spec, estimate=self.device is None)
