@@ -353,7 +353,7 @@ class Latency:
     def __call__(self, specs: Sequence[ArchSpec]) -> list[float]:
         """Predicted ms of each network; layers that the table lacks are measured first, all interleaved.
 
-        In one pass, where the table takes more: NetAdapt asks for hundreds at a time and compares neighbouring counts
+        By default in one pass, where the table takes more: NetAdapt asks for hundreds at a time and compares neighbouring counts
         of one layer, whose times it makes monotone.
         """
         if self.device is not None:
