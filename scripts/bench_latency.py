@@ -65,7 +65,8 @@ def bench_channels(args: argparse.Namespace) -> None:
     if args.rows:
         latency.table.save(args.rows)
     keep("channels", {
-        "command": f"python scripts/bench_latency.py channels TABLE.csv --networks {args.networks} --passes {args.passes} --seed {args.seed}",
+        "command": f"python scripts/bench_latency.py channels TABLE.csv --networks {args.networks} "
+        f"--passes {args.passes} --seed {args.seed}",
         "device": f.cpu, "runtime": f.runtime, "space": space.name, "rows_on_demand": len(missing),
         "on_demand_s": round(on_demand_s, 1), **report, "networks": networks,
     })  # fmt: skip

@@ -279,8 +279,8 @@ class LatencyTable:
             head += "" if name == "seal" else line + "\n"
         if str(header.get("format")).startswith("mbv3-table/") and header["format"] != FORMAT:
             raise BadInput(
-                f"{source}: is a table of another version ({header['format']!r}, not {FORMAT!r}); measure it anew with: "
-                "mbv3 latency build"
+                f"{source}: is a table of another version ({header['format']!r}, not {FORMAT!r}); measure it anew "
+                "with: mbv3 latency build"
             )
         if header.get("format") != FORMAT:
             raise BadInput(f"{source}: not a latency table (its first line must be '# format: \"{FORMAT}\"')")

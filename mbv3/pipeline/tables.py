@@ -353,8 +353,8 @@ class Latency:
     def __call__(self, specs: Sequence[ArchSpec]) -> list[float]:
         """Predicted ms of each network; layers that the table lacks are measured first, all interleaved.
 
-        By default in one pass, where the table takes more: NetAdapt asks for hundreds at a time and compares neighbouring counts
-        of one layer, whose times it makes monotone.
+        By default in one pass, where the table takes more: NetAdapt asks for hundreds at a time and compares
+        neighbouring counts of one layer, whose times it makes monotone.
         """
         if self.device is not None:
             missing = list(dict.fromkeys(k for s in specs for k in self.table.missing(s)))
