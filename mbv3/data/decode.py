@@ -1,0 +1,72 @@
+"""One image file to pixels, whatever it is: greyscale, palette, CMYK, 16 bits, turned, broken, huge."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+__all__ = ["BROKEN", "SUFFIXES", "Fit", "decode_image", "image_size", "listed", "to_rgb"]
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff"}
+BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+Fit = Literal["middle", "stretch"]  # the largest middle part of the wanted shape, or the whole image
+
+
+def listed(faults: list[str], most: int = 10) -> str:
+    """Faults as indented lines, the first few of many."""
+    more = [f"and {len(faults) - most} more"] if faults[most:] else []
+    return "\n".join(f"  {f}" for f in faults[:most] + more)
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """(height, width) as shown, from the header; None for what is no image or too large to be one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # odd EXIF data and the like do no harm
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(path) as image:
+                lies = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+                return image.size if lies else (image.height, image.width)
+        except BROKEN:
+            return None
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit greyscale by its high byte: PIL would clip it, nearly all to white."""
+    if not image.mode.startswith("I"):
+        return image
+    grey = np.asarray(image).astype(np.int64)
+    if image.mode != "I" or grey.max() > 255:
+        grey = grey >> 8
+    return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB, upright."""
+    return _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")  # a phone's photo lies on its side
+
+
+def decode_image(path: Path, size: tuple[int, int], fit: Fit) -> tuple[NDArray[np.uint8] | None, bytes, str]:
+    """Pixels (*size, 3), the SHA-256 of the file, ""; or None and what is wrong with it."""
+    height, width = size
+    try:
+        raw = path.read_bytes()
+        with Image.open(path) as image:
+            image.draft("RGB", (width, height))
+            rgb = to_rgb(image)
+        if rgb.size != (width, height):
+            w, h = rgb.size
+            if fit == "middle":
+                w, h = min(rgb.width, rgb.height * width / height), min(rgb.height, rgb.width * height / width)
+            left, top = (rgb.width - w) // 2, (rgb.height - h) // 2
+            rgb = rgb.resize((width, height), Image.Resampling.BILINEAR, box=(left, top, left + w, top + h))
+        return np.asarray(rgb, dtype=np.uint8), hashlib.sha256(raw).digest(), ""
+    except BROKEN as e:
+        return None, b"", f"{path}: {e or type(e).__name__}"
