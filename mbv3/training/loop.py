@@ -162,10 +162,6 @@ def fit(
     """
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     net.train()
-    if recipe.bn_momentum is not None:
-        for m in net.modules():
-            if isinstance(m, nn.BatchNorm2d):
-                m.momentum = recipe.bn_momentum
     device = next(net.parameters()).device
     optimizer = make_optimizer(net, recipe)
     average = Average(net, recipe.ema) if recipe.ema else None

@@ -43,7 +43,7 @@ class Recipe:
     augment: Augment = "shift"
     erase: float = 0.0  # share of images with a random rectangle erased (Zhong 2017, arXiv:1708.04896)
     ema: float = 0.0  # decay of the averaged weights, 0 for none
-    bn_momentum: float | None = None  # None: the network's own
+    recalibrate: int = 0  # batches over which batch-norm statistics are taken anew before a score, 0 for none
     distill: float = 0.5  # weight of the teacher's answer, where there is a teacher
     temperature: float = 1.0  # of the teacher's answer (Hinton 2015, arXiv:1503.02531)
 
@@ -64,12 +64,12 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "small-data": Recipe(
             source="SGD with Nesterov momentum and a cosine, weights averaged: a small data set from scratch",
             epochs=60, batch=128, lr=0.2, lr_batch=128, weight_decay=5e-4, label_smoothing=0.1, augment="shift",
-            ema=0.999, bn_momentum=0.1,
+            ema=0.999, recalibrate=16,
         ),
         "finetune": Recipe(
             source="SGD at a small rate: weights from elsewhere (--init) learn new images",
             epochs=20, batch=64, lr=0.02, lr_batch=64, weight_decay=1e-4, label_smoothing=0.1, augment="inception",
-            ema=0.999,
+            ema=0.999, recalibrate=16,
         ),
         "paper": Recipe(
             source="Howard 2019, section 6.1.1, arXiv:1905.02244",
@@ -93,12 +93,12 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "small-segment": Recipe(
             source="mmsegmentation's losses and augmentation with AdamW: a few hundred images from scratch",
             epochs=150, batch=8, optimizer="adamw", lr=2e-3, lr_batch=8, schedule="poly", power=0.9, warmup=0.03,
-            weight_decay=0.02, label_smoothing=0.0, ema=0.999, bn_momentum=0.1,
+            weight_decay=0.02, label_smoothing=0.0, ema=0.999, recalibrate=16,
         ),
         "small-detect": Recipe(
             source="SSD's losses and augmentation (Liu 2016, arXiv:1512.02325) with AdamW: a few hundred images",
             epochs=150, batch=16, optimizer="adamw", lr=1e-3, lr_batch=16, warmup=0.05, weight_decay=0.02,
-            label_smoothing=0.0, ema=0.999, bn_momentum=0.1,
+            label_smoothing=0.0, ema=0.999, recalibrate=16,
         ),
         "ssdlite": Recipe(
             source="torchvision's references/detection for ssdlite320_mobilenet_v3_large",

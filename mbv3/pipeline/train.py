@@ -1,0 +1,370 @@
+"""`mbv3 train`: a spec and images to a trained network, resumable, with its score, curve and contact sheet."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import distributed, nn
+
+from mbv3.data import batch_order, normalise
+from mbv3.errors import BadInput
+from mbv3.events import Done, Event, Note, Progress, StageStart
+from mbv3.files import write_atomic
+from mbv3.nn import build
+from mbv3.pipeline.rundir import RunDir, file_sha256, versions
+from mbv3.pipeline.train_jobs import STAGE, Job, classify_job
+from mbv3.pipeline.train_options import TrainOptions, parse_resolution
+from mbv3.report import contact_sheet, training_curve
+from mbv3.spec import ArchSpec, count, dump_spec, load_spec, parse_spec
+from mbv3.training import (
+    Diverged,
+    Epoch,
+    Fit,
+    adopt,
+    distilled,
+    fit,
+    load_checkpoint,
+    measure,
+    processes,
+    read_weights,
+    recalibrate,
+    recipe_for,
+    save_weights,
+)
+
+__all__ = ["train"]
+
+FORMAT = "mbv3-train/1"
+_PIXELS = ("pixels-*.u8", "pixels-*.json")
+
+
+def train(
+    spec: ArchSpec | None = None, *, out: Path | str | None = None, resume: Path | str | None = None, **options: Any
+) -> Iterator[Event]:
+    """Train `spec`; options are those of TrainOptions. Yields events, at last Done with the content of run.json.
+
+    Raises:
+        BadInput: options, data or weights that cannot be used.
+        Diverged: the loss is not finite any more; the last good state is kept and named.
+    """
+    with _together():
+        rank, world = processes()
+        if resume is not None:
+            run = RunDir.open(Path(resume), FORMAT)
+            if run.record["status"] == "done":
+                yield Note("run", f"run directory {run.path}")
+                yield Done("train", _verdict(run.record), run.record)
+                return
+            o = TrainOptions.of(run.record["args"])
+            spec = parse_spec((run.path / "network.yaml").read_text("utf-8"), str(run.path / "network.yaml"))
+        else:
+            if spec is None:
+                raise BadInput("SPEC is needed: a YAML file or a name such as mobilenet_v3_small")
+            o = TrainOptions.of(options)
+            spec = _shaped(spec, o)
+            path = Path(out or f"runs/train-{spec.name}-{Path(o.data).name}")
+            if rank == 0:
+                run = RunDir.create(path, {"args": o.as_dict(), "hashes": {}}, FORMAT)
+                run.write("network.yaml", dump_spec(spec))
+            if world > 1:
+                distributed.barrier()
+            run = run if rank == 0 else RunDir.open(path, FORMAT)
+        yield Note("run", f"run directory {run.path}")
+        if rank > 0:
+            run.save = lambda **changes: run.record.update(changes)  # type: ignore[method-assign]
+            yield from (e for e in _stages(o, run, spec) if isinstance(e, Done))
+            return
+        run.lock()
+        try:
+            yield from _logged(run, _stages(o, run, spec))
+        except Diverged as e:
+            kept = _keep_last_good(run)
+            run.save(status="diverged", exit=1)
+            raise Diverged(f"{e}; {kept}") from None
+        finally:
+            run.unlock()
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Under torchrun: the processes know each other (NCCL where there are GPUs, else gloo)."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or distributed.is_initialized():
+        yield
+        return
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if backend == "nccl":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    # the first process decodes the images while the others wait
+    distributed.init_process_group(backend, timeout=timedelta(hours=12))
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def _shaped(spec: ArchSpec, o: TrainOptions) -> ArchSpec:
+    """The spec at the asked resolution, its first strides taken away, with the asked dropout."""
+    if o.resolution is not None:
+        spec = replace(spec, resolution=parse_resolution(o.resolution))
+    left = o.unstride
+    stem, rows = spec.stem, list(spec.rows)
+    if left and stem.s > 1:
+        stem, left = replace(stem, s=1), left - 1
+    for i, row in enumerate(rows):
+        if left and row.s > 1:
+            rows[i], left = replace(row, s=1), left - 1
+    if left:
+        raise BadInput(f"--unstride {o.unstride}: {spec.name} has only {o.unstride - left} strides to take away")
+    if o.dropout is not None:
+        spec = replace(spec, head=replace(spec.head, dropout=o.dropout))
+    return replace(spec, stem=stem, rows=tuple(rows))
+
+
+def _smallest_map(spec: ArchSpec) -> tuple[int, int]:
+    h, w = spec.resolution
+    for _, row, _ in spec.convs():
+        h, w = -(-h // row.s), -(-w // row.s)
+    return h, w
+
+
+def _stages(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event]:
+    rank, world = processes()
+    where = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    precision = o.precision
+    if precision == "auto":
+        precision = "bf16" if where.type == "cuda" and torch.cuda.is_bf16_supported(False) else "fp32"
+    job: Job | None = None
+    with run.stage("images"):
+        if rank > 0:
+            distributed.barrier()
+        for event in _job(o, run, spec):
+            if isinstance(event, Job):
+                job = event
+            else:
+                yield event
+        if rank == 0 and world > 1:
+            distributed.barrier()
+    assert job is not None
+    spec = replace(spec, head=replace(spec.head, classes=len(job.classes)))
+    recipe = recipe_for(
+        o.recipe_name, len(job.train), spec.resolution, processes=world, seed=o.seed, precision=precision, **o.changes()
+    )
+    run.record.setdefault("data_sha256", job.sha256)
+    if run.record["data_sha256"] != job.sha256:
+        yield Note("images", "the images are not those that this training began with", warning=True)
+    net = build(spec, o.seed)
+    yield from _describe(o, run, spec, job, recipe, where)
+    if o.init is not None:
+        left = adopt(net, read_weights(Path(o.init)), o.init)
+        yield Note(STAGE, f"weights of {o.init}" + (f"; new: {', '.join(left)}" if left else ""))
+    net.to(where)
+    objective = job.objective(recipe)
+    if o.teacher is not None:
+        objective = distilled(objective, _teacher(o, job, spec).to(where), recipe)
+    run.write("network.yaml", dump_spec(spec)) if rank == 0 else None
+    yield from _learn(o, run, net, job, recipe, objective)
+    yield from _conclude(run, spec, _ready(net, job, recipe), job)
+
+
+def _job(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event | Job]:
+    augment = recipe_for(o.recipe_name, 10**9, spec.resolution, **o.changes()).augment
+    if o.task == "classify":
+        yield from classify_job(o, spec.resolution, run.path, augment)
+    else:
+        raise BadInput(f"--task {o.task}: not there yet")
+
+
+def _teacher(o: TrainOptions, job: Job, spec: ArchSpec) -> nn.Module:
+    assert o.teacher is not None and o.teacher_weights is not None
+    bigger = load_spec(o.teacher)
+    bigger = replace(bigger, resolution=spec.resolution, head=replace(bigger.head, classes=len(job.classes)))
+    net = build(bigger, 0)
+    adopt(net, read_weights(Path(o.teacher_weights)), o.teacher_weights, new_head=False)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net.eval()
+
+
+def _describe(
+    o: TrainOptions, run: RunDir, spec: ArchSpec, job: Job, recipe: Fit, where: torch.device
+) -> Iterator[Event]:
+    """What is about to happen, in words and in run.json."""
+    counts = count(spec)
+    h, w = _smallest_map(spec)
+    tests = f", {len(job.test)} for the test" if job.test is not None else ""
+    yield Note(
+        STAGE,
+        f"{len(job.train)} images of {len(job.classes)} classes, {len(job.validation)} held out{tests}; {spec.name}, "
+        f"{counts.params / 1e6:.2f} M parameters, {counts.madds / 1e6:.1f} M MAdds at "
+        f"{spec.resolution[0]}x{spec.resolution[1]}, last map {h}x{w}",
+    )
+    if o.task == "classify" and max(h, w) == 1:
+        yield Note(
+            STAGE,
+            f"at {spec.resolution[0]} px the network's last map is {h}x{w}: --unstride 1 or 2 takes its first strides "
+            "away, as is usual for small images",
+            warning=True,
+        )
+    average = f", weights averaged ({recipe.ema:g})" if recipe.ema else ""
+    yield StageStart(
+        STAGE,
+        f"recipe {o.recipe_name}: {recipe.optimizer}, {recipe.schedule}, lr {recipe.lr:.3g}, {recipe.batch} images x "
+        f"{processes()[1]} a step, {recipe.steps} steps ({recipe.epochs:g} epochs){average}; {where}, {recipe.precision}",
+    )
+    run.save(
+        network=spec.name, params=counts.params, madds=counts.madds, classes=list(job.classes), task=o.task,
+        images={"training": len(job.train), "validation": len(job.validation), "test": len(job.test or ())},
+        recipe={k: getattr(recipe, k) for k in recipe.__dataclass_fields__},
+        device=str(where), processes=processes()[1], threads=torch.get_num_threads(), versions=versions(),
+        started=run.record.get("started") or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )  # fmt: skip
+
+
+def _learn(
+    o: TrainOptions, run: RunDir, net: nn.Module, job: Job, recipe: Fit, objective: Any
+) -> Iterator[Event]:
+    checkpoint = run.path / "checkpoint.safetensors"
+    rank, _ = processes()
+    found = load_checkpoint(checkpoint)
+    start = int(found[1]["step"]) if found else 0
+    rows = [r for r in _read_log(run.path / "log.csv") if r["step"] <= start]
+    if found:
+        yield Note(STAGE, f"goes on at step {start} of {recipe.steps}")
+    epochs = -(-recipe.steps // recipe.epoch_steps)
+    # a score costs time: about forty points make a curve
+    every = o.score_every or max(1, epochs // 40)
+    began = time.monotonic()
+
+    def at_epoch(e: Epoch) -> Iterator[Event]:
+        number = e.step / recipe.epoch_steps
+        row: dict[str, float] = {
+            "epoch": round(number, 3), "step": e.step, "loss": e.loss, "lr": e.lr, "images_s": e.images_s,
+            "waiting": e.waiting,
+        }  # fmt: skip
+        nth = -(-e.step // recipe.epoch_steps)
+        text = ""
+        if nth % every == 0 or e.step == recipe.steps:
+            # a copy: the training's own batch norms go on as they were, scored or not
+            judged = _ready(copy.deepcopy(net), job, recipe)
+            figures = measure(judged, job.validation, job.metric(job.validation), recipe.size)
+            row |= figures
+            text = ", " + ", ".join(f"{k} {v:.2f} %" for k, v in figures.items())
+        rows.append(row)
+        if rank == 0:
+            _write_log(run.path / "log.csv", rows)
+        left = (recipe.steps - e.step) * (time.monotonic() - began) / max(1, e.step - start)
+        yield Note(
+            STAGE,
+            f"epoch {number:.4g} of {recipe.epochs:g}: loss {e.loss:.4f}{text}; lr {e.lr:.2g}, "
+            f"{e.images_s:.0f} images/s, {100 * e.waiting:.1f} % of it waiting for images, {left / 60:.1f} min left",
+        )
+
+    with run.stage("training"):
+        yield from fit(net, job.train, recipe, stage=STAGE, checkpoint=checkpoint, objective=objective,
+                       at_epoch=at_epoch, keep=True)  # fmt: skip
+    if rank == 0 and rows:
+        title = f"{run.record['network']}, recipe {o.recipe_name}"
+        write_atomic(run.path / "curve.png", training_curve(rows, job.counts, title))
+    run.save(log=rows[-1] if rows else None)
+
+
+def _ready(net: nn.Module, job: Job, recipe: Fit) -> nn.Module:
+    """Batch-norm statistics of the weights as they are now, over the same training images every time."""
+    if recipe.recalibrate:
+        device = next(net.parameters()).device
+        order = batch_order(len(job.train), min(len(job.train), max(64, recipe.batch)), recipe.seed)
+        rng = np.random.default_rng((recipe.seed, 2))
+        batches = (
+            normalise(job.train.batch(next(order), recipe.size, recipe.augment, rng)[0], recipe.size, device)
+            for _ in range(recipe.recalibrate)
+        )
+        recalibrate(net, batches)
+    return net
+
+
+def _conclude(run: RunDir, spec: ArchSpec, net: nn.Module, job: Job) -> Iterator[Event]:
+    """Weights, the last word on the test images, the contact sheet."""
+    rank, _ = processes()
+    if rank == 0:
+        state = {k: v.cpu() for k, v in net.state_dict().items()}
+        save_weights(run.path / "weights.safetensors", state, network=spec.name, classes=json.dumps(job.classes))
+    judged = job.test if job.test is not None else job.validation
+    on = "test" if job.test is not None else "held-out"
+    with run.stage("scoring"):
+        yield Progress("scoring", 0, 1, f"{len(judged)} {on} images")
+        figures = measure(net, judged, job.metric(judged), spec.resolution)
+        sheet = job.panels(net, judged, spec.resolution)
+    if rank > 0:
+        yield Done("train", "", run.record)
+        return
+    title = f"{spec.name} on {on} images, {job.counts} {figures[job.counts]:.2f} %"
+    write_atomic(run.path / "predictions.png", contact_sheet(sheet, job.classes, title))
+    for name in ("network.yaml", "weights.safetensors"):
+        run.record["hashes"][name] = file_sha256(run.path / name)
+    run.save(
+        **{k: round(v, 3) for k, v in figures.items()}, metrics={k: round(v, 3) for k, v in figures.items()},
+        judged_on=on, n=len(judged), status="done", exit=0, total_s=round(sum(run.record["stages"].values()), 1),
+    )  # fmt: skip
+    for pattern in ("checkpoint.safetensors", *_PIXELS):
+        for file in run.path.glob(pattern):
+            file.unlink()
+    yield Done("train", _verdict(run.record), run.record)
+
+
+def _verdict(record: dict[str, Any]) -> str:
+    figures = ", ".join(f"{k} {v:.2f} %" for k, v in record["metrics"].items())
+    return f"{figures} on {record['n']} {record['judged_on']} images; {record['total_s'] / 60:.1f} min"
+
+
+def _keep_last_good(run: RunDir) -> str:
+    """After a loss that is not finite: the weights of the last checkpoint, and what to do with them."""
+    found = load_checkpoint(run.path / "checkpoint.safetensors")
+    if found is None:
+        return "nothing was learned before it; try a lower --lr"
+    parts, meta = found
+    save_weights(run.path / "weights.safetensors", parts.get("average") or parts["net"], network="before divergence")
+    return (
+        f"the state after step {meta['step']} is kept as {run.path / 'weights.safetensors'}; "
+        "go on from it with --init and a lower --lr"
+    )
+
+
+# ---- the log -------------------------------------------------------------------------------------------------
+
+
+def _logged(run: RunDir, events: Iterator[Event]) -> Iterator[Event]:
+    """Everything but progress also goes to log.txt, with the time."""
+    for event in events:
+        if not isinstance(event, Progress):
+            mark = "warning: " if isinstance(event, Note) and event.warning else ""
+            with (run.path / "log.txt").open("a", encoding="utf-8") as f:
+                f.write(f"{time.strftime('%H:%M:%S')} [{event.stage}] {mark}{event.text}\n")
+        yield event
+
+
+def _read_log(path: Path) -> list[dict[str, float]]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as f:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(f)]
+
+
+def _write_log(path: Path, rows: list[dict[str, float]]) -> None:
+    names = list(dict.fromkeys(k for row in rows for k in row))
+    out = io.StringIO()
+    w = csv.DictWriter(out, names, lineterminator="\n")
+    w.writeheader()
+    w.writerows({k: f"{v:.10g}" for k, v in row.items()} for row in rows)
+    write_atomic(path, out.getvalue())
