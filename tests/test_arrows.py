@@ -24,7 +24,7 @@ MAY: dict[str, tuple[set[str], set[str]]] = {
     "latency": ({"spec", "graph"}, {"numpy", "pandas", "scipy", "onnxruntime", "ai_edge_litert"}),
     "nn": ({"spec"}, {"torch"}),
     "data": ({"nn"}, {"torch", "PIL", "numpy", "safetensors"}),
-    "training": ({"nn", "data"}, {"torch", "PIL", "numpy", "safetensors"}),
+    "training": ({"spec", "nn", "data"}, {"torch", "numpy", "safetensors", "sklearn", "pycocotools"}),
     "supernet": ({"spec", "space", "nn", "data", "training"}, {"torch", "numpy"}),
     "search": ({"spec", "space"}, {"numpy", "pandas", "torch", "optuna"}),
     "netadapt": ({"spec", "nn"}, {"numpy", "torch"}),

@@ -109,7 +109,7 @@ def _search_arguments(p: argparse.ArgumentParser) -> None:
 
 def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("spec", metavar="SPEC", nargs="?", help=_SPEC)
-    p.add_argument("--data", metavar="DIR", help="class folders; train/, val/ and test/ of them where they are there")
+    p.add_argument("--data", metavar="DIR", help="class folders; images/ and masks/; Pascal VOC or COCO boxes")
     p.add_argument("--test", metavar="DIR", help="class folders that have the last word (default: DIR/test)")
     p.add_argument("--task", default="classify", choices=("classify", "segment", "detect"))
     p.add_argument("--recipe", metavar="NAME", help="paper, torchvision, small-data, finetune, ... (docs/train.md)")
@@ -124,6 +124,8 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--dropout", type=float, metavar="P", help="before the classifier")
     p.add_argument("--resolution", metavar="R|HxW", help="pixels (default: the network's own)")
     p.add_argument("--unstride", type=int, default=0, metavar="N", help="the first N strides become 1: small images")
+    p.add_argument("--head", metavar="NAME", help="put on a classifier for segment or detect (default lraspp, ssdlite)")
+    p.add_argument("--output-stride", type=int, metavar="S", help="of that segmentation network (default 16)")
     p.add_argument("--init", metavar="FILE", help="begin with these weights; a head of other classes stays new")
     p.add_argument("--teacher", metavar="SPEC", help="distillation: a bigger network that knows the task")
     p.add_argument("--teacher-weights", metavar="FILE", help="its weights")

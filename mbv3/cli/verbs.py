@@ -193,8 +193,8 @@ def _train(args: Namespace) -> int:
         dump(record)
         return 0
     folder = Path(_current.get("run", "."))
-    lines = [*((k, f"{v:.2f} %") for k, v in record["metrics"].items()),
-             ("on", f"{record['n']} {record['judged_on']} images"), ("took", f"{record['total_s'] / 60:.1f} min")]  # fmt: skip
+    lines = [(k, f"{v:.2f} %") for k, v in record["metrics"].items()]
+    lines += [("on", f"{record['n']} {record['judged_on']} images"), ("took", f"{record['total_s'] / 60:.1f} min")]
     lines += [(n, str(folder / f)) for n, f in (("weights", "weights.safetensors"), ("network", "network.yaml"),
                                                 ("curve", "curve.png"), ("answers", "predictions.png"))]  # fmt: skip
     out("\n".join(f"{k:<11}{v}" for k, v in lines))

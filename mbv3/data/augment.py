@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["AUGMENTS", "Augment", "augmented"]
+__all__ = ["AUGMENTS", "Augment", "augmented", "colours", "random_part", "trivial"]
 
-Augment = Literal["none", "shift", "inception", "inception+trivial"]
+# "scale" belongs to masks (data/masks.py), "ssd" to boxes (data/boxes.py)
+Augment = Literal["none", "shift", "inception", "inception+trivial", "scale", "ssd"]
 AUGMENTS: tuple[str, ...] = get_args(Augment)
 
 
@@ -91,3 +92,17 @@ def trivial(image: Image.Image, rng: np.random.Generator) -> Image.Image:
         lambda: ImageOps.equalize(image),
     )
     return operations[rng.integers(len(operations))]()
+
+
+def colours(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Brightness, contrast and saturation, each changed for half of the images: SSD's photometric distortion (Liu 2016,
+    arXiv:1512.02325) without its hue."""
+    out = image.astype(np.float32)
+    if rng.random() < 0.5:
+        out += rng.uniform(-32, 32)
+    if rng.random() < 0.5:
+        out *= rng.uniform(0.5, 1.5)
+    if rng.random() < 0.5:
+        grey = out.mean(2, keepdims=True)
+        out = grey + (out - grey) * rng.uniform(0.5, 1.5)
+    return out.clip(0, 255).astype(np.uint8)

@@ -11,12 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-__all__ = ["BROKEN", "SUFFIXES", "Fit", "decode_image", "image_size", "listed", "to_rgb"]
+__all__ = [
+    "BROKEN", "IGNORED", "SUFFIXES", "Framing", "decode_image", "decode_mask", "image_size", "listed", "read_mask",
+    "to_rgb",
+]  # fmt: skip
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff"}
 BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
-Fit = Literal["middle", "stretch"]  # the largest middle part of the wanted shape, or the whole image
+# the largest middle part of the wanted shape; the whole image; a map of class indices
+Framing = Literal["middle", "stretch", "mask"]
+IGNORED = 255  # a mask's index that belongs to no class
 
 
 def listed(faults: list[str], most: int = 10) -> str:
@@ -53,8 +58,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")  # a phone's photo lies on its side
 
 
-def decode_image(path: Path, size: tuple[int, int], fit: Fit) -> tuple[NDArray[np.uint8] | None, bytes, str]:
+def decode_image(path: Path, size: tuple[int, int], fit: Framing) -> tuple[NDArray[np.uint8] | None, bytes, str]:
     """Pixels (*size, 3), the SHA-256 of the file, ""; or None and what is wrong with it."""
+    if fit == "mask":
+        return decode_mask(path, size)
     height, width = size
     try:
         raw = path.read_bytes()
@@ -68,5 +75,25 @@ def decode_image(path: Path, size: tuple[int, int], fit: Fit) -> tuple[NDArray[n
             left, top = (rgb.width - w) // 2, (rgb.height - h) // 2
             rgb = rgb.resize((width, height), Image.Resampling.BILINEAR, box=(left, top, left + w, top + h))
         return np.asarray(rgb, dtype=np.uint8), hashlib.sha256(raw).digest(), ""
+    except BROKEN as e:
+        return None, b"", f"{path}: {e or type(e).__name__}"
+
+
+def read_mask(path: Path) -> NDArray[np.int64]:
+    """Class indices (H, W) as the file has them. Raises: one of BROKEN."""
+    with Image.open(path) as image:
+        if image.mode not in ("1", "L", "P", "I", "I;16"):
+            raise ValueError(f"a mask holds one class index a pixel; this one has colours ({image.mode})")
+        return np.asarray(image).astype(np.int64)
+
+
+def decode_mask(path: Path, size: tuple[int, int]) -> tuple[NDArray[np.uint8] | None, bytes, str]:
+    """Class indices (*size, 1), the nearest of each place; else as `decode_image`."""
+    try:
+        mask = Image.fromarray(read_mask(path).clip(0, IGNORED).astype(np.uint8))
+        if mask.size != (size[1], size[0]):
+            mask = mask.resize((size[1], size[0]), Image.Resampling.NEAREST)
+        array = np.asarray(mask)[..., None]
+        return array, hashlib.sha256(array.tobytes()).digest(), ""
     except BROKEN as e:
         return None, b"", f"{path}: {e or type(e).__name__}"

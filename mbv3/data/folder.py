@@ -23,7 +23,7 @@ def find_class_folder(
     """Class names, and (file, label) of every image; nothing is decoded.
 
     Raises:
-        BadInput: not a folder of at least two class folders with at least two images each, or other classes than `like`.
+        BadInput: not a folder of at least two class folders with two images each, or other classes than `like`.
     """
     if not folder.exists():
         raise BadInput(f"{folder}: no such data folder")

@@ -55,7 +55,7 @@ class ImageSet:
 def split_labels(
     labels: NDArray[np.int64], classes: int, share: float, most: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices (train, held out): about `share` of every class, at most `most` in all, held out; at least one a class."""
+    """Indices (train, held out): about `share` of every class, at most `most` in all, held out, and one a class."""
     rng = np.random.default_rng(seed)
     held: list[NDArray[np.int64]] = []
     for c in range(classes):

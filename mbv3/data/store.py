@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mbv3.data.decode import Fit, decode_image, listed
+from mbv3.data.decode import Framing, decode_image, listed
 from mbv3.data.images import Pixels
 from mbv3.errors import BadInput
 from mbv3.files import write_atomic
@@ -37,9 +37,9 @@ class Decoded:
 class OnDemand:
     """Files decoded whenever they are asked for, on every core (PIL lets go of Python's lock while it decodes)."""
 
-    def __init__(self, files: Sequence[Path], size: tuple[int, int], fit: Fit) -> None:
+    def __init__(self, files: Sequence[Path], size: tuple[int, int], fit: Framing) -> None:
         self.files, self.size, self.fit = files, size, fit
-        self.shape: tuple[int, ...] = (len(files), *size, 3)
+        self.shape: tuple[int, ...] = (len(files), *size, _depth(fit))
         self.pool = ThreadPoolExecutor(os.cpu_count() or 2)
 
     def __getitem__(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -51,7 +51,11 @@ class OnDemand:
         return np.stack([pixels for pixels, _, _ in done if pixels is not None])
 
 
-def _in_order(files: Sequence[Path], size: tuple[int, int], fit: Fit) -> Iterator[tuple[Any, bytes, str]]:
+def _depth(fit: Framing) -> int:
+    return 1 if fit == "mask" else 3
+
+
+def _in_order(files: Sequence[Path], size: tuple[int, int], fit: Framing) -> Iterator[tuple[Any, bytes, str]]:
     """`decode_image` of every file on all cores, a few hundred ahead of whoever takes them."""
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count() or 2) as pool:
         warnings.simplefilter("ignore")
@@ -70,14 +74,19 @@ def _refuse(broken: list[str], n: int, where: Path | str, skip_broken: bool) -> 
 
 
 def decode_all(
-    files: Sequence[Path], size: tuple[int, int], where: Path | str, fit: Fit = "middle", *, skip_broken: bool = False
+    files: Sequence[Path],
+    size: tuple[int, int],
+    where: Path | str,
+    fit: Framing = "middle",
+    *,
+    skip_broken: bool = False,
 ) -> Decoded:
     """Every file at `size`, in memory.
 
     Raises:
         BadInput: images cannot be decoded (all listed), unless `skip_broken`.
     """
-    pixels = np.empty((len(files), *size, 3), dtype=np.uint8)
+    pixels = np.empty((len(files), *size, _depth(fit)), dtype=np.uint8)
     kept: list[int] = []
     broken: list[str] = []
     digest = hashlib.sha256()
@@ -97,7 +106,7 @@ def store_pixels(
     size: tuple[int, int],
     where: Path | str,
     store: Path,
-    fit: Fit = "middle",
+    fit: Framing = "middle",
     *,
     skip_broken: bool = False,
     most_bytes: int,
@@ -117,8 +126,10 @@ def store_pixels(
         if kept["key"] == key:
             index = np.array(kept["kept"], dtype=np.int64)
             _refuse(kept["broken"], len(files), where, skip_broken)
-            return Decoded(_mapped(store, len(index), size), index, kept["sha256"], tuple(kept["broken"]))
-    needed = len(files) * size[0] * size[1] * 3
+            return Decoded(
+                _mapped(store, (len(index), *size, _depth(fit))), index, kept["sha256"], tuple(kept["broken"])
+            )
+    needed = len(files) * size[0] * size[1] * _depth(fit)
     store.parent.mkdir(parents=True, exist_ok=True)
     if needed > most_bytes or needed > 0.9 * shutil.disk_usage(store.parent).free:
         return Decoded(OnDemand(files, size, fit), np.arange(len(files)), key)
@@ -144,8 +155,13 @@ def store_pixels(
     _refuse(broken, len(files), where, skip_broken)
     kept = {"key": key, "kept": good, "broken": broken, "sha256": digest.hexdigest()}
     write_atomic(about, json.dumps(kept))
-    return Decoded(_mapped(store, len(good), size), np.array(good, dtype=np.int64), digest.hexdigest(), tuple(broken))
+    return Decoded(
+        _mapped(store, (len(good), *size, _depth(fit))),
+        np.array(good, dtype=np.int64),
+        digest.hexdigest(),
+        tuple(broken),
+    )
 
 
-def _mapped(store: Path, n: int, size: tuple[int, int]) -> Pixels:
-    return np.memmap(store, dtype=np.uint8, mode="r", shape=(n, *size, 3))
+def _mapped(store: Path, shape: tuple[int, ...]) -> Pixels:
+    return np.memmap(store, dtype=np.uint8, mode="r", shape=shape)

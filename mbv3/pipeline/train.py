@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import json
 import os
 import time
@@ -24,16 +22,25 @@ from mbv3.errors import BadInput
 from mbv3.events import Done, Event, Note, Progress, StageStart
 from mbv3.files import write_atomic
 from mbv3.nn import build
+from mbv3.pipeline.job import STAGE, Job
+from mbv3.pipeline.job_classify import classify_job
+from mbv3.pipeline.job_detect import detect_job
+from mbv3.pipeline.job_segment import segment_job
 from mbv3.pipeline.rundir import RunDir, file_sha256, versions
-from mbv3.pipeline.train_jobs import STAGE, Job, classify_job
-from mbv3.pipeline.train_options import TrainOptions, parse_resolution
+from mbv3.pipeline.train_log import logged, read_rows, write_rows
+from mbv3.pipeline.train_options import TrainOptions
+from mbv3.pipeline.train_shape import AUGMENTS, shaped, smallest_map, task_of
 from mbv3.report import contact_sheet, training_curve
-from mbv3.spec import ArchSpec, count, dump_spec, load_spec, parse_spec
+from mbv3.spec import ArchSpec, count, dump_spec, load_spec, parse_spec, with_head
 from mbv3.training import (
+    RECIPES,
     Diverged,
     Epoch,
     Fit,
+    Objective,
+    WithAux,
     adopt,
+    and_aux,
     distilled,
     fit,
     load_checkpoint,
@@ -74,7 +81,7 @@ def train(
             if spec is None:
                 raise BadInput("SPEC is needed: a YAML file or a name such as mobilenet_v3_small")
             o = TrainOptions.of(options)
-            spec = _shaped(spec, o)
+            spec = shaped(spec, o)
             path = Path(out or f"runs/train-{spec.name}-{Path(o.data).name}")
             if rank == 0:
                 run = RunDir.create(path, {"args": o.as_dict(), "hashes": {}}, FORMAT)
@@ -89,7 +96,7 @@ def train(
             return
         run.lock()
         try:
-            yield from _logged(run, _stages(o, run, spec))
+            yield from logged(run.path, _stages(o, run, spec))
         except Diverged as e:
             kept = _keep_last_good(run)
             run.save(status="diverged", exit=1)
@@ -115,31 +122,6 @@ def _together() -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-def _shaped(spec: ArchSpec, o: TrainOptions) -> ArchSpec:
-    """The spec at the asked resolution, its first strides taken away, with the asked dropout."""
-    if o.resolution is not None:
-        spec = replace(spec, resolution=parse_resolution(o.resolution))
-    left = o.unstride
-    stem, rows = spec.stem, list(spec.rows)
-    if left and stem.s > 1:
-        stem, left = replace(stem, s=1), left - 1
-    for i, row in enumerate(rows):
-        if left and row.s > 1:
-            rows[i], left = replace(row, s=1), left - 1
-    if left:
-        raise BadInput(f"--unstride {o.unstride}: {spec.name} has only {o.unstride - left} strides to take away")
-    if o.dropout is not None:
-        spec = replace(spec, head=replace(spec.head, dropout=o.dropout))
-    return replace(spec, stem=stem, rows=tuple(rows))
-
-
-def _smallest_map(spec: ArchSpec) -> tuple[int, int]:
-    h, w = spec.resolution
-    for _, row, _ in spec.convs():
-        h, w = -(-h // row.s), -(-w // row.s)
-    return h, w
-
-
 def _stages(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event]:
     rank, world = processes()
     where = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
@@ -158,7 +140,7 @@ def _stages(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event]:
         if rank == 0 and world > 1:
             distributed.barrier()
     assert job is not None
-    spec = replace(spec, head=replace(spec.head, classes=len(job.classes)))
+    spec = with_head(spec, spec.head, len(job.classes) + (o.task == "detect"))  # a detector counts the background
     recipe = recipe_for(
         o.recipe_name, len(job.train), spec.resolution, processes=world, seed=o.seed, precision=precision, **o.changes()
     )
@@ -174,23 +156,34 @@ def _stages(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event]:
     objective = job.objective(recipe)
     if o.teacher is not None:
         objective = distilled(objective, _teacher(o, job, spec).to(where), recipe)
-    run.write("network.yaml", dump_spec(spec)) if rank == 0 else None
-    yield from _learn(o, run, net, job, recipe, objective)
+    module: nn.Module | None = None
+    if net.aux is not None:
+        module, objective = WithAux(net), and_aux(objective)
+    if rank == 0:
+        run.write("network.yaml", dump_spec(spec))
+    yield from _learn(o, run, net, job, recipe, objective, module)
     yield from _conclude(run, spec, _ready(net, job, recipe), job)
 
 
 def _job(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event | Job]:
-    augment = recipe_for(o.recipe_name, 10**9, spec.resolution, **o.changes()).augment
+    augment = o.augment or RECIPES[o.recipe_name].augment
+    if augment not in AUGMENTS[o.task]:
+        raise BadInput(f"--augment {augment}: for --task {o.task} there are {', '.join(AUGMENTS[o.task])}; "
+                       f"recipe {o.recipe_name} may be meant for another task")  # fmt: skip
     if o.task == "classify":
         yield from classify_job(o, spec.resolution, run.path, augment)
+    elif o.task == "segment":
+        yield from segment_job(o, spec.resolution, run.path)
     else:
-        raise BadInput(f"--task {o.task}: not there yet")
+        yield from detect_job(o, spec, run.path)
 
 
 def _teacher(o: TrainOptions, job: Job, spec: ArchSpec) -> nn.Module:
     assert o.teacher is not None and o.teacher_weights is not None
     bigger = load_spec(o.teacher)
-    bigger = replace(bigger, resolution=spec.resolution, head=replace(bigger.head, classes=len(job.classes)))
+    bigger = with_head(replace(bigger, resolution=spec.resolution), bigger.head, len(job.classes))
+    if task_of(bigger) != o.task:
+        raise BadInput(f"--teacher {o.teacher}: has a head for {task_of(bigger)}, not for {o.task}")
     net = build(bigger, 0)
     adopt(net, read_weights(Path(o.teacher_weights)), o.teacher_weights, new_head=False)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -202,7 +195,7 @@ def _describe(
 ) -> Iterator[Event]:
     """What is about to happen, in words and in run.json."""
     counts = count(spec)
-    h, w = _smallest_map(spec)
+    h, w = smallest_map(spec)
     tests = f", {len(job.test)} for the test" if job.test is not None else ""
     yield Note(
         STAGE,
@@ -221,7 +214,8 @@ def _describe(
     yield StageStart(
         STAGE,
         f"recipe {o.recipe_name}: {recipe.optimizer}, {recipe.schedule}, lr {recipe.lr:.3g}, {recipe.batch} images x "
-        f"{processes()[1]} a step, {recipe.steps} steps ({recipe.epochs:g} epochs){average}; {where}, {recipe.precision}",
+        f"{processes()[1]} a step, {recipe.steps} steps ({recipe.epochs:g} epochs){average}; {where}, "
+        f"{recipe.precision}",
     )
     run.save(
         network=spec.name, params=counts.params, madds=counts.madds, classes=list(job.classes), task=o.task,
@@ -233,13 +227,13 @@ def _describe(
 
 
 def _learn(
-    o: TrainOptions, run: RunDir, net: nn.Module, job: Job, recipe: Fit, objective: Any
+    o: TrainOptions, run: RunDir, net: nn.Module, job: Job, recipe: Fit, objective: Objective, module: nn.Module | None
 ) -> Iterator[Event]:
     checkpoint = run.path / "checkpoint.safetensors"
     rank, _ = processes()
     found = load_checkpoint(checkpoint)
     start = int(found[1]["step"]) if found else 0
-    rows = [r for r in _read_log(run.path / "log.csv") if r["step"] <= start]
+    rows = [r for r in read_rows(run.path / "log.csv") if r["step"] <= start]
     if found:
         yield Note(STAGE, f"goes on at step {start} of {recipe.steps}")
     epochs = -(-recipe.steps // recipe.epoch_steps)
@@ -263,7 +257,7 @@ def _learn(
             text = ", " + ", ".join(f"{k} {v:.2f} %" for k, v in figures.items())
         rows.append(row)
         if rank == 0:
-            _write_log(run.path / "log.csv", rows)
+            write_rows(run.path / "log.csv", rows)
         left = (recipe.steps - e.step) * (time.monotonic() - began) / max(1, e.step - start)
         yield Note(
             STAGE,
@@ -273,7 +267,7 @@ def _learn(
 
     with run.stage("training"):
         yield from fit(net, job.train, recipe, stage=STAGE, checkpoint=checkpoint, objective=objective,
-                       at_epoch=at_epoch, keep=True)  # fmt: skip
+                       module=module, at_epoch=at_epoch, keep=True)  # fmt: skip
     if rank == 0 and rows:
         title = f"{run.record['network']}, recipe {o.recipe_name}"
         write_atomic(run.path / "curve.png", training_curve(rows, job.counts, title))
@@ -339,32 +333,3 @@ def _keep_last_good(run: RunDir) -> str:
         f"the state after step {meta['step']} is kept as {run.path / 'weights.safetensors'}; "
         "go on from it with --init and a lower --lr"
     )
-
-
-# ---- the log -------------------------------------------------------------------------------------------------
-
-
-def _logged(run: RunDir, events: Iterator[Event]) -> Iterator[Event]:
-    """Everything but progress also goes to log.txt, with the time."""
-    for event in events:
-        if not isinstance(event, Progress):
-            mark = "warning: " if isinstance(event, Note) and event.warning else ""
-            with (run.path / "log.txt").open("a", encoding="utf-8") as f:
-                f.write(f"{time.strftime('%H:%M:%S')} [{event.stage}] {mark}{event.text}\n")
-        yield event
-
-
-def _read_log(path: Path) -> list[dict[str, float]]:
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as f:
-        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(f)]
-
-
-def _write_log(path: Path, rows: list[dict[str, float]]) -> None:
-    names = list(dict.fromkeys(k for row in rows for k in row))
-    out = io.StringIO()
-    w = csv.DictWriter(out, names, lineterminator="\n")
-    w.writeheader()
-    w.writerows({k: f"{v:.10g}" for k, v in row.items()} for row in rows)
-    write_atomic(path, out.getvalue())

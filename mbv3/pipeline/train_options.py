@@ -47,6 +47,8 @@ class TrainOptions:
     dropout: float | None = None
     resolution: str | None = None
     unstride: int = 0
+    head: str | None = None
+    output_stride: int | None = None
     init: str | None = None
     teacher: str | None = None
     teacher_weights: str | None = None
@@ -75,7 +77,7 @@ class TrainOptions:
         need(self.augment in (None, *AUGMENTS), f"--augment must be one of {', '.join(AUGMENTS)}", self.augment)
         need(self.precision in ("auto", "fp32", "bf16"), "--precision must be auto, fp32 or bf16", self.precision)
         real("epochs", 0.001, 1e5)
-        real("lr", 1e-12, 1e3)
+        real("lr", 1e-12, 1e38)
         real("batch", 2, 1e6)
         real("weight_decay", 0, 10)
         real("label_smoothing", 0, 0.999)
@@ -93,7 +95,7 @@ class TrainOptions:
              "--teacher-weights needs the network: --teacher SPEC", self.teacher_weights)  # fmt: skip
         need(self.teacher is None or self.task != "detect", "--teacher works for classify and segment", self.task)
         need(self.test is None or self.task == "classify",
-             "--test is for class folders; a data set of masks or boxes names its own test part", self.test)  # fmt: skip
+             "--test is for class folders; data of masks or boxes names its own test part", self.test)  # fmt: skip
         if self.resolution is not None:
             parse_resolution(self.resolution)
 

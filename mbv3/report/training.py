@@ -81,7 +81,7 @@ def contact_sheet(panels: Sequence[Panel], classes: Sequence[str], title: str) -
     rows = -(-len(panels) // columns)
     colours = class_colours(len(classes))
     with mpl.rc_context({**_STYLE, "font.size": 7}):
-        figure = Figure(figsize=(11, max(1.6, rows * (1.75 if not columns == 4 else 2.4)) + 0.6), layout="constrained")
+        figure = Figure(figsize=(11, max(1.6, rows * (1.75 if columns != 4 else 2.4)) + 0.6), layout="constrained")
         FigureCanvasAgg(figure)
         axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
         for ax in axes:

@@ -28,7 +28,7 @@ def adopt(net: nn.Module, state: Mapping[str, Tensor], source: str, *, new_head:
     given = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
 
     def head(name: str) -> bool:
-        return new_head and name.startswith("head.")
+        return new_head and name.startswith(("head.", "aux."))
 
     wrong = [
         f"{k} {tuple(given[k].shape)}, here {tuple(own[k].shape)}"
@@ -43,6 +43,7 @@ def adopt(net: nn.Module, state: Mapping[str, Tensor], source: str, *, new_head:
             if names
         ]
         raise BadInput("\n".join([f"{source}: weights of another network; give those of this one", *lines]))
-    fits = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}
+    room = net.state_dict()
+    fits = {k: v for k, v in state.items() if k in room and v.shape == room[k].shape}
     net.load_state_dict(fits, strict=False)
     return [k for k in own if k not in fits]

@@ -26,6 +26,7 @@ from mbv3.data import batch_order, normalise
 from mbv3.errors import Mbv3Error
 from mbv3.events import Event, Progress
 from mbv3.training.checkpoint import load_checkpoint, save_checkpoint
+from mbv3.training.init import adopt
 from mbv3.training.optimizer import Average, make_optimizer, optimizer_state, restore_optimizer
 from mbv3.training.recipes import Fit, learning_rate
 from mbv3.training.task import Batches, Objective, classify_objective
@@ -145,14 +146,16 @@ def fit(
     checkpoint: Path | None = None,
     objective: Objective | None = None,
     forward: Callable[[int], Callable[[Tensor], Any]] | None = None,
+    module: nn.Module | None = None,
     at_epoch: Callable[[Epoch], Iterator[Event]] | None = None,
     every_s: float = 30.0,
     keep: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Event]:
     """Train `net` in place, on the device that it is on; at the end it has the averaged weights, if the recipe
-    averages. `forward(step)` replaces the plain forward pass (a supernet's path of the step). `at_epoch` is called
-    after every epoch, while `net` has the averaged weights.
+    averages. `forward(step)` replaces the plain forward pass (a supernet's path of the step); `module`, which holds
+    `net`, is called in its place (a network with its auxiliary head). `at_epoch` is called after every epoch, while
+    `net` has the averaged weights.
 
     With `checkpoint`, the state is written every `every_s` seconds and at epochs, and a later call goes on from it;
     it is removed at the end unless `keep`.
@@ -170,12 +173,13 @@ def fit(
     found = load_checkpoint(checkpoint) if checkpoint else None
     if found:
         parts, meta = found
-        net.load_state_dict(parts["net"])
+        adopt(net, parts["net"], str(checkpoint), new_head=False)
         restore_optimizer(optimizer, parts.get("optimizer", {}))
         if average is not None:
             average.restore(parts["average"])
         start = int(meta["step"])
-    whole: Callable[[Tensor], Any] = nn.parallel.DistributedDataParallel(net) if world > 1 else net
+    called = module if module is not None else net
+    whole: Callable[[Tensor], Any] = nn.parallel.DistributedDataParallel(called) if world > 1 else called
     aim = objective or classify_objective(recipe)
 
     def save(path: Path, step: int) -> None:
@@ -194,9 +198,7 @@ def fit(
             x = normalise(pixels, recipe.size, device)
             if recipe.erase:
                 _erase(x, recipe.erase, np.random.default_rng((recipe.seed, step, rank, 1)))
-            now = one_step(
-                forward(step) if forward else whole, net, optimizer, x, _moved(y, device), recipe, step, aim
-            )
+            now = one_step(forward(step) if forward else whole, net, optimizer, x, _moved(y, device), recipe, step, aim)
             if average is not None:
                 average.update(step)
             loss = now if math.isnan(loss) else 0.95 * loss + 0.05 * now

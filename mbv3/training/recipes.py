@@ -88,22 +88,22 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "mmseg": Recipe(
             source="mmsegmentation v0.x, schedule of lraspp_m-v3",
             epochs=430, batch=4, lr=0.01, lr_batch=16, schedule="poly", power=0.9, min_lr=1e-4, warmup=0.0,
-            weight_decay=5e-4, label_smoothing=0.0, clip=math.inf,
+            weight_decay=5e-4, label_smoothing=0.0, clip=math.inf, augment="scale",
         ),
         "small-segment": Recipe(
             source="mmsegmentation's losses and augmentation with AdamW: a few hundred images from scratch",
             epochs=150, batch=8, optimizer="adamw", lr=2e-3, lr_batch=8, schedule="poly", power=0.9, warmup=0.03,
-            weight_decay=0.02, label_smoothing=0.0, ema=0.999, recalibrate=16,
+            weight_decay=0.02, label_smoothing=0.0, augment="scale", ema=0.999, recalibrate=16,
         ),
         "small-detect": Recipe(
             source="SSD's losses and augmentation (Liu 2016, arXiv:1512.02325) with AdamW: a few hundred images",
             epochs=150, batch=16, optimizer="adamw", lr=1e-3, lr_batch=16, warmup=0.05, weight_decay=0.02,
-            label_smoothing=0.0, ema=0.999, recalibrate=16,
+            label_smoothing=0.0, augment="ssd", ema=0.999, recalibrate=16,
         ),
         "ssdlite": Recipe(
             source="torchvision's references/detection for ssdlite320_mobilenet_v3_large",
             epochs=660, batch=24, lr=0.15, lr_batch=192, warmup=0.0, weight_decay=4e-5, label_smoothing=0.0,
-            clip=math.inf,
+            clip=math.inf, augment="ssd",
         ),
     }
 )  # fmt: skip

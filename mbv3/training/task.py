@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mbv3.data import Augment
+from mbv3.data import IGNORED, Augment
+from mbv3.nn import Network
 from mbv3.training.recipes import Fit
 
-__all__ = ["Batches", "Metric", "Objective", "classify_objective", "distilled"]
+__all__ = ["Batches", "Metric", "Objective", "WithAux", "and_aux", "classify_objective", "distilled"]
+
+AUX_WEIGHT = 0.4  # of an auxiliary head's loss, as mmsegmentation has it
 
 Objective = Callable[[Any, Any, Tensor], Tensor]
 """(what the network gave, the target, the input) to a loss, lower is better."""
@@ -46,10 +49,13 @@ def classify_objective(recipe: Fit) -> Objective:
     targets (B,) or (B, H, W); 255 in a map counts for nothing."""
 
     def loss(out: Tensor, target: Tensor, x: Tensor) -> Tensor:
-        ignored = 255 if out.dim() == 4 else -100
-        return functional.cross_entropy(
-            out.float(), target, label_smoothing=recipe.label_smoothing, ignore_index=ignored
+        smooth = recipe.label_smoothing
+        if out.dim() == 2:
+            return functional.cross_entropy(out.float(), target, label_smoothing=smooth)
+        wrong = functional.cross_entropy(
+            out.float(), target, label_smoothing=smooth, ignore_index=IGNORED, reduction="sum"
         )
+        return wrong / (target != IGNORED).sum().clamp(min=1)  # torch's own mean is NaN where nothing counts
 
     return loss
 
@@ -65,5 +71,25 @@ def distilled(plain: Objective, teacher: nn.Module, recipe: Fit) -> Objective:
         said = functional.log_softmax(out.float() / t, 1)
         apart = functional.kl_div(said, wanted, reduction="none", log_target=True).sum(1).mean()
         return share * t * t * apart + (1 - share) * plain(out, target, x)
+
+    return loss
+
+
+class WithAux(nn.Module):
+    """A network with its auxiliary head, as it is called in training: (answer, the auxiliary head's)."""
+
+    def __init__(self, net: Network) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> tuple[Any, Any]:
+        return self.net.with_aux(x)
+
+
+def and_aux(plain: Objective) -> Objective:
+    """`plain` on the answer, and by its weight on the auxiliary head's."""
+
+    def loss(out: Any, target: Any, x: Tensor) -> Tensor:
+        return plain(out[0], target, x) + AUX_WEIGHT * plain(out[1], target, x)
 
     return loss

@@ -1,9 +1,8 @@
-"""A task on given data: its images, what is learned, how it is scored, and how its answers are drawn."""
+"""Class folders as a job: images, what is learned, how it is scored, and how answers are drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,76 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mbv3.data import (
-    ImageSet,
-    find_class_folder,
-    normalise,
-    split_labels,
-    store_pixels,
-    stored_size,
-)
+from mbv3.data import ImageSet, find_class_folder, normalise, split_labels, stored_size
 from mbv3.errors import BadInput
-from mbv3.events import Event, Note, Progress
+from mbv3.events import Event
+from mbv3.pipeline.job import VALIDATION, Job, stored
 from mbv3.pipeline.train_options import TrainOptions
 from mbv3.report import Panel
-from mbv3.training import (
-    Batches,
-    ClassifyMetric,
-    Fit,
-    Metric,
-    Objective,
-    classify_objective,
-)
+from mbv3.training import Batches, ClassifyMetric, Metric, classify_objective
 
-__all__ = ["Job", "classify_job"]
+__all__ = ["classify_job"]
 
-STAGE = "training"
-VALIDATION = ("val", "valid", "validation")
 SHEET = 32  # images on a contact sheet
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything of a task that the training asks for. `counts`: the metric that counts, higher is better."""
-
-    classes: tuple[str, ...]
-    counts: str
-    train: Batches
-    validation: Batches
-    test: Batches | None
-    metric: Callable[[Batches], Metric]
-    objective: Callable[[Fit], Objective]
-    panels: Callable[[nn.Module, Batches, tuple[int, int]], list[Panel]]
-    sha256: str
-
-
-def spread(n: int, most: int) -> NDArray[np.int64]:
-    """At most `most` of `n` indices, evenly."""
-    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
-
-
-def stored(
-    files: list[Path], size: tuple[int, int], store: Path, what: str, o: TrainOptions, fit: str = "middle"
-) -> Iterator[Event | tuple[object, NDArray[np.int64], str]]:
-    """Progress of decoding, a warning for what was left out, and last (pixels, indices kept, sha256)."""
-    work = store_pixels(
-        files, size, o.data, store, fit, skip_broken=o.skip_broken, most_bytes=int(o.store_gb * 1e9)  # type: ignore[arg-type]
-    )
-    while True:
-        try:
-            done, total = next(work)
-        except StopIteration as end:
-            decoded = end.value
-            break
-        yield Progress("images", done, total, f"decoding {what} images")
-    if decoded.broken:
-        yield Note(
-            "images",
-            f"{len(decoded.broken)} of {len(files)} {what} images cannot be decoded and are left out: "
-            + "; ".join(decoded.broken[:3]) + ("; ..." if decoded.broken[3:] else ""),
-            warning=True,
-        )  # fmt: skip
-    yield decoded.pixels, decoded.kept, decoded.sha256
 
 
 def classify_job(o: TrainOptions, size: tuple[int, int], store: Path, augment: str) -> Iterator[Event | Job]:
@@ -115,7 +55,7 @@ def classify_job(o: TrainOptions, size: tuple[int, int], store: Path, augment: s
         for event in stored(where_all, side, store / f"pixels-{name}.u8", name, o):
             if isinstance(event, tuple):
                 pixels, kept, sha = event
-                sets[name] = ImageSet(pixels, truth[kept], classes, sha)  # type: ignore[arg-type]
+                sets[name] = ImageSet(pixels, truth[kept], classes, sha)
             else:
                 yield event
     gone = [classes[c] for c in np.flatnonzero(np.bincount(sets["training"].labels, minlength=len(classes)) == 0)]
