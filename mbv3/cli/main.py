@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mbv3.errors import Mbv3Error
+from mbv3.spec import head_names
 
 __all__ = ["main", "search_main"]
 
@@ -151,6 +152,9 @@ def _parser() -> argparse.ArgumentParser:
 
     s = verbs.add_parser("show", help="rows, shapes, parameters, MAdds, predicted ms of a network")
     s.add_argument("spec", metavar="SPEC", help=_SPEC)
+    s.add_argument("--head", metavar="NAME", help="under another head: " + ", ".join(head_names()))
+    s.add_argument("--classes", type=int, metavar="N", help="its classes (default: as many as there are)")
+    s.add_argument("--output-stride", type=int, metavar="8|16|32", help="the last map at 1/N of the input, by dilation")
     _device(s)
     _timing(s)
     _common(s)

@@ -12,7 +12,7 @@ from typing import Any
 
 from mbv3.cli.say import columns, dump, out, warn
 from mbv3.errors import BadInput
-from mbv3.spec import ArchSpec, count, load_spec, lower
+from mbv3.spec import ArchSpec, count, load_spec, lower, with_head, with_output_stride
 
 __all__ = ["resume_hint", "run"]
 
@@ -114,6 +114,10 @@ def _accuracy(accuracy: dict[str, Any]) -> str:
 
 def _show(args: Namespace) -> int:
     spec = load_spec(args.spec)
+    if args.head is not None or args.classes is not None:
+        spec = with_head(spec, args.head or spec.head, args.classes)
+    if args.output_stride is not None:
+        spec = with_output_stride(spec, args.output_stride)
     counts = count(spec)
     predicted: dict[str, tuple[float, bool]] = {}
     total: Any = None
@@ -130,12 +134,16 @@ def _show(args: Namespace) -> int:
         row = layer.key.row
         entry: dict[str, Any] = {"path": c.path, "op": type(row).__name__.lower()}
         entry |= {f: getattr(row, f) for f in ("k", "exp", "out", "se", "nl", "s", "skip") if hasattr(row, f)}
+        if len(layer.key.inputs) > 1:
+            entry["inputs"] = [list(shape) for shape in layer.key.inputs]
         entry |= {"in": list(c.in_shape), "params": c.params, "madds": c.madds}
         if predicted:
             entry |= {"ms": predicted[c.path][0], "estimated": predicted[c.path][1]}
         rows.append(entry)
     if args.json:
         value: dict[str, Any] = {"name": spec.name, "params": counts.params, "madds": counts.madds, "rows": rows}
+        if counts.aux_params:
+            value["aux_params"] = counts.aux_params
         if total is not None:
             value |= {"predicted_ms": total.ms, "estimated": total.estimated}
         dump(value)
@@ -143,8 +151,7 @@ def _show(args: Namespace) -> int:
     head = ["row", "input", "op", "k", "exp", "out", "se", "nl", "s", "skip", "params", "MAdds M"]
     lines = [head + (["ms"] if predicted else [])]
     for r in rows:
-        c_, h, w = r["in"]
-        shape = f"{h}x{w}x{c_}"
+        shape = " ".join(f"{h}x{w}x{c}" for c, h, w in r.get("inputs", [r["in"]]))
         line = [r["path"], shape, r["op"], *(str(r.get(f, "-")) for f in ("k", "exp", "out", "se", "nl", "s", "skip"))]
         line += [f"{r['params']:,}", f"{r['madds'] / 1e6:.2f}"]
         if predicted:
@@ -154,6 +161,8 @@ def _show(args: Namespace) -> int:
     out(f"{spec.name}, input {h}x{w}")
     out(columns(lines))
     out(f"{counts.params:,} parameters, {counts.madds / 1e6:.1f} M MAdds")
+    if counts.aux_params:
+        out(f"{counts.aux_params:,} parameters more while training, of the auxiliary head")
     if total is not None:
         marked = f" ({total.estimated} rows estimated, marked ~)" if total.estimated else ""
         out(f"{total.ms:.3f} ms predicted{marked}")

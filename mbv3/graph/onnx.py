@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from mbv3.errors import BadInput
-from mbv3.spec import ArchSpec, LayerKey, Op, lower, lower_key
+from mbv3.spec import ArchSpec, Classify, Dense, LayerKey, Op, lower, lower_key
 
 __all__ = ["fold", "layer_model", "network_model", "onnx_weights", "random_weights"]
 
@@ -19,6 +20,7 @@ OPSET = 17
 IR_VERSION = 8
 Array = NDArray[np.float32]
 Weights = Mapping[str, Array]
+Shape = tuple[int, int, int]  # channels, height, width
 
 
 def _convs(ops: Iterable[Op]) -> list[Op]:
@@ -40,8 +42,10 @@ def random_weights(ops: Iterable[Op], seed: int) -> dict[str, Array]:
     return out
 
 
-def fold(ops: Iterable[Op], state: Weights, bn_eps: float) -> dict[str, Array]:
+def fold(ops: Iterable[Op], state: Weights, bn_eps: float, head_eps: float | None = None) -> dict[str, Array]:
     """Batch norms folded into the convolutions, with r = g / sqrt(var + eps): kernel * r, bias b - mean * r.
+
+    `head_eps`: of the ops under `head.`; None for `bn_eps` there too.
 
     Raises:
         BadInput: missing or mis-shaped entries, all listed.
@@ -63,9 +67,11 @@ def fold(ops: Iterable[Op], state: Weights, bn_eps: float) -> dict[str, Array]:
         c = (op.cout,)
         kernel = take(f"{op.name}.weight", (op.cout, op.cin // op.groups, op.k, op.k))
         if op.bn is None:
-            out[op.name], out[f"{op.name}.bias"] = kernel, take(f"{op.name}.bias", c)
+            out[op.name] = kernel
+            out[f"{op.name}.bias"] = take(f"{op.name}.bias", c) if op.bias else np.zeros(c, dtype=np.float32)
             continue
-        gain = take(f"{op.bn}.weight", c) / np.sqrt(take(f"{op.bn}.running_var", c) + np.float32(bn_eps))
+        eps = head_eps if head_eps is not None and op.name.startswith("head.") else bn_eps
+        gain = take(f"{op.bn}.weight", c) / np.sqrt(take(f"{op.bn}.running_var", c) + np.float32(eps))
         out[op.name] = kernel * gain[:, None, None, None]
         out[f"{op.name}.bias"] = take(f"{op.bn}.bias", c) - take(f"{op.bn}.running_mean", c) * gain
     if faults:
@@ -93,6 +99,18 @@ def _nodes(op: Op) -> list[onnx.NodeProto]:
     if op.kind == "pool":
         pad = (op.k - 1) // 2
         return [node("AveragePool", x, y, kernel_shape=[op.k] * 2, strides=[op.s] * 2, pads=[pad] * 4)]
+    if op.kind == "wpool" and op.window is not None:
+        kh, kw, sh, sw = op.window
+        return [node("AveragePool", x, y, kernel_shape=[min(kh, op.hin), min(kw, op.win)], strides=[sh, sw])]
+    if op.kind == "apool":
+        # the mean over rows, then over columns, of each cell: a product with a matrix from either side
+        across = node("MatMul", [*x, f"{y}/across"], f"{y}/columns")
+        return [across, node("MatMul", [f"{y}/down", f"{y}/columns"], y)]
+    if op.kind == "resize":
+        mode = "align_corners" if op.align else "half_pixel"
+        return [node("Resize", [*x, "", "", f"{y}/size"], y, mode="linear", coordinate_transformation_mode=mode)]
+    if op.kind == "concat":
+        return [node("Concat", x, y, axis=1)]
     if op.kind in ("add", "mul"):
         return [node(op.kind.capitalize(), x, y)]
     if op.nl == "HS":
@@ -104,30 +122,69 @@ def _nodes(op: Op) -> list[onnx.NodeProto]:
     return [node({"RE": "Relu", "SIGMOID": "Sigmoid"}[op.nl], x, y)]
 
 
-def _model(ops: list[Op], folded: Weights, output: str, flat: bool) -> bytes:
-    first, last = ops[0], ops[-1]
+def cells(size: int, n: int) -> list[tuple[int, int]]:
+    """First and past-the-last place of each of `n` cells of an adaptive pool over `size` places (torch's rule)."""
+    return [(i * size // n, -(-(i + 1) * size // n)) for i in range(n)]
+
+
+def _means(size: int, n: int) -> Array:
+    """(n, size): row i takes the mean of cell i."""
+    rows = np.zeros((n, size), dtype=np.float32)
+    for row, (start, end) in zip(rows, cells(size, n), strict=True):
+        row[start:end] = 1 / (end - start)
+    return rows
+
+
+def _constants(op: Op) -> list[onnx.TensorProto]:
+    if op.kind == "resize":
+        sizes = np.array([1, op.cout, op.hout, op.wout], dtype=np.int64)
+        return [onnx.numpy_helper.from_array(sizes, f"{op.output}/size")]
+    if op.kind == "apool":
+        down, across = _means(op.hin, op.hout), _means(op.win, op.wout)
+        return [
+            onnx.numpy_helper.from_array(down, f"{op.output}/down"),
+            onnx.numpy_helper.from_array(np.ascontiguousarray(across.T), f"{op.output}/across"),
+        ]
+    return []
+
+
+def results(outputs: Sequence[str], name: str) -> tuple[str, ...]:
+    """What the outputs of a file are called: `name`, or for a detector `classes0`, ..., `boxes0`, ..."""
+    if len(outputs) == 1:
+        return (name,)
+    levels = range(len(outputs) // 2)
+    return tuple(f"{part}{i}" for part in ("classes", "boxes") for i in levels)
+
+
+def _model(
+    ops: list[Op], folded: Weights, inputs: Mapping[str, Shape], outputs: Sequence[str], name: str, flat: bool
+) -> bytes:
     nodes = [n for op in ops for n in _nodes(op)]
     tensors = [
         helper.make_tensor(name, TensorProto.FLOAT, value.shape, np.ascontiguousarray(value).tobytes(), raw=True)
         for name, value in folded.items()
     ]
+    tensors += [t for op in ops for t in _constants(op)]
     if any(op.nl == "RE6" for op in ops):
         tensors += [
             helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
             helper.make_tensor("six", TensorProto.FLOAT, [], [6.0]),
         ]
-    shape: list[int] = [1, last.cout, last.hout, last.wout]
-    result = last.output
-    if flat:
-        nodes.append(helper.make_node("Flatten", [result], [output], name=output, axis=1))
-        shape, result = [1, last.cout], output
-    else:
-        nodes.append(helper.make_node("Identity", [result], [output], name=output))
+    made = {op.output: [1, op.cout, op.hout, op.wout] for op in ops}
+    ends = []
+    for output, result in zip(outputs, results(outputs, name), strict=True):
+        shape = made[output]
+        if flat:
+            nodes.append(helper.make_node("Flatten", [output], [result], name=result, axis=1))
+            shape = shape[:2]
+        else:
+            nodes.append(helper.make_node("Identity", [output], [result], name=result))
+        ends.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, shape))
     graph = helper.make_graph(
         nodes,
         "mbv3",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, first.cin, first.hin, first.win])],
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(x, TensorProto.FLOAT, [1, *shape]) for x, shape in inputs.items()],
+        ends,
         tensors,
     )
     model = helper.make_model(
@@ -140,29 +197,44 @@ def _model(ops: list[Op], folded: Weights, output: str, flat: bool) -> bytes:
 
 
 def layer_model(key: LayerKey, seed: int = 0) -> bytes:
-    """One layer alone as an ONNX file: `input` (1, cin, h, w) to `output`, random weights."""
-    ops = list(lower_key(key).ops)
-    return _model(ops, random_weights(ops, seed), "output", flat=False)
+    """One layer alone as an ONNX file: `input` (1, cin, h, w) to `output`, random weights. A head that takes several
+    maps has `input1`, `input2`, ... too; a detector's outputs are named as in `network_model`."""
+    layer = lower_key(key)
+    ops = list(layer.ops)
+    inputs = dict(zip(layer.inputs, key.inputs, strict=True))
+    return _model(ops, random_weights(ops, seed), inputs, layer.outputs, "output", flat=False)
+
+
+def network_weights(spec: ArchSpec, state: Weights | None, seed: int) -> dict[str, Array]:
+    """Folded weights of a network, random where `state` is None."""
+    ops = [op for layer in lower(spec) for op in layer.ops]
+    if state is None:
+        return random_weights(ops, seed)
+    return fold(ops, state, spec.bn_eps, spec.head.bn_eps if isinstance(spec.head, Dense) else None)
 
 
 def network_model(spec: ArchSpec, state: Weights | None = None, seed: int = 0) -> bytes:
-    """A whole network as an ONNX file: `input` (1, C, H, W) to `logits` (1, classes).
+    """A whole network as an ONNX file: `input` (1, C, H, W) to `logits`, (1, classes) of a classifier and
+    (1, classes, H, W) of a segmentation head. A detector gives `classes0`, ... and `boxes0`, ..., a map a level
+    each; boxes are chosen outside the file.
 
     `state`: arrays under the torch state-dict names; None: random weights from `seed`.
 
     Raises:
         BadInput: `state` does not fit the network.
     """
-    ops = [op for layer in lower(spec) for op in layer.ops]
-    weights = random_weights(ops, seed) if state is None else fold(ops, state, spec.bn_eps)
-    return _model(ops, weights, "logits", flat=True)
+    layers = lower(spec)
+    ops = [op for layer in layers for op in layer.ops]
+    flat = isinstance(spec.head, Classify)
+    inputs = {"input": layers[0].in_shape}
+    return _model(ops, network_weights(spec, state, seed), inputs, layers[-1].outputs, "logits", flat)
 
 
 def onnx_weights(model: bytes) -> Iterator[tuple[int, Array]]:
     """(place in the file, values) of each float tensor of an ONNX file of ours."""
     at = 0
     for tensor in onnx.load_from_string(model).graph.initializer:
-        if tensor.raw_data:
+        if tensor.raw_data and tensor.data_type == TensorProto.FLOAT:
             at = model.index(tensor.raw_data, at)
             yield at, np.frombuffer(tensor.raw_data, dtype="<f4")
             at += len(tensor.raw_data)

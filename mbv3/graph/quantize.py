@@ -24,13 +24,15 @@ def quantized(model: bytes, images: Sequence[NDArray[np.float32]] = ()) -> bytes
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     graph = onnx.load_from_string(model).graph
-    [x] = graph.input
-    shape = [d.dim_value for d in x.type.tensor_type.shape.dim]
-    given = list(images) or [np.random.default_rng(0).standard_normal(shape, dtype=np.float32)]
+    rng = np.random.default_rng(0)
+    shapes = {x.name: [d.dim_value for d in x.type.tensor_type.shape.dim] for x in graph.input}
+    given = [{"input": image} for image in images]
+    if not given:  # a head alone has several inputs
+        given = [{name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}]
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.left = [{x.name: image} for image in given]
+            self.left = list(given)
 
         def get_next(self) -> dict[str, NDArray[np.float32]] | None:
             return self.left.pop() if self.left else None

@@ -6,15 +6,16 @@ a PAD of zeros and a VALID convolution stand in its place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mbv3.errors import BadInput
-from mbv3.graph.onnx import Weights, fold, random_weights
-from mbv3.spec import ArchSpec, LayerKey, Op, lower, lower_key
+from mbv3.graph.onnx import Shape, Weights, cells, network_weights, random_weights, results
+from mbv3.spec import ArchSpec, Classify, LayerKey, Op, lower, lower_key
 
 __all__ = ["layer_tflite", "network_tflite", "tflite_weights"]
 
@@ -154,6 +155,22 @@ class _Ops:
             w.operator("MEAN", [x[0], axes_], w.tensor(output, shape), "ReducerOptions", keepDims=True)
         elif op.kind == "pool":
             self.pool(op, x[0], output)
+        elif op.kind == "wpool" and op.window is not None:
+            kh, kw, sh, sw = op.window
+            w.operator(
+                "AVERAGE_POOL_2D", x, w.tensor(output, shape), "Pool2DOptions", padding=s.Padding.VALID,
+                strideH=sh, strideW=sw, filterHeight=min(kh, op.hin), filterWidth=min(kw, op.win),
+            )  # fmt: skip
+        elif op.kind == "apool":
+            self.cells(op, x[0], output)
+        elif op.kind == "resize":
+            size = w.constant(f"{op.hout}x{op.wout}", np.array([op.hout, op.wout], dtype=np.int32))
+            w.operator(
+                "RESIZE_BILINEAR", [x[0], size], w.tensor(output, shape), "ResizeBilinearOptions",
+                alignCorners=op.align, halfPixelCenters=not op.align,
+            )  # fmt: skip
+        elif op.kind == "concat":
+            w.operator("CONCATENATION", x, w.tensor(output, shape), "ConcatenationOptions", axis=3)
         elif op.kind in ("add", "mul"):
             options = {"add": "AddOptions", "mul": "MulOptions"}[op.kind]
             w.operator(op.kind.upper(), x, w.tensor(output, shape), options, fusedActivationFunction=act)
@@ -181,6 +198,29 @@ class _Ops:
             scale = w.tensor(f"{output}/scale", (1, op.hout, op.wout, 1), (op.k**2 / counts)[None, :, :, None])
             w.operator("MUL", [mean, scale], w.tensor(output, shape), "MulOptions")
 
+    def cells(self, op: Op, x: int, output: str) -> None:
+        """Adaptive pooling, which TFLite lacks: slices and their means, along the height, then along the width."""
+        w, c = self.w, op.cin
+        for axis, size, n, wide in ((1, op.hin, op.hout, op.win), (2, op.win, op.wout, op.hout)):
+            axes = w.constant(f"axis{axis}", np.array([axis], dtype=np.int32))
+            parts = []
+            for i, (start, end) in enumerate(cells(size, n)):
+                at = f"{output}/{axis}/{i}"
+                begin, extent = ([0, start, 0, 0], [1, end - start, wide, c])
+                piece: tuple[int, ...] = (1, 1, wide, c)
+                if axis == 2:
+                    begin, extent, piece = [0, 0, start, 0], [1, wide, end - start, c], (1, wide, 1, c)
+                where = [w.tensor(f"{at}/{k}", (4,), np.array(v, dtype=np.int32)) for k, v in
+                         (("begin", begin), ("size", extent))]  # fmt: skip
+                cut = w.tensor(f"{at}/slice", tuple(extent))
+                w.operator("SLICE", [x, *where], cut, "SliceOptions")
+                mean = w.tensor(f"{at}/mean", piece)
+                w.operator("MEAN", [cut, axes], mean, "ReducerOptions", keepDims=True)
+                parts.append(mean)
+            shape = (1, op.hout, wide, c) if axis == 1 else (1, op.hout, op.wout, c)
+            x = w.tensor(f"{output}/rows" if axis == 1 else output, shape)
+            w.operator("CONCATENATION", parts, x, "ConcatenationOptions", axis=axis)
+
     def activation(self, op: Op, x: int, output: str) -> None:
         w, s = self.w, self.w.s
         shape = (1, op.hout, op.wout, op.cout)
@@ -199,15 +239,16 @@ class _Ops:
         w.operator(code, [x], w.tensor(output, shape), options)
 
 
-def _model(ops: list[Op], folded: Weights, output: str, flat: bool, description: str) -> bytes:
+def _model(
+    ops: list[Op], folded: Weights, inputs: Mapping[str, Shape], outputs: Sequence[str], name: str, flat: bool,
+    description: str,
+) -> bytes:  # fmt: skip
     w = _Writer(description)
     writer = _Ops(w, folded)
-    first, last = ops[0], ops[-1]
-    source = w.tensor("input", (1, first.hin, first.win, first.cin))
-    readers: dict[str, int] = {}
+    sources = [w.tensor(x, (1, h, wide, c)) for x, (c, h, wide) in inputs.items()]
+    readers = Counter(outputs)
     for op in ops:
-        for name in op.inputs:
-            readers[name] = readers.get(name, 0) + 1
+        readers.update(op.inputs)
     i = 0
     while i < len(ops):
         op, fused, result = ops[i], "NONE", ops[i].output
@@ -218,36 +259,47 @@ def _model(ops: list[Op], folded: Weights, output: str, flat: bool, description:
             i += 1
         writer.write(op, result, fused)
         i += 1
-    end = w.at[last.output]
+    ends = [w.at[output] for output in outputs]
     if flat:
-        shape = w.tensor("logits/shape", (2,), np.array([1, last.cout], dtype=np.int32))
-        logits = w.tensor(output, (1, last.cout))
-        w.operator("RESHAPE", [end, shape], logits, "ReshapeOptions", newShape=[1, last.cout])
-        end = logits
-    return w.finish([source], [end])
+        [end], channels = ends, ops[-1].cout
+        shape = w.tensor("logits/shape", (2,), np.array([1, channels], dtype=np.int32))
+        logits = w.tensor(name, (1, channels))
+        w.operator("RESHAPE", [end, shape], logits, "ReshapeOptions", newShape=[1, channels])
+        ends = [logits]
+    elif len(ends) > 1:
+        for end, result in zip(ends, results(outputs, name), strict=True):
+            w.graph.tensors[end].name = result
+    return w.finish(sources, ends)
 
 
 def layer_tflite(key: LayerKey, seed: int = 0) -> bytes:
-    """One layer alone as a TFLite file: `input` (1, h, w, cin) to its output, random weights.
+    """One layer alone as a TFLite file: `input` (1, h, w, cin) to its output, random weights; further inputs and
+    outputs as in `layer_model`.
 
     Raises:
         BadInput: LiteRT is not installed.
     """
-    ops = list(lower_key(key).ops)
-    return _model(ops, random_weights(ops, seed), "output", False, str(key))
+    layer = lower_key(key)
+    ops = list(layer.ops)
+    inputs = dict(zip(layer.inputs, key.inputs, strict=True))
+    return _model(ops, random_weights(ops, seed), inputs, layer.outputs, "output", False, str(key))
 
 
 def network_tflite(spec: ArchSpec, state: Weights | None = None, seed: int = 0) -> bytes:
-    """A whole network as a TFLite file: `input` (1, H, W, C) to `logits` (1, classes).
+    """A whole network as a TFLite file: `input` (1, H, W, C) to `logits`, (1, classes) of a classifier and
+    (1, H, W, classes) of a segmentation head; to one map a level of a detector, named as in `network_model`.
 
     `state`: arrays under the torch state-dict names; None: random weights from `seed`.
 
     Raises:
         BadInput: LiteRT is not installed; `state` does not fit the network.
     """
-    ops = [op for layer in lower(spec) for op in layer.ops]
-    weights = random_weights(ops, seed) if state is None else fold(ops, state, spec.bn_eps)
-    return _model(ops, weights, "logits", True, spec.name)
+    layers = lower(spec)
+    ops = [op for layer in layers for op in layer.ops]
+    weights = network_weights(spec, state, seed)
+    inputs = {"input": layers[0].in_shape}
+    flat = isinstance(spec.head, Classify)
+    return _model(ops, weights, inputs, layers[-1].outputs, "logits", flat, spec.name)
 
 
 def tflite_weights(model: bytes) -> Iterator[tuple[int, NDArray[np.float32]]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import lsq_linear
 
-from mbv3.spec import Classify, LayerKey, lower_key
+from mbv3.spec import Head, LayerKey, lower_key
 
 __all__ = ["AS_SUMMED", "KINDS", "Calibration", "NetworkTime", "fit_calibration", "kinds", "weights_mb"]
 
@@ -24,7 +24,7 @@ RIDGE = 0.2  # noise of a network's time, 2 %, over what a kind is expected to a
 def kinds(key: LayerKey) -> tuple[bool, ...]:
     """Which of KINDS a layer is. None of them changes when channels are cut, so no cliff comes from here."""
     row = key.row
-    if isinstance(row, Classify):
+    if isinstance(row, Head):
         return (False,) * len(KINDS)
     return row.k == 5, row.k >= 7, bool(row.se), row.s > 1, row.skip != "none"
 

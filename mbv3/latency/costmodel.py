@@ -11,7 +11,7 @@ from scipy.optimize import nnls
 
 from mbv3.errors import BadInput
 from mbv3.latency.metrics import fidelity
-from mbv3.spec import Classify, LayerKey, MBConv, lower_key
+from mbv3.spec import Head, LayerKey, MBConv, lower_key
 
 __all__ = ["CostModel", "features", "fit_cost_model"]
 
@@ -54,9 +54,9 @@ def features(key: LayerKey) -> NDArray[np.float64]:
                 add("small-map MMAdds", m)
         elif op.kind == "act":
             add("h-swish Melements" if op.nl == "HS" else "activated Melements", elements)
-        elif op.kind in ("mul", "pool", "gpool"):
+        elif op.kind not in ("add", "concat"):
             add("scaled Melements", elements)
-    if not isinstance(key.row, Classify) and key.row.se:
+    if not isinstance(key.row, Head) and key.row.se:
         add("SE layer", 1.0)
     add("weights MB", layer.params * 4e-6)
     return f
@@ -88,7 +88,7 @@ def fit_cost_model(keys: Sequence[LayerKey], ms: Sequence[float]) -> CostModel:
         raise BadInput(f"a cost model needs at least 20 measured layers (got {len(keys)})")
     x = np.stack([features(k) for k in keys])
     t = np.asarray(ms, dtype=float)
-    pairs = [(k.cin, 0 if isinstance(k.row, Classify) else k.row.out) for k in keys]
+    pairs = [(k.cin, 0 if isinstance(k.row, Head) else k.row.out) for k in keys]
     groups = sorted(set(pairs))
     fold = np.array([groups.index(p) % 5 for p in pairs])
     held = np.full(len(t), np.nan)

@@ -24,13 +24,15 @@ def open_onnxruntime(model: bytes, threads: int) -> Run:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    x, y = session.get_inputs()[0], session.get_outputs()[0]
-    data = np.random.default_rng(0).standard_normal(x.shape, dtype=np.float32)
+    rng = np.random.default_rng(0)
     # inputs and outputs stay in place: allocating them anew would be timed as page faults
     binding = session.io_binding()
-    binding.bind_ortvalue_input(x.name, onnxruntime.OrtValue.ortvalue_from_numpy(data))
-    out = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(y.shape, dtype=np.float32))
-    binding.bind_ortvalue_output(y.name, out)
+    for x in session.get_inputs():
+        data = rng.standard_normal(x.shape, dtype=np.float32)
+        binding.bind_ortvalue_input(x.name, onnxruntime.OrtValue.ortvalue_from_numpy(data))
+    for y in session.get_outputs():
+        out = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(y.shape, dtype=np.float32))
+        binding.bind_ortvalue_output(y.name, out)
 
     def run() -> None:
         session.run_with_iobinding(binding)
@@ -44,8 +46,9 @@ def open_litert(model: bytes, threads: int) -> Run:
 
     interpreter = Interpreter(model_content=model, num_threads=threads)
     interpreter.allocate_tensors()
-    x = interpreter.get_input_details()[0]
-    interpreter.set_tensor(x["index"], np.random.default_rng(0).standard_normal(x["shape"], dtype=np.float32))
+    rng = np.random.default_rng(0)
+    for x in interpreter.get_input_details():
+        interpreter.set_tensor(x["index"], rng.standard_normal(x["shape"], dtype=np.float32))
     return interpreter.invoke  # type: ignore[no-any-return]
 
 

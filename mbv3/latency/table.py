@@ -20,7 +20,7 @@ from mbv3.errors import BadInput, ForeignTable, MissingLayerError
 from mbv3.latency.calibration import AS_SUMMED, KINDS, Calibration, NetworkTime, fit_calibration
 from mbv3.latency.costmodel import FEATURES, CostModel, fit_cost_model
 from mbv3.latency.fingerprint import Fingerprint
-from mbv3.spec import ArchSpec, Classify, LayerKey, MBConv, lower, parse_key
+from mbv3.spec import ArchSpec, Classify, Dense, LayerKey, MBConv, lower, parse_key
 
 __all__ = ["LatencyTable", "Prediction", "Timed"]
 
@@ -52,6 +52,8 @@ def _family(key: LayerKey) -> tuple[object, ...]:
     row = key.row
     if isinstance(row, Classify):
         return ("classify", key.h, key.w, bool(row.features))
+    if isinstance(row, Dense):
+        return (type(row), tuple((h, w) for _, h, w in key.inputs), key.image)
     expands = isinstance(row, MBConv) and row.exp != key.cin
     return (
         type(row),
@@ -70,6 +72,8 @@ def _family(key: LayerKey) -> tuple[object, ...]:
 
 def _log_channels(key: LayerKey) -> NDArray[np.float64]:
     row = key.row
+    if isinstance(row, Dense):
+        return np.log([key.cin, getattr(row, "filters", 1), row.classes])
     inner = row.exp if isinstance(row, MBConv) else row.features + 1 if isinstance(row, Classify) else key.cin
     return np.log([key.cin, inner, row.classes if isinstance(row, Classify) else row.out])
 

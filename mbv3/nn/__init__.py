@@ -1,6 +1,25 @@
-"""ArchSpec to torch module, and surgery on its weights."""
+"""ArchSpec to torch module, heads included; surgery on its weights; what a detector's maps mean."""
 
 from mbv3.nn.build import Network, build, state_shapes
+from mbv3.nn.detection import Detections, decode, default_boxes, detections, encode, flatten_maps, iou, nms
+from mbv3.nn.heads import Maps
+from mbv3.nn.names import torchvision_head, torchvision_place
 from mbv3.nn.surgery import cut_state
 
-__all__ = ["Network", "build", "cut_state", "state_shapes"]
+__all__ = [
+    "Detections",
+    "Maps",
+    "Network",
+    "build",
+    "cut_state",
+    "decode",
+    "default_boxes",
+    "detections",
+    "encode",
+    "flatten_maps",
+    "iou",
+    "nms",
+    "state_shapes",
+    "torchvision_head",
+    "torchvision_place",
+]

@@ -9,7 +9,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mbv3.spec import ArchSpec, Classify, Conv, MBConv, Row, lower
+from mbv3.nn.heads import HeadNet, Maps
+from mbv3.spec import (
+    ArchSpec,
+    Classify,
+    Conv,
+    Dense,
+    MBConv,
+    Point,
+    Row,
+    SSDLite,
+    Tap,
+    Where,
+    aux_of,
+    lower,
+    lower_aux,
+    taps_of,
+)
 
 __all__ = ["build", "state_shapes"]
 
@@ -76,14 +92,16 @@ class RowModule(nn.Module):
             self.project = ConvBNAct(inner, row.out, 1, 1, "NONE", spec)
         self.se = SqueezeExcite(inner, row.se, spec.gate) if row.se else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, points: dict[Point, Tensor] | None = None) -> Tensor:
+        """`points` takes the tensors that a head may tap."""
+        points = {} if points is None else points
         y: Tensor = x
         if self.conv is not None:
             y = self.act(self.bn(self.conv(y)))
         else:
             if self.expand is not None:
-                y = self.expand(y)
-            y = cast(nn.Module, self.depthwise)(y)
+                y = points["expand"] = self.expand(y)
+            y = points["depthwise"] = cast(nn.Module, self.depthwise)(y)
         if self.se is not None:
             y = self.se(y)
         if self.project is not None:
@@ -114,7 +132,8 @@ class Classifier(nn.Module):
 
 
 class Network(nn.Module):
-    """The torch module of an ArchSpec. (N, 3, H, W) images to (N, classes) logits."""
+    """The torch module of an ArchSpec. (N, 3, H, W) images to (N, classes) logits of a classifier, (N, classes, H, W)
+    logits of a segmentation head, `Maps` of a detector."""
 
     def __init__(self, spec: ArchSpec) -> None:
         super().__init__()
@@ -123,19 +142,46 @@ class Network(nn.Module):
         cins = [spec.stem.out, *(r.out for r in spec.rows)]
         self.rows = nn.ModuleList(RowModule(row, cin, spec) for row, cin in zip(spec.rows, cins, strict=False))
         self.tail = RowModule(spec.tail, cins[-1], spec) if spec.tail is not None else None
-        self.head = Classifier(spec.head, spec.features)
+        self.taps = [tap for _, tap in taps_of(spec.head)] if isinstance(spec.head, Dense) else []
+        aux = aux_of(spec.head)
+        self.aux_taps = [] if aux is None else [tap for _, tap in taps_of(aux)]
+        self.head: nn.Module
+        self.aux: HeadNet | None = None
+        if isinstance(spec.head, Dense):
+            self.head = HeadNet(lower(spec)[-1], spec.head, "head")
+            layer = lower_aux(spec)
+            if aux is not None and layer is not None:
+                self.aux = HeadNet(layer, aux, "aux")
+        else:
+            self.head = Classifier(spec.head, spec.features)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        for row in self.rows:
-            x = row(x)
+    def forward(self, x: Tensor) -> Tensor | Maps:
+        return self.with_aux(x, aux=False)[0]
+
+    def with_aux(self, x: Tensor, aux: bool = True) -> tuple[Tensor | Maps, Tensor | None]:
+        """(what `forward` gives, the auxiliary head's logits), for training; None without such a head."""
+        image = x.shape[2], x.shape[3]
+        parts: list[tuple[Where, nn.Module]] = [("stem", self.stem), *enumerate(self.rows)]
         if self.tail is not None:
-            x = self.tail(x)
-        return cast(Tensor, self.head(x))
+            parts.append(("tail", self.tail))
+        points: dict[Tap, Tensor] = {}
+        wanted = set(self.taps) | set(self.aux_taps if aux else ())
+        for where, row in parts:
+            inner: dict[Point, Tensor] = {}
+            x = inner["out"] = row(x, inner)
+            points |= {tap: t for point, t in inner.items() if (tap := Tap(where, point)) in wanted}
+        if not isinstance(self.head, HeadNet):
+            return cast(Tensor, self.head(x)), None
+        outputs = self.head([points[tap] for tap in self.taps], image)
+        result = outputs[0] if len(outputs) == 1 else Maps(outputs[: len(outputs) // 2], outputs[len(outputs) // 2 :])
+        if self.aux is None or not aux:
+            return result, None
+        return result, self.aux([points[tap] for tap in self.aux_taps], image)[0]
 
 
 def build(spec: ArchSpec, seed: int | None = None) -> Network:
-    """The network of `spec`, initialised as torchvision does: Kaiming fan-out, classifier N(0, 0.01).
+    """The network of `spec`, initialised as torchvision does: Kaiming fan-out, classifier N(0, 0.01), detectors
+    N(0, 0.03).
 
     `seed` makes the initial weights a function of it; None uses torch's global generator.
     """
@@ -145,7 +191,10 @@ def build(spec: ArchSpec, seed: int | None = None) -> Network:
         net = Network(spec)
         for m in net.modules():
             if isinstance(m, nn.Conv2d):
-                nn.init.kaiming_normal_(m.weight, mode="fan_out")
+                if isinstance(spec.head, SSDLite):
+                    nn.init.normal_(m.weight, 0, 0.03)
+                else:
+                    nn.init.kaiming_normal_(m.weight, mode="fan_out")
                 if m.bias is not None:
                     nn.init.zeros_(m.bias)
             elif isinstance(m, nn.Linear):
@@ -155,17 +204,20 @@ def build(spec: ArchSpec, seed: int | None = None) -> Network:
 
 
 def state_shapes(spec: ArchSpec) -> dict[str, tuple[int, ...]]:
-    """Every floating-point state-dict entry of `spec` with its shape, from the lowering alone."""
+    """Every floating-point state-dict entry of `spec` with its shape, from the lowering alone; those of an auxiliary
+    head last."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for layer in lower(spec):
+    aux = lower_aux(spec)
+    for layer in (*lower(spec), *([aux] if aux is not None else [])):
         for op in layer.ops:
             if op.kind != "conv":
                 continue
-            linear = op.name.startswith("head.")
+            linear = isinstance(layer.key.row, Classify)
             shape = (op.cout, op.cin // op.groups)
             shapes[f"{op.name}.weight"] = shape if linear else (*shape, op.k, op.k)
             if op.bn is None:
-                shapes[f"{op.name}.bias"] = (op.cout,)
+                if op.bias:
+                    shapes[f"{op.name}.bias"] = (op.cout,)
             else:
                 for part in ("weight", "bias", "running_mean", "running_var"):
                     shapes[f"{op.bn}.{part}"] = (op.cout,)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mbv3.errors import BadInput
 from mbv3.nn.build import state_shapes
-from mbv3.spec import ArchSpec, Conv, MBConv, Row
+from mbv3.spec import ArchSpec, Classify, Conv, MBConv, Row
 
 __all__ = ["cut_state"]
 
@@ -61,7 +61,10 @@ def cut_state(state: Mapping[str, Tensor], before: ArchSpec, after: ArchSpec) ->
     for what in ("in_channels", "gate", "bn_eps"):
         if getattr(before, what) != getattr(after, what):
             raise BadInput(f"cut_state: the networks differ in {what}")
-    heads = [(spec.head.features > 0, spec.head.nl, spec.head.classes) for spec in (before, after)]
+    a_head, b_head = before.head, after.head
+    if not isinstance(a_head, Classify) or not isinstance(b_head, Classify):
+        raise BadInput("cut_state: only classifiers are cut; a segmentation or detection head is trained anew")
+    heads = [(head.features > 0, head.nl, head.classes) for head in (a_head, b_head)]
     if heads[0] != heads[1]:
         raise BadInput("cut_state: head differs in more than its features")
     _fits(state, before)
@@ -115,12 +118,12 @@ def cut_state(state: Mapping[str, Tensor], before: ArchSpec, after: ArchSpec) ->
             produce(f"{prefix}.se.expand", inner, squeeze)
             squeeze.norm.append(_l2(state[f"{prefix}.se.reduce.weight"]))
         last, a_in, b_in = out, a.out, b.out
-    if before.head.features:
-        features = new(before.head.features, after.head.features, "head.features")
+    if a_head.features:
+        features = new(a_head.features, b_head.features, "head.features")
         produce("head.features", features, last)
         features.norm.append(_l2(state["head.features.weight"]))
         last = features
-    produce("head.classifier", new(before.head.classes, after.head.classes, "head.classes"), last)
+    produce("head.classifier", new(a_head.classes, b_head.classes, "head.classes"), last)
 
     keep: dict[int, Tensor | None] = {}
     for space in spaces:

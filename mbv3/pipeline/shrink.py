@@ -21,7 +21,7 @@ from mbv3.pipeline.options import Options
 from mbv3.pipeline.rundir import RunDir
 from mbv3.pipeline.tables import VERDICT_PARTS, Latency, Whole
 from mbv3.space import Genome
-from mbv3.spec import ArchSpec, dump_spec, parse_spec
+from mbv3.spec import ArchSpec, SSDLite, dump_spec, parse_spec
 from mbv3.training import Diverged, Fit, fit, load_checkpoint, make_optimizer, one_step, save_checkpoint
 
 __all__ = ["Shrunk", "shrink"]
@@ -61,7 +61,9 @@ class _FineTune:
     def __call__(
         self, spec: ArchSpec, state: dict[str, Tensor], step: int, proposal: int
     ) -> tuple[dict[str, Tensor], float, float]:
-        net = build(replace(spec, head=replace(spec.head, dropout=0.0)), 0)
+        if not isinstance(spec.head, SSDLite):
+            spec = replace(spec, head=replace(spec.head, dropout=0.0))
+        net = build(spec, 0)
         net.load_state_dict(state)
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         net.train()

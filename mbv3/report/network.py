@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from mbv3.report.html import ABSENT, Html, bar, count_text, join, ms_text, section, table, tag, why
 from mbv3.report.read import RunFiles
-from mbv3.spec import ArchSpec, Classify, Conv, DSConv, MBConv, Row, count
+from mbv3.spec import ArchSpec, Classify, Conv, Dense, DSConv, Head, MBConv, Row, count
 
 __all__ = ["NetworkInfo", "NetworkRow", "network_info", "render"]
 
-_OPS = {Conv: "conv", DSConv: "dsconv", MBConv: "mbconv", Classify: "classify"}
+_OPS: dict[type, str] = {Conv: "conv", DSConv: "dsconv", MBConv: "mbconv", Classify: "classify"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +18,7 @@ class NetworkRow:
     """One row of the figure. `was` holds what the seed had there, where it differs."""
 
     path: str
-    row: Row | Classify
+    row: Row | Head
     in_shape: tuple[int, int, int]  # (C, H, W)
     out_shape: tuple[int, int, int]
     params: int
@@ -29,7 +29,7 @@ class NetworkRow:
 
     @property
     def op(self) -> str:
-        return _OPS[type(self.row)]
+        return _OPS.get(type(self.row), type(self.row).__name__.lower())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +50,11 @@ class NetworkInfo:
         return sum(known) if known else None
 
 
-def _parts(spec: ArchSpec) -> dict[str, Row | Classify]:
+def _parts(spec: ArchSpec) -> dict[str, Row | Head]:
     return {**{path: row for path, row, _ in spec.convs()}, "head": spec.head}
 
 
-def _changes(row: Row | Classify, old: Row | Classify | None) -> tuple[tuple[str, int], ...]:
+def _changes(row: Row | Head, old: Row | Head | None) -> tuple[tuple[str, int], ...]:
     if old is None or type(old) is not type(row):
         return ()
     pairs = ((f, getattr(old, f, None), getattr(row, f, None)) for f in ("exp", "out", "se", "features"))
@@ -121,6 +121,8 @@ def _cells(r: NetworkRow, info: NetworkInfo, timed: bool) -> list[object]:
             f"dropout {row.dropout:g}",
             size,
         ]
+    elif isinstance(row, Dense):
+        cells = [r.path, r.op, "", "", "", row.classes, "", "", "", size]
     else:
         exp = row.exp if isinstance(row, MBConv) else 0
         skip: str = "" if row.skip == "none" else row.skip

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbv3.space.model import Genome, SearchSpace
-from mbv3.spec import Classify, LayerKey, Row, lower_key
+from mbv3.spec import Head, LayerKey, Row, lower_key
 
 __all__ = ["Additive", "layer_keys", "tabulate"]
 
@@ -79,7 +79,7 @@ def tabulate(space: SearchSpace, cost: Callable[[LayerKey], float]) -> Additive:
     """`cost` of every layer of `space`, arranged for summing. `cost` is asked once a distinct layer."""
     known: dict[LayerKey, float] = {}
 
-    def of(row: Row | Classify, cin: int, h: int, w: int) -> tuple[float, int, int]:
+    def of(row: Row | Head, cin: int, h: int, w: int) -> tuple[float, int, int]:
         key = LayerKey(row, cin, h, w, space.gate)
         if key not in known:
             known[key] = float(cost(key))

@@ -1,43 +1,100 @@
 """The ground: what a network is, as a value; YAML; the one lowering; counts."""
 
 from mbv3.spec.arch import MAX_CHANNELS, ArchSpec
+from mbv3.spec.changes import (
+    DILATIONS,
+    Dilation,
+    head_names,
+    minimalistic,
+    rf2,
+    slim_detection,
+    torchvision_reduced_tail,
+    with_head,
+    with_output_stride,
+    without_tail,
+)
 from mbv3.spec.counts import Counts, RowCount, count
 from mbv3.spec.document import Reader, parse_yaml, read_text
-from mbv3.spec.lowering import Layer, LayerKey, Op, lower, lower_key, parse_key
-from mbv3.spec.reference import load_spec, reference_names, width_rules
+from mbv3.spec.heads import (
+    FCN,
+    LRASPP,
+    PSP,
+    RASPP,
+    DeepLabV3,
+    DeepLabV3Plus,
+    Dense,
+    Head,
+    Point,
+    SSDLite,
+    Tap,
+    Where,
+    aux_of,
+    taps_of,
+)
+from mbv3.spec.keys import LayerKey, parse_key
+from mbv3.spec.lowering import Layer, lower, lower_aux, lower_key
+from mbv3.spec.ops import IMAGE, Op
+from mbv3.spec.reference import load_spec, network_names, reference_names, width_rules
 from mbv3.spec.rows import GATES, NLS, SKIPS, Classify, Conv, DSConv, MBConv, Row, make_divisible
 from mbv3.spec.scaling import scale_spec
 from mbv3.spec.yamlio import dump_spec, parse_spec, read_spec
 
 __all__ = [
+    "DILATIONS",
+    "FCN",
     "GATES",
+    "IMAGE",
+    "LRASPP",
     "MAX_CHANNELS",
     "NLS",
+    "PSP",
+    "RASPP",
     "SKIPS",
     "ArchSpec",
     "Classify",
     "Conv",
     "Counts",
     "DSConv",
+    "DeepLabV3",
+    "DeepLabV3Plus",
+    "Dense",
+    "Dilation",
+    "Head",
     "Layer",
     "LayerKey",
     "MBConv",
     "Op",
+    "Point",
     "Reader",
     "Row",
     "RowCount",
+    "SSDLite",
+    "Tap",
+    "Where",
+    "aux_of",
     "count",
     "dump_spec",
+    "head_names",
     "load_spec",
     "lower",
+    "lower_aux",
     "lower_key",
     "make_divisible",
+    "minimalistic",
+    "network_names",
     "parse_key",
     "parse_spec",
     "parse_yaml",
     "read_spec",
     "read_text",
     "reference_names",
+    "rf2",
     "scale_spec",
+    "slim_detection",
+    "taps_of",
+    "torchvision_reduced_tail",
     "width_rules",
+    "with_head",
+    "with_output_stride",
+    "without_tail",
 ]

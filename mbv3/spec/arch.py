@@ -5,13 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
 from mbv3.errors import DocumentError, Fault, plain, shown
-from mbv3.spec.rows import GATES, NLS, SKIPS, Classify, Conv, Gate, MBConv, Row
+from mbv3.spec.heads import (
+    FCN,
+    FLAGS,
+    LISTS,
+    LRASPP,
+    NUMBERS,
+    POINTS,
+    REALS,
+    WORDS,
+    DeepLabV3Plus,
+    Dense,
+    Head,
+    SSDLite,
+    Tap,
+    taps_of,
+)
+from mbv3.spec.rows import GATES, MAX_CHANNELS, NLS, SKIPS, Classify, Conv, DSConv, Gate, MBConv, Row
 
-__all__ = ["MAX_CHANNELS", "MAX_RESOLUTION", "MAX_ROWS", "ArchSpec", "Scalar"]
+__all__ = ["MAX_CHANNELS", "MAX_RESOLUTION", "MAX_ROWS", "ArchSpec", "Scalar", "check_head"]
 
-MAX_CHANNELS = 16384
 MAX_RESOLUTION = 8192
 MAX_ROWS = 256
 MAX_NOTES = 64  # provenance entries; with the two limits below a dump always fits a document
@@ -29,6 +45,8 @@ Scalar = str | int | float | bool | None
 class ArchSpec:
     """A MobileNetV3-class network: stem, rows, optional tail, head.
 
+    `bn_eps` and `bn_momentum` are the backbone's; a head with batch norms has its own.
+
     Raises:
         DocumentError: the values contradict each other; every fault is listed with its path.
     """
@@ -38,7 +56,7 @@ class ArchSpec:
     stem: Conv
     rows: tuple[Row, ...]
     tail: Conv | None
-    head: Classify
+    head: Head
     gate: Gate = "HSIGMOID"  # squeeze-and-excitation gate
     bn_eps: float = 1e-3
     bn_momentum: float = 0.01
@@ -61,8 +79,13 @@ class ArchSpec:
             yield "tail", self.tail, c
 
     @property
+    def stride(self) -> int:
+        """Input pixels a pixel of the last map, along one side."""
+        return math.prod(row.s for _, row, _ in self.convs())
+
+    @property
     def features(self) -> int:
-        """Channels that enter the head."""
+        """Channels of the last row or tail, which a classifier takes."""
         if self.tail is not None:
             return self.tail.out
         return self.rows[-1].out if self.rows else self.stem.out
@@ -107,7 +130,7 @@ def _notes(notes: tuple[tuple[str, Scalar], ...]) -> Iterator[Fault]:
 
 
 def check_row(path: str, row: Row | Classify, cin: int) -> Iterator[Fault]:
-    """Every broken invariant of one row or head with `cin` input channels."""
+    """Every broken invariant of one row or classifier with `cin` input channels."""
     if isinstance(row, Classify):
         yield from _whole(f"{path}.classes", row.classes, 1, 10**6)
         yield from _whole(f"{path}.features", row.features, 0, MAX_CHANNELS)
@@ -145,6 +168,136 @@ def check_row(path: str, row: Row | Classify, cin: int) -> Iterator[Fault]:
         yield Fault(f"{path}.se", "squeeze channels may not exceed exp", f"se {row.se}, exp {row.exp}")
 
 
+def _each(path: str, value: object, low: int, high: int, most: int) -> Iterator[Fault]:
+    if type(value) is not tuple or len(value) > most:
+        yield Fault(path, f"must be a list of at most {most} numbers", shown(value))
+        return
+    for i, v in enumerate(value):
+        yield from _whole(f"{path}[{i}]", v, low, high)
+
+
+def check_head(path: str, head: Dense) -> Iterator[Fault]:
+    """Every broken invariant of a head by itself."""
+    for f in fields(head):
+        value, at = getattr(head, f.name), f"{path}.{f.name}"
+        if f.name in NUMBERS:
+            yield from _whole(at, value, *NUMBERS[f.name])
+        elif f.name in REALS:
+            yield from _real(at, value, *REALS[f.name])
+        elif f.name in LISTS:
+            yield from _each(at, value, *LISTS[f.name])
+        elif f.name in WORDS and value not in WORDS[f.name]:
+            yield Fault(at, f"must be one of {', '.join(WORDS[f.name])}", shown(value))
+        elif f.name in FLAGS and type(value) is not bool:
+            yield Fault(at, "must be true or false", shown(value))
+    yield from _sizes(path, head)
+    aux = getattr(head, "aux", None)
+    if isinstance(aux, FCN):
+        yield from check_head(f"{path}.aux", aux)
+        if aux.aux is not None:
+            yield Fault(f"{path}.aux.aux", "an auxiliary head has none of its own", cure="leave it out")
+    elif aux is not None:
+        yield Fault(f"{path}.aux", "must be an FCN head", shown(aux))
+
+
+def _sizes(path: str, head: Dense) -> Iterator[Fault]:
+    """Lists of a head whose lengths depend on each other."""
+    if isinstance(head, LRASPP):
+        if len(head.pool) not in (0, 4):
+            rule = "must be a window's height and width and its stride down and across, or empty for the whole map"
+            yield Fault(f"{path}.pool", rule, shown(list(head.pool)))
+        wanted = len(head.branches) or 1
+        if len(head.low) != wanted:
+            rule = "takes one tap a branch" if head.branches else "takes one tap where there are no branches"
+            yield Fault(f"{path}.low", rule, f"{len(head.low)} taps, {len(head.branches)} branches")
+    elif isinstance(head, DeepLabV3Plus) and len(head.low) != 1:
+        yield Fault(f"{path}.low", "takes one tap", f"{len(head.low)}")
+    elif isinstance(head, SSDLite):
+        if not head.maps:
+            yield Fault(f"{path}.maps", "takes at least one tap", "none")
+        levels = len(head.maps) + len(head.extras)
+        if len(head.anchors) != levels:
+            rule = "must give a number for each of maps and extras"
+            yield Fault(f"{path}.anchors", rule, f"{len(head.anchors)} numbers for {levels} maps")
+    for name in ("scales", "rates"):
+        if getattr(head, name, None) == ():
+            yield Fault(f"{path}.{name}", "must have at least one entry", "none")
+
+
+def _tap(path: str, tap: Tap, spec: ArchSpec) -> Iterator[Fault]:
+    if type(tap.row) is int and not 0 <= tap.row < len(spec.rows):
+        rule = f"the backbone has the rows 0 to {len(spec.rows) - 1}"
+        yield Fault(f"{path}.row", rule, shown(tap.row), "tap one of them, or give the backbone more rows")
+        return
+    if type(tap.row) is not int and tap.row not in ("stem", "tail"):
+        yield Fault(f"{path}.row", "must be the number of a row, stem or tail", shown(tap.row))
+        return
+    if tap.row == "tail" and spec.tail is None:
+        yield Fault(f"{path}.row", "the backbone has no tail", "'tail'", f"write {len(spec.rows) - 1}, its last row")
+        return
+    if tap.point not in POINTS:
+        yield Fault(f"{path}.point", f"must be one of {', '.join(POINTS)}", shown(tap.point))
+        return
+    where = f"rows[{tap.row}]" if type(tap.row) is int else str(tap.row)
+    row, cin = next((row, cin) for at, row, cin in spec.convs() if at == where)
+    has = {
+        "out": True,
+        "depthwise": isinstance(row, (DSConv, MBConv)),
+        "expand": isinstance(row, MBConv) and row.exp != cin,
+    }
+    if not has[tap.point]:
+        there = ", ".join(p for p in POINTS if has[p])
+        yield Fault(f"{path}.point", f"{where} has no such point", tap.point, f"it has {there}")
+
+
+def _place(tap: Tap, spec: ArchSpec) -> tuple[int, int]:
+    """(how many rows deep a tap is, its stride)."""
+    at = {"stem": 0, "tail": len(spec.rows) + 1}.get(tap.row, 0) if isinstance(tap.row, str) else tap.row + 1
+    strides = [row.s for _, row, _ in spec.convs()][: at + 1]
+    if tap.point == "expand":
+        strides.pop()
+    return at, math.prod(strides)
+
+
+def _check_taps(spec: ArchSpec, head: Dense, path: str) -> Iterator[Fault]:
+    """Taps that exist, in an order that the head can use."""
+    taps = taps_of(head)
+    faults = [f for name, tap in taps for f in _tap(f"{path}.{name}", tap, spec)]
+    yield from faults
+    if faults or not taps:
+        return
+    places = {name: _place(tap, spec) for name, tap in taps}
+    if isinstance(head, SSDLite):
+        ordered = list(places.values())
+        if any(b[0] < a[0] or b[1] < a[1] for a, b in pairwise(ordered)):
+            yield Fault(f"{path}.maps", "must go from finer to coarser maps", shown([t.row for t in head.maps]))
+    else:
+        for name, (_, stride) in places.items():
+            if stride > places["high"][1]:
+                rule = f"must be at least as fine as high, which has stride {places['high'][1]}"
+                yield Fault(f"{path}.{name}", rule, f"stride {stride}", "tap an earlier row")
+    deepest = max(depth for depth, _ in places.values())
+    if path == "head" and deepest != len(spec.rows) + (spec.tail is not None):
+        last = "tail" if spec.tail is not None else len(spec.rows) - 1
+        yield Fault(
+            path, "what comes after its deepest tap is computed for nothing", "", f"tap {last}, or cut the rows"
+        )
+    if (aux := getattr(head, "aux", None)) is not None:
+        yield from _check_taps(spec, aux, f"{path}.aux")
+
+
+def _check_dense(spec: ArchSpec, head: Dense) -> Iterator[Fault]:
+    faults = list(check_head("head", head))
+    yield from faults
+    rows_sound = all(type(row.s) is int for _, row, _ in spec.convs())
+    if rows_sound and not any(f.path.startswith(("head.maps", "head.low", "head.high")) for f in faults):
+        yield from _check_taps(spec, head, "head")
+    sides = [side for side in spec.resolution if type(side) is int]
+    if rows_sound and any(side < spec.stride for side in sides):
+        got = "x".join(map(str, sides))
+        yield Fault("input.resolution", f"may not be smaller than the network's stride, {spec.stride}", got)
+
+
 def check(spec: ArchSpec) -> Iterator[Fault]:
     """Every broken invariant of `spec`."""
     yield from _line("name", spec.name, 1000)
@@ -161,5 +314,8 @@ def check(spec: ArchSpec) -> Iterator[Fault]:
     yield from _real("bn.momentum", spec.bn_momentum, *MOMENTUM)
     for path, row, cin in spec.convs():
         yield from check_row(path, row, cin)
-    yield from check_row("head", spec.head, spec.features)
+    if isinstance(spec.head, Classify):
+        yield from check_row("head", spec.head, spec.features)
+    else:
+        yield from _check_dense(spec, spec.head)
     yield from _notes(spec.provenance)

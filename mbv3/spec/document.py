@@ -6,6 +6,7 @@ collects all faults of a document instead of stopping at the first.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ import yaml
 
 from mbv3.errors import BadInput, DocumentError, Fault, plain, shown
 
-__all__ = ["MAX_BYTES", "Reader", "parse_yaml", "read_text"]
+__all__ = ["MAX_BYTES", "Reader", "parse_yaml", "quoted", "read_text", "scalar_text"]
 
 MAX_BYTES = 1_000_000
 MAX_DIGITS = 100
@@ -224,6 +225,26 @@ class Reader:
             return words[0]
         return value
 
+    def flag(self, key: str, default: Any = _MISSING) -> bool:
+        value = self._get(key, default)
+        if value is _MISSING:
+            return False
+        if type(value) is not bool:
+            self.fault(self.at(key), "must be true or false", value)
+            return False
+        return value
+
+    def integers(self, key: str, low: int, high: int, most: int, default: Any = _MISSING) -> tuple[int, ...]:
+        value = self._get(key, default)
+        if value is _MISSING:
+            return ()
+        listed = isinstance(value, (list, tuple)) and len(value) <= most
+        if listed and all(type(v) is int and low <= v <= high for v in value):
+            return tuple(value)
+        rule = f"must be a list of at most {most} whole numbers from {low} to {high}"
+        self.fault(self.at(key), rule, value)
+        return ()
+
     def text(self, key: str, default: Any = _MISSING) -> str:
         value = self._get(key, default)
         if value is _MISSING:
@@ -239,12 +260,12 @@ class Reader:
         reader.is_mapping()
         return reader
 
-    def children(self, key: str, most: int) -> Iterator[Reader]:
+    def children(self, key: str, most: int, least: int = 1) -> Iterator[Reader]:
         value = self._get(key, _MISSING)
         if value is _MISSING:
             return
-        if not isinstance(value, list) or not 1 <= len(value) <= most:
-            self.fault(self.at(key), f"must be a list of 1 to {most} entries", value)
+        if not isinstance(value, list) or not least <= len(value) <= most:
+            self.fault(self.at(key), f"must be a list of {least} to {most} entries", value)
             return
         for i, item in enumerate(value):
             yield Reader(item, self.source, f"{self.at(key)}[{i}]", self.faults)
@@ -269,3 +290,22 @@ class Reader:
         """Raises: DocumentError when any fault was noted."""
         if self.faults:
             raise DocumentError(self.source, dict.fromkeys(self.faults))
+
+
+def scalar_text(value: str | int | float | bool | None) -> str:
+    """A YAML scalar that reads back as `value`."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        text = repr(value)
+        # YAML 1.1 reads 1e-05 as text: a mantissa with a point makes it a number
+        return text.replace("e", ".0e") if "e" in text and "." not in text else text
+    return quoted(value)
+
+
+def quoted(text: str) -> str:
+    """A YAML double-quoted scalar of printable characters only."""
+    text = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)

@@ -1,4 +1,4 @@
-"""The published networks, shipped as YAML, each with an optional `@width`."""
+"""The reference networks by name and width, from the YAML files beside this module, and the family built on them."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pathlib import Path
 
 from mbv3.errors import BadInput, shown
 from mbv3.spec.arch import ArchSpec
-from mbv3.spec.scaling import TailRule, WidthRule, scale_spec
+from mbv3.spec.family import FAMILY
+from mbv3.spec.scaling import RULES, TailRule, WidthRule, scale_spec
 from mbv3.spec.yamlio import parse_spec, read_spec
 
-__all__ = ["RULES", "load_spec", "reference_names", "width_rules"]
+__all__ = ["load_spec", "network_names", "reference_names", "width_rules"]
 
-# How each family scales its width (torchvision's published models).
-RULES: dict[str, tuple[WidthRule, TailRule]] = {
-    "mobilenet_v3_large": ("table", "ratio"),
-    "mobilenet_v3_small": ("table", "ratio"),
-    "mobilenet_v2": ("ratio", "fixed-below-1"),
-    "mnasnet_a1": ("ratio", "fixed"),
-    "mnasnet_b1": ("ratio", "fixed"),
-}
+# MobileNetV3 as TensorFlow and timm scale it
+TENSORFLOW = {f"{name}_tensorflow": name for name in RULES if name.startswith("mobilenet_v3")}
 
 
 def reference_names() -> tuple[str, ...]:
-    """Names that `load_spec` knows without a file."""
+    """The classifiers as their papers have them, a YAML file each."""
     return tuple(RULES)
+
+
+def network_names() -> tuple[str, ...]:
+    """Every name that `load_spec` knows without a file."""
+    return (*RULES, *TENSORFLOW, *FAMILY)
 
 
 def width_rules(name: str) -> tuple[WidthRule, TailRule]:
@@ -43,20 +43,29 @@ def load_spec(name_or_path: str | Path) -> ArchSpec:
     """
     text = str(name_or_path)
     name, at, width_text = text.partition("@")
-    if name not in RULES:
+    if name not in network_names():
         path = Path(name_or_path)
         # os.path.exists answers False for names that Path.exists() raises on (too long, a NUL byte)
         if text and (path.suffix in (".yaml", ".yml") or os.path.exists(path)):
             return read_spec(path)
-        raise BadInput(f"{shown(text)} is neither a YAML file nor one of the networks {', '.join(RULES)}")
+        known = ", ".join(network_names())
+        raise BadInput(f"{shown(text)} is neither a YAML file nor one of the networks {known}")
     try:
         width = float(width_text) if at else 1.0
     except ValueError:
         width = -1.0
     if not 0.05 <= width <= 8:
         raise BadInput(f"{name}@: the width after @ must be a number from 0.05 to 8 (got {shown(width_text)})")
+    if name in FAMILY:
+        spec = FAMILY[name](_read, width)
+    else:
+        rules: tuple[WidthRule, TailRule] = ("rounded-ratio", "tensorflow")
+        exp_rule, tail_rule = rules if name in TENSORFLOW else RULES[name]
+        spec = scale_spec(_read(TENSORFLOW.get(name, name)), width, exp_rule=exp_rule, tail_rule=tail_rule)
+    return replace(spec, name=name if width == 1.0 else f"{name}@{width:g}")
+
+
+def _read(name: str) -> ArchSpec:
+    """A reference network as its file has it."""
     source = f"{name}.yaml"
-    spec = parse_spec((resources.files("mbv3.spec") / "networks" / source).read_text("utf-8"), source)
-    exp_rule, tail_rule = RULES[name]
-    scaled = scale_spec(spec, width, exp_rule=exp_rule, tail_rule=tail_rule)
-    return scaled if width == 1.0 else replace(scaled, name=f"{name}@{width:g}")
+    return parse_spec((resources.files("mbv3.spec") / "networks" / source).read_text("utf-8"), source)

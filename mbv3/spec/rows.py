@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-__all__ = ["NL", "Classify", "Conv", "DSConv", "Gate", "MBConv", "Row", "Skip", "make_divisible"]
+__all__ = ["MAX_CHANNELS", "NL", "Classify", "Conv", "DSConv", "Gate", "MBConv", "Row", "Skip", "make_divisible"]
+
+MAX_CHANNELS = 16384
 
 NL = Literal["RE", "RE6", "HS", "NONE"]
 Skip = Literal["identity", "pool", "none"]

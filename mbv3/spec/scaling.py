@@ -7,12 +7,21 @@ from typing import Literal
 
 from mbv3.errors import BadInput, shown
 from mbv3.spec.arch import ArchSpec
-from mbv3.spec.rows import Conv, MBConv, Row, make_divisible
+from mbv3.spec.rows import Classify, Conv, MBConv, Row, make_divisible
 
-__all__ = ["TailRule", "WidthRule", "scale_spec"]
+__all__ = ["RULES", "TailRule", "WidthRule", "scale_spec"]
 
-WidthRule = Literal["table", "ratio"]
-TailRule = Literal["ratio", "fixed", "fixed-below-1"]
+WidthRule = Literal["table", "ratio", "rounded-ratio"]
+TailRule = Literal["ratio", "fixed", "fixed-below-1", "tensorflow"]
+
+# How each family scales its width (torchvision's published models).
+RULES: dict[str, tuple[WidthRule, TailRule]] = {
+    "mobilenet_v3_large": ("table", "ratio"),
+    "mobilenet_v3_small": ("table", "ratio"),
+    "mobilenet_v2": ("ratio", "fixed-below-1"),
+    "mnasnet_a1": ("ratio", "fixed"),
+    "mnasnet_b1": ("ratio", "fixed"),
+}
 
 
 def _se(row: Row, inner: int, new: int) -> int:
@@ -36,8 +45,9 @@ def scale_spec(
 
     `exp_rule`: "table" scales the tabulated expansion (torchvision's MobileNetV3), "ratio" keeps exp / in
     (MobileNetV2, MnasNet). `tail_rule`: "ratio" keeps the last 1x1 at its multiple of the last row,
-    "fixed" leaves it (MnasNet), "fixed-below-1" only grows it (MobileNetV2). Head features scale with
-    the tail.
+    "fixed" leaves it (MnasNet), "fixed-below-1" only grows it (MobileNetV2). A classifier's features scale with
+    the tail; other heads stay as they are. "rounded-ratio" and "tensorflow" are MobileNetV3's in TensorFlow and timm:
+    the ratio exp / in, rounded as widths are, and features that only grow.
 
     Raises:
         BadInput: `width` is not from 0.05 to 8.
@@ -55,7 +65,8 @@ def scale_spec(
         out = make_divisible(row.out * width)
         if isinstance(row, MBConv):
             ratio = max(1, round(row.exp / cin * new_cin))
-            exp = ratio if exp_rule == "ratio" else make_divisible(row.exp * width)
+            rounded = make_divisible(row.exp * width if exp_rule == "table" else row.exp / cin * new_cin)
+            exp = ratio if exp_rule == "ratio" else rounded
             exp = new_cin if row.exp == cin else exp
             # MnasNet squeezes a share of the block's input, MobileNetV3 of its expansion
             block_in = row.se == max(1, cin // 4) and row.exp != cin
@@ -65,18 +76,14 @@ def scale_spec(
             inner, new = (row.out, out) if isinstance(row, Conv) else (cin, new_cin)
             rows.append(replace(row, out=out, se=_se(row, inner, new)))
         cin, new_cin = row.out, out
-    tail, features = spec.tail, spec.head.features
+    tail, head = spec.tail, spec.head
     if tail is not None and tail_rule == "ratio":
         tail = replace(tail, out=max(8, round(tail.out * new_cin / cin)))
     elif tail is not None and tail_rule == "fixed-below-1":
         tail = replace(tail, out=make_divisible(tail.out * max(1.0, width)))
-    if features:
-        features = make_divisible(features * width)
-    return replace(
-        spec,
-        resolution=res,
-        stem=stem,
-        rows=tuple(rows),
-        tail=tail,
-        head=replace(spec.head, features=features),
-    )
+    elif tail is not None and tail_rule == "tensorflow":
+        tail = replace(tail, out=make_divisible(tail.out * width))
+    if isinstance(head, Classify) and head.features:
+        grown = max(1.0, width) if tail_rule == "tensorflow" else width
+        head = replace(head, features=make_divisible(head.features * grown))
+    return replace(spec, resolution=res, stem=stem, rows=tuple(rows), tail=tail, head=head)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import cast
 
 from mbv3.errors import BadInput, DocumentError
-from mbv3.spec.arch import DROPOUT, EPS, MAX_CHANNELS, MAX_RESOLUTION, MAX_ROWS, MOMENTUM, ArchSpec, Scalar
-from mbv3.spec.document import Reader, parse_yaml, read_text
-from mbv3.spec.rows import GATES, NL, NLS, SKIPS, Classify, Conv, DSConv, Gate, MBConv, Row, Skip
+from mbv3.spec.arch import EPS, MAX_CHANNELS, MAX_RESOLUTION, MAX_ROWS, MOMENTUM, ArchSpec, Scalar
+from mbv3.spec.document import Reader, parse_yaml, quoted, read_text, scalar_text
+from mbv3.spec.headyaml import head_line, read_head
+from mbv3.spec.rows import GATES, NL, NLS, SKIPS, Conv, DSConv, Gate, MBConv, Row, Skip
 
 __all__ = ["FORMAT", "dump_spec", "parse_spec", "read_spec"]
 
@@ -84,15 +84,7 @@ def parse_spec(text: str, source: str = "spec") -> ArchSpec:
         rows.append(_row(item, cin))
         cin = rows[-1].out
     tail = _conv(r.child("tail"), cin) if r.has("tail") else None
-    h = r.child("head")
-    h.word("type", ("classify",))
-    head = Classify(
-        features=h.integer("features", 0, MAX_CHANNELS, 0),
-        nl=cast(NL, h.word("nl", NLS, "HS")),
-        dropout=h.number("dropout", *DROPOUT, 0.2),
-        classes=h.integer("classes", 1, 10**6),
-    )
-    h.no_other_keys()
+    head = read_head(r.child("head"))
     notes = r.child("provenance").data if r.has("provenance") else {}
     provenance: tuple[tuple[str, Scalar], ...] = tuple(notes.items()) if isinstance(notes, dict) else ()
     r.no_other_keys()
@@ -115,7 +107,9 @@ def parse_spec(text: str, source: str = "spec") -> ArchSpec:
         seen = {f.path for f in r.faults}
         for f in e.faults:
             about_exp = f.path.removesuffix(".se") + ".exp"
-            if not seen or not (f.path in seen or f.path.endswith(".skip") or about_exp in seen):
+            follows = f.path in seen or f.path.endswith((".skip", ".row", ".point")) or about_exp in seen
+            follows |= f.path.startswith("head") and any(p.startswith("head") for p in seen)
+            if not seen or not follows:
                 r.faults.append(f)
         r.finish()
         raise
@@ -126,24 +120,6 @@ def parse_spec(text: str, source: str = "spec") -> ArchSpec:
 def read_spec(path: Path) -> ArchSpec:
     """The network in a YAML file. Raises: BadInput, DocumentError."""
     return parse_spec(read_text(path, "spec"), str(path))
-
-
-def _scalar(value: Scalar | float) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        text = repr(value)
-        # YAML 1.1 reads 1e-05 as text: a mantissa with a point makes it a number
-        return text.replace("e", ".0e") if "e" in text and "." not in text else text
-    return _quoted(value)
-
-
-def _quoted(text: str) -> str:
-    """A YAML double-quoted scalar of printable characters only."""
-    text = json.dumps(text, ensure_ascii=False)
-    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)
 
 
 def _row_line(row: Row) -> str:
@@ -162,10 +138,10 @@ def dump_spec(spec: ArchSpec) -> str:
     h, w = spec.resolution
     lines = [
         f"format: {FORMAT}",
-        f"name: {_quoted(spec.name)}",
+        f"name: {quoted(spec.name)}",
         f"input: {{resolution: {h if h == w else f'[{h}, {w}]'}, channels: {spec.in_channels}}}",
         f"gate: {spec.gate}",
-        f"bn: {{eps: {_scalar(spec.bn_eps)}, momentum: {_scalar(spec.bn_momentum)}}}",
+        f"bn: {{eps: {scalar_text(spec.bn_eps)}, momentum: {scalar_text(spec.bn_momentum)}}}",
         f"stem: {_row_line(spec.stem)}",
         "rows:",
         *(f"  - {_row_line(row)}" for row in spec.rows),
@@ -174,12 +150,8 @@ def dump_spec(spec: ArchSpec) -> str:
         raise BadInput(f"network {spec.name!r} has no rows and cannot be written as YAML")
     if spec.tail is not None:
         lines.append(f"tail: {_row_line(spec.tail)}")
-    head = spec.head
-    lines.append(
-        f"head: {{type: classify, features: {head.features}, nl: {head.nl}, "
-        f"dropout: {_scalar(head.dropout)}, classes: {head.classes}}}"
-    )
+    lines.append(f"head: {head_line(spec.head)}")
     if spec.provenance:
         lines.append("provenance:")
-        lines += [f"  {_quoted(key)}: {_scalar(value)}" for key, value in spec.provenance]
+        lines += [f"  {quoted(key)}: {scalar_text(value)}" for key, value in spec.provenance]
     return "\n".join(lines) + "\n"

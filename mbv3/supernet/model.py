@@ -106,7 +106,7 @@ class Supernet(nn.Module):
         x = x.mean((2, 3))
         if head.features is not None:
             x = head.act(F.linear(x, head.features.weight[:, :cin], head.features.bias))
-            cin = spec.head.features
+            cin = head.features.out_features
         return F.linear(head.dropout(x), head.classifier.weight[:, :cin], head.classifier.bias)
 
 

@@ -172,7 +172,8 @@ def test_keys_are_text() -> None:
         ("classes: 10", "classes: 1e1", "head.classes: must be a whole number from 1 to 1000000 (got 10.0); write 10"),
         ("0.2", ".nan", "head.dropout: must be a number from 0 to 0.999 (got nan)"),
         ("0.2", "1", "head.dropout: must be a number from 0 to 0.999 (got 1)"),
-        ("type: classify", "type: lraspp", "head.type: must be one of classify (got 'lraspp')"),
+        ("type: classify", "type: unet", "head.type: must be one of classify, lraspp, raspp, fcn, psp, deeplabv3, "
+         "deeplabv3plus, ssdlite (got 'unet')"),
         ("spec/1", "spec/2", "format: must be mbv3-spec/1 (got 'mbv3-spec/2')"),
         ("name: small", "name: 5", "name: must be a short line of text (got 5)"),
         ("name: small", 'name: ""', "name: must be a short line of text (got '')"),
