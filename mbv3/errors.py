@@ -68,14 +68,14 @@ class Fault:
 
 
 class DocumentError(BadInput):
-    """A document breaks its rules; every fault is listed, not only the first."""
+    """A document breaks its rules; every fault is listed, not only the first (the message shows `most` of them)."""
 
-    def __init__(self, source: str, faults: Iterable[Fault]) -> None:
+    def __init__(self, source: str, faults: Iterable[Fault], most: int = 20) -> None:
         self.source = source
         self.faults = tuple(faults)
-        lines = [f"  {f}" for f in self.faults[:20]]
-        if len(self.faults) > 20:
-            lines.append(f"  and {len(self.faults) - 20} more")
+        lines = [f"  {f}" for f in self.faults[:most]]
+        if len(self.faults) > most:
+            lines.append(f"  and {len(self.faults) - most} more")
         count = f"{len(self.faults)} fault{'s' if len(self.faults) != 1 else ''}"
         super().__init__("\n".join([f"{plain(source, 4096)}: {count}", *lines]))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from mbv3.errors import BadInput
 
-__all__ = ["cache_folder", "write_atomic"]
+__all__ = ["cache_folder", "vacant", "write_atomic", "write_folder"]
 
 
 def cache_folder() -> Path:
@@ -34,6 +36,36 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             os.replace(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as e:
+        raise BadInput(f"{path}: cannot be written ({e.strerror or e})") from None
+
+
+def vacant(path: Path) -> None:
+    """Nothing stands at `path`, or an empty folder. Raises: BadInput otherwise."""
+    try:
+        if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
+            raise BadInput(f"{path}: already exists, and nothing is overwritten; remove it, or give another --out")
+    except OSError as e:
+        raise BadInput(f"{path}: cannot be read ({e.strerror or e})") from None
+
+
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """A new folder `path` with `files`, all of them or nothing. Raises: BadInput when it exists or the disk refuses."""
+    vacant(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        try:
+            for name, content in files.items():
+                with (folder / name).open("wb") as f:
+                    f.write(content)
+                    f.flush()
+                    os.fsync(f.fileno())
+            folder.chmod(0o755)
+            os.replace(folder, path)  # over an empty folder, never over one with something in it
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
             raise
     except OSError as e:
         raise BadInput(f"{path}: cannot be written ({e.strerror or e})") from None

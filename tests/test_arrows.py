@@ -36,6 +36,7 @@ ABOVE = {"pipeline": BELOW, "cli": BELOW | {"pipeline"}}
 # what a room imports beyond the table of design.md, with its reason; an entry without use fails
 EXTRA: dict[tuple[str, str], str] = {
     ("netadapt", "scipy"): "isotonic regression: noisy times made monotone in the channel count",
+    ("export", "safetensors"): "converted state dicts",
     ("graph", "onnxruntime"): "its quantizer writes the int8 files",
     ("cli", "rich"): "progress bars, which are drawn nowhere else",
 }

@@ -234,11 +234,19 @@ def _parser() -> argparse.ArgumentParser:
 
     s = verbs.add_parser("export", help="write a network for another tool")
     s.add_argument("spec", metavar="SPEC", help=_SPEC)
-    s.add_argument("--to", required=True, choices=("onnx",), help="kind of file")
+    s.add_argument(
+        "--to", required=True, choices=("onnx", "litert", "torchvision", "timm", "mmpretrain"), help="what it is for"
+    )
     s.add_argument(
         "--weights", metavar="FILE", help="safetensors; without it weights are random and the output says so"
     )
-    s.add_argument("--out", metavar="FILE", help="default SPEC.onnx")
+    s.add_argument("--precision", default="fp32", choices=("fp32", "int8"), help="int8 for --to onnx (default fp32)")
+    s.add_argument("--data", metavar="DIR", help="images to calibrate int8 on: one folder a class")
+    s.add_argument(
+        "--out", metavar="DIR|FILE",
+        help="a new folder, or a new .onnx or .tflite file (default SPEC.onnx, SPEC.tflite or SPEC-TO)",
+    )  # fmt: skip
+    _common(s)
 
     s = verbs.add_parser("verify", help="rebuild, recount and re-measure what a run claims")
     s.add_argument("run", metavar="RUN", help="run directory")

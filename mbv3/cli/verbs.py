@@ -12,7 +12,7 @@ from typing import Any
 
 from mbv3.cli.say import columns, dump, out, warn
 from mbv3.errors import BadInput
-from mbv3.spec import ArchSpec, count, load_spec, lower, with_head, with_output_stride
+from mbv3.spec import count, load_spec, lower, with_head, with_output_stride
 
 __all__ = ["resume_hint", "run"]
 
@@ -211,20 +211,16 @@ def _train(args: Namespace) -> int:
 
 
 def _export(args: Namespace) -> int:
-    from mbv3.files import write_atomic
-    from mbv3.graph import network_model
+    from mbv3.pipeline.exporting import export_network
 
-    spec: ArchSpec = load_spec(args.spec)
-    state = None
-    if args.weights:
-        from mbv3.training import read_weights
-
-        state = {k: v.numpy() for k, v in read_weights(Path(args.weights)).items()}
-    path = Path(args.out or f"{spec.name}.onnx")
-    write_atomic(path, network_model(spec, state))
-    out(str(path))
-    if state is None:
-        print("weights are random: give --weights FILE for trained ones", file=sys.stderr)  # noqa: T201
+    given = {n: getattr(args, n) for n in ("weights", "out", "precision", "data")}
+    record = export_network(args.spec, args.to, **given)
+    for note in record["notes"]:
+        print(note, file=sys.stderr)  # noqa: T201
+    if args.json:
+        dump(record)
+    else:
+        out("\n".join(record["files"]))
     return 0
 
 

@@ -14,14 +14,15 @@ import numpy as np
 import torch
 
 from mbv3 import __version__
-from mbv3.data import make_batch, peek_class_folder
+from mbv3.data import peek_class_folder
 from mbv3.errors import BadInput, Mbv3Error, MissingLayerError, Unreachable
 from mbv3.events import Done, Event, Note, Progress, StageStart
 from mbv3.files import write_atomic
 from mbv3.graph import network_model, quantized
 from mbv3.latency import Device, LatencyTable, open_runtime
-from mbv3.pipeline.accuracy import Images, Judge, load_images, prepare, subset
+from mbv3.pipeline.accuracy import Images, Judge, load_images, prepare
 from mbv3.pipeline.compare import train_and_compare
+from mbv3.pipeline.exporting import calibration_images
 from mbv3.pipeline.options import Options, parse_scale
 from mbv3.pipeline.rundir import RunDir, file_sha256, versions
 from mbv3.pipeline.shrink import Shrunk, shrink
@@ -46,7 +47,6 @@ __all__ = ["find", "times_text"]
 
 TRIALS = {"imagenet": 4000, "supernet": 240, "train": 24}
 _BATCH = 20
-INT8_IMAGES = 32  # that the ranges of activations are calibrated on
 
 
 def find(
@@ -359,7 +359,6 @@ def _search(
     history = run.read_trials(space, o.estimate_only)
 
     def latency_ms(genome: Genome) -> float:
-        import numpy as np
 
         return float(additive(np.array([genome]))[0]) + c
 
@@ -470,9 +469,8 @@ def _write_onnx(run: RunDir, spec: ArchSpec, images: Images) -> None:
     model = network_model(spec, state)
     write_atomic(run.path / "mobilenetv3.onnx", model)
     if run.record["device"]["precision"] == "int8":
-        few = subset(images.train, INT8_IMAGES)
-        x, _ = make_batch(few, np.arange(len(few)), spec.resolution)
-        write_atomic(run.path / "mobilenetv3.int8.onnx", quantized(model, np.split(x.contiguous().numpy(), len(few))))
+        few = calibration_images(images.train, spec.resolution)
+        write_atomic(run.path / "mobilenetv3.int8.onnx", quantized(model, few))
         run.note("mobilenetv3.int8.onnx is the network that was timed; its accuracy in int8 was not judged")
 
 

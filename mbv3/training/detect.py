@@ -60,7 +60,7 @@ def detect_objective(head: SSDLite, negatives: int = 3) -> Objective:
         positive = labels > 0
         many = positive.sum(1, keepdim=True)
         background = wrong.masked_fill(positive, -1.0)
-        rank = background.argsort(1, descending=True, stable=True).argsort(1, stable=True)
+        rank = background.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
         hard = (rank < negatives * many) & ~positive
         return (boxes + wrong[positive].sum() + wrong[hard].sum()) / max(1, int(many.sum()))
 

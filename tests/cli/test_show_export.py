@@ -12,8 +12,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 import mbv3 as package
+from mbv3.export import TARGETS
 from mbv3.training import save_weights
 
 from .conftest import SPEC, Said
@@ -125,6 +127,67 @@ def test_export_refuses(mbv3: Command, spec: Path, tmp_path: Path) -> None:
     assert code == 2 and "cannot be written" in err
     code, _, err = mbv3("export", spec, "--to", "caffe")
     assert code == 2 and "invalid choice: 'caffe'" in err
+
+
+FRAMEWORKS = {
+    "onnx": ["mobilenetv3.onnx"],
+    "litert": ["mobilenetv3.tflite"],
+    "torchvision": ["mobilenetv3.py", "mobilenetv3.safetensors"],
+    "timm": ["mobilenetv3.py", "mobilenetv3.safetensors"],
+    "mmpretrain": ["mobilenetv3.py", "mobilenetv3.safetensors", "mobilenetv3_config.py"],
+}
+
+
+def test_the_command_knows_every_target(mbv3: Command) -> None:
+    assert tuple(FRAMEWORKS) == TARGETS
+    _, said, _ = mbv3("export", "--help")
+    assert "{" + ",".join(TARGETS) + "}" in said
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_export_to_a_folder(mbv3: Command, tmp_path: Path, to: str) -> None:
+    out = tmp_path / "out"
+    code, said, err = mbv3("export", "mobilenet_v3_small", "--to", to, "--out", out, "--json")
+    assert code == 0 and err.startswith("weights are random (seed 0): give --weights FILE for trained ones\n")
+    record = json.loads(said)
+    assert (record["params"], record["to"], record["precision"], record["weights"]) == (2_542_856, to, "fp32", None)
+    assert sorted(record["files"]) == [str(out / name) for name in FRAMEWORKS[to]]
+    assert sorted(p.name for p in out.iterdir()) == FRAMEWORKS[to]
+    code, said, err = mbv3("export", "mobilenet_v3_small", "--to", to, "--out", out)
+    assert (code, said) == (2, "") and "already exists, and nothing is overwritten" in err
+
+
+def test_what_is_refused_leaves_nothing(mbv3: Command, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, _, err = mbv3("export", "mnasnet_a1", "--to", "torchvision", "--out", out)
+    assert code == 2 and err.count("rows[") == 16 and "squeezes 72 channels to 24 (got 6)" in err
+    code, _, err = mbv3("export", "mobilenet_v2", "--to", "litert", "--precision", "int8", "--out", out)
+    assert code == 2 and "no quantizer comes with its package" in err
+    code, _, err = mbv3("export", "mobilenet_v2", "--to", "onnx", "--data", tmp_path, "--out", out)
+    assert code == 2 and "--data calibrates int8" in err
+    save_weights(tmp_path / "w", package.build(package.load_spec("mobilenet_v3_small")).state_dict())
+    code, _, err = mbv3("export", "mobilenet_v3_large", "--to", "timm", "--weights", tmp_path / "w", "--out", out)
+    assert (
+        code == 2
+        and "missing: rows.14.project.bn.weight" in err
+        and "mis-shaped: rows.1.expand.conv.weight is (72, 16, 1, 1), not (64, 16, 1, 1)" in err
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["w"]
+
+
+def test_int8_is_calibrated_on_images_or_says_so(mbv3: Command, spec: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        (tmp_path / "data" / f"class{i % 2}").mkdir(parents=True, exist_ok=True)
+        image = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(image).save(tmp_path / "data" / f"class{i % 2}" / f"{i}.png")
+    common = ("export", spec, "--to", "onnx", "--precision", "int8", "--out")
+    code, _, err = mbv3(*common, tmp_path / "random.onnx")
+    assert code == 0 and "one random image" in err
+    code, _, err = mbv3(*common, tmp_path / "real.onnx", "--data", tmp_path / "data")
+    assert code == 0 and "one random image" not in err
+    real, random = ((tmp_path / f"{name}.onnx").read_bytes() for name in ("real", "random"))
+    assert real != random and b"QuantizeLinear" in real
 
 
 def test_random_weights_say_so(mbv3: Command, spec: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from mbv3.errors import BadInput
 def pair(folder: Path, stem: str, mask: np.ndarray, size: tuple[int, int] | None = None) -> None:
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
-    h, w = size or mask.shape
+    h, w = size or mask.shape[:2]
     Image.new("RGB", (w, h), (10, 200, 30)).save(folder / "images" / f"{stem}.jpg")
     Image.fromarray(mask).save(folder / "masks" / f"{stem}.png")
 

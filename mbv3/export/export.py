@@ -1,0 +1,98 @@
+"""A network with its weights as the files of another framework. Nothing is written here: files are values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import Tensor
+
+from mbv3.errors import BadInput, DocumentError, shown
+from mbv3.export.mmpretrain import MMPRETRAIN
+from mbv3.export.names import checked, from_theirs, our_shapes, to_theirs
+from mbv3.export.runtimes import litert_file, onnx_file
+from mbv3.export.target import STEM, Target
+from mbv3.export.timm import TIMM
+from mbv3.export.torchvision import TORCHVISION
+from mbv3.spec import ArchSpec
+
+__all__ = ["FRAMEWORKS", "PRECISIONS", "RUNTIMES", "TARGETS", "Exported", "export", "import_state"]
+
+RUNTIMES = ("onnx", "litert")
+FRAMEWORKS: dict[str, Target] = {t.name: t for t in (TORCHVISION, TIMM, MMPRETRAIN)}
+TARGETS = (*RUNTIMES, *FRAMEWORKS)
+PRECISIONS = ("fp32", "int8")
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """File name to content, and what a reader should know."""
+
+    files: dict[str, bytes]
+    notes: tuple[str, ...] = ()
+
+
+def export(
+    spec: ArchSpec,
+    state: Mapping[str, Tensor],
+    to: str,
+    *,
+    precision: str = "fp32",
+    images: Sequence[NDArray[np.float32]] = (),
+    source: str = "weights",
+) -> Exported:
+    """`spec` with the weights `state` (our state-dict names) for the target `to`, one of TARGETS.
+
+    `images`: (1, C, H, W) each, to calibrate int8 on. `source` names the weights in a message.
+
+    Raises:
+        BadInput: entries of `state` are missing, unknown or mis-shaped (all listed); the target has no int8.
+        DocumentError: the target cannot express the network; every such row is listed.
+    """
+    if to not in TARGETS:
+        raise BadInput(f"--to: must be one of {', '.join(TARGETS)} (got {shown(to)})")
+    if precision not in PRECISIONS:
+        raise BadInput(f"--precision: must be one of {', '.join(PRECISIONS)} (got {shown(precision)})")
+    if to in FRAMEWORKS:
+        if precision != "fp32":
+            raise BadInput(f"--to {to} --precision {precision}: only --to onnx has int8; leave --precision out")
+        expressible(spec, FRAMEWORKS[to])
+    whole = checked(our_shapes(spec), state, source)
+    if to == "onnx":
+        notes: tuple[str, ...] = ()
+        if precision == "int8" and not images:
+            notes = (
+                "the ranges of int8 activations were calibrated on one random image: give --data DIR for real ones",
+            )
+        return Exported({f"{STEM}.onnx": onnx_file(spec, whole, precision, images)}, notes)
+    if to == "litert":
+        return Exported({f"{STEM}.tflite": litert_file(spec, whole, precision)})
+    target = FRAMEWORKS[to]
+    converted = to_theirs(spec, target.names(spec), whole)
+    files = {name: text.encode() for name, text in target.source(spec).items()}
+    files[f"{STEM}.safetensors"] = save({k: v.contiguous() for k, v in converted.items()}, metadata={"format": "pt"})
+    return Exported(files, target.notes(spec))
+
+
+def import_state(
+    spec: ArchSpec, state: Mapping[str, Tensor], framework: str, source: str = "weights"
+) -> dict[str, Tensor]:
+    """Weights under the names of `framework` (torchvision, timm, ...) as ours: what `export` wrote comes back equal.
+
+    Raises:
+        BadInput: `state` is of another architecture; every missing, unknown and mis-shaped entry is listed.
+        DocumentError: the framework cannot express `spec`.
+    """
+    target = FRAMEWORKS[framework]
+    expressible(spec, target)
+    return from_theirs(spec, target.names(spec), state, source)
+
+
+def expressible(spec: ArchSpec, target: Target) -> None:
+    """Raises: DocumentError: everything in `spec` that the target cannot express."""
+    faults = list(target.faults(spec))
+    if faults:
+        raise DocumentError(f"{spec.name} cannot be expressed in {target.name}", faults, most=len(faults))

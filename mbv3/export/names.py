@@ -1,0 +1,228 @@
+"""Which module of another framework is which of ours: one table a framework, read in both directions.
+
+A table lists (our module, their module) in the order in which an image meets them; a module is a convolution, a
+fully connected layer or a batch norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from torch import Tensor
+
+from mbv3.errors import BadInput, plain
+from mbv3.nn import state_shapes
+from mbv3.spec import ArchSpec, Conv, MBConv, Row
+
+__all__ = ["Names", "checked", "from_theirs", "stages", "to_theirs"]
+
+TRACKED = "num_batches_tracked"  # batch norm counts its batches; a state dict may leave it out
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """(ours, theirs) for every module; `as_conv`: theirs that are 1x1 convolutions where ours are fully connected."""
+
+    modules: tuple[tuple[str, str], ...]
+    as_conv: frozenset[str] = frozenset()
+
+
+def stages(row: Row, cin: int) -> tuple[str, ...]:
+    """The parts of a row that hold weights, in order: expand, depthwise, se, project; or conv, se."""
+    se = ("se",) if row.se else ()
+    if isinstance(row, Conv):
+        return ("conv", *se)
+    expand = ("expand",) if isinstance(row, MBConv) and row.exp != cin else ()
+    return (*expand, "depthwise", *se, "project")
+
+
+def rows_of(spec: ArchSpec, theirs: Callable[[int, Row, int], Mapping[str, str]]) -> Iterator[tuple[str, str]]:
+    """(ours, theirs) of all rows, from `theirs(index, row, input channels)`: part of a row to their module."""
+    cin = spec.stem.out
+    for i, row in enumerate(spec.rows):
+        yield from ((f"rows.{i}.{part}", module) for part, module in theirs(i, row, cin).items())
+        cin = row.out
+
+
+def conv_bn(ours: str, theirs: str, conv: str, bn: str) -> Iterator[tuple[str, str]]:
+    """A convolution and its batch norm; `ours` is a prefix like `stem` or `expand`."""
+    yield f"{ours}.conv", f"{theirs}{conv}"
+    yield f"{ours}.bn", f"{theirs}{bn}"
+
+
+# ---- state dicts ---------------------------------------------------------------------------------------------
+
+
+def _entries(spec: ArchSpec, names: Names) -> Iterator[tuple[str, str, tuple[int, ...], tuple[int, ...]]]:
+    """(our entry, their entry, our shape, their shape) of every entry of a state dict."""
+    theirs = dict(names.modules)
+    for ours, shape in state_shapes(spec).items():
+        module, _, leaf = ours.rpartition(".")
+        at = theirs[module]
+        yield ours, f"{at}.{leaf}", shape, (*shape, 1, 1) if at in names.as_conv and leaf == "weight" else shape
+        if leaf == "running_var":
+            yield f"{module}.{TRACKED}", f"{at}.{TRACKED}", (), ()
+
+
+def checked(shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """`state` as float32 where it has exactly the entries `shapes`; counters of batch norms may lack or be zero-filled.
+
+    Raises:
+        BadInput: entries are missing, unknown, mis-shaped or no floating-point numbers; all are listed.
+    """
+    counters = {name for name in shapes if name.endswith(f".{TRACKED}")}
+    missing = [name for name in shapes if name not in state and name not in counters]
+    extra = [name for name in state if name not in shapes]
+    misshaped = [
+        f"{name} is {tuple(state[name].shape)}, not {shape}"
+        for name, shape in shapes.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
+    mistyped = [
+        f"{name} is {state[name].dtype}"
+        for name in shapes
+        if name in state and name not in counters and not state[name].is_floating_point()
+    ]
+    kinds = {"missing": missing, "unknown": extra, "mis-shaped": misshaped, "not floating point": mistyped}
+    if any(kinds.values()):
+        told = ", ".join(f"{len(found)} {kind}" for kind, found in kinds.items() if found)
+        lines = [f"  {kind}: {plain(name, 200)}" for kind, found in kinds.items() for name in found]
+        raise BadInput("\n".join([f"{plain(source, 4096)}: not the weights of this network; entries: {told}", *lines]))
+    filled = {name: state.get(name, torch.zeros((), dtype=torch.int64)) for name in shapes if name in counters}
+    return {name: filled[name] if name in filled else state[name].detach().float() for name in shapes}
+
+
+def our_shapes(spec: ArchSpec) -> dict[str, tuple[int, ...]]:
+    """Every entry of our own state dict with its shape, counters included."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, shape in state_shapes(spec).items():
+        shapes[name] = shape
+        if name.endswith(".running_var"):
+            shapes[name.removesuffix("running_var") + TRACKED] = ()
+    return shapes
+
+
+def to_theirs(spec: ArchSpec, names: Names, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our weights under their names and in their shapes. `state` has passed `checked`."""
+    return {theirs: state[ours].reshape(shape) for ours, theirs, _, shape in _entries(spec, names)}
+
+
+def from_theirs(spec: ArchSpec, names: Names, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Their weights under our names and in our shapes; the inverse of `to_theirs`.
+
+    Raises:
+        BadInput: `state` is of another architecture; every missing, unknown and mis-shaped entry is listed.
+    """
+    entries = list(_entries(spec, names))
+    whole = checked({theirs: shape for _, theirs, _, shape in entries}, state, source)
+    return {ours: whole[theirs].reshape(shape) for ours, theirs, shape, _ in entries}
+
+
+# ---- torchvision ---------------------------------------------------------------------------------------------
+
+
+def torchvision_names(spec: ArchSpec, v2: bool) -> Names:
+    """torchvision's MobileNetV3, or its MobileNetV2 where `v2`."""
+
+    def row(i: int, row: Row, cin: int) -> dict[str, str]:
+        out: dict[str, str] = {}
+        at = f"features.{i + 1}.{'conv' if v2 else 'block'}"
+        for j, stage in enumerate(stages(row, cin)):
+            if stage == "se":
+                out |= {"se.reduce": f"{at}.{j}.fc1", "se.expand": f"{at}.{j}.fc2"}
+            elif stage == "project" and v2:  # a bare convolution and a batch norm in the same sequence
+                out |= conv_bn(stage, at, f".{j}", f".{j + 1}")
+            else:
+                out |= conv_bn(stage, f"{at}.{j}", ".0", ".1")
+        return out
+
+    modules = [*conv_bn("stem", "features.0", ".0", ".1"), *rows_of(spec, row)]
+    if spec.tail is not None:
+        modules += conv_bn("tail", f"features.{len(spec.rows) + 1}", ".0", ".1")
+    if spec.head.features:
+        modules += [("head.features", "classifier.0"), ("head.classifier", "classifier.3")]
+    else:
+        modules.append(("head.classifier", "classifier.1"))
+    return Names(tuple(modules))
+
+
+# ---- timm ----------------------------------------------------------------------------------------------------
+
+
+def timm_names(spec: ArchSpec, places: tuple[tuple[int, int], ...], tail_block: bool) -> Names:
+    """timm's MobileNetV3 (features behind the pool) or EfficientNet (none).
+
+    `places`: (stage, block) of every row; `tail_block`: the tail is one more stage, not the head's convolution.
+    """
+
+    def row(i: int, row: Row, cin: int) -> dict[str, str]:
+        at = "blocks.{}.{}".format(*places[i])
+        found = stages(row, cin)
+        inverted = "expand" in found
+        last = {
+            "conv": "conv",
+            "depthwise": "conv_dw",
+            "expand": "conv_pw",
+            "project": "conv_pwl" if inverted else "conv_pw",
+        }
+        out: dict[str, str] = {}
+        bn = count(1)
+        for stage in found:
+            if stage == "se":
+                out |= {"se.reduce": f"{at}.se.conv_reduce", "se.expand": f"{at}.se.conv_expand"}
+            elif stage == "conv":
+                out |= {"conv": f"{at}.conv", "bn": f"{at}.bn{next(bn)}"}
+            else:
+                out |= conv_bn(stage, at, f".{last[stage]}", f".bn{next(bn)}")
+        return out
+
+    modules = [*conv_bn("stem", "", "conv_stem", "bn1"), *rows_of(spec, row)]
+    if spec.tail is not None and tail_block:
+        modules += conv_bn("tail", f"blocks.{places[-1][0] + 1}.0", ".conv", ".bn1")
+    elif spec.tail is not None:
+        modules += conv_bn("tail", "", "conv_head", "bn2")
+    if spec.head.features:
+        modules.append(("head.features", "conv_head"))
+    modules.append(("head.classifier", "classifier"))
+    return Names(tuple(modules), frozenset({"conv_head"}) if spec.head.features else frozenset())
+
+
+# ---- mmpretrain, mmsegmentation ------------------------------------------------------------------------------
+
+V2_STAGES = (1, 2, 3, 4, 3, 3, 1)  # rows of their MobileNetV2's stages
+_MM = {"expand": "expand_conv", "depthwise": "depthwise_conv", "project": "linear_conv"}
+
+
+def mm_backbone(spec: ArchSpec, v2: bool) -> Iterator[tuple[str, str]]:
+    """The backbone of either: MobileNetV3, or MobileNetV2 whose rows stand in stages."""
+    places = [f"backbone.layer{i + 1}.{j}.conv" for i, n in enumerate(V2_STAGES) for j in range(n)]
+
+    def row(i: int, row: Row, cin: int) -> dict[str, str]:
+        out: dict[str, str] = {}
+        at = f"backbone.layer{i + 1}"
+        for j, stage in enumerate(stages(row, cin)):
+            if v2:
+                out |= conv_bn(stage, f"{places[i]}.{j}", ".conv", ".bn")
+            elif stage == "se":
+                out |= {"se.reduce": f"{at}.se.conv1.conv", "se.expand": f"{at}.se.conv2.conv"}
+            else:
+                out |= conv_bn(stage, f"{at}.{_MM[stage]}", ".conv", ".bn")
+        return out
+
+    yield from conv_bn("stem", f"backbone.{'conv1' if v2 else 'layer0'}", ".conv", ".bn")
+    yield from rows_of(spec, row)
+    if spec.tail is not None:
+        yield from conv_bn("tail", f"backbone.{'conv2' if v2 else f'layer{len(spec.rows) + 1}'}", ".conv", ".bn")
+
+
+def mmpretrain_names(spec: ArchSpec, v2: bool) -> Names:
+    """mmpretrain's MobileNetV3, or its MobileNetV2 where `v2`, with a classifier."""
+    modules = [*mm_backbone(spec, v2)]
+    if spec.head.features:
+        modules += [("head.features", "head.layers.0.fc"), ("head.classifier", "head.layers.1.fc")]
+    else:
+        modules.append(("head.classifier", "head.fc"))
+    return Names(tuple(modules))

@@ -1,0 +1,37 @@
+"""Files for ONNX Runtime and LiteRT, batch norm folded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mbv3.errors import BadInput
+from mbv3.graph import network_model, network_tflite, quantized
+from mbv3.spec import ArchSpec
+
+__all__ = ["litert_file", "onnx_file"]
+
+Images = Sequence[NDArray[np.float32]]
+
+
+def _arrays(state: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
+    return {name: value.numpy() for name, value in state.items()}
+
+
+def onnx_file(spec: ArchSpec, state: Mapping[str, Tensor], precision: str, images: Images) -> bytes:
+    """`input` (1, C, H, W) to `logits`; in int8 the ranges of activations are those on `images`."""
+    model = network_model(spec, _arrays(state))
+    return quantized(model, images) if precision == "int8" else model
+
+
+def litert_file(spec: ArchSpec, state: Mapping[str, Tensor], precision: str) -> bytes:
+    """`input` (1, H, W, C) to `logits`. Raises: BadInput for int8."""
+    if precision == "int8":
+        raise BadInput(
+            "--to litert --precision int8: LiteRT files are written in fp32 only, as no quantizer comes with its "
+            "package; --to onnx has int8"
+        )
+    return network_tflite(spec, _arrays(state))

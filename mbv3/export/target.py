@@ -1,0 +1,93 @@
+"""What every framework that takes Python files has in common: its faults, its names, its files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from mbv3.errors import Fault
+from mbv3.export.names import Names
+from mbv3.spec import ArchSpec, Classify, Conv, DSConv, MBConv, Row, count
+
+__all__ = ["Source", "Target", "intro", "kind", "loader", "plain_conv", "residual", "row_text", "unfit_head"]
+
+STEM = "mobilenetv3"  # of every file that an export writes
+
+Source = dict[str, str]  # file name -> text
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A framework. `faults`: everything in a network that it cannot express; the rest is for networks without faults.
+
+    `notes`: what the files say differently without changing an output (training settings).
+    """
+
+    name: str
+    faults: Callable[[ArchSpec], Iterator[Fault]]
+    names: Callable[[ArchSpec], Names]
+    source: Callable[[ArchSpec], Source]
+    notes: Callable[[ArchSpec], tuple[str, ...]] = lambda spec: ()
+
+
+def kind(row: Row) -> str:
+    """The row's name in a YAML file."""
+    return type(row).__name__.lower()
+
+
+def row_text(row: Row, cin: int) -> str:
+    """A row as a message shows it; a depthwise-separable one is an mbconv without expansion."""
+    if isinstance(row, DSConv):
+        row = MBConv(exp=cin, **{f: getattr(row, f) for f in ("k", "out", "se", "nl", "s", "skip", "dilation")})
+    exp = f" exp {row.exp}" if isinstance(row, MBConv) else ""
+    dilated = f" dilation {row.dilation}" if row.dilation != 1 else ""
+    return f"{kind(row)} k {row.k}{exp} out {row.out} se {row.se} {row.nl} s {row.s}{dilated} skip {row.skip}"
+
+
+def residual(row: Row, cin: int) -> bool:
+    """Where the frameworks add input to output without being asked: stride 1 and as many channels out as in."""
+    return row.s == 1 and cin == row.out
+
+
+def plain_conv(path: str, row: Conv) -> Iterator[Fault]:
+    """Stem and tail are a convolution, a batch norm and an activation everywhere."""
+    if row.se:
+        yield Fault(f"{path}.se", "this convolution has no squeeze-and-excitation there", str(row.se))
+    if row.skip != "none":
+        yield Fault(f"{path}.skip", "this convolution has no skip there", row.skip)
+
+
+def unfit_head(spec: ArchSpec) -> Iterator[Fault]:
+    """A head that is no classifier."""
+    if not isinstance(spec.head, Classify):
+        yield Fault("head", "only a classifier can be expressed", type(spec.head).__name__.lower())
+
+
+def intro(spec: ArchSpec, framework: str) -> str:
+    """The module docstring of an exported file."""
+    h, w = spec.resolution
+    name = spec.name.replace("\\", "/").replace('"', "'")
+    return f'''"""{name} for {framework}: {count(spec).params:,} parameters, images (N, {spec.in_channels}, {h}, {w}).
+
+    from {STEM} import build
+    net = build()  # in eval mode, with the weights of {STEM}.safetensors beside this file
+
+Written by mbv3-search.
+"""
+'''
+
+
+def loader(body: str) -> str:
+    """`build()` around the lines that make `net`."""
+    lines = "\n".join(f"    {line}" if line else "" for line in body.strip("\n").split("\n"))
+    return f'''
+WEIGHTS = Path(__file__).with_name("{STEM}.safetensors")
+
+
+def build(weights=WEIGHTS):
+    """The network in eval mode, with the weights of a safetensors file; newly initialised where `weights` is None."""
+{lines}
+    if weights is not None:
+        net.load_state_dict(load_file(weights), strict=True)
+    return net.eval()
+'''

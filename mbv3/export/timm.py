@@ -1,0 +1,210 @@
+"""timm: arch_def strings for its MobileNetV3 (features behind the pool) or EfficientNet class (none).
+
+Source of what the strings can express: timm 1.0.31, models/_efficientnet_builder.py and _efficientnet_blocks.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from mbv3.errors import Fault
+from mbv3.export.names import Names, stages, timm_names
+from mbv3.export.target import STEM, Source, Target, intro, kind, loader, plain_conv, residual, unfit_head
+from mbv3.spec import ArchSpec, Conv, MBConv, Row, make_divisible
+
+__all__ = ["TIMM"]
+
+_CODE = {"RE": "re", "RE6": "r6", "HS": "hs"}
+_LAYER = {"RE": "relu", "RE6": "relu6", "HS": "hard_swish"}
+_GATE = {"HSIGMOID": "hard_sigmoid", "SIGMOID": "sigmoid"}
+
+
+def _inverted(row: Row, cin: int) -> bool:
+    """timm's `ir` always expands: a row that does not is its `ds`."""
+    return "expand" in stages(row, cin)
+
+
+def _tail_is_head(spec: ArchSpec) -> bool:
+    """EfficientNet ends in a 1x1 convolution with the stem's activation before the pool."""
+    tail = spec.tail
+    return tail is not None and not spec.head.features and (tail.k, tail.s, tail.nl) == (1, 1, spec.stem.nl)
+
+
+def _row_faults(path: str, row: Row, cin: int) -> Iterator[Fault]:
+    if row.nl not in _CODE:
+        yield Fault(f"{path}.nl", f"timm's strings know {', '.join(_CODE)}", row.nl)
+    if row.s not in (1, 2):
+        yield Fault(f"{path}.s", "timm's blocks have strides 1 and 2", str(row.s))
+    if row.dilation != 1:
+        yield Fault(f"{path}.dilation", "timm's strings know no dilation", str(row.dilation))
+    if row.skip == "pool":
+        yield Fault(f"{path}.skip", "timm has no pooled skip", kind(row))
+    if isinstance(row, Conv):
+        if row.se:
+            yield Fault(f"{path}.se", "timm's convolution has no squeeze-and-excitation", str(row.se))
+    elif isinstance(row, MBConv) and _inverted(row, cin) and make_divisible(row.exp) != row.exp:
+        near = make_divisible(row.exp)
+        yield Fault(f"{path}.exp", f"timm rounds an expansion to multiples of 8, here to {near}", str(row.exp))
+
+
+def _faults(spec: ArchSpec) -> Iterator[Fault]:
+    stem, head = spec.stem, spec.head
+    if not spec.rows:
+        yield Fault("rows", "timm's classes need at least one row")
+    yield from plain_conv("stem", stem)
+    if stem.s != 2:
+        yield Fault("stem.s", "timm's stem has stride 2", str(stem.s))
+    if stem.dilation != 1:
+        yield Fault("stem.dilation", "timm's stem has no dilation", str(stem.dilation))
+    if stem.nl not in _LAYER:
+        yield Fault("stem.nl", f"timm's stem has {', '.join(_LAYER)}", stem.nl)
+    yield from unfit_head(spec)
+    if head.features:
+        if stem.k != 3:
+            yield Fault("stem.k", "timm's MobileNetV3 has a stem of 3x3", str(stem.k))
+        if head.nl != stem.nl:
+            yield Fault("head.nl", f"timm's MobileNetV3 has one activation for stem and head, here {stem.nl}", head.nl)
+    cin = stem.out
+    for i, row in enumerate(spec.rows):
+        yield from _row_faults(f"rows[{i}]", row, cin)
+        cin = row.out
+    if spec.tail is not None:
+        yield from plain_conv("tail", spec.tail)
+        if not (_tail_is_head(spec) and spec.tail.dilation != 1):  # of a 1x1 convolution, where it means nothing
+            yield from _row_faults("tail", Conv(k=spec.tail.k, out=spec.tail.out, nl=spec.tail.nl, s=spec.tail.s,
+                                                dilation=spec.tail.dilation), cin)  # fmt: skip
+
+
+# ---- strings -------------------------------------------------------------------------------------------------
+
+
+def _decimal(value: float, lands: Callable[[float], bool]) -> str | None:
+    """`value` with as few decimals as land where they must; None where none do."""
+    texts = (f"{value:.{n}f}" for n in range(9))
+    return next((text for text in texts if float(text) > 0 and lands(float(text))), None)
+
+
+def _block(row: Row, cin: int, from_exp: bool, rule: Callable[[float], int]) -> str | None:
+    """One block's string; None where no ratio gives the squeeze channels under `rule`.
+
+    `from_exp`: a squeeze ratio is of the expansion, else of the block's input.
+    """
+    if isinstance(row, Conv):
+        skip = "_skip" if row.skip == "identity" else ""
+        return f"cn_r1_k{row.k}_s{row.s}_c{row.out}_n{_CODE[row.nl]}{skip}"
+    exp, name, e, over = cin, "ds", "1", 1.0
+    if isinstance(row, MBConv) and _inverted(row, cin):
+        exp, name = row.exp, "ir"
+        e = _decimal(exp / cin, lambda r: make_divisible(cin * r) == exp) or ""
+        over = 1.0 if from_exp else float(e)
+    text = f"{name}_r1_k{row.k}_s{row.s}_e{e}_c{row.out}"
+    if row.se:
+        # the builder divides a ratio of the input by the expansion, then takes that share of the expanded channels
+        def lands(r: float) -> bool:
+            return rule(exp * (r / over)) == row.se
+
+        share = "0.25" if lands(0.25) else _decimal(row.se / exp * over, lands)
+        if share is None:
+            return None
+        text += f"_se{share}"
+    noskip = "_noskip" if row.skip == "none" and residual(row, cin) else ""
+    return f"{text}_n{_CODE[row.nl]}{noskip}"
+
+
+def _blocks(spec: ArchSpec) -> tuple[list[str], bool]:
+    """A string for every row, and whether squeeze channels are rounded as MobileNetV3 rounds them."""
+    from_exp = bool(spec.head.features)  # EfficientNet's ratio is of the block's input
+    ins = [spec.stem.out, *(row.out for row in spec.rows)]
+    for rule in (make_divisible, round):
+        texts = [_block(row, cin, from_exp, rule) for row, cin in zip(spec.rows, ins, strict=False)]
+        found = [text for text in texts if text is not None]
+        if len(found) == len(texts):
+            break
+    return found, rule is make_divisible
+
+
+def _places(spec: ArchSpec) -> tuple[tuple[int, int], ...]:
+    """(stage, block) of every row: a stage begins with a stride or with a change of channels, as timm's own do."""
+    places: list[tuple[int, int]] = []
+    cin = spec.stem.out
+    for row in spec.rows:
+        stage, block = places[-1] if places else (-1, 0)
+        places.append((stage + 1, 0) if row.s > 1 or row.out != cin or not places else (stage, block + 1))
+        cin = row.out
+    return tuple(places)
+
+
+def arch_def(spec: ArchSpec) -> tuple[list[list[str]], bool]:
+    """(stages of block strings, whether squeeze channels are rounded); equal blocks of a stage are repeats."""
+    strings, rounded = _blocks(spec)
+    out: list[list[str]] = []
+    last = ""
+    for row, text, (stage, block) in zip(spec.rows, strings, _places(spec), strict=True):
+        same = text.replace(f"_s{row.s}_", "_s_", 1)  # only a stage's first block strides
+        if block == 0:
+            out.append([text])
+        elif same == last:
+            head, _, rest = out[stage][-1].partition("_r")
+            n, _, rest = rest.partition("_")
+            out[stage][-1] = f"{head}_r{int(n) + 1}_{rest}"
+        else:
+            out[stage].append(text)
+        last = same
+    if spec.tail is not None and not _tail_is_head(spec):
+        out.append([str(_block(spec.tail, spec.rows[-1].out, True, round))])
+    return out, rounded
+
+
+def _source(spec: ArchSpec) -> Source:
+    head, stem, tail = spec.head, spec.stem, spec.tail
+    strings, rounded = arch_def(spec)
+    stages_text = "\n".join("    [" + ", ".join(f'"{s}"' for s in stage) + "]," for stage in strings)
+    builder, layers, se = "decode_arch_def", "", ""
+    own = [f"num_features={tail.out if tail is not None and _tail_is_head(spec) else 0}"]
+    if head.features:
+        own = [f"num_features={head.features}"]
+    elif stem.k != 3:
+        own.append(f"stem_kernel_size={stem.k}")
+    if any(row.se for row in spec.rows):
+        builder += ", round_channels" if rounded else ""
+        layers = "from timm.models._efficientnet_blocks import SqueezeExcite\n"
+        rule = ", rd_round_fn=round_channels" if rounded else ""
+        se = f'se = partial(SqueezeExcite, gate_layer="{_GATE[spec.gate]}", force_act_layer=nn.ReLU{rule})\n'
+        own.append("se_layer=se")
+    file, name = ("mobilenetv3", "MobileNetV3") if head.features else ("efficientnet", "EfficientNet")
+    settings = "".join(f"    {setting},\n" for setting in own)
+    module = f"""from functools import partial
+from pathlib import Path
+
+from safetensors.torch import load_file
+from timm.layers import get_act_layer
+{layers}from timm.models._efficientnet_builder import {builder}
+from timm.models.{file} import {name}
+from torch import nn
+
+# ir: inverted residual, ds: depthwise separable, cn: convolution; r repeats, k kernel, s stride,
+# e expansion, c output channels, se squeeze ratio, n activation
+ARCH_DEF = [
+{stages_text}
+]
+"""
+    build = f"""norm = partial(nn.BatchNorm2d, eps={spec.bn_eps}, momentum={spec.bn_momentum})
+{se}net = {name}(
+    decode_arch_def(ARCH_DEF),
+    num_classes={head.classes},
+    in_chans={spec.in_channels},
+    stem_size={stem.out},
+    fix_stem=True,
+    round_chs_fn=lambda channels: channels,
+    act_layer=get_act_layer("{_LAYER[stem.nl]}"),
+    norm_layer=norm,
+    drop_rate={head.dropout},
+{settings})"""
+    return {f"{STEM}.py": intro(spec, "timm") + module + loader(build)}
+
+
+def _names(spec: ArchSpec) -> Names:
+    return timm_names(spec, _places(spec), spec.tail is not None and not _tail_is_head(spec))
+
+
+TIMM = Target("timm", _faults, _names, _source)

@@ -1,0 +1,204 @@
+"""torchvision: the rows of its MobileNetV3 or MobileNetV2 class, stem, tail and head put in where they differ.
+
+Source of what the classes can express: torchvision 0.28, models/mobilenetv3.py and models/mobilenetv2.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mbv3.errors import Fault
+from mbv3.export.names import Names, torchvision_names
+from mbv3.export.target import STEM, Source, Target, intro, kind, loader, plain_conv, residual, unfit_head
+from mbv3.spec import NLS, ArchSpec, Conv, MBConv, Row, make_divisible
+
+__all__ = ["TORCHVISION"]
+
+_ACT = {"RE": "nn.ReLU", "RE6": "nn.ReLU6", "HS": "nn.Hardswish", "NONE": "None"}
+assert set(_ACT) == set(NLS)
+
+
+def is_v2(spec: ArchSpec) -> bool:
+    """MobileNetV2's class has ReLU6 throughout, MobileNetV3's has none."""
+    return all(row.nl == "RE6" for row in spec.rows)
+
+
+def _inner(row: Row, cin: int) -> int:
+    return row.exp if isinstance(row, MBConv) else cin
+
+
+def _row_faults(path: str, row: Row, cin: int, v2: bool, gate: str) -> Iterator[Fault]:
+    if isinstance(row, Conv):
+        yield Fault(path, "torchvision's rows are inverted residuals", "conv")
+        return
+    name = "MobileNetV2" if v2 else "MobileNetV3"
+    if row.s not in (1, 2):
+        yield Fault(f"{path}.s", f"torchvision's {name} has strides 1 and 2", str(row.s))
+    if row.skip == "pool":
+        yield Fault(f"{path}.skip", "torchvision has no pooled skip", kind(row))
+    undilated = v2 or row.dilation == 1
+    if row.skip == "none" and residual(row, cin) and undilated:
+        yield Fault(f"{path}.skip", "torchvision adds the input wherever stride is 1 and in equals out", "none")
+    if v2:
+        if row.k != 3:
+            yield Fault(f"{path}.k", "torchvision's MobileNetV2 has 3x3 kernels", str(row.k))
+        if row.se:
+            yield Fault(f"{path}.se", "torchvision's MobileNetV2 has no squeeze-and-excitation", str(row.se))
+        if row.dilation != 1:
+            yield Fault(f"{path}.dilation", "torchvision's MobileNetV2 has no dilation", str(row.dilation))
+        return
+    if row.nl not in ("RE", "HS"):
+        yield Fault(f"{path}.nl", "torchvision's MobileNetV3 rows have RE or HS", row.nl)
+    if row.dilation != 1 and (row.s != 1):
+        yield Fault(f"{path}.s", "torchvision's dilated rows have stride 1", str(row.s))
+    if row.se:
+        squeeze = make_divisible(_inner(row, cin) // 4)
+        if row.se != squeeze:
+            yield Fault(f"{path}.se", f"torchvision squeezes {_inner(row, cin)} channels to {squeeze}", str(row.se))
+        if gate != "HSIGMOID":
+            yield Fault(f"{path}.se", "torchvision's MobileNetV3 has the gate HSIGMOID", gate)
+
+
+def _faults(spec: ArchSpec) -> Iterator[Fault]:
+    v2 = is_v2(spec)
+    if not spec.rows:
+        yield Fault("rows", "torchvision's classes need at least one row")
+    for path, row, cin in spec.convs():
+        if path in ("stem", "tail"):
+            assert isinstance(row, Conv)
+            yield from plain_conv(path, row)
+        else:
+            yield from _row_faults(path, row, cin, v2, spec.gate)
+    yield from unfit_head(spec)
+
+
+# ---- the file ------------------------------------------------------------------------------------------------
+
+
+def _conv(row: Conv, cin: int) -> str:
+    more = f", stride={row.s}" if row.s != 1 else ""
+    more += f", dilation={row.dilation}" if row.dilation != 1 else ""
+    return f"Conv2dNormActivation({cin}, {row.out}, {row.k}{more}, norm_layer=norm, activation_layer={_ACT[row.nl]})"
+
+
+def _tail(spec: ArchSpec, stock: Conv) -> Iterator[str]:
+    if spec.tail is None:
+        yield "net.features = net.features[:-1]"
+    elif spec.tail != stock:
+        yield f"net.features[-1] = {_conv(spec.tail, spec.rows[-1].out)}"
+
+
+def _head(spec: ArchSpec, stock_features: bool) -> Iterator[str]:
+    """Lines that replace the classifier. V2's class has no features layer, V3's a hard-swish one."""
+    head = spec.head
+    last = f"nn.Linear({head.features or spec.features}, {head.classes})"
+    if not head.features:
+        yield f"net.classifier = nn.Sequential(nn.Dropout({head.dropout}), {last})"
+        return
+    act = f"{_ACT[head.nl]}()" if head.nl != "NONE" else "nn.Identity()"
+    if not stock_features or head.nl != "HS":
+        first = f"nn.Linear({spec.features}, {head.features})"
+        yield f"net.classifier = nn.Sequential({first}, {act}, nn.Dropout({head.dropout}), {last})"
+
+
+def _v3(spec: ArchSpec) -> tuple[str, list[str]]:
+    """(module lines, lines of build) with the MobileNetV3 class."""
+    rows, cin = [], spec.stem.out
+    channels = [spec.stem.out]
+    for row in spec.rows:
+        exp = _inner(row, cin)
+        # the class drops the sum of a row of stride 2, and strides no dilated row
+        s = 2 if row.dilation != 1 and row.skip == "none" and residual(row, cin) else row.s
+        rows.append(f"    ({cin}, {row.k}, {exp}, {row.out}, {bool(row.se)}, {row.nl!r}, {s}, {row.dilation}),")
+        channels += [exp, row.out]
+        cin = row.out
+    config = "InvertedResidualConfig"
+    module = [
+        "# input channels, kernel, expanded channels, output channels, SE, activation, stride, dilation",
+        "ROWS = [",
+    ]
+    module += [*rows, "]"]
+    if any(make_divisible(c) != c for c in channels):
+        config = "Row"
+        module += [
+            "", "", "class Row(InvertedResidualConfig):",
+            '    """A row whose channels are taken as they are, not rounded to multiples of 8."""', "",
+            "    @staticmethod", "    def adjust_channels(channels, width_mult):", "        return channels", "",
+        ]  # fmt: skip
+    head = spec.head
+    stock_tail = Conv(k=1, out=6 * cin, nl="HS")
+    stock_features = bool(head.features) and spec.tail == stock_tail
+    last = head.features or 8  # replaced below where there is none
+    build = [
+        f"norm = partial(nn.BatchNorm2d, eps={spec.bn_eps}, momentum={spec.bn_momentum})",
+        f"rows = [{config}(*row, width_mult=1.0) for row in ROWS]",
+        f"net = MobileNetV3(rows, {last}, {head.classes}, norm_layer=norm, dropout={head.dropout})",
+    ]
+    if spec.stem != Conv(k=3, out=spec.stem.out, nl="HS", s=2) or spec.in_channels != 3:
+        build.append(f"net.features[0] = {_conv(spec.stem, spec.in_channels)}")
+    build += [*_tail(spec, stock_tail), *_head(spec, stock_features)]
+    return "\n".join(module) + "\n", build
+
+
+def _v2(spec: ArchSpec) -> tuple[str, list[str]]:
+    """(module lines, lines of build) with the MobileNetV2 class. A ratio is written so that it lands on `exp`."""
+    rows, cin = [], spec.stem.out
+    for row in spec.rows:
+        rows.append((_ratio(_inner(row, cin), cin), row.out, row.s))
+        cin = row.out
+    module = ["# expansion ratio, output channels, repeats, stride", "ROWS = ["]
+    module += [f"    ({t}, {c}, 1, {s})," for t, c, s in rows] + ["]"]
+    head = spec.head
+    build = [
+        f"norm = partial(nn.BatchNorm2d, eps={spec.bn_eps}, momentum={spec.bn_momentum})",
+        f"net = MobileNetV2({head.classes}, inverted_residual_setting=ROWS, round_nearest=1, norm_layer=norm, "
+        f"dropout={head.dropout})",
+    ]
+    if spec.stem != Conv(k=3, out=32, nl="RE6", s=2) or spec.in_channels != 3:
+        build.append(f"net.features[0] = {_conv(spec.stem, spec.in_channels)}")
+    if spec.stem.out != 32:  # the class has a stem of 32 channels
+        (t, c, s) = rows[0]
+        build.append(f"net.features[1] = InvertedResidual({spec.stem.out}, {c}, {s}, {t}, norm)")
+    stock_tail = Conv(k=1, out=1280, nl="RE6")
+    build += list(_tail(spec, stock_tail))
+    if head.features or spec.tail != stock_tail:
+        build += list(_head(spec, stock_features=False))
+    return "\n".join(module) + "\n", build
+
+
+def _ratio(exp: int, cin: int) -> str:
+    """The shortest decimal t with round(cin t) = exp; 1 only for no expansion, which leaves the convolution out."""
+    if exp % cin == 0:
+        return str(exp // cin)
+    return next(
+        t for t in (f"{exp / cin:.{n}f}" for n in range(1, 9)) if round(cin * float(t)) == exp and float(t) != 1
+    )
+
+
+def _source(spec: ArchSpec) -> Source:
+    v2 = is_v2(spec)
+    module, build = _v2(spec) if v2 else _v3(spec)
+    body = "\n".join(build)
+    imports = [
+        "from functools import partial",
+        "from pathlib import Path",
+        "",
+        "from safetensors.torch import load_file",
+    ]
+    imports.append("from torch import nn")
+    if v2:
+        block = ["InvertedResidual"] if "InvertedResidual(" in body else []
+        imports.append(f"from torchvision.models.mobilenetv2 import {', '.join([*block, 'MobileNetV2'])}")
+    else:
+        imports.append("from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3")
+    if "Conv2dNormActivation(" in body:
+        imports.append("from torchvision.ops.misc import Conv2dNormActivation")
+    text = intro(spec, "torchvision") + "\n".join(imports) + "\n\n" + module + loader(body)
+    return {f"{STEM}.py": text}
+
+
+def _names(spec: ArchSpec) -> Names:
+    return torchvision_names(spec, is_v2(spec))
+
+
+TORCHVISION = Target("torchvision", _faults, _names, _source)

@@ -1,0 +1,82 @@
+"""`mbv3 export`: a network, its weights and images to calibrate on, read and handed to the export room."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mbv3.data import ImageSet, load_class_folder, make_batch
+from mbv3.errors import BadInput
+from mbv3.export import export
+from mbv3.files import vacant, write_atomic, write_folder
+from mbv3.nn import build
+from mbv3.pipeline.accuracy import subset
+from mbv3.spec import count, load_spec
+from mbv3.training import read_weights
+
+__all__ = ["calibration_images", "export_network"]
+
+INT8_IMAGES = 32  # that the ranges of activations are calibrated on
+SUFFIXES = {"onnx": ".onnx", "litert": ".tflite"}  # of targets that are one file
+
+
+def calibration_images(images: ImageSet, resolution: tuple[int, int]) -> list[NDArray[np.float32]]:
+    """A few of `images` as a network takes them, (1, 3, H, W) each."""
+    few = subset(images, INT8_IMAGES)
+    x, _ = make_batch(few, np.arange(len(few)), resolution)
+    return np.split(x.contiguous().numpy(), len(few))
+
+
+def export_network(
+    name: str,
+    to: str,
+    *,
+    weights: str | None = None,
+    out: str | None = None,
+    precision: str = "fp32",
+    data: str | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Write the network `name` (a file, or a name) for the target `to`; what was written, ready for JSON.
+
+    `out`: a new or empty folder, or a new file where its suffix is the target's. `data`: images to calibrate int8 on.
+
+    Raises:
+        BadInput: the spec, the weights, the images or the place cannot be used, or the target cannot express the
+            network. Then nothing is written.
+    """
+    spec = load_spec(name)
+    if data and precision != "int8":
+        raise BadInput("--data calibrates int8: add --precision int8, or leave --data out")
+    suffix = SUFFIXES.get(to, "")
+    plain = re.sub(r"[^\w.@+-]", "_", spec.name)[:100] + (".int8" if precision == "int8" else "")
+    place = Path(out or plain + (suffix or f"-{to}"))
+    vacant(place)
+    state = read_weights(Path(weights)) if weights else build(spec, seed).state_dict()
+    images: list[NDArray[np.float32]] = []
+    if data:
+        images = calibration_images(load_class_folder(Path(data), spec.resolution[0]), spec.resolution)
+    made = export(spec, state, to, precision=precision, images=images, source=weights or "weights")
+    if suffix and place.suffix == suffix:
+        [content] = made.files.values()
+        write_atomic(place, content)
+        files = [place]
+    else:
+        write_folder(place, made.files)
+        files = [place / file for file in made.files]
+    notes = list(made.notes)
+    if not weights:
+        notes.insert(0, f"weights are random (seed {seed}): give --weights FILE for trained ones")
+    return {
+        "spec": spec.name,
+        "to": to,
+        "precision": precision,
+        "params": count(spec).params,
+        "weights": weights,
+        "files": [str(file) for file in files],
+        "notes": notes,
+    }
