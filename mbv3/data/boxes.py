@@ -107,7 +107,7 @@ def _part(
         if not 0.5 <= pw / ph <= 2.0:
             continue
         x0, y0 = rng.uniform(0, 1 - pw), rng.uniform(0, 1 - ph)
-        keep = ((middle > (x0, y0)) & (middle < (x0 + pw, y0 + ph))).all(1)
+        keep: NDArray[np.bool_] = np.all((middle > (x0, y0)) & (middle < (x0 + pw, y0 + ph)), axis=1)
         box = np.array([[x0, y0, x0 + pw, y0 + ph]], dtype=np.float32)
         if keep.any() and box_overlap(edges[keep], box).max() >= least:
             return (float(x0), float(y0), float(x0 + pw), float(y0 + ph)), keep

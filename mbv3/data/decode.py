@@ -69,7 +69,7 @@ def decode_image(path: Path, size: tuple[int, int], fit: Framing) -> tuple[NDArr
             image.draft("RGB", (width, height))
             rgb = to_rgb(image)
         if rgb.size != (width, height):
-            w, h = rgb.size
+            w, h = float(rgb.width), float(rgb.height)
             if fit == "middle":
                 w, h = min(rgb.width, rgb.height * width / height), min(rgb.height, rgb.width * height / width)
             left, top = (rgb.width - w) // 2, (rgb.height - h) // 2

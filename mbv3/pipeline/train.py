@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,9 +28,10 @@ from mbv3.pipeline.job_classify import classify_job
 from mbv3.pipeline.job_detect import detect_job
 from mbv3.pipeline.job_segment import segment_job
 from mbv3.pipeline.rundir import RunDir, file_sha256, versions
+from mbv3.pipeline.train_init import initial_weights
 from mbv3.pipeline.train_log import logged, read_rows, write_rows
 from mbv3.pipeline.train_options import TrainOptions
-from mbv3.pipeline.train_shape import AUGMENTS, shaped, smallest_map, task_of
+from mbv3.pipeline.train_shape import shaped, smallest_map, task_of
 from mbv3.report import contact_sheet, training_curve
 from mbv3.spec import ArchSpec, count, dump_spec, load_spec, parse_spec, with_head
 from mbv3.training import (
@@ -46,7 +48,6 @@ from mbv3.training import (
     load_checkpoint,
     measure,
     processes,
-    read_weights,
     recalibrate,
     recipe_for,
     save_weights,
@@ -97,6 +98,10 @@ def train(
         run.lock()
         try:
             yield from logged(run.path, _stages(o, run, spec))
+        except BadInput:
+            if resume is None and not (run.path / "checkpoint.safetensors").exists():
+                shutil.rmtree(run.path)  # nothing was learned: the same --out is free for the next try
+            raise
         except Diverged as e:
             kept = _keep_last_good(run)
             run.save(status="diverged", exit=1)
@@ -150,8 +155,10 @@ def _stages(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event]:
     net = build(spec, o.seed)
     yield from _describe(o, run, spec, job, recipe, where)
     if o.init is not None:
-        left = adopt(net, read_weights(Path(o.init)), o.init)
-        yield Note(STAGE, f"weights of {o.init}" + (f"; new: {', '.join(left)}" if left else ""))
+        state, whose = initial_weights(Path(o.init), spec)
+        left = adopt(net, state, o.init)
+        of = f" (names of {whose})" if whose != "mbv3" else ""
+        yield Note(STAGE, f"weights of {o.init}{of}" + (f"; new: {', '.join(left)}" if left else ""))
     net.to(where)
     objective = job.objective(recipe)
     if o.teacher is not None:
@@ -166,12 +173,8 @@ def _stages(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event]:
 
 
 def _job(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event | Job]:
-    augment = o.augment or RECIPES[o.recipe_name].augment
-    if augment not in AUGMENTS[o.task]:
-        raise BadInput(f"--augment {augment}: for --task {o.task} there are {', '.join(AUGMENTS[o.task])}; "
-                       f"recipe {o.recipe_name} may be meant for another task")  # fmt: skip
     if o.task == "classify":
-        yield from classify_job(o, spec.resolution, run.path, augment)
+        yield from classify_job(o, spec.resolution, run.path, o.augment or RECIPES[o.recipe_name].augment)
     elif o.task == "segment":
         yield from segment_job(o, spec.resolution, run.path)
     else:
@@ -185,7 +188,7 @@ def _teacher(o: TrainOptions, job: Job, spec: ArchSpec) -> nn.Module:
     if task_of(bigger) != o.task:
         raise BadInput(f"--teacher {o.teacher}: has a head for {task_of(bigger)}, not for {o.task}")
     net = build(bigger, 0)
-    adopt(net, read_weights(Path(o.teacher_weights)), o.teacher_weights, new_head=False)
+    adopt(net, initial_weights(Path(o.teacher_weights), bigger)[0], o.teacher_weights, new_head=False)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net.eval()
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from mbv3.errors import BadInput
 from mbv3.pipeline.train_options import TrainOptions, parse_resolution
 from mbv3.spec import ArchSpec, Dense, SSDLite, with_head, with_output_stride
+from mbv3.training import RECIPES
 
 __all__ = ["AUGMENTS", "shaped", "smallest_map", "task_of"]
 
@@ -38,6 +39,10 @@ def shaped(spec: ArchSpec, o: TrainOptions) -> ArchSpec:
     if task_of(spec) != o.task:
         raise BadInput(f"--task {o.task}: {spec.name} has a head for {task_of(spec)}; give that task, or "
                        "another network")  # fmt: skip
+    augment = o.augment or RECIPES[o.recipe_name].augment
+    if augment not in AUGMENTS[o.task]:
+        raise BadInput(f"--augment {augment}: for --task {o.task} there are {', '.join(AUGMENTS[o.task])}; "
+                       f"recipe {o.recipe_name} may be meant for another task")  # fmt: skip
     left = o.unstride
     if left and o.task != "classify":
         raise BadInput("--unstride is for classifiers; --output-stride sets the last map of a segmentation network")

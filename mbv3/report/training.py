@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 __all__ = ["Box", "Panel", "class_colours", "contact_sheet", "training_curve"]
 
 _BLUE, _ORANGE, _GREEN, _RED = "#2166ac", "#c2500a", "#157f5b", "#b2182b"
-_STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +55,7 @@ def _png(figure: Figure) -> bytes:
 
 def training_curve(rows: Sequence[Mapping[str, float]], metric: str, title: str) -> bytes:
     """Loss and `metric` over the epochs, as a PNG. Rows have `epoch`, `loss` and, where it was scored, `metric`."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(7.2, 3.8), layout="constrained")
         FigureCanvasAgg(figure)
         left = figure.subplots()
@@ -80,7 +79,7 @@ def contact_sheet(panels: Sequence[Panel], classes: Sequence[str], title: str) -
     columns = 2 if masks else min(4 if any(p.boxes for p in panels) else 8, max(1, len(panels)))
     rows = -(-len(panels) // columns)
     colours = class_colours(len(classes))
-    with mpl.rc_context({**_STYLE, "font.size": 7}):
+    with mpl.rc_context({"font.size": 7}):
         figure = Figure(figsize=(11, max(1.6, rows * (1.75 if columns != 4 else 2.4)) + 0.6), layout="constrained")
         FigureCanvasAgg(figure)
         axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()

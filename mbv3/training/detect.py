@@ -60,7 +60,7 @@ def detect_objective(head: SSDLite, negatives: int = 3) -> Objective:
         positive = labels > 0
         many = positive.sum(1, keepdim=True)
         background = wrong.masked_fill(positive, -1.0)
-        rank = background.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
+        rank = background.argsort(stable=True, dim=1, descending=True).argsort(stable=True, dim=1)
         hard = (rank < negatives * many) & ~positive
         return (boxes + wrong[positive].sum() + wrong[hard].sum()) / max(1, int(many.sum()))
 
@@ -93,7 +93,7 @@ class DetectMetric:
             )
 
     def _truth(self) -> dict[str, Any]:
-        annotations = []
+        annotations: list[dict[str, Any]] = []
         for i, (boxes, (h, w)) in enumerate(zip(self.data.boxes, self.data.sizes, strict=True)):
             for (x0, y0, x1, y1), label, hard in zip(boxes.edges.tolist(), boxes.labels, boxes.hard, strict=True):
                 box = [x0 * w, y0 * h, (x1 - x0) * w, (y1 - y0) * h]

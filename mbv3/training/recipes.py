@@ -151,5 +151,5 @@ def learning_rate(recipe: Fit, step: int) -> float:
     if recipe.schedule == "cosine":
         return recipe.lr * 0.5 * (1 + math.cos(math.pi * done))
     if recipe.schedule == "poly":
-        return (recipe.lr - recipe.min_lr) * (1 - done) ** recipe.power + recipe.min_lr
-    return recipe.lr * recipe.decay ** (step / recipe.epoch_steps // recipe.decay_epochs)
+        return (recipe.lr - recipe.min_lr) * math.pow(1 - done, recipe.power) + recipe.min_lr
+    return recipe.lr * math.pow(recipe.decay, step / recipe.epoch_steps // recipe.decay_epochs)

@@ -21,8 +21,9 @@ from mbv3.errors import BadInput
 from mbv3.events import Done, Note
 from mbv3.nn import build
 from mbv3.pipeline import train
-from mbv3.spec import ArchSpec, Classify, Conv, MBConv, dump_spec, parse_spec, with_head
-from mbv3.training import Diverged, load_checkpoint, read_weights, save_weights
+from mbv3.pipeline.train_init import initial_weights
+from mbv3.spec import ArchSpec, Classify, Conv, MBConv, dump_spec, load_spec, parse_spec, with_head
+from mbv3.training import Diverged, adopt, load_checkpoint, read_weights, save_weights
 
 SPEC = ArchSpec(
     name="tiny",
@@ -111,7 +112,7 @@ def quick(data: Path, out: Path, **options: Any) -> tuple[dict[str, Any], list[s
 
 
 def test_classify(classes: Path, tmp_path: Path) -> None:
-    record, said = quick(classes, tmp_path / "o", epochs=15.0, lr=0.1, ema=0.9)
+    record, said = quick(classes, tmp_path / "o", epochs=25.0, optimizer="adamw", lr=5e-3, ema=0.9)
     assert record["top1"] > 80 and record["metrics"].keys() == {"top1"}  # two classes have no top 5
     assert (record["n"], record["judged_on"], record["status"], record["exit"]) == (16, "test", "done", 0)
     names = {p.name for p in (tmp_path / "o").iterdir()}
@@ -124,8 +125,8 @@ def test_classify(classes: Path, tmp_path: Path) -> None:
     build(spec).load_state_dict(read_weights(tmp_path / "o/weights.safetensors"))
     assert all(Image.open(tmp_path / "o" / n).size[0] > 300 for n in ("curve.png", "predictions.png"))
     text = (tmp_path / "o/log.txt").read_text()
-    assert "epoch 15 of 15: loss " in text and "waiting for images" in text and "min left" in text
-    assert len((tmp_path / "o/log.csv").read_text().splitlines()) == 16
+    assert "epoch 25 of 25: loss " in text and "waiting for images" in text and "min left" in text
+    assert len((tmp_path / "o/log.csv").read_text().splitlines()) == 26
     assert any(t.startswith("46 images of 2 classes, 2 held out, 16 for the test") for t in said)
 
 
@@ -286,8 +287,9 @@ def test_a_full_disk_keeps_the_previous_checkpoint(
 
     def full(source: str, target: Any) -> None:
         nonlocal calls
-        calls += str(target).endswith("checkpoint.safetensors")
-        if calls == 2:
+        checkpoint = str(target).endswith("checkpoint.safetensors")
+        calls += checkpoint
+        if checkpoint and calls == 2:
             raise OSError(28, "No space left on device")
         replaced(source, target)
 
@@ -328,6 +330,7 @@ def test_broken_images_are_listed_or_left_out(classes: Path, tmp_path: Path, spo
     names = spoil()
     with pytest.raises(BadInput) as e:
         quick(classes, tmp_path / "o")
+    assert not (tmp_path / "o").exists()
     assert "4 of " in str(e.value) and "--skip-broken" in str(e.value)
     assert all(n in str(e.value) for n in names)
     record, said = quick(classes, tmp_path / "p", skip_broken=True)
@@ -373,3 +376,62 @@ def test_memory_does_not_grow_with_epochs(classes: Path, tmp_path: Path) -> None
     quick(classes, tmp_path / "b", epochs=60.0, score_every=1)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 60_000  # kB; keeping every epoch's weights would take more
+
+
+# ---- weights of others ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["torchvision", "timm"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_under_the_libraries_own_names(
+    torchvision: Any, classes: Path, tmp_path: Path, kind: str, suffix: str
+) -> None:
+    torch.manual_seed(3)
+    if kind == "torchvision":
+        theirs = torchvision.models.mobilenet_v3_small(num_classes=12).state_dict()
+    else:
+        theirs = pytest.importorskip("timm").create_model("mobilenetv3_small_100", num_classes=12).state_dict()
+    file = tmp_path / f"theirs{suffix}"
+    if suffix == ".pth":
+        torch.save({"model": theirs, "epoch": 3}, file)
+    else:
+        save_weights(file, theirs)
+    spec = load_spec("mobilenet_v3_small")
+    for target in (replace(spec, head=replace(spec.head, classes=2)), with_head(spec, "lraspp", 3)):
+        state, whose = initial_weights(file, target)
+        net = build(target, 0)
+        left = adopt(net, state, "theirs")
+        assert whose == kind and left and all(k.startswith("head.") for k in left)
+        stem = next(v for k, v in theirs.items() if v.dim() == 4)
+        assert torch.equal(net.state_dict()["stem.conv.weight"], stem)
+        moved = [k for k, v in net.state_dict().items() if k in state and torch.equal(v, state[k])]
+        assert len(moved) > 0.9 * len([k for k in net.state_dict() if not k.startswith("head.")])
+    if kind == "torchvision":  # the same answers, not only the same names
+        same = replace(spec, head=replace(spec.head, classes=12))
+        net, x = build(same, 0), torch.randn(2, 3, 64, 64)
+        assert adopt(net, initial_weights(file, same)[0], "theirs") == []
+        model = torchvision.models.mobilenet_v3_small(num_classes=12)
+        model.load_state_dict(theirs)
+        with torch.no_grad():
+            torch.testing.assert_close(net.eval()(x), model.eval()(x), rtol=1e-3, atol=1e-5)
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, ("touch executed",)
+
+
+def test_nothing_in_a_weights_file_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"stem.conv.weight": _Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(BadInput, match=r"evil.pth: holds more than tensors.*convert it to safetensors"):
+        initial_weights(tmp_path / "evil.pth", SPEC)
+    assert not (tmp_path / "executed").exists()
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(BadInput, match=r"list.pt: holds no state dict"):
+        initial_weights(tmp_path / "list.pt", SPEC)
+    (tmp_path / "none.pth").write_bytes(b"")
+    with pytest.raises(BadInput, match=r"none.pth: holds more than tensors, or is none of torch's files"):
+        initial_weights(tmp_path / "none.pth", SPEC)
+    with pytest.raises(BadInput, match=r"gone.pth: no such weights file"):
+        initial_weights(tmp_path / "gone.pth", SPEC)
