@@ -39,6 +39,7 @@ EXTRA: dict[tuple[str, str], str] = {
     ("export", "safetensors"): "converted state dicts",
     ("graph", "onnxruntime"): "its quantizer writes the int8 files",
     ("cli", "rich"): "progress bars, which are drawn nowhere else",
+    ("pipeline", "datasets"): "an extra: data sets of the Hugging Face hub",
 }
 HEAVY = ("torch", "onnx", "onnxruntime", "pandas", "optuna", "matplotlib", "scipy", "ai_edge_litert")
 

@@ -149,9 +149,10 @@ def _voc_image(file: Path, image: Path | None, notes: _Notes) -> _Raw | None:
             name = (thing.findtext("name") or "").strip()
             if not name or not np.isfinite(edges).all():
                 raise ValueError("an object without name or box")
-            # VOC counts pixels from 1, its last one included
+            # VOC counts pixels from 1, its last one included; who writes 0 counts from there
             x0, y0, x1, y1 = edges
-            raw.objects.append((name, x0 - 1, y0 - 1, x1, y1, (thing.findtext("difficult") or "0").strip() == "1"))
+            x0, y0 = (v - 1 if v >= 1 else v for v in (x0, y0))
+            raw.objects.append((name, x0, y0, x1, y1, (thing.findtext("difficult") or "0").strip() == "1"))
     except FileNotFoundError:
         notes.faults.append(f"{file}: no such annotation, though a list names it")
         return None

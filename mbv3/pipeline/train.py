@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from mbv3.nn import build
 from mbv3.pipeline.job import STAGE, Job
 from mbv3.pipeline.job_classify import classify_job
 from mbv3.pipeline.job_detect import detect_job
+from mbv3.pipeline.job_hub import PREFIX, class_folders
 from mbv3.pipeline.job_segment import segment_job
 from mbv3.pipeline.rundir import RunDir, file_sha256, versions
 from mbv3.pipeline.train_init import initial_weights
@@ -51,12 +49,13 @@ from mbv3.training import (
     recalibrate,
     recipe_for,
     save_weights,
+    together,
 )
 
 __all__ = ["train"]
 
 FORMAT = "mbv3-train/1"
-_PIXELS = ("pixels-*.u8", "pixels-*.json")
+_PIXELS = ("pixels-*.u8", "pixels-*.json", "images.json")
 
 
 def train(
@@ -68,7 +67,7 @@ def train(
         BadInput: options, data or weights that cannot be used.
         Diverged: the loss is not finite any more; the last good state is kept and named.
     """
-    with _together():
+    with together():
         rank, world = processes()
         if resume is not None:
             run = RunDir.open(Path(resume), FORMAT)
@@ -82,10 +81,11 @@ def train(
             if spec is None:
                 raise BadInput("SPEC is needed: a YAML file or a name such as mobilenet_v3_small")
             o = TrainOptions.of(options)
+            command = o.command(spec.name)
             spec = shaped(spec, o)
             path = Path(out or f"runs/train-{spec.name}-{Path(o.data).name}")
             if rank == 0:
-                run = RunDir.create(path, {"args": o.as_dict(), "hashes": {}}, FORMAT)
+                run = RunDir.create(path, {"command": command, "args": o.as_dict(), "hashes": {}}, FORMAT)
                 run.write("network.yaml", dump_spec(spec))
             if world > 1:
                 distributed.barrier()
@@ -108,23 +108,6 @@ def train(
             raise Diverged(f"{e}; {kept}") from None
         finally:
             run.unlock()
-
-
-@contextmanager
-def _together() -> Iterator[None]:
-    """Under torchrun: the processes know each other (NCCL where there are GPUs, else gloo)."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or distributed.is_initialized():
-        yield
-        return
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    if backend == "nccl":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    # the first process decodes the images while the others wait
-    distributed.init_process_group(backend, timeout=timedelta(hours=12))
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()
 
 
 def _stages(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event]:
@@ -173,6 +156,12 @@ def _stages(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event]:
 
 
 def _job(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event | Job]:
+    if o.data.startswith(PREFIX):
+        fetched = run.path / "images"
+        if processes()[0] == 0 and not (run.path / "images.json").exists():
+            yield from class_folders(o.data.removeprefix(PREFIX), fetched)
+            run.write("images.json", json.dumps({"source": o.data}) + "\n")
+        o = replace(o, data=str(fetched))
     if o.task == "classify":
         yield from classify_job(o, spec.resolution, run.path, o.augment or RECIPES[o.recipe_name].augment)
     elif o.task == "segment":
@@ -317,6 +306,7 @@ def _conclude(run: RunDir, spec: ArchSpec, net: nn.Module, job: Job) -> Iterator
     for pattern in ("checkpoint.safetensors", *_PIXELS):
         for file in run.path.glob(pattern):
             file.unlink()
+    shutil.rmtree(run.path / "images", ignore_errors=True)  # of a data set from the hub
     yield Done("train", _verdict(run.record), run.record)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from mbv3.data import AUGMENTS
 from mbv3.errors import BadInput
+from mbv3.pipeline.job_hub import PREFIX
 from mbv3.training import DEFAULT_RECIPE, RECIPES
 
 __all__ = ["TASKS", "TrainOptions", "parse_resolution"]
@@ -96,6 +97,8 @@ class TrainOptions:
         need(self.teacher is None or self.task != "detect", "--teacher works for classify and segment", self.task)
         need(self.test is None or self.task == "classify",
              "--test is for class folders; data of masks or boxes names its own test part", self.test)  # fmt: skip
+        need(not self.data.startswith(PREFIX) or self.task == "classify", f"--data {PREFIX}NAME is for --task classify",
+             self.task)  # fmt: skip
         if self.resolution is not None:
             parse_resolution(self.resolution)
 
@@ -108,6 +111,17 @@ class TrainOptions:
         names = ("epochs", "batch", "lr", "optimizer", "weight_decay", "label_smoothing", "augment", "ema", "distill",
                  "temperature")  # fmt: skip
         return {n: getattr(self, n) for n in names}
+
+    def command(self, spec: str) -> str:
+        """What was asked for, as a command line."""
+        parts = ["mbv3 train", spec]
+        default = TrainOptions(data="-")
+        for name, value in self.as_dict().items():
+            if value != getattr(default, name):
+                flag = "--" + name.replace("_", "-")
+                text = f"{value:g}" if isinstance(value, float) else str(value)
+                parts.append(flag if value is True else f"{flag} {text}")
+        return " ".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -124,6 +138,6 @@ class TrainOptions:
         paths = {
             k: str(Path(v).resolve())
             for k in ("data", "test", "init", "teacher_weights")
-            if (v := values.get(k)) is not None
+            if (v := values.get(k)) is not None and not str(v).startswith(PREFIX)
         }
         return cls(**{**values, **paths})

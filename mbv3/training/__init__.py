@@ -3,8 +3,9 @@
 from mbv3.training.checkpoint import load_checkpoint, read_weights, save_checkpoint, save_weights
 from mbv3.training.detect import DetectMetric, detect_objective, objects
 from mbv3.training.init import adopt
-from mbv3.training.loop import Diverged, Epoch, fit, one_step, processes
+from mbv3.training.loop import Diverged, Epoch, fit, one_step
 from mbv3.training.optimizer import make_optimizer
+from mbv3.training.processes import processes, together
 from mbv3.training.recipes import DEFAULT_RECIPE, RECIPES, Fit, Recipe, learning_rate, recipe_for
 from mbv3.training.score import ClassifyMetric, Score, evaluate, measure, recalibrate
 from mbv3.training.segment import SegmentMetric
@@ -44,4 +45,5 @@ __all__ = [
     "recipe_for",
     "save_checkpoint",
     "save_weights",
+    "together",
 ]

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from mbv3.data import batch_order, normalise
 from mbv3.errors import Mbv3Error
@@ -28,10 +28,11 @@ from mbv3.events import Event, Progress
 from mbv3.training.checkpoint import load_checkpoint, save_checkpoint
 from mbv3.training.init import adopt
 from mbv3.training.optimizer import Average, make_optimizer, optimizer_state, restore_optimizer
+from mbv3.training.processes import processes
 from mbv3.training.recipes import Fit, learning_rate
 from mbv3.training.task import Batches, Objective, classify_objective
 
-__all__ = ["Diverged", "Epoch", "fit", "one_step", "processes"]
+__all__ = ["Diverged", "Epoch", "fit", "one_step"]
 
 _AHEAD = 2
 
@@ -49,13 +50,6 @@ class Epoch:
     lr: float
     images_s: float
     waiting: float
-
-
-def processes() -> tuple[int, int]:
-    """(rank, number) of the processes that train together."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
 
 
 def one_step(

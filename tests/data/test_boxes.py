@@ -91,7 +91,7 @@ def test_boxes_outside_and_without_area_are_mended_and_told(voc: Path) -> None:
     train = parts["training"]
     np.testing.assert_allclose(train.boxes[0].edges, [[0, 0.1, 0.5, 0.6]], rtol=1e-6)
     lines = "\n".join(train.mended)
-    assert "1 boxes cut to their image, for instance" in lines and "(-5, 2, 20, 12) in 40x20" in lines
+    assert "1 boxes cut to their image, for instance" in lines and "(-4, 2, 20, 12) in 40x20" in lines
     assert "2 boxes without area left out" in lines and "1 faulty annotations left out" in lines
 
 

@@ -435,3 +435,28 @@ def test_nothing_in_a_weights_file_is_executed(tmp_path: Path, monkeypatch: pyte
         initial_weights(tmp_path / "none.pth", SPEC)
     with pytest.raises(BadInput, match=r"gone.pth: no such weights file"):
         initial_weights(tmp_path / "gone.pth", SPEC)
+
+
+# ---- the hub -------------------------------------------------------------------------------------------------
+
+
+def test_a_hugging_face_data_set(classes: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"img": datasets.Image(), "fine": datasets.ClassLabel(names=["green", "red/dark"])})
+    parts = {}
+    for part in ("train", "test"):
+        files = sorted((classes / part).rglob("*.png"))
+        rows = {"img": [str(f) for f in files], "fine": [int(f.parent.name == "red") for f in files]}
+        parts[part] = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    record, said = run(SPEC, data=f"hf:{tmp_path / 'saved'}", out=tmp_path / "o", epochs=1.0, batch=8)
+    assert record["classes"] == ["green", "red_dark"] and record["n"] == 16
+    assert not (tmp_path / "o/images").exists() and any("46 images of 2 classes" in t for t in said)
+
+
+def test_without_the_library_the_hub_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(BadInput, match=r"--data hf:beans: needs the library datasets: pip install"):
+        run(SPEC, data="hf:beans", out=tmp_path / "o")
+    with pytest.raises(BadInput, match=r"--data hf:NAME is for --task classify"):
+        run(SPEC, data="hf:beans", task="detect", out=tmp_path / "o")
