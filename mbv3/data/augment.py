@@ -42,7 +42,7 @@ def augmented(
 
 def _flip_and_shift(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     n, h, w = pixels.shape[:3]
-    flip: NDArray[np.bool_] = rng.random(n) < 0.5
+    flip = rng.random((n,)) < 0.5
     ph, pw = h // 8, w // 8
     dy, dx = rng.integers(0, 2 * ph + 1, n), rng.integers(0, 2 * pw + 1, n)
     padded = np.pad(pixels, ((0, 0), (ph, ph), (pw, pw), (0, 0)), mode="reflect")
