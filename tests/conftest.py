@@ -87,6 +87,13 @@ def mmpretrain(torchvision: Any) -> Any:
     return _mm("mmpretrain")
 
 
+@pytest.fixture(scope="session")
+def mmseg(torchvision: Any) -> Any:
+    """mmsegmentation, likewise."""
+    _mmcv_ext()
+    return _mm("mmseg")
+
+
 def _mmcv_ext() -> None:
     """Any name of mmcv's compiled operators, as something that fails when it is called."""
     if "mmcv._ext" not in sys.modules and find_spec("mmcv") is not None and find_spec("mmcv._ext") is None:

@@ -142,6 +142,12 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     _common(p)
 
 
+def _head(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--head", metavar="NAME", help="under another head: " + ", ".join(head_names()))
+    p.add_argument("--classes", type=int, metavar="N", help="its classes (default: as many as there are)")
+    p.add_argument("--output-stride", type=int, metavar="8|16|32", help="the last map at 1/N of the input, by dilation")
+
+
 def _parser() -> argparse.ArgumentParser:
     p = _Parser(prog="mbv3", description="Finds a MobileNetV3-class network for a CPU and a latency target.")
     p.add_argument("--version", action="version", version=_version())
@@ -152,9 +158,7 @@ def _parser() -> argparse.ArgumentParser:
 
     s = verbs.add_parser("show", help="rows, shapes, parameters, MAdds, predicted ms of a network")
     s.add_argument("spec", metavar="SPEC", help=_SPEC)
-    s.add_argument("--head", metavar="NAME", help="under another head: " + ", ".join(head_names()))
-    s.add_argument("--classes", type=int, metavar="N", help="its classes (default: as many as there are)")
-    s.add_argument("--output-stride", type=int, metavar="8|16|32", help="the last map at 1/N of the input, by dilation")
+    _head(s)
     _device(s)
     _timing(s)
     _common(s)
@@ -235,8 +239,10 @@ def _parser() -> argparse.ArgumentParser:
     s = verbs.add_parser("export", help="write a network for another tool")
     s.add_argument("spec", metavar="SPEC", help=_SPEC)
     s.add_argument(
-        "--to", required=True, choices=("onnx", "litert", "torchvision", "timm", "mmpretrain"), help="what it is for"
-    )
+        "--to", required=True, choices=("onnx", "litert", "torchvision", "timm", "mmpretrain", "mmseg"),
+        help="what it is for",
+    )  # fmt: skip
+    _head(s)
     s.add_argument(
         "--weights", metavar="FILE", help="safetensors; without it weights are random and the output says so"
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from mbv3.cli.say import columns, dump, out, warn
 from mbv3.errors import BadInput
-from mbv3.spec import count, load_spec, lower, with_head, with_output_stride
+from mbv3.spec import ArchSpec, count, load_spec, lower, with_head, with_output_stride
 
 __all__ = ["resume_hint", "run"]
 
@@ -112,12 +112,18 @@ def _accuracy(accuracy: dict[str, Any]) -> str:
 # ---- show ----------------------------------------------------------------------------------------------------
 
 
-def _show(args: Namespace) -> int:
+def _network(args: Namespace) -> ArchSpec:
+    """The network asked for, under the head asked for."""
     spec = load_spec(args.spec)
     if args.head is not None or args.classes is not None:
         spec = with_head(spec, args.head or spec.head, args.classes)
     if args.output_stride is not None:
         spec = with_output_stride(spec, args.output_stride)
+    return spec
+
+
+def _show(args: Namespace) -> int:
+    spec = _network(args)
     counts = count(spec)
     predicted: dict[str, tuple[float, bool]] = {}
     total: Any = None
@@ -214,7 +220,7 @@ def _export(args: Namespace) -> int:
     from mbv3.pipeline.exporting import export_network
 
     given = {n: getattr(args, n) for n in ("weights", "out", "precision", "data")}
-    record = export_network(args.spec, args.to, **given)
+    record = export_network(_network(args), args.to, **given)
     for note in record["notes"]:
         print(note, file=sys.stderr)  # noqa: T201
     if args.json:

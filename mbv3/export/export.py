@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mbv3.errors import BadInput, DocumentError, shown
 from mbv3.export.mmpretrain import MMPRETRAIN
+from mbv3.export.mmseg import MMSEG
 from mbv3.export.names import checked, from_theirs, our_shapes, to_theirs
 from mbv3.export.runtimes import litert_file, onnx_file
 from mbv3.export.target import STEM, Target
@@ -22,7 +23,7 @@ from mbv3.spec import ArchSpec
 __all__ = ["FRAMEWORKS", "PRECISIONS", "RUNTIMES", "TARGETS", "Exported", "export", "import_state"]
 
 RUNTIMES = ("onnx", "litert")
-FRAMEWORKS: dict[str, Target] = {t.name: t for t in (TORCHVISION, TIMM, MMPRETRAIN)}
+FRAMEWORKS: dict[str, Target] = {t.name: t for t in (TORCHVISION, TIMM, MMPRETRAIN, MMSEG)}
 TARGETS = (*RUNTIMES, *FRAMEWORKS)
 PRECISIONS = ("fp32", "int8")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from mbv3.errors import Fault
-from mbv3.export.names import Names, mmpretrain_names
+from mbv3.export.names import Names, classifier, mmpretrain_names
 from mbv3.export.target import STEM, Source, Target, intro, loader, row_text, unfit_head
 from mbv3.spec import ArchSpec, load_spec
 
@@ -78,7 +78,7 @@ def _faults(spec: ArchSpec) -> Iterator[Fault]:
 
 def _source(spec: ArchSpec) -> Source:
     backbone, _ = _nearest(spec)
-    head = spec.head
+    head = classifier(spec)
     if head.features:
         act = f"dict(type='{_ACT[head.nl]}')" if head.nl in _ACT else "None"
         fields = [
@@ -106,7 +106,6 @@ model = dict(
 
 from mmpretrain import get_model
 from safetensors.torch import load_file
-
 """
     build = f'net = get_model(str(Path(__file__).with_name("{STEM}_config.py")))'
     return {f"{STEM}_config.py": config, f"{STEM}.py": intro(spec, "mmpretrain") + imports + loader(build)}
@@ -121,11 +120,10 @@ def _names(spec: ArchSpec) -> Names:
 
 
 def _notes(spec: ArchSpec) -> tuple[str, ...]:
-    if spec.head.features or not spec.head.dropout:
+    head = classifier(spec)
+    if head.features or not head.dropout:
         return ()
-    return (
-        f"mmpretrain's LinearClsHead has no dropout (the network has {spec.head.dropout}): it matters in training only",
-    )
+    return (f"mmpretrain's LinearClsHead has no dropout (the network has {head.dropout}): it matters in training only",)
 
 
 MMPRETRAIN = Target("mmpretrain", _faults, _names, _source, _notes)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from mbv3.errors import BadInput, plain
 from mbv3.nn import state_shapes
-from mbv3.spec import ArchSpec, Conv, MBConv, Row
+from mbv3.spec import FCN, LRASPP, PSP, ArchSpec, Classify, Conv, DeepLabV3, DeepLabV3Plus, Dense, MBConv, Row
 
-__all__ = ["Names", "checked", "from_theirs", "stages", "to_theirs"]
+__all__ = ["Names", "checked", "classifier", "from_theirs", "stages", "to_theirs"]
 
 TRACKED = "num_batches_tracked"  # batch norm counts its batches; a state dict may leave it out
 
@@ -37,6 +37,12 @@ def stages(row: Row, cin: int) -> tuple[str, ...]:
         return ("conv", *se)
     expand = ("expand",) if isinstance(row, MBConv) and row.exp != cin else ()
     return (*expand, "depthwise", *se, "project")
+
+
+def classifier(spec: ArchSpec) -> Classify:
+    """The head of a network for a target that takes classifiers, and has been asked."""
+    assert isinstance(spec.head, Classify)
+    return spec.head
 
 
 def rows_of(spec: ArchSpec, theirs: Callable[[int, Row, int], Mapping[str, str]]) -> Iterator[tuple[str, str]]:
@@ -139,10 +145,11 @@ def torchvision_names(spec: ArchSpec, v2: bool) -> Names:
                 out |= conv_bn(stage, f"{at}.{j}", ".0", ".1")
         return out
 
+    head = classifier(spec)
     modules = [*conv_bn("stem", "features.0", ".0", ".1"), *rows_of(spec, row)]
     if spec.tail is not None:
         modules += conv_bn("tail", f"features.{len(spec.rows) + 1}", ".0", ".1")
-    if spec.head.features:
+    if head.features:
         modules += [("head.features", "classifier.0"), ("head.classifier", "classifier.3")]
     else:
         modules.append(("head.classifier", "classifier.1"))
@@ -179,15 +186,16 @@ def timm_names(spec: ArchSpec, places: tuple[tuple[int, int], ...], tail_block: 
                 out |= conv_bn(stage, at, f".{last[stage]}", f".bn{next(bn)}")
         return out
 
+    head = classifier(spec)
     modules = [*conv_bn("stem", "", "conv_stem", "bn1"), *rows_of(spec, row)]
     if spec.tail is not None and tail_block:
         modules += conv_bn("tail", f"blocks.{places[-1][0] + 1}.0", ".conv", ".bn1")
     elif spec.tail is not None:
         modules += conv_bn("tail", "", "conv_head", "bn2")
-    if spec.head.features:
+    if head.features:
         modules.append(("head.features", "conv_head"))
     modules.append(("head.classifier", "classifier"))
-    return Names(tuple(modules), frozenset({"conv_head"}) if spec.head.features else frozenset())
+    return Names(tuple(modules), frozenset({"conv_head"}) if head.features else frozenset())
 
 
 # ---- mmpretrain, mmsegmentation ------------------------------------------------------------------------------
@@ -220,9 +228,50 @@ def mm_backbone(spec: ArchSpec, v2: bool) -> Iterator[tuple[str, str]]:
 
 def mmpretrain_names(spec: ArchSpec, v2: bool) -> Names:
     """mmpretrain's MobileNetV3, or its MobileNetV2 where `v2`, with a classifier."""
+    head = classifier(spec)
     modules = [*mm_backbone(spec, v2)]
-    if spec.head.features:
+    if head.features:
         modules += [("head.features", "head.layers.0.fc"), ("head.classifier", "head.layers.1.fc")]
     else:
         modules.append(("head.classifier", "head.fc"))
     return Names(tuple(modules))
+
+
+def mmseg_head(prefix: str, head: Dense) -> Iterator[tuple[str, str]]:
+    """mmsegmentation's decode head (`prefix` head) or auxiliary head (aux)."""
+    at = "decode_head" if prefix == "head" else "auxiliary_head"
+
+    def unit(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
+        return conv_bn(f"{prefix}.{ours}", f"{at}.{theirs}", ".conv", ".bn")
+
+    def separable(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
+        yield from unit(f"{ours}.depthwise", f"{theirs}.depthwise_conv")
+        yield from unit(f"{ours}.pointwise", f"{theirs}.pointwise_conv")
+
+    if isinstance(head, LRASPP):
+        yield from unit("main", "aspp_conv")
+        yield f"{prefix}.gate", f"{at}.image_pool.1.conv"
+        yield f"{prefix}.up", f"{at}.conv_up_input"
+        for i in range(len(head.branches)):
+            yield f"{prefix}.branches.{i}.low", f"{at}.convs.conv{i}"
+            yield from unit(f"branches.{i}.merge", f"conv_ups.conv_up{i}")
+    elif isinstance(head, FCN):
+        for i in range(head.convs):
+            yield from unit(f"convs.{i}", f"convs.{i}")
+        if head.concat:
+            yield from unit("merge", "conv_cat")
+    elif isinstance(head, PSP):
+        for i in range(len(head.scales)):
+            yield from unit(f"levels.{i}", f"psp_modules.{i}.1")
+        yield from unit("project", "bottleneck")
+    elif isinstance(head, (DeepLabV3, DeepLabV3Plus)):
+        for i, rate in enumerate(head.rates):
+            each = separable if isinstance(head, DeepLabV3Plus) and rate > 1 else unit
+            yield from each(f"rates.{i}", f"aspp_modules.{i}")
+        yield from unit("pool", "image_pool.1")
+        yield from unit("project", "bottleneck")
+        if isinstance(head, DeepLabV3Plus):
+            yield from unit("low", "c1_bottleneck")
+            for i in range(2):
+                yield from separable(f"refine.{i}", f"sep_bottleneck.{i}")
+    yield f"{prefix}.classifier", f"{at}.conv_seg"

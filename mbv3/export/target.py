@@ -7,9 +7,20 @@ from dataclasses import dataclass
 
 from mbv3.errors import Fault
 from mbv3.export.names import Names
-from mbv3.spec import ArchSpec, Classify, Conv, DSConv, MBConv, Row, count
+from mbv3.spec import ArchSpec, Classify, Conv, DSConv, MBConv, Row, Tap, count
 
-__all__ = ["Source", "Target", "intro", "kind", "loader", "plain_conv", "residual", "row_text", "unfit_head"]
+__all__ = [
+    "Source",
+    "Target",
+    "intro",
+    "kind",
+    "loader",
+    "plain_conv",
+    "residual",
+    "row_text",
+    "unfit_head",
+    "width_at",
+]
 
 STEM = "mobilenetv3"  # of every file that an export writes
 
@@ -61,6 +72,12 @@ def unfit_head(spec: ArchSpec) -> Iterator[Fault]:
     """A head that is no classifier."""
     if not isinstance(spec.head, Classify):
         yield Fault("head", "only a classifier can be expressed", type(spec.head).__name__.lower())
+
+
+def width_at(spec: ArchSpec, tap: Tap) -> int:
+    """Channels of the output of a tapped row."""
+    path = tap.row if isinstance(tap.row, str) else f"rows[{tap.row}]"
+    return next(row.out for at, row, _ in spec.convs() if at == path)
 
 
 def intro(spec: ArchSpec, framework: str) -> str:

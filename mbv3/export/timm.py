@@ -6,11 +6,12 @@ Source of what the strings can express: timm 1.0.31, models/_efficientnet_builde
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from mbv3.errors import Fault
-from mbv3.export.names import Names, stages, timm_names
+from mbv3.export.names import Names, classifier, stages, timm_names
 from mbv3.export.target import STEM, Source, Target, intro, kind, loader, plain_conv, residual, unfit_head
-from mbv3.spec import ArchSpec, Conv, MBConv, Row, make_divisible
+from mbv3.spec import ArchSpec, Classify, Conv, MBConv, Row, make_divisible
 
 __all__ = ["TIMM"]
 
@@ -27,7 +28,7 @@ def _inverted(row: Row, cin: int) -> bool:
 def _tail_is_head(spec: ArchSpec) -> bool:
     """EfficientNet ends in a 1x1 convolution with the stem's activation before the pool."""
     tail = spec.tail
-    return tail is not None and not spec.head.features and (tail.k, tail.s, tail.nl) == (1, 1, spec.stem.nl)
+    return tail is not None and not classifier(spec).features and (tail.k, tail.s, tail.nl) == (1, 1, spec.stem.nl)
 
 
 def _row_faults(path: str, row: Row, cin: int) -> Iterator[Fault]:
@@ -48,7 +49,7 @@ def _row_faults(path: str, row: Row, cin: int) -> Iterator[Fault]:
 
 
 def _faults(spec: ArchSpec) -> Iterator[Fault]:
-    stem, head = spec.stem, spec.head
+    stem, head, tail = spec.stem, spec.head, spec.tail
     if not spec.rows:
         yield Fault("rows", "timm's classes need at least one row")
     yield from plain_conv("stem", stem)
@@ -59,7 +60,7 @@ def _faults(spec: ArchSpec) -> Iterator[Fault]:
     if stem.nl not in _LAYER:
         yield Fault("stem.nl", f"timm's stem has {', '.join(_LAYER)}", stem.nl)
     yield from unfit_head(spec)
-    if head.features:
+    if isinstance(head, Classify) and head.features:
         if stem.k != 3:
             yield Fault("stem.k", "timm's MobileNetV3 has a stem of 3x3", str(stem.k))
         if head.nl != stem.nl:
@@ -68,11 +69,9 @@ def _faults(spec: ArchSpec) -> Iterator[Fault]:
     for i, row in enumerate(spec.rows):
         yield from _row_faults(f"rows[{i}]", row, cin)
         cin = row.out
-    if spec.tail is not None:
-        yield from plain_conv("tail", spec.tail)
-        if not (_tail_is_head(spec) and spec.tail.dilation != 1):  # of a 1x1 convolution, where it means nothing
-            yield from _row_faults("tail", Conv(k=spec.tail.k, out=spec.tail.out, nl=spec.tail.nl, s=spec.tail.s,
-                                                dilation=spec.tail.dilation), cin)  # fmt: skip
+    if tail is not None:
+        yield from plain_conv("tail", tail)
+        yield from _row_faults("tail", replace(tail, se=0, skip="none"), cin)
 
 
 # ---- strings -------------------------------------------------------------------------------------------------
@@ -113,7 +112,7 @@ def _block(row: Row, cin: int, from_exp: bool, rule: Callable[[float], int]) -> 
 
 def _blocks(spec: ArchSpec) -> tuple[list[str], bool]:
     """A string for every row, and whether squeeze channels are rounded as MobileNetV3 rounds them."""
-    from_exp = bool(spec.head.features)  # EfficientNet's ratio is of the block's input
+    from_exp = bool(classifier(spec).features)  # EfficientNet's ratio is of the block's input
     ins = [spec.stem.out, *(row.out for row in spec.rows)]
     for rule in (make_divisible, round):
         texts = [_block(row, cin, from_exp, rule) for row, cin in zip(spec.rows, ins, strict=False)]
@@ -156,7 +155,7 @@ def arch_def(spec: ArchSpec) -> tuple[list[list[str]], bool]:
 
 
 def _source(spec: ArchSpec) -> Source:
-    head, stem, tail = spec.head, spec.stem, spec.tail
+    head, stem, tail = classifier(spec), spec.stem, spec.tail
     strings, rounded = arch_def(spec)
     stages_text = "\n".join("    [" + ", ".join(f'"{s}"' for s in stage) + "]," for stage in strings)
     builder, layers, se = "decode_arch_def", "", ""

@@ -6,11 +6,14 @@ Source of what the classes can express: torchvision 0.28, models/mobilenetv3.py 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from mbv3.errors import Fault
-from mbv3.export.names import Names, torchvision_names
-from mbv3.export.target import STEM, Source, Target, intro, kind, loader, plain_conv, residual, unfit_head
-from mbv3.spec import NLS, ArchSpec, Conv, MBConv, Row, make_divisible
+from mbv3.export.names import Names, classifier, torchvision_names
+from mbv3.export.target import STEM, Source, Target, intro, kind, loader, plain_conv, residual
+from mbv3.export.torchvision_heads import head_faults, head_imports, head_lines
+from mbv3.nn import torchvision_head, torchvision_place
+from mbv3.spec import NLS, ArchSpec, Classify, Conv, MBConv, Row, SSDLite, make_divisible
 
 __all__ = ["TORCHVISION"]
 
@@ -27,7 +30,7 @@ def _inner(row: Row, cin: int) -> int:
     return row.exp if isinstance(row, MBConv) else cin
 
 
-def _row_faults(path: str, row: Row, cin: int, v2: bool, gate: str) -> Iterator[Fault]:
+def _row_faults(path: str, row: Row, cin: int, v2: bool) -> Iterator[Fault]:
     if isinstance(row, Conv):
         yield Fault(path, "torchvision's rows are inverted residuals", "conv")
         return
@@ -55,8 +58,6 @@ def _row_faults(path: str, row: Row, cin: int, v2: bool, gate: str) -> Iterator[
         squeeze = make_divisible(_inner(row, cin) // 4)
         if row.se != squeeze:
             yield Fault(f"{path}.se", f"torchvision squeezes {_inner(row, cin)} channels to {squeeze}", str(row.se))
-        if gate != "HSIGMOID":
-            yield Fault(f"{path}.se", "torchvision's MobileNetV3 has the gate HSIGMOID", gate)
 
 
 def _faults(spec: ArchSpec) -> Iterator[Fault]:
@@ -68,8 +69,11 @@ def _faults(spec: ArchSpec) -> Iterator[Fault]:
             assert isinstance(row, Conv)
             yield from plain_conv(path, row)
         else:
-            yield from _row_faults(path, row, cin, v2, spec.gate)
-    yield from unfit_head(spec)
+            yield from _row_faults(path, row, cin, v2)
+    if spec.gate != "HSIGMOID" and any(row.se for row in spec.rows):
+        yield Fault("gate", "torchvision's MobileNetV3 has the gate HSIGMOID", spec.gate)
+    if not isinstance(spec.head, Classify):
+        yield from head_faults(spec, v2)
 
 
 # ---- the file ------------------------------------------------------------------------------------------------
@@ -90,7 +94,7 @@ def _tail(spec: ArchSpec, stock: Conv) -> Iterator[str]:
 
 def _head(spec: ArchSpec, stock_features: bool) -> Iterator[str]:
     """Lines that replace the classifier. V2's class has no features layer, V3's a hard-swish one."""
-    head = spec.head
+    head = classifier(spec)
     last = f"nn.Linear({head.features or spec.features}, {head.classes})"
     if not head.features:
         yield f"net.classifier = nn.Sequential(nn.Dropout({head.dropout}), {last})"
@@ -125,7 +129,7 @@ def _v3(spec: ArchSpec) -> tuple[str, list[str]]:
             '    """A row whose channels are taken as they are, not rounded to multiples of 8."""', "",
             "    @staticmethod", "    def adjust_channels(channels, width_mult):", "        return channels", "",
         ]  # fmt: skip
-    head = spec.head
+    head = classifier(spec)
     stock_tail = Conv(k=1, out=6 * cin, nl="HS")
     stock_features = bool(head.features) and spec.tail == stock_tail
     last = head.features or 8  # replaced below where there is none
@@ -148,7 +152,7 @@ def _v2(spec: ArchSpec) -> tuple[str, list[str]]:
         cin = row.out
     module = ["# expansion ratio, output channels, repeats, stride", "ROWS = ["]
     module += [f"    ({t}, {c}, 1, {s})," for t, c, s in rows] + ["]"]
-    head = spec.head
+    head = classifier(spec)
     build = [
         f"norm = partial(nn.BatchNorm2d, eps={spec.bn_eps}, momentum={spec.bn_momentum})",
         f"net = MobileNetV2({head.classes}, inverted_residual_setting=ROWS, round_nearest=1, norm_layer=norm, "
@@ -177,28 +181,50 @@ def _ratio(exp: int, cin: int) -> str:
 
 def _source(spec: ArchSpec) -> Source:
     v2 = is_v2(spec)
-    module, build = _v2(spec) if v2 else _v3(spec)
-    body = "\n".join(build)
-    imports = [
-        "from functools import partial",
-        "from pathlib import Path",
-        "",
-        "from safetensors.torch import load_file",
-    ]
-    imports.append("from torch import nn")
+    module, lines = (_v2 if v2 else _v3)(_classifier(spec))
+    if not isinstance(spec.head, Classify):
+        lines = [line for line in lines if not line.startswith("net.classifier")] + head_lines(spec)
+    body = "\n".join(lines)
+    classes = ["from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3"]
     if v2:
-        block = ["InvertedResidual"] if "InvertedResidual(" in body else []
-        imports.append(f"from torchvision.models.mobilenetv2 import {', '.join([*block, 'MobileNetV2'])}")
-    else:
-        imports.append("from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3")
+        block = "InvertedResidual, " if "InvertedResidual(" in body else ""
+        classes = [f"from torchvision.models.mobilenetv2 import {block}MobileNetV2"]
+    if not isinstance(spec.head, Classify):
+        classes += head_imports(spec.head)
     if "Conv2dNormActivation(" in body:
-        imports.append("from torchvision.ops.misc import Conv2dNormActivation")
-    text = intro(spec, "torchvision") + "\n".join(imports) + "\n\n" + module + loader(body)
-    return {f"{STEM}.py": text}
+        classes.append("from torchvision.ops.misc import Conv2dNormActivation")
+    imports = "\n".join(sorted(classes))
+    text = f"""from functools import partial
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import nn
+{imports}
+
+{module}"""
+    return {f"{STEM}.py": intro(spec, "torchvision") + text + loader(body)}
+
+
+def _classifier(spec: ArchSpec) -> ArchSpec:
+    """The classifier whose features a system takes; a classifier itself as it is."""
+    return spec if isinstance(spec.head, Classify) else replace(spec, head=Classify(classes=1))
 
 
 def _names(spec: ArchSpec) -> Names:
-    return torchvision_names(spec, is_v2(spec))
+    names = torchvision_names(_classifier(spec), is_v2(spec))
+    if isinstance(spec.head, Classify):
+        return names
+    backbone = [(ours, torchvision_place(spec, at)) for ours, at in names.modules if not ours.startswith("head.")]
+    return Names((*backbone, *torchvision_head(spec)))
 
 
-TORCHVISION = Target("torchvision", _faults, _names, _source)
+def _notes(spec: ArchSpec) -> tuple[str, ...]:
+    if not isinstance(spec.head, SSDLite):
+        return ()
+    return (
+        "build() normalises images by mean and std 0.5, as torchvision's own detector does: change image_mean and "
+        "image_std in the file where the weights were trained otherwise",
+    )
+
+
+TORCHVISION = Target("torchvision", _faults, _names, _source, _notes)

@@ -15,7 +15,7 @@ from mbv3.export import export
 from mbv3.files import vacant, write_atomic, write_folder
 from mbv3.nn import build
 from mbv3.pipeline.accuracy import subset
-from mbv3.spec import count, load_spec
+from mbv3.spec import ArchSpec, count
 from mbv3.training import read_weights
 
 __all__ = ["calibration_images", "export_network"]
@@ -32,7 +32,7 @@ def calibration_images(images: ImageSet, resolution: tuple[int, int]) -> list[ND
 
 
 def export_network(
-    name: str,
+    spec: ArchSpec,
     to: str,
     *,
     weights: str | None = None,
@@ -41,15 +41,14 @@ def export_network(
     data: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Write the network `name` (a file, or a name) for the target `to`; what was written, ready for JSON.
+    """Write `spec` for the target `to`; what was written, ready for JSON.
 
     `out`: a new or empty folder, or a new file where its suffix is the target's. `data`: images to calibrate int8 on.
 
     Raises:
-        BadInput: the spec, the weights, the images or the place cannot be used, or the target cannot express the
-            network. Then nothing is written.
+        BadInput: the weights, the images or the place cannot be used, or the target cannot express the network. Then
+            nothing is written.
     """
-    spec = load_spec(name)
     if data and precision != "int8":
         raise BadInput("--data calibrates int8: add --precision int8, or leave --data out")
     suffix = SUFFIXES.get(to, "")

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from mbv3.errors import BadInput
-from mbv3.export import FRAMEWORKS
+from mbv3.export import FRAMEWORKS, Names
 from mbv3.spec import ArchSpec, Classify, with_head
 from mbv3.training import read_weights
 
 __all__ = ["initial_weights"]
 
 PICKLED = (".pth", ".pt", ".bin")
+CLASSIFIERS = ("torchvision", "timm", "mmpretrain")
 
 
 def initial_weights(path: Path, spec: ArchSpec) -> tuple[dict[str, Tensor], str]:
@@ -31,24 +32,26 @@ def initial_weights(path: Path, spec: ArchSpec) -> tuple[dict[str, Tensor], str]
     state = {k.removeprefix("module."): v for k, v in state.items()}  # of DistributedDataParallel
     if "stem.conv.weight" in state:
         return state, "mbv3"
-    classifier = spec if isinstance(spec.head, Classify) else with_head(spec, Classify(features=8, classes=2))
-    best, named = dict(state), ""
-    most = 0
-    for name, framework in FRAMEWORKS.items():
-        names = framework.names(classifier)
-        ours = {theirs: module for module, theirs in names.modules}
-        found = {k: (*k.rpartition("."),) for k in state}
-        known = [k for k, (module, _, _) in found.items() if module in ours]
-        if len(known) > most:
-            most, named = len(known), name
-            best = {}
-            for k, value in state.items():
-                module, _, leaf = found[k]
-                if module in names.as_conv and leaf == "weight":
-                    value = value.flatten(1)
-                # what is left belongs to a head that is not ours
-                best[f"{ours[module]}.{leaf}" if module in ours else f"head.({k})"] = value
-    return (best, named) if most > len(state) / 2 else (dict(state), "")
+    forms = [(name, f.names(spec)) for name, f in FRAMEWORKS.items() if not any(f.faults(spec))]
+    # a classifier's weights begin a segmentation network or a detector, too
+    plain = spec if isinstance(spec.head, Classify) else with_head(spec, Classify(features=8, classes=2))
+    forms += [(name, FRAMEWORKS[name].names(plain)) for name in CLASSIFIERS]
+    return max((_renamed(state, name, names) for name, names in forms), key=lambda found: found[2])[:2]
+
+
+def _renamed(state: Mapping[str, Tensor], framework: str, names: Names) -> tuple[dict[str, Tensor], str, int]:
+    """`state` under our names where `names` has them, the framework, and how many; without most of them, as it is."""
+    ours = {theirs: module for module, theirs in names.modules}
+    renamed: dict[str, Tensor] = {}
+    known = 0
+    for name, value in state.items():
+        module, _, leaf = name.rpartition(".")
+        if module not in ours:
+            renamed[f"head.({name})"] = value  # of a head that is not ours
+            continue
+        known += 1
+        renamed[f"{ours[module]}.{leaf}"] = value.flatten(1) if module in names.as_conv and leaf == "weight" else value
+    return (renamed, framework, known) if known > len(state) / 2 else (dict(state), "", known)
 
 
 def _unpickled(path: Path) -> dict[str, Tensor]:
