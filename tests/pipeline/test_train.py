@@ -19,6 +19,7 @@ from PIL import Image
 
 from mbv3.errors import BadInput
 from mbv3.events import Done, Note
+from mbv3.export import FRAMEWORKS
 from mbv3.nn import build
 from mbv3.pipeline import train
 from mbv3.pipeline.train_init import initial_weights
@@ -416,6 +417,33 @@ def test_weights_under_the_libraries_own_names(
         model.load_state_dict(theirs)
         with torch.no_grad():
             torch.testing.assert_close(net.eval()(x), model.eval()(x), rtol=1e-3, atol=1e-5)
+
+
+def test_systems_of_others_begin_a_training_head_and_all(torchvision: Any, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    theirs = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=5
+    )
+    save_weights(tmp_path / "t.safetensors", theirs.state_dict())
+    spec = with_head(load_spec("lraspp_mobilenet_v3_large"), load_spec("lraspp_mobilenet_v3_large").head, 5)
+    net = build(spec, 0)
+    state, whose = initial_weights(tmp_path / "t.safetensors", spec)
+    assert whose == "torchvision" and adopt(net, state, "t") == []
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(net.eval()(x), theirs.eval()(x)["out"], rtol=1e-3, atol=1e-4)
+    # mmsegmentation's backbone has the names of mmpretrain; a head of other classes stays new
+    mm = FRAMEWORKS["mmseg"].names(load_spec("lraspp_m-v3s-d8"))
+    ours = build(load_spec("lraspp_m-v3s-d8"), 1).state_dict()
+    back = dict(mm.modules)
+    named = {f"{back[k.rpartition('.')[0]]}.{k.rpartition('.')[2]}": v for k, v in ours.items()}
+    assert any(k.startswith("decode_head.") for k in named) and any(k.startswith("backbone.") for k in named)
+    torch.save({"state_dict": named, "meta": {"epoch": 1}}, tmp_path / "mm.pth")
+    target = with_head(load_spec("lraspp_m-v3s-d8"), load_spec("lraspp_m-v3s-d8").head, 3)
+    net = build(target, 0)
+    state, whose = initial_weights(tmp_path / "mm.pth", target)
+    assert whose == "mmseg" and all("classifier" in k for k in adopt(net, state, "mm"))
+    assert torch.equal(net.state_dict()["rows.3.project.conv.weight"], ours["rows.3.project.conv.weight"])
 
 
 class _Evil:
