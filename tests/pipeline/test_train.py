@@ -470,6 +470,7 @@ def test_nothing_in_a_weights_file_is_executed(tmp_path: Path, monkeypatch: pyte
 # ---- the hub -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore")  # of the library, which hashes with dill
 def test_a_hugging_face_data_set(classes: Path, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     features = datasets.Features({"img": datasets.Image(), "fine": datasets.ClassLabel(names=["green", "red/dark"])})
