@@ -10,6 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mbv3.data.boxes import Boxes
 from mbv3.data.decode import SUFFIXES, image_size, listed
@@ -26,7 +27,7 @@ class Annotated:
 
     files: tuple[Path, ...]
     boxes: tuple[Boxes, ...]
-    sizes: np.ndarray[Any, np.dtype[np.int64]]
+    sizes: NDArray[np.int64]
     classes: tuple[str, ...]
     mended: tuple[str, ...] = ()
 

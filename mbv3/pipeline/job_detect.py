@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from mbv3.data import Annotated, BoxSet, find_boxes, normalise
@@ -40,9 +42,13 @@ def _parts(o: TrainOptions) -> dict[str, Annotated]:
     return parts
 
 
-def _some(data: Annotated, index: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Annotated:
-    files, boxes = (tuple(x[i] for i in index) for x in (data.files, data.boxes))
-    return Annotated(files, boxes, data.sizes[index], data.classes, data.mended)  # type: ignore[arg-type]
+def _some(data: Annotated, index: NDArray[np.int64]) -> Annotated:
+    return replace(
+        data,
+        files=tuple(data.files[i] for i in index),
+        boxes=tuple(data.boxes[i] for i in index),
+        sizes=data.sizes[index],
+    )
 
 
 def detect_job(o: TrainOptions, spec: ArchSpec, store: Path) -> Iterator[Event | Job]:

@@ -137,7 +137,7 @@ def _stages(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event]:
         yield Note("images", "the images are not those that this training began with", warning=True)
     net = build(spec, o.seed)
     yield from _describe(o, run, spec, job, recipe, where)
-    if o.init is not None:
+    if o.init is not None and not (run.path / "checkpoint.safetensors").exists():
         state, whose = initial_weights(Path(o.init), spec)
         left = adopt(net, state, o.init)
         of = f" (names of {whose})" if whose != "mbv3" else ""
