@@ -100,7 +100,9 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(
         def write(self, _: bytes) -> None:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "open", lambda *_: Full())
+    opened = Path.open
+    full = lambda self, *a, **k: Full() if self.name == "s.u8" else opened(self, *a, **k)  # noqa: E731
+    monkeypatch.setattr(Path, "open", full)
     with pytest.raises(BadInput, match=r"s.u8: the decoded images cannot be written \(No space left on device\)"):
         stored(files, tmp_path)
     assert not (tmp_path / "s.json").exists()
