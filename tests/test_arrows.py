@@ -24,7 +24,7 @@ MAY: dict[str, tuple[set[str], set[str]]] = {
     "latency": ({"spec", "graph"}, {"numpy", "pandas", "scipy", "onnxruntime", "ai_edge_litert"}),
     "nn": ({"spec"}, {"torch"}),
     "data": ({"nn"}, {"torch", "PIL", "numpy", "safetensors"}),
-    "training": ({"nn", "data"}, {"torch", "PIL", "numpy", "safetensors"}),
+    "training": ({"spec", "nn", "data"}, {"torch", "numpy", "safetensors", "sklearn", "pycocotools"}),
     "supernet": ({"spec", "space", "nn", "data", "training"}, {"torch", "numpy"}),
     "search": ({"spec", "space"}, {"numpy", "pandas", "torch", "optuna"}),
     "netadapt": ({"spec", "nn"}, {"numpy", "torch"}),
@@ -39,6 +39,7 @@ EXTRA: dict[tuple[str, str], str] = {
     ("export", "safetensors"): "converted state dicts",
     ("graph", "onnxruntime"): "its quantizer writes the int8 files",
     ("cli", "rich"): "progress bars, which are drawn nowhere else",
+    ("pipeline", "datasets"): "an extra: data sets of the Hugging Face hub",
 }
 HEAVY = ("torch", "onnx", "onnxruntime", "pandas", "optuna", "matplotlib", "scipy", "ai_edge_litert")
 

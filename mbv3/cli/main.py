@@ -108,6 +108,40 @@ def _search_arguments(p: argparse.ArgumentParser) -> None:
     _common(p)
 
 
+def _train_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("spec", metavar="SPEC", nargs="?", help=_SPEC)
+    p.add_argument("--data", metavar="DIR", help="class folders; images/ and masks/; Pascal VOC or COCO boxes")
+    p.add_argument("--test", metavar="DIR", help="class folders that have the last word (default: DIR/test)")
+    p.add_argument("--task", default="classify", choices=("classify", "segment", "detect"))
+    p.add_argument("--recipe", metavar="NAME", help="paper, torchvision, small-data, finetune, ... (docs/train.md)")
+    p.add_argument("--epochs", type=float, metavar="E", help="these override the recipe")
+    p.add_argument("--batch", type=int, metavar="B", help="images of a step and process; the rate is scaled with it")
+    p.add_argument("--lr", type=float, metavar="LR", help="learning rate, final")
+    p.add_argument("--optimizer", metavar="NAME", help="sgd, adamw or rmsprop")
+    p.add_argument("--weight-decay", type=float, metavar="W")
+    p.add_argument("--label-smoothing", type=float, metavar="S")
+    p.add_argument("--augment", metavar="NAME", help="none, shift, inception or inception+trivial")
+    p.add_argument("--ema", type=float, metavar="D", help="decay of the averaged weights, 0 for none")
+    p.add_argument("--dropout", type=float, metavar="P", help="before the classifier")
+    p.add_argument("--resolution", metavar="R|HxW", help="pixels (default: the network's own)")
+    p.add_argument("--unstride", type=int, default=0, metavar="N", help="the first N strides become 1: small images")
+    p.add_argument("--head", metavar="NAME", help="put on a classifier for segment or detect (default lraspp, ssdlite)")
+    p.add_argument("--output-stride", type=int, metavar="S", help="of that segmentation network (default 16)")
+    p.add_argument("--init", metavar="FILE", help="begin with these weights; a head of other classes stays new")
+    p.add_argument("--teacher", metavar="SPEC", help="distillation: a bigger network that knows the task")
+    p.add_argument("--teacher-weights", metavar="FILE", help="its weights")
+    p.add_argument("--distill", type=float, metavar="S", help="share of the teacher's answer in the loss (default 0.5)")
+    p.add_argument("--temperature", type=float, metavar="T", help="that softens it (default 1)")
+    p.add_argument("--precision", default="auto", help="fp32 or bf16 (default: bf16 on a GPU that has it)")
+    p.add_argument("--score-every", type=int, metavar="E", help="score held-out images every E epochs")
+    p.add_argument("--skip-broken", action="store_true", help="go on without images that cannot be decoded")
+    p.add_argument("--store-gb", type=float, default=20.0, metavar="G", help="decoded images kept on disk (default 20)")
+    p.add_argument("--seed", type=int, default=0, help="of every random number of the run (default 0)")
+    p.add_argument("--out", metavar="DIR", help="run directory (default runs/train-SPEC-DATA)")
+    p.add_argument("--resume", metavar="DIR", help="go on with an interrupted training")
+    _common(p)
+
+
 def _head(p: argparse.ArgumentParser) -> None:
     p.add_argument("--head", metavar="NAME", help="under another head: " + ", ".join(head_names()))
     p.add_argument("--classes", type=int, metavar="N", help="its classes (default: as many as there are)")
@@ -206,6 +240,9 @@ def _parser() -> argparse.ArgumentParser:
     _timing(s)
     _common(s)
 
+    s = verbs.add_parser("train", help="train a network on your images, and say how good it is")
+    _train_arguments(s)
+
     s = verbs.add_parser("export", help="write a network for another tool")
     s.add_argument("spec", metavar="SPEC", help=_SPEC)
     s.add_argument(
@@ -236,10 +273,10 @@ def _version() -> str:
     return f"mbv3-search {__version__}"
 
 
-def search_defaults() -> dict[str, Any]:
-    """What mbv3-search's arguments are when none is given."""
+def defaults(verb: str) -> dict[str, Any]:
+    """What the arguments of `search` or `train` are when none is given."""
     p = argparse.ArgumentParser()
-    _search_arguments(p)
+    {"search": _search_arguments, "train": _train_arguments}[verb](p)
     return vars(p.parse_args([]))
 
 

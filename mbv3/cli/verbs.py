@@ -3,6 +3,7 @@ and `show` answer at once."""
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -19,11 +20,12 @@ _current: dict[str, str] = {}
 
 
 def resume_hint() -> str:
-    return f". Go on with: mbv3-search --resume {_current['run']}" if "run" in _current else ""
+    return f". Go on with: {_current['verb']} --resume {_current['run']}" if "run" in _current else ""
 
 
 def run(args: Namespace) -> int:
     """Run the verb of parsed arguments; the exit code."""
+    _current["verb"] = "mbv3 train" if args.verb == "train" else "mbv3-search"
     if args.verb == "latency":
         from mbv3.cli.latency_verbs import run_latency
 
@@ -41,21 +43,27 @@ _OPTIONS = (
 
 
 def _search(args: Namespace) -> int:
-    from mbv3.cli.main import search_defaults
     from mbv3.cli.show_events import follow
     from mbv3.pipeline import find
 
     if args.resume:
-        _current["run"] = args.resume
-        changed = [n for n, v in search_defaults().items() if n not in ("resume", "json") and getattr(args, n) != v]
-        if changed:
-            flags = ", ".join("--" + n.replace("_", "-") for n in changed)
-            raise BadInput(f"--resume goes on with the run's own options; leave out {flags}")
+        _resumed(args)
         events = find(resume=args.resume)
     else:
         given = {name: getattr(args, name) for name in _OPTIONS}
         events = find(target_ms=args.target_ms, out=args.out, **given)
     return _show_run(follow(_noting(events)), args.json)
+
+
+def _resumed(args: Namespace) -> None:
+    """`--resume DIR` stands alone."""
+    from mbv3.cli.main import defaults
+
+    _current["run"] = args.resume
+    changed = [n for n, v in defaults(args.verb).items() if n not in ("resume", "json") and getattr(args, n) != v]
+    if changed:
+        flags = ", ".join("SPEC" if n == "spec" else "--" + n.replace("_", "-") for n in changed)
+        raise BadInput(f"--resume goes on with the run's own options; leave out {flags}")
 
 
 def _noting(events: Any) -> Any:
@@ -184,6 +192,34 @@ def _netadapt(args: Namespace) -> int:
     return _show_run(follow(_noting(events)), args.json)
 
 
+_NO_OPTION = ("spec", "out", "resume", "json", "verb")
+
+
+def _train(args: Namespace) -> int:
+    from mbv3.cli.show_events import follow
+    from mbv3.pipeline import train
+
+    if args.resume:
+        _resumed(args)
+        events = train(resume=args.resume)
+    else:
+        given = {n: v for n, v in vars(args).items() if n not in _NO_OPTION}
+        events = train(load_spec(args.spec) if args.spec else None, out=args.out, **given)
+    record = follow(_noting(events))
+    if int(os.environ.get("RANK", "0")) > 0:  # under torchrun the first process speaks
+        return 0
+    if args.json:
+        dump(record)
+        return 0
+    folder = Path(_current.get("run", "."))
+    lines = [(k, f"{v:.2f} %") for k, v in record["metrics"].items()]
+    lines += [("on", f"{record['n']} {record['judged_on']} images"), ("took", f"{record['total_s'] / 60:.1f} min")]
+    lines += [(n, str(folder / f)) for n, f in (("weights", "weights.safetensors"), ("network", "network.yaml"),
+                                                ("curve", "curve.png"), ("answers", "predictions.png"))]  # fmt: skip
+    out("\n".join(f"{k:<11}{v}" for k, v in lines))
+    return 0
+
+
 def _export(args: Namespace) -> int:
     from mbv3.pipeline.exporting import export_network
 
@@ -220,6 +256,7 @@ _VERBS: dict[str, Callable[[Namespace], int]] = {
     "search": _search,
     "show": _show,
     "netadapt": _netadapt,
+    "train": _train,
     "export": _export,
     "verify": _verify,
 }

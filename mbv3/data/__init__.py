@@ -1,15 +1,39 @@
 """Images in, batches out."""
 
-from mbv3.data.folder import load_class_folder, peek_class_folder
-from mbv3.data.images import ImageSet, batch_order, make_batch, split
+from mbv3.data.annotations import Annotated, find_boxes
+from mbv3.data.augment import AUGMENTS, Augment
+from mbv3.data.boxes import Boxes, BoxSet
+from mbv3.data.decode import IGNORED, Framing
+from mbv3.data.folder import find_class_folder, load_class_folder, peek_class_folder, stored_size
+from mbv3.data.images import ImageSet, Pixels, batch_order, make_batch, normalise, split, split_labels
+from mbv3.data.masks import MaskFiles, MaskSet, find_masks, read_class_names
 from mbv3.data.procedural import procedural_images
+from mbv3.data.store import store_pixels
 
 __all__ = [
+    "AUGMENTS",
+    "IGNORED",
+    "Annotated",
+    "Augment",
+    "BoxSet",
+    "Boxes",
+    "Framing",
     "ImageSet",
+    "MaskFiles",
+    "MaskSet",
+    "Pixels",
     "batch_order",
+    "find_boxes",
+    "find_class_folder",
+    "find_masks",
     "load_class_folder",
     "make_batch",
+    "normalise",
     "peek_class_folder",
     "procedural_images",
+    "read_class_names",
     "split",
+    "split_labels",
+    "store_pixels",
+    "stored_size",
 ]

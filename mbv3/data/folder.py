@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import warnings
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
+from mbv3.data.decode import SUFFIXES, image_size
 from mbv3.data.images import ImageSet
+from mbv3.data.store import decode_all
 from mbv3.errors import BadInput
 
-__all__ = ["load_class_folder", "peek_class_folder"]
+__all__ = ["find_class_folder", "load_class_folder", "peek_class_folder", "stored_size"]
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff"}
 MAX_BYTES = 2_000_000_000
-_BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
-def _find(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
+def find_class_folder(
+    folder: Path, like: tuple[str, ...] | None = None
+) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
+    """Class names, and (file, label) of every image; nothing is decoded.
+
+    Raises:
+        BadInput: not a folder of at least two class folders with two images each, or other classes than `like`.
+    """
     if not folder.exists():
         raise BadInput(f"{folder}: no such data folder")
     if not folder.is_dir():
@@ -50,18 +52,13 @@ def _find(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
     few = [names[c] for c, n in Counter(c for _, c in files).items() if n < 2]
     if few:
         raise BadInput(f"{folder}: only one image in class folder(s) {', '.join(few[:5])}; at least two are needed")
+    if like is not None:
+        _same_classes(folder, tuple(names), like)
     return tuple(names), files
 
 
 def _side(path: Path) -> int:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd EXIF data and the like do no harm
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with Image.open(path) as image:
-                return min(image.size)
-        except _BROKEN:
-            return 0
+    return min(image_size(path) or (0,))
 
 
 def _same_classes(folder: Path, names: tuple[str, ...], classes: tuple[str, ...]) -> None:
@@ -78,41 +75,12 @@ def peek_class_folder(folder: Path, like: Path | None = None) -> tuple[int, int,
     Raises:
         BadInput: not a folder of class folders, or other classes than those of the folder `like`.
     """
-    names, files = _find(folder)
-    if like is not None:
-        _same_classes(folder, names, _find(like)[0])
+    names, files = find_class_folder(folder, None if like is None else find_class_folder(like)[0])
     some = files[:: max(1, len(files) // 64)]
     sides = [s for s in (_side(p) for p, _ in some) if s]
     if not sides:
         raise BadInput(f"{folder}: none of its images can be opened, for instance {files[0][0]}")
     return len(names), len(files), int(np.median(sides))
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit greyscale by its high byte: PIL would clip it, nearly all to white."""
-    if not image.mode.startswith("I"):
-        return image
-    grey = np.asarray(image).astype(np.int64)
-    if image.mode != "I" or grey.max() > 255:
-        grey = grey >> 8
-    return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
-
-
-def _decode(path: Path, size: int) -> tuple[NDArray[np.uint8] | None, bytes, str]:
-    try:
-        raw = path.read_bytes()
-        digest = hashlib.sha256(raw).digest()
-        with Image.open(path) as image:
-            image.draft("RGB", (size, size))
-            rgb = _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")  # a phone's photo lies on its side
-        side = min(rgb.size)
-        left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
-        if (rgb.width, rgb.height) != (size, size):
-            box = (left, top, left + side, top + side)
-            rgb = rgb.resize((size, size), Image.Resampling.BILINEAR, box=box)
-        return np.asarray(rgb, dtype=np.uint8), digest, ""
-    except _BROKEN as e:
-        return None, b"", f"{path}: {e or type(e).__name__}"
 
 
 def load_class_folder(
@@ -126,11 +94,8 @@ def load_class_folder(
     Raises:
         BadInput: the folder is missing, has under two classes, or has images that cannot be decoded (all listed).
     """
-    names, files = _find(folder)
-    if classes is not None:
-        _same_classes(folder, names, classes)
-    sides = [_side(p) for p, _ in files[:: max(1, len(files) // 64)]]
-    size = min(size, int(np.median([s for s in sides if s] or [size])))
+    names, files = find_class_folder(folder, classes)
+    size = stored_size([p for p, _ in files], (size, size))[0]
     limit = min(most or len(files), MAX_BYTES // (3 * size * size))
     if len(files) > limit:
         order = np.random.default_rng(seed).permutation(len(files))[: max(limit, 2 * len(names))]
@@ -138,21 +103,13 @@ def load_class_folder(
         for c in range(len(names)):  # every class keeps at least two
             chosen.update([i for i, (_, label) in enumerate(files) if label == c][:2])
         files = [files[i] for i in sorted(chosen)]
-    images = np.empty((len(files), size, size, 3), dtype=np.uint8)
-    digest = hashlib.sha256()
-    faults: list[str] = []
-    with warnings.catch_warnings(), ThreadPoolExecutor(2) as pool:
-        warnings.simplefilter("ignore")
-        for i, (pixels, fingerprint, fault) in enumerate(pool.map(lambda f: _decode(f[0], size), files, chunksize=64)):
-            if pixels is None:
-                faults.append(fault)
-            else:
-                images[i] = pixels
-                digest.update(fingerprint)
-    if faults:
-        shown = "\n".join(f"  {f}" for f in faults[:10]) + (f"\n  and {len(faults) - 10} more" if faults[10:] else "")
-        raise BadInput(
-            f"{folder}: {len(faults)} of {len(files)} images cannot be decoded; repair or remove them\n{shown}"
-        )
+    decoded = decode_all([p for p, _ in files], (size, size), folder)
     labels = np.array([label for _, label in files], dtype=np.int64)
-    return ImageSet(images, labels, names, digest.hexdigest())
+    return ImageSet(decoded.pixels, labels, names, decoded.sha256)
+
+
+def stored_size(files: list[Path], size: tuple[int, int]) -> tuple[int, int]:
+    """`size`, or what fits into the typical image: nothing is enlarged before the network's door."""
+    sides = [s for s in map(_side, files[:: max(1, len(files) // 64)]) if s]
+    share = min(1.0, float(np.median(sides)) / min(size)) if sides else 1.0
+    return max(1, round(size[0] * share)), max(1, round(size[1] * share))

@@ -1,27 +1,39 @@
-"""A set of labelled images in memory, and batches as a pure function of seed and step."""
+"""A set of labelled images, and batches as a pure function of seed and step."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["ImageSet", "batch_order", "make_batch", "split"]
+from mbv3.data.augment import Augment, augmented
+
+__all__ = ["ImageSet", "Pixels", "batch_order", "make_batch", "normalise", "split", "split_labels"]
 
 # ImageNet's channel statistics, as every pretrained network of the field expects
 _MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1) * 255
 _STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1) * 255
 
 
+class Pixels(Protocol):
+    """(N, H, W, 3) uint8: an array, one on disk, or files that are decoded when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, index: NDArray[np.int64]) -> NDArray[np.uint8]: ...
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """`images` (N, H, W, 3) uint8, `labels` (N,) int64, class names, and the SHA-256 of what was read."""
 
-    images: NDArray[np.uint8]
+    images: Pixels
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     sha256: str
@@ -33,18 +45,31 @@ class ImageSet:
         """The images at `index`."""
         return ImageSet(self.images[index], self.labels[index], self.classes, self.sha256)
 
+    def batch(
+        self, index: NDArray[np.int64], size: tuple[int, int], augment: Augment, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], Tensor]:
+        """Pixels (B, H, W, 3), not yet normalised, and labels (B,). Any thread may ask."""
+        return augmented(self.images[index], size, augment, rng), torch.from_numpy(self.labels[index])
 
-def split(data: ImageSet, share: float, most: int, seed: int) -> tuple[ImageSet, ImageSet]:
-    """(train, held out): about `share` of every class, at most `most` images in all, held out; at least one a class."""
+
+def split_labels(
+    labels: NDArray[np.int64], classes: int, share: float, most: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices (train, held out): about `share` of every class, at most `most` in all, held out, and one a class."""
     rng = np.random.default_rng(seed)
     held: list[NDArray[np.int64]] = []
-    for c in range(len(data.classes)):
-        mine = rng.permutation(np.flatnonzero(data.labels == c))
-        n = int(max(1, min(share * len(mine), most / len(data.classes))))
+    for c in range(classes):
+        mine = rng.permutation(np.flatnonzero(labels == c))
+        n = int(max(1, min(share * len(mine), most / classes)))
         held.append(mine[: min(n, max(len(mine) - 1, 0))])
     index = np.sort(np.concatenate(held))
-    rest = np.setdiff1d(np.arange(len(data)), index)
-    return data.take(rest), data.take(index)
+    return np.setdiff1d(np.arange(len(labels)), index), index
+
+
+def split(data: ImageSet, share: float, most: int, seed: int) -> tuple[ImageSet, ImageSet]:
+    """(train, held out) as `split_labels` divides them."""
+    rest, held = split_labels(data.labels, len(data.classes), share, most, seed)
+    return data.take(rest), data.take(held)
 
 
 def batch_order(n: int, batch: int, seed: int, start: int = 0) -> Iterator[NDArray[np.int64]]:
@@ -59,24 +84,20 @@ def batch_order(n: int, batch: int, seed: int, start: int = 0) -> Iterator[NDArr
         skip, epoch = 0, epoch + 1
 
 
+def normalise(pixels: NDArray[np.uint8], size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
+    """Network input (B, 3, H, W) at `size`, channels_last, from pixels (B, h, w, 3)."""
+    x = torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+    if tuple(x.shape[2:]) != size:
+        x = torch.nn.functional.interpolate(x, size=size, mode="bilinear", antialias=x.shape[2] > size[0])
+    x = x.contiguous(memory_format=torch.channels_last)
+    return x.sub_(_MEAN.to(device)).div_(_STD.to(device))
+
+
 def make_batch(
     data: ImageSet, index: NDArray[np.int64], size: int | tuple[int, int], augment: np.random.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W) normalised, channels_last, and labels (B,).
-
-    `augment`: a mirror image for half of them and a shift by up to an eighth of the side, edges mirrored.
-    """
-    x = torch.from_numpy(np.ascontiguousarray(data.images[index])).permute(0, 3, 1, 2).float()
-    if augment is not None:
-        n, h, w = len(index), x.shape[2], x.shape[3]
-        flip = torch.from_numpy(augment.random(n) < 0.5)
-        x = torch.where(flip.view(-1, 1, 1, 1), x.flip(3), x)
-        ph, pw = h // 8, w // 8
-        x = torch.nn.functional.pad(x, (pw, pw, ph, ph), mode="reflect")
-        dy, dx = augment.integers(0, 2 * ph + 1, n), augment.integers(0, 2 * pw + 1, n)
-        x = torch.stack([x[i, :, dy[i] : dy[i] + h, dx[i] : dx[i] + w] for i in range(n)])
+    """Images (B, 3, H, W) normalised, channels_last, and labels (B,); with a generator flipped and shifted by it."""
     side = (size, size) if isinstance(size, int) else size
-    if tuple(x.shape[2:]) != side:
-        x = torch.nn.functional.interpolate(x, size=side, mode="bilinear", antialias=x.shape[2] > side[0])
-    x = ((x - _MEAN) / _STD).contiguous(memory_format=torch.channels_last)
-    return x, torch.from_numpy(data.labels[index])
+    kind: Augment = "none" if augment is None else "shift"
+    pixels, labels = data.batch(index, side, kind, augment or np.random.default_rng(0))
+    return normalise(pixels, side), labels

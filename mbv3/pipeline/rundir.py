@@ -40,7 +40,7 @@ def file_sha256(path: Path) -> str:
 def versions() -> dict[str, str]:
     """Python and every library that a result depends on."""
     found = {"python": platform.python_version()}
-    for name in ("mbv3-search", "torch", "numpy", "scipy", "onnx", "onnxruntime", "optuna", "pandas"):
+    for name in ("mbv3-search", "torch", "numpy", "scipy", "onnx", "onnxruntime", "optuna", "pandas", "scikit-learn"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -67,7 +67,7 @@ class RunDir:
         self.record = record
 
     @classmethod
-    def create(cls, path: Path, record: Mapping[str, Any]) -> RunDir:
+    def create(cls, path: Path, record: Mapping[str, Any], form: str = FORMAT) -> RunDir:
         """A new folder. Raises: BadInput when it exists with anything in it, or cannot be made."""
         try:
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -77,12 +77,12 @@ class RunDir:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise BadInput(f"--out {path}: cannot be made ({e.strerror})") from None
-        run = cls(path, {"format": FORMAT, **record, "status": "running", "exit": None, "stages": {}, "notes": []})
+        run = cls(path, {"format": form, **record, "status": "running", "exit": None, "stages": {}, "notes": []})
         run.save()
         return run
 
     @classmethod
-    def open(cls, path: Path) -> RunDir:
+    def open(cls, path: Path, form: str = FORMAT) -> RunDir:
         """An existing run. Raises: BadInput."""
         file = path / "run.json"
         try:
@@ -91,8 +91,8 @@ class RunDir:
             raise BadInput(f"{path}: not a run directory (it has no run.json)") from None
         except (OSError, ValueError) as e:
             raise BadInput(f"{file}: cannot be read ({e})") from None
-        if not isinstance(record, dict) or record.get("format") != FORMAT:
-            raise BadInput(f"{file}: its format must be {FORMAT}")
+        if not isinstance(record, dict) or record.get("format") != form:
+            raise BadInput(f"{file}: its format must be {form}")
         for name, kind in _NEEDED.items():
             if not isinstance(record.get(name), kind):
                 raise BadInput(f"{file}: {name} is missing or not a {kind.__name__}; the file was edited")

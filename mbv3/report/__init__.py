@@ -2,5 +2,6 @@
 
 from mbv3.report.checked import check_plot
 from mbv3.report.page import write_report
+from mbv3.report.training import Box, Panel, contact_sheet, training_curve
 
-__all__ = ["check_plot", "write_report"]
+__all__ = ["Box", "Panel", "check_plot", "contact_sheet", "training_curve", "write_report"]

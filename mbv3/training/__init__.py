@@ -1,21 +1,49 @@
 """One training loop; scoring; batch-norm recalibration; checkpoints without pickle."""
 
 from mbv3.training.checkpoint import load_checkpoint, read_weights, save_checkpoint, save_weights
-from mbv3.training.loop import Diverged, Fit, fit, learning_rate, make_optimizer, one_step
-from mbv3.training.score import Score, evaluate, recalibrate
+from mbv3.training.detect import DetectMetric, detect_objective, objects
+from mbv3.training.init import adopt
+from mbv3.training.loop import Diverged, Epoch, fit, one_step
+from mbv3.training.optimizer import make_optimizer
+from mbv3.training.processes import processes, together
+from mbv3.training.recipes import DEFAULT_RECIPE, RECIPES, Fit, Recipe, learning_rate, recipe_for
+from mbv3.training.score import ClassifyMetric, Score, evaluate, measure, recalibrate
+from mbv3.training.segment import SegmentMetric
+from mbv3.training.task import Batches, Metric, Objective, WithAux, and_aux, classify_objective, distilled
 
 __all__ = [
+    "DEFAULT_RECIPE",
+    "RECIPES",
+    "Batches",
+    "ClassifyMetric",
+    "DetectMetric",
     "Diverged",
+    "Epoch",
     "Fit",
+    "Metric",
+    "Objective",
+    "Recipe",
     "Score",
+    "SegmentMetric",
+    "WithAux",
+    "adopt",
+    "and_aux",
+    "classify_objective",
+    "detect_objective",
+    "distilled",
     "evaluate",
     "fit",
     "learning_rate",
     "load_checkpoint",
     "make_optimizer",
+    "measure",
+    "objects",
     "one_step",
+    "processes",
     "read_weights",
     "recalibrate",
+    "recipe_for",
     "save_checkpoint",
     "save_weights",
+    "together",
 ]

@@ -23,8 +23,10 @@ def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], **about: str) -> None:
-    """Weights under their state-dict names."""
-    write_atomic(path, save(_plain(state), metadata={"format": "mbv3-weights/1", **about}))
+    """Weights under their state-dict names. Equal weights give equal bytes."""
+    # safetensors writes several entries in any order, so there is one
+    meta = json.dumps({"format": "mbv3-weights/1", **about}, sort_keys=True)
+    write_atomic(path, save(_plain(state), metadata={"mbv3": meta}))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mbv3.data import ImageSet, make_batch
+from mbv3.data import ImageSet, make_batch, normalise
+from mbv3.training.task import Batches, Metric
 
-__all__ = ["Score", "evaluate", "recalibrate"]
+__all__ = ["ClassifyMetric", "Score", "evaluate", "measure", "recalibrate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,41 @@ def evaluate(net: nn.Module, data: ImageSet, size: tuple[int, int], batch: int =
             right += int((logits.argmax(1) == y).sum())
             loss += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
     return Score(100 * right / len(data), loss / len(data), len(data))
+
+
+class ClassifyMetric:
+    """Top-1 and top-5 in percent by scikit-learn; top-5 only where there are more than five classes."""
+
+    def __init__(self, labels: NDArray[np.int64], classes: int) -> None:
+        self.labels, self.classes = labels, classes
+        self.right = {k: 0 for k in (1, 5) if k == 1 or k < classes}
+        self.n = 0
+
+    def add(self, out: Any, index: NDArray[np.int64]) -> None:
+        from sklearn.metrics import accuracy_score, top_k_accuracy_score
+
+        scores, truth = out.float().cpu().numpy(), self.labels[index]
+        self.right[1] += int(accuracy_score(truth, scores.argmax(1), normalize=False))
+        if 5 in self.right:
+            labels = np.arange(self.classes)
+            self.right[5] += int(top_k_accuracy_score(truth, scores, k=5, labels=labels, normalize=False))
+        self.n += len(index)
+
+    def result(self) -> dict[str, float]:
+        return {f"top{k}": 100 * right / self.n for k, right in self.right.items()}
+
+
+def measure(net: nn.Module, data: Batches, metric: Metric, size: tuple[int, int], batch: int = 64) -> dict[str, float]:
+    """Figures of `metric` over all of `data`. Every process of a distributed run scores all of it, so none waits."""
+    net.eval()
+    device = next(net.parameters()).device
+    rng = np.random.default_rng(0)
+    with torch.inference_mode():
+        for start in range(0, len(data), batch):
+            index = np.arange(start, min(start + batch, len(data)))
+            pixels, _ = data.batch(index, size, "none", rng)
+            metric.add(net(normalise(pixels, size, device)), index)
+    return metric.result()
 
 
 def recalibrate(net: nn.Module, batches: Iterable[Tensor]) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -14,12 +18,14 @@ from torch import Tensor, nn
 
 from mbv3.data import make_batch, procedural_images
 from mbv3.errors import BadInput, Mbv3Error
+from mbv3.events import Event, Note
 from mbv3.nn import build
 from mbv3.space import parse_space
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv
 from mbv3.supernet import Supernet, path_forward
 from mbv3.training import (
     Diverged,
+    Epoch,
     Fit,
     evaluate,
     fit,
@@ -27,6 +33,7 @@ from mbv3.training import (
     load_checkpoint,
     make_optimizer,
     one_step,
+    read_weights,
     recalibrate,
     save_weights,
 )
@@ -84,11 +91,16 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 @pytest.mark.parametrize("every_s", [0.0, 3.5], ids=["every-step", "now-and-then"])
 @pytest.mark.parametrize("make", [plain, shared])
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop"])
 def test_a_stopped_run_goes_on_to_the_same_bits(
-    tmp_path: Path, optimizer: Literal["sgd", "adamw"], make: Callable[[int], tuple[nn.Module, Forward]], every_s: float
+    tmp_path: Path,
+    optimizer: Literal["sgd", "adamw", "rmsprop"],
+    make: Callable[[int], tuple[nn.Module, Forward]],
+    every_s: float,
 ) -> None:
     recipe = replace(RECIPE, optimizer=optimizer, lr=0.05 if optimizer == "sgd" else 0.003)
+    if optimizer == "rmsprop":
+        recipe = replace(recipe, ema=0.9, erase=0.5, augment="inception+trivial")
     whole, forward = make(0)
     untouched = {k: v.clone() for k, v in whole.state_dict().items()}
     for _ in fit(whole, DATA, recipe, forward=forward):
@@ -116,7 +128,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
 
 def test_other_seeds_give_other_weights() -> None:
     nets = []
-    for recipe in (RECIPE, RECIPE, replace(RECIPE, seed=4), replace(RECIPE, augment=False)):
+    for recipe in (RECIPE, RECIPE, replace(RECIPE, seed=4), replace(RECIPE, augment="none")):
         nets.append(build(SPEC, 0))
         assert [p.done for p in fit(nets[-1], DATA, recipe)][-1] == 11
     assert same(nets[0], nets[1]) and not same(nets[0], nets[2]) and not same(nets[0], nets[3])
@@ -150,7 +162,7 @@ def test_progress_is_told_and_ends_at_the_last_step() -> None:
 
 def test_training_learns() -> None:
     net = build(replace(SPEC, head=replace(SPEC.head, dropout=0.0)), 0)
-    recipe = replace(RECIPE, steps=60, lr=0.1, augment=False, label_smoothing=0.0)
+    recipe = replace(RECIPE, steps=60, lr=0.1, augment="none", label_smoothing=0.0)
     list(fit(net, DATA, recipe))
     recalibrate(net, [make_batch(DATA, np.arange(52), 16)[0]])  # the networks' momentum of 0.01 is slow
     score = evaluate(net, DATA, (16, 16))
@@ -227,3 +239,93 @@ def test_gradients_are_clipped() -> None:
     one_step(net, net, make_optimizer(net, recipe), 100 * torch.randn(4, 3), torch.tensor([0, 1, 1, 0]), recipe, 0)
     moved = (net.weight.detach() - before[0]).square().sum() + (net.bias.detach() - before[1]).square().sum()
     assert float(moved.sqrt()) == pytest.approx(1.9 * 0.01, rel=1e-3)
+
+
+def test_epochs_are_told_with_the_averaged_weights(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, ema=0.999, epoch_steps=3)  # 11 steps: three epochs and a rest
+    net = build(SPEC, 0)
+    seen: list[tuple[int, float, Tensor]] = []
+
+    def at_epoch(e: Epoch) -> Iterator[Event]:
+        assert 0 <= e.waiting <= 1 and e.images_s > 0
+        seen.append((e.step, e.loss, net.state_dict()["stem.conv.weight"].clone()))
+        net.eval()  # as a score would
+        yield Note("x", f"at {e.step}")
+
+    events = list(fit(net, DATA, recipe, at_epoch=at_epoch))
+    assert [s for s, _, _ in seen] == [3, 6, 9, 11]
+    assert [e.text for e in events if isinstance(e, Note)] == ["at 3", "at 6", "at 9", "at 11"]
+    plain = build(SPEC, 0)
+    list(fit(plain, DATA, replace(recipe, ema=0.0)))
+    assert not torch.equal(plain.state_dict()["stem.conv.weight"], net.state_dict()["stem.conv.weight"])
+    assert torch.equal(seen[-1][2], net.state_dict()["stem.conv.weight"])  # what is left at the end is the average
+    whole = build(SPEC, 0)
+    list(fit(whole, DATA, recipe))
+    assert same(whole, net)  # looking on changes nothing
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
+    net = nn.Linear(3, 2)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+
+    def objective(out: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        return (out * 0).sum().sqrt()  # finite, with an infinite slope
+
+    with pytest.raises(Diverged, match=r"the gradient became (nan|inf) at step 4"):
+        one_step(net, net, make_optimizer(net, RECIPE), torch.randn(4, 3), torch.zeros(4), RECIPE, 4, objective)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+def test_the_thread_that_makes_batches_ends_with_the_training() -> None:
+    before = threading.active_count()
+    run = fit(build(SPEC, 0), DATA, RECIPE, clock=Ticks())
+    next(run)
+    assert threading.active_count() > before
+    run.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+
+
+def test_a_fault_of_the_data_reaches_the_caller() -> None:
+    class Broken:
+        def __len__(self) -> int:
+            return 32
+
+        def batch(self, *_: object) -> object:
+            raise BadInput("x.png: cannot be decoded")
+
+    with pytest.raises(BadInput, match=r"x\.png: cannot be decoded"):
+        list(fit(build(SPEC, 0), Broken(), RECIPE))  # type: ignore[arg-type]
+
+
+TWO = """\
+import sys, torch
+from torch import distributed, nn
+from mbv3.data import procedural_images
+from mbv3.training import Fit, fit, save_weights
+distributed.init_process_group("gloo")
+torch.manual_seed(distributed.get_rank())  # other weights: the first process's are taken
+net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8))
+recipe = Fit(steps=5, size=(16, 16), batch=8, lr=0.1, seed=3, augment="none")
+list(fit(net, procedural_images(52, 16, 0), recipe))
+if distributed.get_rank() == 1:
+    save_weights(__import__("pathlib").Path(sys.argv[1]), net.state_dict())
+distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script),
+         str(tmp_path / "w.safetensors")],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8))
+    recipe = Fit(steps=5, size=(16, 16), batch=16, lr=0.1, seed=3, augment="none")
+    list(fit(net, procedural_images(52, 16, 0), recipe))
+    theirs = read_weights(tmp_path / "w.safetensors")
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(theirs[name], value, rtol=1e-4, atol=1e-5)

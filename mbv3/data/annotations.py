@@ -1,0 +1,221 @@
+"""Box annotations as Pascal VOC and COCO write them, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mbv3.data.boxes import Boxes
+from mbv3.data.decode import SUFFIXES, image_size, listed
+from mbv3.errors import BadInput
+
+__all__ = ["Annotated", "find_boxes"]
+
+PARTS = {"training": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """Images with their boxes, in order; class names; what was mended or left out, as lines for a warning."""
+
+    files: tuple[Path, ...]
+    boxes: tuple[Boxes, ...]
+    sizes: NDArray[np.int64]
+    classes: tuple[str, ...]
+    mended: tuple[str, ...] = ()
+
+
+@dataclass
+class _Raw:
+    """One image before its classes are numbered: boxes in pixels as (name, left, top, right, bottom, hard)."""
+
+    path: Path
+    size: tuple[int, int]
+    objects: list[tuple[str, float, float, float, float, bool]] = field(default_factory=list)
+
+
+@dataclass
+class _Notes:
+    faults: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+
+
+def find_boxes(root: Path, *, skip_broken: bool = False) -> dict[str, Annotated]:
+    """The parts (`training`, and `validation` and `test` where they are) of a VOC or COCO data set.
+
+    Boxes that reach out of their image are cut to it, and those without area are left out, as every loader of the field
+    does; both are told in `mended`.
+
+    Raises:
+        BadInput: neither kind of data set; annotations without their image or that cannot be read (all listed), unless
+            `skip_broken`.
+    """
+    if not root.is_dir():
+        raise BadInput(f"{root}: no such data folder")
+    notes = _Notes()
+    raw = _coco(root, notes) or _voc(root, notes)
+    if raw is None:
+        raise BadInput(f"{root}: neither COCO (annotations/*.json, or train/_annotations.coco.json) nor Pascal VOC "
+                       "(Annotations/*.xml beside JPEGImages) was found in it")  # fmt: skip
+    if notes.faults and not skip_broken:
+        raise BadInput(f"{root}: {len(notes.faults)} fault(s) in its annotations; repair or remove them, or go on "
+                       f"without them: --skip-broken\n{listed(notes.faults)}")  # fmt: skip
+    names = sorted({o[0] for image in raw.get("training", ()) for o in image.objects})
+    if not names:
+        raise BadInput(f"{root}: its training part has no box")
+    unknown = sorted({o[0] for part in raw.values() for image in part for o in image.objects} - set(names))
+    if unknown:
+        raise BadInput(f"{root}: class(es) {', '.join(unknown[:5])} have no training image")
+    parts = {part: _numbered(images, names, notes) for part, images in raw.items() if images}
+    mended = [f"{len(lines)} {what}, for instance {lines[0]}" for lines, what in (
+        (notes.faults, "faulty annotations left out"), (notes.outside, "boxes cut to their image"),
+        (notes.empty, "boxes without area left out")) if lines]  # fmt: skip
+    first = parts["training"]
+    parts["training"] = Annotated(first.files, first.boxes, first.sizes, first.classes, tuple(mended))
+    return parts
+
+
+def _numbered(images: list[_Raw], names: list[str], notes: _Notes) -> Annotated:
+    at = {name: i for i, name in enumerate(names)}
+    boxes = []
+    for image in images:
+        h, w = image.size
+        edges, labels, hard = [], [], []
+        for name, x0, y0, x1, y1, difficult in image.objects:
+            shown = f"{image.path}: {name} ({x0:g}, {y0:g}, {x1:g}, {y1:g}) in {w}x{h}"
+            inside = min(max(x0, 0), w), min(max(y0, 0), h), min(max(x1, 0), w), min(max(y1, 0), h)
+            if inside[2] - inside[0] <= 0 or inside[3] - inside[1] <= 0:
+                notes.empty.append(shown)
+                continue
+            if inside != (x0, y0, x1, y1):
+                notes.outside.append(shown)
+            edges.append([inside[0] / w, inside[1] / h, inside[2] / w, inside[3] / h])
+            labels.append(at[name])
+            hard.append(difficult)
+        boxes.append(
+            Boxes(np.array(edges, np.float32).reshape(-1, 4), np.array(labels, np.int64), np.array(hard, np.bool_))
+        )
+    sizes = np.array([i.size for i in images], dtype=np.int64)
+    return Annotated(tuple(i.path for i in images), tuple(boxes), sizes, tuple(names))
+
+
+# ---- Pascal VOC ----------------------------------------------------------------------------------------------
+
+
+def _voc(root: Path, notes: _Notes) -> dict[str, list[_Raw]] | None:
+    place = next((d for d in (root, *sorted(root.glob("*")), *sorted(root.glob("*/*")))
+                  if (d / "Annotations").is_dir()), None)  # fmt: skip
+    if place is None:
+        return None
+    images = {p.stem: p for p in sorted((place / "JPEGImages").glob("*")) if p.suffix.lower() in SUFFIXES}
+    lists = place / "ImageSets" / "Main"
+    parts: dict[str, list[str]] = {}
+    for part, names in {**PARTS, "training": ("train", "trainval")}.items():
+        file = next((f for n in names if (f := lists / f"{n}.txt").is_file()), None)
+        if file is not None:
+            # VOC's own lists carry a flag behind the name
+            parts[part] = [line.split()[0] for line in file.read_text("utf-8").splitlines() if line.strip()]
+    if "training" not in parts:
+        parts = {"training": sorted(p.stem for p in (place / "Annotations").glob("*.xml"))}
+    found: dict[str, list[_Raw]] = {}
+    for part, stems in parts.items():
+        found[part] = []
+        for stem in stems:
+            image = _voc_image(place / "Annotations" / f"{stem}.xml", images.get(stem), notes)
+            if image is not None:
+                found[part].append(image)
+    return found
+
+
+def _voc_image(file: Path, image: Path | None, notes: _Notes) -> _Raw | None:
+    if image is None:
+        notes.faults.append(f"{file}: an annotation without its image {file.stem} in JPEGImages")
+        return None
+    size = image_size(image)
+    if size is None:
+        notes.faults.append(f"{image}: cannot be opened as an image")
+        return None
+    raw = _Raw(image, size)
+    try:
+        for thing in ElementTree.parse(file).getroot().iter("object"):
+            edges = [float(thing.findtext(f"bndbox/{k}") or "nan") for k in ("xmin", "ymin", "xmax", "ymax")]
+            name = (thing.findtext("name") or "").strip()
+            if not name or not np.isfinite(edges).all():
+                raise ValueError("an object without name or box")
+            # VOC counts pixels from 1, its last one included; who writes 0 counts from there
+            x0, y0, x1, y1 = edges
+            x0, y0 = (v - 1 if v >= 1 else v for v in (x0, y0))
+            raw.objects.append((name, x0, y0, x1, y1, (thing.findtext("difficult") or "0").strip() == "1"))
+    except FileNotFoundError:
+        notes.faults.append(f"{file}: no such annotation, though a list names it")
+        return None
+    except (ElementTree.ParseError, ValueError, OSError) as e:
+        notes.faults.append(f"{file}: {e}")
+        return None
+    return raw
+
+
+# ---- COCO ----------------------------------------------------------------------------------------------------
+
+
+def _coco(root: Path, notes: _Notes) -> dict[str, list[_Raw]] | None:
+    found: dict[str, list[_Raw]] = {}
+    for part, names in PARTS.items():
+        own = [f for n in names if (f := root / n / "_annotations.coco.json").is_file()]
+        shared = [f for n in names for f in sorted((root / "annotations").glob(f"*{n}*.json"))]
+        # COCO has captions and keypoints beside the boxes
+        shared = sorted(shared, key=lambda f: not f.name.startswith("instances"))
+        if own or shared:
+            file = (own or shared)[0]
+            year = file.stem.rpartition("_")[2]
+            folders = [file.parent, *(root / n for n in (year, *names)), *(root / "images" / n for n in (year, *names)),
+                       root / "images", root]  # fmt: skip
+            found[part] = _coco_part(file, folders, notes)
+    alone = sorted((root / "annotations").glob("*.json"))
+    if not found and alone:
+        found["training"] = _coco_part(alone[0], [root / "images", root], notes)
+    return found or None
+
+
+def _coco_part(file: Path, folders: list[Path], notes: _Notes) -> list[_Raw]:
+    try:
+        document = json.loads(file.read_text("utf-8"))
+        names = {c["id"]: str(c["name"]) for c in document["categories"]}
+        listed_images = [(i["id"], str(i["file_name"])) for i in document["images"]]
+        annotations: list[dict[str, Any]] = document["annotations"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise BadInput(f"{file}: no COCO annotations ({type(e).__name__}: {e})") from None
+    find: Callable[[str], Path | None] = lambda n: next((p for f in folders if (p := f / n).is_file()), None)  # noqa: E731
+    images: dict[Any, _Raw] = {}
+    missing: set[Any] = set()
+    for key, name in listed_images:
+        path = find(name)
+        size = image_size(path) if path is not None else None
+        if path is None or size is None:
+            missing.add(key)
+            why = "an annotation without its image" if path is None else "cannot be opened as an image"
+            notes.faults.append(f"{path or file}: {why}" + (f" {name}" if path is None else ""))
+        else:
+            images[key] = _Raw(path, size)
+    for a in annotations:
+        key = a.get("image_id") if isinstance(a, dict) else None
+        box = a.get("bbox") if isinstance(a, dict) else None
+        category = names.get(a.get("category_id")) if isinstance(a, dict) else None
+        if key in missing:
+            continue
+        whole = isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)
+        if key not in images or category is None or not whole or not np.isfinite(box).all():  # type: ignore[arg-type]
+            notes.faults.append(f"{file}: annotation {a.get('id') if isinstance(a, dict) else a}: "
+                                "needs the image_id of an image, a known category_id and a bbox of four")  # fmt: skip
+            continue
+        x, y, w, h = map(float, box)  # type: ignore[arg-type]
+        images[key].objects.append((category, x, y, x + w, y + h, bool(a.get("iscrowd"))))
+    return list(images.values())

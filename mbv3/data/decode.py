@@ -1,0 +1,99 @@
+"""One image file to pixels, whatever it is: greyscale, palette, CMYK, 16 bits, turned, broken, huge."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+__all__ = [
+    "BROKEN", "IGNORED", "SUFFIXES", "Framing", "decode_image", "decode_mask", "image_size", "listed", "read_mask",
+    "to_rgb",
+]  # fmt: skip
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff"}
+BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+# the largest middle part of the wanted shape; the whole image; a map of class indices
+Framing = Literal["middle", "stretch", "mask"]
+IGNORED = 255  # a mask's index that belongs to no class
+
+
+def listed(faults: list[str], most: int = 10) -> str:
+    """Faults as indented lines, the first few of many."""
+    more = [f"and {len(faults) - most} more"] if faults[most:] else []
+    return "\n".join(f"  {f}" for f in faults[:most] + more)
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """(height, width) as shown, from the header; None for what is no image or too large to be one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # odd EXIF data and the like do no harm
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(path) as image:
+                lies = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+                return image.size if lies else (image.height, image.width)
+        except BROKEN:
+            return None
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit greyscale by its high byte: PIL would clip it, nearly all to white."""
+    if not image.mode.startswith("I"):
+        return image
+    grey = np.asarray(image).astype(np.int64)
+    if image.mode != "I" or grey.max() > 255:
+        grey = grey >> 8
+    return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB, upright."""
+    return _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")  # a phone's photo lies on its side
+
+
+def decode_image(path: Path, size: tuple[int, int], fit: Framing) -> tuple[NDArray[np.uint8] | None, bytes, str]:
+    """Pixels (*size, 3), the SHA-256 of the file, ""; or None and what is wrong with it."""
+    if fit == "mask":
+        return decode_mask(path, size)
+    height, width = size
+    try:
+        raw = path.read_bytes()
+        with Image.open(path) as image:
+            image.draft("RGB", (width, height))
+            rgb = to_rgb(image)
+        if rgb.size != (width, height):
+            w, h = float(rgb.width), float(rgb.height)
+            if fit == "middle":
+                w, h = min(rgb.width, rgb.height * width / height), min(rgb.height, rgb.width * height / width)
+            left, top = (rgb.width - w) // 2, (rgb.height - h) // 2
+            rgb = rgb.resize((width, height), Image.Resampling.BILINEAR, box=(left, top, left + w, top + h))
+        return np.asarray(rgb, dtype=np.uint8), hashlib.sha256(raw).digest(), ""
+    except BROKEN as e:
+        return None, b"", f"{path}: {e or type(e).__name__}"
+
+
+def read_mask(path: Path) -> NDArray[np.int64]:
+    """Class indices (H, W) as the file has them. Raises: one of BROKEN."""
+    with Image.open(path) as image:
+        if image.mode not in ("1", "L", "P", "I", "I;16"):
+            raise ValueError(f"a mask holds one class index a pixel; this one has colours ({image.mode})")
+        return np.asarray(image).astype(np.int64)
+
+
+def decode_mask(path: Path, size: tuple[int, int]) -> tuple[NDArray[np.uint8] | None, bytes, str]:
+    """Class indices (*size, 1), the nearest of each place; else as `decode_image`."""
+    try:
+        mask = Image.fromarray(read_mask(path).clip(0, IGNORED).astype(np.uint8))
+        if mask.size != (size[1], size[0]):
+            mask = mask.resize((size[1], size[0]), Image.Resampling.NEAREST)
+        array = np.asarray(mask)[..., None]
+        return array, hashlib.sha256(array.tobytes()).digest(), ""
+    except BROKEN as e:
+        return None, b"", f"{path}: {e or type(e).__name__}"

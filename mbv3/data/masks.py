@@ -1,0 +1,154 @@
+"""Images with a mask each: DIR/images/* and DIR/masks/*, matched by name; a pixel of a mask is a class index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from mbv3.data.augment import Augment, colours
+from mbv3.data.decode import BROKEN, IGNORED, SUFFIXES, image_size, listed, read_mask
+from mbv3.data.images import Pixels
+from mbv3.errors import BadInput
+
+__all__ = ["MaskFiles", "MaskSet", "find_masks", "read_class_names"]
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """Pairs of files, what is wrong with those left out, and the highest class index met."""
+
+    images: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    faults: tuple[str, ...]
+    highest: int
+
+
+def read_class_names(root: Path) -> tuple[str, ...]:
+    """Names of DIR/classes.txt, one a line; () where there is none. Raises: BadInput."""
+    file = root / "classes.txt"
+    if not file.exists():
+        return ()
+    try:
+        names = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as e:
+        raise BadInput(f"{file}: cannot be read ({e})") from None
+    if not 2 <= len(names) <= IGNORED or len(set(names)) != len(names):
+        raise BadInput(f"{file}: needs 2 to {IGNORED} different class names, one a line (got {len(names)})")
+    return tuple(names)
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder; masks are trained on from DIR/images and DIR/masks, in DIR/train, "
+                       "DIR/val and DIR/test where there are parts")  # fmt: skip
+    return {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES}
+
+
+def find_masks(folder: Path, classes: int | None, *, skip_broken: bool = False) -> MaskFiles:
+    """Every image of `folder` with its mask, all masks looked through.
+
+    Raises:
+        BadInput: images without masks, masks without images, of another size, with indices of no class (all listed);
+            with `skip_broken` only if nothing is left.
+    """
+    images, masks = _by_stem(folder / "images"), _by_stem(folder / "masks")
+    faults = [f"{images[s]}: no mask {folder / 'masks' / s}.png" for s in images if s not in masks]
+    faults += [f"{masks[s]}: an annotation without its image in {folder / 'images'}" for s in masks if s not in images]
+    both = [s for s in images if s in masks]
+
+    def look(stem: str) -> tuple[int, str]:
+        try:
+            mask = read_mask(masks[stem])
+        except BROKEN as e:
+            return -1, f"{masks[stem]}: {e or type(e).__name__}"
+        size = image_size(images[stem])
+        if size is None:
+            return -1, f"{images[stem]}: cannot be opened as an image"
+        if mask.shape != size:
+            return -1, (f"{masks[stem]}: is {mask.shape[1]}x{mask.shape[0]}, "
+                        f"its image is {size[1]}x{size[0]}; make them equal")  # fmt: skip
+        seen = np.unique(mask)
+        seen = seen[seen != IGNORED]
+        wrong = seen[(seen < 0) | (seen >= (IGNORED if classes is None else classes))]
+        if len(wrong):
+            shown = ", ".join(map(str, wrong[:5]))
+            most = IGNORED - 1 if classes is None else classes - 1
+            return -1, f"{masks[stem]}: class indices {shown} are out of range 0 to {most} ({IGNORED} is ignored)"
+        return int(seen.max(initial=0)), ""
+
+    with ThreadPoolExecutor() as pool:
+        looked = list(pool.map(look, both))
+    faults += [fault for _, fault in looked if fault]
+    good = [s for s, (_, fault) in zip(both, looked, strict=True) if not fault]
+    if faults and (not skip_broken or not good):
+        cure = "repair or remove them" + ("" if skip_broken else ", or go on without them: --skip-broken")
+        raise BadInput(f"{folder}: {len(faults)} fault(s) in images and masks; {cure}\n{listed(faults)}")
+    if not good:
+        raise BadInput(f"{folder}: no images ({', '.join(sorted(SUFFIXES))}) in {folder / 'images'}")
+    highest = max(h for h, _ in looked)
+    return MaskFiles(tuple(images[s] for s in good), tuple(masks[s] for s in good), tuple(faults), highest)
+
+
+@dataclass(frozen=True)
+class MaskSet:
+    """`images` (N, H, W, 3) and `masks` (N, H, W, 1) at the training's size; `files` are the masks as they are."""
+
+    images: Pixels
+    masks: Pixels
+    files: Sequence[Path]
+    classes: tuple[str, ...]
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def truth(self, i: int) -> NDArray[np.int64]:
+        """The mask of image `i` at its own size."""
+        return read_mask(self.files[i])
+
+    def batch(
+        self, index: NDArray[np.int64], size: tuple[int, int], augment: Augment, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], Tensor]:
+        """Pixels (B, H, W, 3) and class indices (B, H, W)."""
+        pixels, masks = self.images[index], self.masks[index][..., 0]
+        if augment != "none":
+            pairs = [_scaled(image, mask, rng) for image, mask in zip(pixels, masks, strict=True)]
+            pixels, masks = np.stack([p for p, _ in pairs]), np.stack([m for _, m in pairs])
+        return np.ascontiguousarray(pixels), torch.from_numpy(masks.astype(np.int64))
+
+
+def _scaled(
+    image: NDArray[np.uint8], mask: NDArray[np.uint8], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """At 0.5 to 2 times its size, a part of at most 75 % one class, mirrored or not, colours changed: mmsegmentation's
+    training pipeline. What lies outside the image is grey and ignored."""
+    h, w = mask.shape
+    scale = rng.uniform(0.5, 2.0)
+    picture, indices = Image.fromarray(image), Image.fromarray(mask)
+    if scale >= 1:
+        ph, pw = h / scale, w / scale
+        for _ in range(10):
+            left, top = rng.uniform(0, w - pw), rng.uniform(0, h - ph)
+            box = (left, top, left + pw, top + ph)
+            part = np.asarray(indices.resize((w, h), Image.Resampling.NEAREST, box=box))
+            counts = np.bincount(part[part != IGNORED], minlength=1)
+            if counts.max() < 0.75 * max(1, counts.sum()):
+                break
+        new = np.asarray(picture.resize((w, h), Image.Resampling.BILINEAR, box=box))
+    else:
+        ph, pw = max(1, round(h * scale)), max(1, round(w * scale))
+        top, left = rng.integers(0, h - ph + 1), rng.integers(0, w - pw + 1)
+        new, part = np.full_like(image, 127), np.full_like(mask, IGNORED)
+        new[top : top + ph, left : left + pw] = np.asarray(picture.resize((pw, ph), Image.Resampling.BILINEAR))
+        part[top : top + ph, left : left + pw] = np.asarray(indices.resize((pw, ph), Image.Resampling.NEAREST))
+    if rng.random() < 0.5:
+        new, part = new[:, ::-1], part[:, ::-1]
+    return colours(new, rng), part

@@ -1,0 +1,167 @@
+"""Many image files to pixels: in memory, in a file on disk that is mapped, or decoded each time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mbv3.data.decode import Framing, decode_image, listed
+from mbv3.data.images import Pixels
+from mbv3.errors import BadInput
+from mbv3.files import write_atomic
+
+__all__ = ["Decoded", "OnDemand", "decode_all", "store_pixels"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Pixels of the files at `kept`, the SHA-256 over what was read, and what is wrong with the others."""
+
+    pixels: Pixels
+    kept: NDArray[np.int64]
+    sha256: str
+    broken: tuple[str, ...] = ()
+
+
+class OnDemand:
+    """Files decoded whenever they are asked for, on every core (PIL lets go of Python's lock while it decodes)."""
+
+    def __init__(self, files: Sequence[Path], size: tuple[int, int], fit: Framing) -> None:
+        self.files, self.size, self.fit = files, size, fit
+        self.shape: tuple[int, ...] = (len(files), *size, _depth(fit))
+        self.pool = ThreadPoolExecutor(os.cpu_count() or 2)
+
+    def __getitem__(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Raises: BadInput for files that cannot be decoded."""
+        done = list(self.pool.map(lambda i: decode_image(self.files[i], self.size, self.fit), index))
+        faults = [fault for pixels, _, fault in done if pixels is None]
+        if faults:
+            raise BadInput(f"{len(faults)} image(s) cannot be decoded; repair or remove them\n{listed(faults)}")
+        return np.stack([pixels for pixels, _, _ in done if pixels is not None])
+
+
+def _depth(fit: Framing) -> int:
+    return 1 if fit == "mask" else 3
+
+
+def _in_order(files: Sequence[Path], size: tuple[int, int], fit: Framing) -> Iterator[tuple[Any, bytes, str]]:
+    """`decode_image` of every file on all cores, a few hundred ahead of whoever takes them."""
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count() or 2) as pool:
+        warnings.simplefilter("ignore")
+        waiting: list[Future[tuple[Any, bytes, str]]] = []
+        for i in range(0, len(files) + 256, 256):
+            ahead = [pool.submit(decode_image, f, size, fit) for f in files[i : i + 256]]
+            for future in waiting:
+                yield future.result()
+            waiting = ahead
+
+
+def _refuse(broken: list[str], n: int, where: Path | str, skip_broken: bool) -> None:
+    if broken and (not skip_broken or len(broken) == n):
+        cure = "repair or remove them" + ("" if skip_broken else ", or go on without them: --skip-broken")
+        raise BadInput(f"{where}: {len(broken)} of {n} images cannot be decoded; {cure}\n{listed(broken)}")
+
+
+def decode_all(
+    files: Sequence[Path],
+    size: tuple[int, int],
+    where: Path | str,
+    fit: Framing = "middle",
+    *,
+    skip_broken: bool = False,
+) -> Decoded:
+    """Every file at `size`, in memory.
+
+    Raises:
+        BadInput: images cannot be decoded (all listed), unless `skip_broken`.
+    """
+    pixels = np.empty((len(files), *size, _depth(fit)), dtype=np.uint8)
+    kept: list[int] = []
+    broken: list[str] = []
+    digest = hashlib.sha256()
+    for i, (image, fingerprint, fault) in enumerate(_in_order(files, size, fit)):
+        if image is None:
+            broken.append(fault)
+            continue
+        pixels[len(kept)] = image
+        kept.append(i)
+        digest.update(fingerprint)
+    _refuse(broken, len(files), where, skip_broken)
+    return Decoded(pixels[: len(kept)], np.array(kept, dtype=np.int64), digest.hexdigest(), tuple(broken))
+
+
+def store_pixels(
+    files: Sequence[Path],
+    size: tuple[int, int],
+    where: Path | str,
+    store: Path,
+    fit: Framing = "middle",
+    *,
+    skip_broken: bool = False,
+    most_bytes: int,
+) -> Generator[tuple[int, int], None, Decoded]:
+    """Like `decode_all`, into the file `store`, which is then mapped: memory holds what is in use. Found whole, it is
+    used again. Yields (done, total) now and then. Over `most_bytes`, or where the disk has no such room, files are
+    decoded each time they are needed.
+
+    Raises:
+        BadInput: images cannot be decoded (all listed), unless `skip_broken`; the disk refuses.
+    """
+    stats = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    key = hashlib.sha256(json.dumps([stats, size, fit]).encode()).hexdigest()
+    about = store.with_suffix(".json")
+    if about.exists() and store.exists():
+        kept = json.loads(about.read_text("utf-8"))
+        if kept["key"] == key:
+            index = np.array(kept["kept"], dtype=np.int64)
+            _refuse(kept["broken"], len(files), where, skip_broken)
+            return Decoded(
+                _mapped(store, (len(index), *size, _depth(fit))), index, kept["sha256"], tuple(kept["broken"])
+            )
+    needed = len(files) * size[0] * size[1] * _depth(fit)
+    store.parent.mkdir(parents=True, exist_ok=True)
+    if needed > most_bytes or needed > 0.9 * shutil.disk_usage(store.parent).free:
+        return Decoded(OnDemand(files, size, fit), np.arange(len(files)), key)
+    good: list[int] = []
+    broken: list[str] = []
+    digest = hashlib.sha256()
+    about.unlink(missing_ok=True)
+    try:
+        # written, not mapped: a full disk is then an error and no signal
+        with store.open("wb") as out:
+            for i, (image, fingerprint, fault) in enumerate(_in_order(files, size, fit)):
+                if image is None:
+                    broken.append(fault)
+                else:
+                    out.write(image.tobytes())
+                    good.append(i)
+                    digest.update(fingerprint)
+                if i % 256 == 255:
+                    yield i + 1, len(files)
+    except OSError as e:
+        store.unlink(missing_ok=True)
+        raise BadInput(f"{store}: the decoded images cannot be written ({e.strerror or e})") from None
+    _refuse(broken, len(files), where, skip_broken)
+    kept = {"key": key, "kept": good, "broken": broken, "sha256": digest.hexdigest()}
+    write_atomic(about, json.dumps(kept))
+    return Decoded(
+        _mapped(store, (len(good), *size, _depth(fit))),
+        np.array(good, dtype=np.int64),
+        digest.hexdigest(),
+        tuple(broken),
+    )
+
+
+def _mapped(store: Path, shape: tuple[int, ...]) -> Pixels:
+    return np.memmap(store, dtype=np.uint8, mode="r", shape=shape)

@@ -1,0 +1,55 @@
+"""Hugging Face `datasets` as class folders: an extra, `pip install mbv3-search[hub]`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mbv3.errors import BadInput
+from mbv3.events import Event, Progress
+
+__all__ = ["PREFIX", "class_folders"]
+
+PREFIX = "hf:"
+PARTS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
+
+
+def class_folders(name: str, to: Path) -> Iterator[Event]:
+    """Write the images of the data set `name` (on the hub, or a folder of `save_to_disk`) below `to` as they are,
+    `to/train/<class>/*` and so on, for the class folders' reader. Yields progress.
+
+    Raises:
+        BadInput: the library is not installed, the data set cannot be had, or has no column of images with classes.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise BadInput(f"--data {PREFIX}{name}: needs the library datasets: pip install 'mbv3-search[hub]'") from None
+    source = f"--data {PREFIX}{name}"
+    try:
+        data = datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name)
+    except Exception as e:  # whatever a hub, a network or a script of theirs comes to
+        raise BadInput(f"{source}: cannot be loaded ({type(e).__name__}: {e})") from None
+    parts: dict[str, Any] = dict(data) if isinstance(data, datasets.DatasetDict) else {"train": data}
+    if "train" not in parts:
+        raise BadInput(f"{source}: has no part named train (it has {', '.join(parts)})")
+    for part, rows in parts.items():
+        if part not in PARTS:
+            continue
+        images = [k for k, f in rows.features.items() if isinstance(f, datasets.Image)]
+        labels = [k for k, f in rows.features.items() if isinstance(f, datasets.ClassLabel)]
+        if not images or not labels:
+            raise BadInput(f"{source}: needs a column of images and one of class labels (it has {rows.features})")
+        names = [re.sub(r"[^\w .+-]", "_", c) or "_" for c in rows.features[labels[0]].names]
+        rows = rows.cast_column(images[0], datasets.Image(decode=False))
+        for i, row in enumerate(rows):
+            content = row[images[0]]
+            raw = content["bytes"] if content["bytes"] is not None else Path(content["path"]).read_bytes()
+            # the suffix only marks a file as an image; what it is stands in its first bytes
+            file = to / PARTS[part] / names[row[labels[0]]] / f"{i:08d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(raw)
+            if i % 512 == 511:
+                yield Progress("images", i + 1, len(rows), f"fetching {part} images")

@@ -1,0 +1,110 @@
+"""A training's curve, and a contact sheet of what the network says about some images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+__all__ = ["Box", "Panel", "class_colours", "contact_sheet", "training_curve"]
+
+_BLUE, _ORANGE, _GREEN, _RED = "#2166ac", "#c2500a", "#157f5b", "#b2182b"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """A box in pixels: left, top, right, bottom; its class; the network's, or the truth."""
+
+    edges: tuple[float, float, float, float]
+    text: str
+    truth: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """An image (H, W, 3) with what the network says: a line of text, class maps (H, W) of truth and answer, boxes."""
+
+    pixels: NDArray[np.uint8]
+    text: str = ""
+    right: bool | None = None
+    masks: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+    boxes: tuple[Box, ...] = ()
+
+
+def class_colours(n: int) -> NDArray[np.uint8]:
+    """(256, 3): one colour a class, evenly round the hues with changing lightness; black for what is ignored."""
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    for i in range(min(n, 255)):
+        hue = (i * 0.61803398875) % 1.0
+        colours[i] = [round(255 * c) for c in mpl.colors.hsv_to_rgb((hue, 0.75, (0.95, 0.7, 0.5)[i % 3]))]
+    return colours
+
+
+def _png(figure: Figure) -> bytes:
+    out = BytesIO()
+    figure.savefig(out, format="png", dpi=110)
+    return out.getvalue()
+
+
+def training_curve(rows: Sequence[Mapping[str, float]], metric: str, title: str) -> bytes:
+    """Loss and `metric` over the epochs, as a PNG. Rows have `epoch`, `loss` and, where it was scored, `metric`."""
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(7.2, 3.8), layout="constrained")
+        FigureCanvasAgg(figure)
+        left = figure.subplots()
+        left.plot([r["epoch"] for r in rows], [r["loss"] for r in rows], color=_BLUE, linewidth=1.4)
+        left.set_xlabel("epoch")
+        left.set_ylabel("training loss", color=_BLUE)
+        scored = [r for r in rows if metric in r]
+        if scored:
+            right = left.twinx()
+            right.spines["right"].set_visible(True)
+            right.plot([r["epoch"] for r in scored], [r[metric] for r in scored], color=_ORANGE, marker=".", ms=4)
+            right.set_ylabel(f"{metric} on held-out images, %", color=_ORANGE)
+        figure.suptitle(title)
+        return _png(figure)
+
+
+def contact_sheet(panels: Sequence[Panel], classes: Sequence[str], title: str) -> bytes:
+    """Panels in rows, as a PNG: green where the network is right and red where not; the truth and the answer side by
+    side for masks; for boxes the truth dashed."""
+    masks = any(p.masks is not None for p in panels)
+    columns = 2 if masks else min(4 if any(p.boxes for p in panels) else 8, max(1, len(panels)))
+    rows = -(-len(panels) // columns)
+    colours = class_colours(len(classes))
+    with mpl.rc_context({"font.size": 7}):
+        figure = Figure(figsize=(11, max(1.6, rows * (1.75 if columns != 4 else 2.4)) + 0.6), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+        for ax in axes:
+            ax.set_axis_off()
+        for ax, panel in zip(axes, panels, strict=False):
+            picture = panel.pixels
+            if panel.masks is not None:
+                truth, answer = (colours[np.clip(m, 0, 255)] for m in panel.masks)
+                truth, answer = (np.round(0.4 * panel.pixels + 0.6 * m).astype(np.uint8) for m in (truth, answer))
+                picture = np.concatenate([panel.pixels, truth, answer], axis=1)
+            ax.imshow(picture, interpolation="nearest" if min(picture.shape[:2]) < 64 else None)
+            tone = "#444444" if panel.right is None else (_GREEN if panel.right else _RED)
+            ax.set_title(panel.text, color=tone, fontsize=7, pad=2)
+            for box in panel.boxes:
+                x0, y0, x1, y1 = box.edges
+                edge, dashes = ("#ffffff", ":") if box.truth else (_ORANGE, "-")
+                ax.add_patch(
+                    Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=edge, linestyle=dashes, linewidth=0.9)
+                )
+                if not box.truth:
+                    ax.text(x0, y0, box.text, color="white", fontsize=5, va="bottom",
+                            bbox={"facecolor": _ORANGE, "pad": 0.5, "linewidth": 0})  # fmt: skip
+        if masks:
+            handles = [Rectangle((0, 0), 1, 1, color=colours[i] / 255) for i in range(len(classes))]
+            figure.legend(handles, classes, loc="outside lower center", ncols=min(len(classes), 11), fontsize=7)
+        figure.suptitle(title, fontsize=9)
+        return _png(figure)

@@ -1,0 +1,126 @@
+"""Detection: SSD's loss, and mean average precision by COCO's own evaluation."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from mbv3.data import BoxSet
+from mbv3.nn import Detections, Maps, default_boxes, detections, encode, flatten_maps, iou
+from mbv3.spec import SSDLite
+from mbv3.training.task import Objective
+
+__all__ = ["DetectMetric", "detect_objective", "match", "objects"]
+
+WHOLE = (1, 1)  # boxes are shares of the image
+
+
+def _levels(maps: Maps) -> list[tuple[int, int]]:
+    return [(m.shape[2], m.shape[3]) for m in maps.classes]
+
+
+def match(truth: Tensor, defaults: Tensor, least: float = 0.5) -> Tensor:
+    """For each default box the index of the object that it answers for, -1 for none: the object that it overlaps most,
+    if by `least`; and for each object the box that overlaps it most (Liu 2016, section 2.2)."""
+    found = torch.full((len(defaults),), -1, dtype=torch.long, device=defaults.device)
+    if not len(truth):
+        return found
+    overlap = iou(truth, defaults)
+    best, which = overlap.max(0)
+    found[best >= least] = which[best >= least]
+    found[overlap.argmax(1)] = torch.arange(len(truth), device=defaults.device)
+    return found
+
+
+def detect_objective(head: SSDLite, negatives: int = 3) -> Objective:
+    """Liu 2016, section 2.2: smooth L1 on the boxes that answer for an object, cross-entropy on them and on the
+    `negatives` times as many others that are taken for objects most; over the number of the former."""
+
+    def loss(out: Maps, target: Sequence[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
+        logits, coded = flatten_maps(out, head.classes)
+        logits, coded = logits.float(), coded.float()
+        defaults = default_boxes(head, _levels(out), WHOLE).to(logits.device)
+        labels = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device)
+        boxes = logits.new_zeros(())
+        for i, (edges, classes) in enumerate(target):
+            whose = match(edges, defaults)
+            mine = whose >= 0
+            labels[i, mine] = classes[whose[mine]]
+            wanted = encode(edges[whose[mine]], defaults[mine])
+            boxes = boxes + functional.smooth_l1_loss(coded[i, mine], wanted, reduction="sum")
+        wrong = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
+        positive = labels > 0
+        many = positive.sum(1, keepdim=True)
+        background = wrong.masked_fill(positive, -1.0)
+        rank = background.argsort(stable=True, dim=1, descending=True).argsort(stable=True, dim=1)
+        hard = (rank < negatives * many) & ~positive
+        return (boxes + wrong[positive].sum() + wrong[hard].sum()) / max(1, int(many.sum()))
+
+    return loss
+
+
+def objects(out: Maps, head: SSDLite) -> list[Detections]:
+    """What a detector says of each image: boxes in shares of it, scores, classes from 1. On the CPU."""
+    logits, coded = (t.float().cpu() for t in flatten_maps(out, head.classes))
+    defaults = default_boxes(head, _levels(out), WHOLE)
+    return [detections(a, b, defaults, WHOLE) for a, b in zip(logits, coded, strict=True)]
+
+
+class DetectMetric:
+    """COCO's average precision by pycocotools, in percent: `map50` at an overlap of 0.5, `map` over 0.5 to 0.95."""
+
+    def __init__(self, data: BoxSet, head: SSDLite) -> None:
+        self.data, self.head = data, head
+        self.found: list[NDArray[np.float64]] = []
+
+    def add(self, out: Any, index: NDArray[np.int64]) -> None:
+        for said, i in zip(objects(out, self.head), index, strict=True):
+            h, w = self.data.sizes[i]
+            edges = said.boxes.numpy() * np.array([w, h, w, h])
+            n = len(edges)
+            self.found.append(
+                np.column_stack(
+                    [np.full(n, i + 1), edges[:, :2], edges[:, 2:] - edges[:, :2], said.scores, said.labels]
+                )
+            )
+
+    def _truth(self) -> dict[str, Any]:
+        annotations: list[dict[str, Any]] = []
+        for i, (boxes, (h, w)) in enumerate(zip(self.data.boxes, self.data.sizes, strict=True)):
+            for (x0, y0, x1, y1), label, hard in zip(boxes.edges.tolist(), boxes.labels, boxes.hard, strict=True):
+                box = [x0 * w, y0 * h, (x1 - x0) * w, (y1 - y0) * h]
+                annotations.append(
+                    {"id": len(annotations) + 1, "image_id": i + 1, "category_id": int(label) + 1, "bbox": box,
+                     "area": box[2] * box[3], "iscrowd": int(hard)}
+                )  # fmt: skip
+        return {
+            "info": {},
+            "images": [{"id": i + 1, "height": int(h), "width": int(w)} for i, (h, w) in enumerate(self.data.sizes)],
+            "categories": [{"id": i + 1, "name": name} for i, name in enumerate(self.data.classes)],
+            "annotations": annotations,
+        }
+
+    def result(self) -> dict[str, float]:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
+        said = np.concatenate(self.found) if self.found else np.zeros((0, 7))
+        if not len(said) or not any(len(b) for b in self.data.boxes):
+            return {"map50": 0.0, "map": 0.0}
+        with redirect_stdout(io.StringIO()):  # it prints as it goes
+            truth = COCO()
+            truth.dataset = self._truth()
+            truth.createIndex()
+            score = COCOeval(truth, truth.loadRes(said), "bbox")
+            score.evaluate()
+            score.accumulate()
+            score.summarize()
+        return {"map50": 100 * max(0.0, float(score.stats[1])), "map": 100 * max(0.0, float(score.stats[0]))}

@@ -1,0 +1,37 @@
+"""The processes that torchrun starts, which train together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from torch import distributed
+
+__all__ = ["processes", "together"]
+
+
+def processes() -> tuple[int, int]:
+    """(rank, number) of the processes that train together."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Under torchrun: the processes know each other (NCCL where there are GPUs, else gloo)."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or distributed.is_initialized():
+        yield
+        return
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if backend == "nccl":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    # the first process decodes the images while the others wait
+    distributed.init_process_group(backend, timeout=timedelta(hours=12))
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,155 @@
+"""How to train, as values: the published recipes by name, what one becomes on given data, and its learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+from mbv3.data import Augment
+from mbv3.errors import BadInput
+
+__all__ = ["DEFAULT_RECIPE", "RECIPES", "Fit", "Recipe", "learning_rate", "recipe_for"]
+
+Optimizer = Literal["sgd", "adamw", "rmsprop"]
+Schedule = Literal["cosine", "poly", "steps"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A recipe, whatever the data. `lr` belongs to `lr_batch` images a step, over all processes, and is scaled
+    linearly to what a step has (Goyal 2017, arXiv:1706.02677)."""
+
+    source: str = ""
+    epochs: float = 0.0
+    batch: int = 128  # images of one process and step
+    optimizer: Optimizer = "sgd"
+    lr: float = 0.1
+    lr_batch: int = 128
+    momentum: float = 0.9
+    alpha: float = 0.9  # RMSProp's decay of the mean square
+    eps: float = 1e-8
+    schedule: Schedule = "cosine"
+    warmup: float = 0.05  # share of the steps
+    power: float = 0.9  # poly
+    min_lr: float = 0.0  # poly
+    decay: float = 0.99  # steps: the rate is multiplied by it ...
+    decay_epochs: float = 3.0  # ... every so many epochs
+    weight_decay: float = 5e-5
+    label_smoothing: float = 0.1
+    clip: float = 5.0  # gradient norm
+    augment: Augment = "shift"
+    erase: float = 0.0  # share of images with a random rectangle erased (Zhong 2017, arXiv:1708.04896)
+    ema: float = 0.0  # decay of the averaged weights, 0 for none
+    recalibrate: int = 0  # batches over which batch-norm statistics are taken anew before a score, 0 for none
+    distill: float = 0.5  # weight of the teacher's answer, where there is a teacher
+    temperature: float = 1.0  # of the teacher's answer (Hinton 2015, arXiv:1503.02531)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit(Recipe):
+    """A recipe on given data: `steps` batches of `batch` images of `size` pixels (height, width). `lr` is final."""
+
+    steps: int
+    size: tuple[int, int]
+    epoch_steps: int = 1
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "small-data": Recipe(
+            source="SGD with Nesterov momentum and a cosine, weights averaged: a small data set from scratch",
+            epochs=60, batch=128, lr=0.2, lr_batch=128, weight_decay=5e-4, label_smoothing=0.1, augment="shift",
+            ema=0.999, recalibrate=16,
+        ),
+        "finetune": Recipe(
+            source="SGD at a small rate: weights from elsewhere (--init) learn new images",
+            epochs=20, batch=64, lr=0.02, lr_batch=64, weight_decay=1e-4, label_smoothing=0.1, augment="inception",
+            ema=0.999, recalibrate=16,
+        ),
+        "paper": Recipe(
+            source="Howard 2019, section 6.1.1, arXiv:1905.02244",
+            # departures: the paper's epochs are not told, its preprocessing's colour distortion is left out
+            epochs=600, batch=128, optimizer="rmsprop", lr=0.1, lr_batch=4096, momentum=0.9, alpha=0.9, eps=0.0316,
+            schedule="steps", decay=0.99, decay_epochs=3.0, warmup=0.0, weight_decay=1e-5, label_smoothing=0.1,
+            clip=math.inf, augment="inception", ema=0.9999,
+        ),
+        "torchvision": Recipe(
+            source="torchvision's references/classification for MobileNetV3",
+            # departure: TrivialAugment stands for AutoAugment, whose policy was learned on ImageNet
+            epochs=600, batch=128, optimizer="rmsprop", lr=0.064, lr_batch=1024, momentum=0.9, alpha=0.9, eps=0.0316,
+            schedule="steps", decay=0.973, decay_epochs=2.0, warmup=0.0, weight_decay=1e-5, label_smoothing=0.0,
+            clip=math.inf, augment="inception+trivial", erase=0.2, ema=0.9999,
+        ),
+        "mmseg": Recipe(
+            source="mmsegmentation v0.x, schedule of lraspp_m-v3",
+            epochs=430, batch=4, lr=0.01, lr_batch=16, schedule="poly", power=0.9, min_lr=1e-4, warmup=0.0,
+            weight_decay=5e-4, label_smoothing=0.0, clip=math.inf, augment="scale",
+        ),
+        "small-segment": Recipe(
+            source="mmsegmentation's losses and augmentation with AdamW: a few hundred images from scratch",
+            epochs=150, batch=8, optimizer="adamw", lr=2e-3, lr_batch=8, schedule="poly", power=0.9, warmup=0.03,
+            weight_decay=0.02, label_smoothing=0.0, augment="scale", ema=0.999, recalibrate=16,
+        ),
+        "small-detect": Recipe(
+            source="SSD's losses and augmentation (Liu 2016, arXiv:1512.02325) with AdamW: a few hundred images",
+            epochs=150, batch=16, optimizer="adamw", lr=1e-3, lr_batch=16, warmup=0.05, weight_decay=0.02,
+            label_smoothing=0.0, augment="ssd", ema=0.999, recalibrate=16,
+        ),
+        "ssdlite": Recipe(
+            source="torchvision's references/detection for ssdlite320_mobilenet_v3_large",
+            epochs=660, batch=24, lr=0.15, lr_batch=192, warmup=0.0, weight_decay=4e-5, label_smoothing=0.0,
+            clip=math.inf, augment="ssd",
+        ),
+    }
+)  # fmt: skip
+DEFAULT_RECIPE = MappingProxyType({"classify": "small-data", "segment": "small-segment", "detect": "small-detect"})
+_FREE = frozenset(f.name for f in fields(Recipe)) - {"source", "lr_batch"}
+
+
+def recipe_for(
+    name: str, n: int, size: tuple[int, int], *, processes: int = 1, seed: int = 0, precision: str = "fp32",
+    **changes: Any,
+) -> Fit:  # fmt: skip
+    """The recipe `name` for `n` training images of `size`; `changes` override it, None leaves it as it is.
+
+    A learning rate given by hand is final, else it is scaled to the images of a step.
+
+    Raises:
+        BadInput: no such recipe, a change that is none, or too few images.
+    """
+    if name not in RECIPES:
+        raise BadInput(f"--recipe {name}: there are {', '.join(RECIPES)}")
+    given = {k: v for k, v in changes.items() if v is not None}
+    unknown = sorted(set(given) - _FREE)
+    if unknown:
+        raise BadInput(f"a recipe has no {', '.join(unknown)}; it has {', '.join(sorted(_FREE))}")
+    recipe = replace(RECIPES[name], **given)
+    batch = min(recipe.batch, n // processes)
+    if batch < 2:
+        raise BadInput(f"{n} training image(s) for {processes} process(es) of batches of {recipe.batch}: at least two "
+                       "images a step and process are needed, for batch norms have no variance over one")  # fmt: skip
+    lr = recipe.lr if "lr" in given else recipe.lr * batch * processes / recipe.lr_batch
+    epoch_steps = max(1, n // (batch * processes))
+    values = {f.name: getattr(recipe, f.name) for f in fields(Recipe)} | {"batch": batch, "lr": lr}
+    steps = max(1, round(recipe.epochs * epoch_steps))
+    return Fit(**values, steps=steps, size=size, epoch_steps=epoch_steps, seed=seed, precision=precision)  # type: ignore[arg-type]
+
+
+def learning_rate(recipe: Fit, step: int) -> float:
+    """Linear warm-up, then the schedule: cosine to zero, poly to `min_lr`, or a factor every few epochs."""
+    warm = int(recipe.warmup * recipe.steps)
+    if recipe.schedule == "cosine":
+        warm = max(1, warm)
+    if step < warm:
+        return recipe.lr * (step + 1) / warm
+    done = (step - warm) / max(1, recipe.steps - warm)
+    if recipe.schedule == "cosine":
+        return recipe.lr * 0.5 * (1 + math.cos(math.pi * done))
+    if recipe.schedule == "poly":
+        return (recipe.lr - recipe.min_lr) * math.pow(1 - done, recipe.power) + recipe.min_lr
+    return recipe.lr * math.pow(recipe.decay, step / recipe.epoch_steps // recipe.decay_epochs)

@@ -1,0 +1,43 @@
+"""Keep what a finished training showed: its run.json, log, curve, contact sheet and network.
+
+python scripts/keep_training.py RUN NAME [COMMIT]     writes results/NAME.{json,log,yaml}, results/NAME-*.png
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# folders of one machine say nothing elsewhere
+ELSEWHERE = re.compile(r"(?<![\w.])/\S*?([^/\s]+)(?=[\s;,:]|$)")
+
+
+def short(value: object) -> object:
+    if isinstance(value, str):
+        return ELSEWHERE.sub(r"\1", value)
+    if isinstance(value, dict):
+        return {k: short(v) for k, v in value.items()}
+    return [short(v) for v in value] if isinstance(value, list) else value
+
+
+def main() -> None:
+    run, name = Path(sys.argv[1]), sys.argv[2]
+    record = json.loads((run / "run.json").read_text("utf-8"))
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    kept = {**record, "commit": sys.argv[3] if len(sys.argv) > 3 else commit.stdout.strip(), "runs": 1}
+    out = ROOT / "results"
+    (out / f"{name}.json").write_text(json.dumps(short(kept), indent=1) + "\n", encoding="utf-8")
+    log = (run / "log.txt").read_text("utf-8").splitlines()
+    (out / f"{name}.log").write_text("\n".join(str(short(line)) for line in log) + "\n", encoding="utf-8")
+    (out / f"{name}.yaml").write_text((run / "network.yaml").read_text("utf-8"), encoding="utf-8")
+    for picture in ("curve", "predictions"):
+        (out / f"{name}-{picture}.png").write_bytes((run / f"{picture}.png").read_bytes())
+    print(json.dumps({k: kept.get(k) for k in ("command", "metrics", "n", "judged_on", "total_s")}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""VOC and COCO boxes: the same data set both ways, and what is wrong with annotations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mbv3.data import BoxSet, find_boxes
+from mbv3.data.boxes import Boxes, box_overlap
+from mbv3.errors import BadInput
+
+# file: (width, height), [(name, left, top, right, bottom)]
+SCENE = {
+    "one": ((40, 20), [("cat", 4.0, 2.0, 20.0, 12.0), ("dog", 0.0, 0.0, 40.0, 20.0)]),
+    "two": ((30, 30), [("cat", 3.0, 6.0, 9.0, 30.0)]),
+    "three": ((10, 10), []),
+}
+
+
+def image(path: Path, size: tuple[int, int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (90, 10, 10)).save(path)
+
+
+def thing(name: str, x0: float, y0: float, x1: float, y1: float) -> str:
+    return (
+        f"<object><name>{name}</name><difficult>0</difficult><bndbox><xmin>{x0 + 1}</xmin><ymin>{y0 + 1}</ymin>"
+        f"<xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox></object>"
+    )
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    base = tmp_path / "voc" / "VOC2007"
+    (base / "ImageSets/Main").mkdir(parents=True)
+    (base / "Annotations").mkdir()
+    for stem, (size, objects) in SCENE.items():
+        image(base / f"JPEGImages/{stem}.jpg", size)
+        text = "<annotation>" + "".join(thing(*o) for o in objects) + "</annotation>"
+        (base / f"Annotations/{stem}.xml").write_text(text)
+    (base / "ImageSets/Main/train.txt").write_text("one\nthree\n")
+    (base / "ImageSets/Main/val.txt").write_text("two  1\n")
+    return tmp_path / "voc"
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    base = tmp_path / "coco"
+    (base / "annotations").mkdir(parents=True)
+    for part, stems in (("train", ("one", "three")), ("val", ("two",))):
+        images, annotations = [], []
+        for stem in stems:
+            size, objects = SCENE[stem]
+            image(base / f"{part}2017/{stem}.jpg", size)
+            images.append({"id": len(images) + 7, "file_name": f"{stem}.jpg", "width": size[0], "height": size[1]})
+            for name, x0, y0, x1, y1 in objects:
+                annotations.append(
+                    {"id": len(annotations), "image_id": images[-1]["id"], "category_id": {"cat": 3, "dog": 90}[name],
+                     "bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0}
+                )  # fmt: skip
+        categories = [{"id": 90, "name": "dog"}, {"id": 3, "name": "cat"}]
+        document = {"images": images, "annotations": annotations, "categories": categories}
+        (base / f"annotations/instances_{part}2017.json").write_text(json.dumps(document))
+    return base
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco"])
+def test_both_kinds_give_the_same_boxes(kind: str, request: pytest.FixtureRequest) -> None:
+    parts = find_boxes(request.getfixturevalue(kind))
+    assert set(parts) == {"training", "validation"} and parts["training"].classes == ("cat", "dog")
+    train = parts["training"]
+    assert [p.stem for p in train.files] == ["one", "three"] and train.sizes.tolist() == [[20, 40], [10, 10]]
+    np.testing.assert_allclose(train.boxes[0].edges, [[0.1, 0.1, 0.5, 0.6], [0, 0, 1, 1]], rtol=1e-6)
+    assert train.boxes[0].labels.tolist() == [0, 1] and len(train.boxes[1]) == 0 and train.mended == ()
+    np.testing.assert_allclose(parts["validation"].boxes[0].edges, [[0.1, 0.2, 0.3, 1.0]], rtol=1e-6)
+
+
+def test_boxes_outside_and_without_area_are_mended_and_told(voc: Path) -> None:
+    file = voc / "VOC2007/Annotations/one.xml"
+    objects = [("cat", -5.0, 2.0, 20.0, 12.0), ("cat", 5.0, 5.0, 5.0, 9.0), ("dog", 50.0, 2.0, 60.0, 9.0)]
+    file.write_text("<annotation>" + "".join(thing(*o) for o in objects) + "</annotation>")
+    with pytest.raises(BadInput) as e:
+        (voc / "VOC2007/JPEGImages/three.jpg").unlink()
+        find_boxes(voc)
+    assert "three.xml: an annotation without its image three in JPEGImages" in str(e.value)
+    parts = find_boxes(voc, skip_broken=True)
+    train = parts["training"]
+    np.testing.assert_allclose(train.boxes[0].edges, [[0, 0.1, 0.5, 0.6]], rtol=1e-6)
+    lines = "\n".join(train.mended)
+    assert "1 boxes cut to their image, for instance" in lines and "(-4, 2, 20, 12) in 40x20" in lines
+    assert "2 boxes without area left out" in lines and "1 faulty annotations left out" in lines
+
+
+def test_all_faults_of_voc_are_listed(voc: Path) -> None:
+    base = voc / "VOC2007"
+    (base / "ImageSets/Main/train.txt").write_text("one\nthree\ngone\nnoxml\nempty\n")
+    (base / "Annotations/one.xml").write_text("<annotation><object><name>cat</name></object></annotation>")
+    (base / "Annotations/three.xml").write_text("<annotation><object>")
+    image(base / "JPEGImages/noxml.jpg", (4, 4))
+    (base / "JPEGImages/empty.jpg").write_bytes(b"")
+    with pytest.raises(BadInput) as e:
+        find_boxes(voc)
+    for line in (
+        "5 fault(s)", "one.xml: an object without name or box", "three.xml: no element found", "gone.xml: an",
+        "noxml.xml: no such annotation", "empty.jpg: cannot be opened as an image",
+    ):  # fmt: skip
+        assert line in str(e.value)
+
+
+def test_all_faults_of_coco_are_listed(coco: Path) -> None:
+    file = coco / "annotations/instances_train2017.json"
+    document = json.loads(file.read_text())
+    document["images"].append({"id": 99, "file_name": "gone.jpg"})
+    document["annotations"] += [
+        {"id": 50, "image_id": 99, "category_id": 3, "bbox": [0, 0, 1, 1]},
+        {"id": 51, "image_id": 7, "category_id": 4, "bbox": [0, 0, 1, 1]},
+        {"id": 52, "image_id": 7, "category_id": 3, "bbox": [0, 0, 1]},
+        {"id": 53, "image_id": 1234, "category_id": 3, "bbox": [0, 0, 1, 1]},
+    ]
+    file.write_text(json.dumps(document))
+    with pytest.raises(BadInput) as e:
+        find_boxes(coco)
+    text = str(e.value)
+    assert "4 fault(s)" in text and "an annotation without its image gone.jpg" in text
+    assert all(f"annotation {n}: needs the image_id of an image" in text for n in (51, 52, 53))
+    file.write_text("{")
+    with pytest.raises(BadInput, match=r"instances_train2017.json: no COCO annotations \(JSONDecodeError"):
+        find_boxes(coco)
+
+
+def test_what_is_no_data_set(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no such data folder"):
+        find_boxes(tmp_path / "none")
+    with pytest.raises(BadInput, match=r"neither COCO .* nor Pascal VOC"):
+        find_boxes(tmp_path)
+
+
+def test_boxes_follow_their_objects() -> None:
+    """A red square on blue: after every change the box still holds what is red."""
+    pixels = np.zeros((1, 60, 60, 3), np.uint8)
+    pixels[..., 2] = 255
+    pixels[0, 20:40, 10:30] = (255, 0, 0)
+    edges = np.array([[10 / 60, 20 / 60, 30 / 60, 40 / 60]], np.float32)
+    data = BoxSet(pixels, [Boxes(edges, np.array([4]), np.array([False]))], np.array([[60, 60]]), tuple("abcde"), "")
+    for seed in range(60):
+        image_, [(boxes, labels)] = data.batch(np.array([0]), (60, 60), "ssd", np.random.default_rng(seed))
+        assert labels.tolist() == [5]
+        red = image_[0, ..., 0].astype(int) > image_[0, ..., 2].astype(int)
+        y, x = np.nonzero(red)
+        seen = np.array([[x.min(), y.min(), x.max() + 1, y.max() + 1]], np.float32) / 60
+        assert box_overlap(seen, boxes.numpy())[0, 0] > 0.8
+    _, [(boxes, _)] = data.batch(np.array([0]), (60, 60), "none", np.random.default_rng(0))
+    np.testing.assert_array_equal(boxes.numpy(), edges)
+
+
+def test_overlap_by_hand() -> None:
+    a = np.array([[0, 0, 2, 2], [0, 0, 1, 1]], np.float32)
+    np.testing.assert_allclose(box_overlap(a, np.array([[1, 1, 3, 3]], np.float32)), [[1 / 7], [0]])

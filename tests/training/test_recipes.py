@@ -1,0 +1,122 @@
+"""Recipes: the published figures, what they become on given data, schedules by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mbv3.errors import BadInput
+from mbv3.training import (
+    DEFAULT_RECIPE,
+    RECIPES,
+    Fit,
+    classify_objective,
+    distilled,
+    learning_rate,
+    make_optimizer,
+    recipe_for,
+)
+from mbv3.training.optimizer import Average
+
+
+def test_published_figures() -> None:
+    paper, tv, mm = (RECIPES[n] for n in ("paper", "torchvision", "mmseg"))
+    assert (paper.optimizer, paper.lr, paper.lr_batch, paper.momentum, paper.ema) == ("rmsprop", 0.1, 4096, 0.9, 0.9999)
+    assert (paper.decay, paper.decay_epochs, paper.weight_decay) == (0.99, 3.0, 1e-5)  # Howard 2019, 6.1.1
+    assert (tv.epochs, tv.lr, tv.lr_batch, tv.alpha, tv.eps) == (600, 0.064, 1024, 0.9, 0.0316)
+    assert (tv.decay, tv.decay_epochs, tv.erase) == (0.973, 2.0, 0.2)
+    assert (mm.optimizer, mm.lr, mm.momentum, mm.weight_decay, mm.schedule) == ("sgd", 0.01, 0.9, 5e-4, "poly")
+    assert (mm.power, mm.min_lr) == (0.9, 1e-4)
+    assert all(r.source for r in RECIPES.values()) and set(DEFAULT_RECIPE.values()) <= set(RECIPES)
+
+
+def test_the_rate_follows_the_images_of_a_step() -> None:
+    one, two = (recipe_for("paper", 10_000, (224, 224), processes=p) for p in (1, 2))
+    assert one.lr == pytest.approx(0.1 * 128 / 4096) and two.lr == pytest.approx(2 * one.lr)
+    assert (one.epoch_steps, two.epoch_steps, two.steps) == (78, 39, 600 * 39)
+    assert recipe_for("paper", 10_000, (224, 224), lr=0.5).lr == 0.5  # by hand: final
+    assert recipe_for("paper", 10_000, (224, 224), batch=64).lr == pytest.approx(one.lr / 2)
+    small = recipe_for("small-data", 50, (32, 32), epochs=3, ema=0.0, batch=None)
+    assert (small.batch, small.epoch_steps, small.steps, small.ema) == (50, 1, 3, 0.0)
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"--recipe magic: there are small-data, finetune, paper, torchvision"):
+        recipe_for("magic", 100, (8, 8))
+    with pytest.raises(BadInput, match=r"a recipe has no wieght_decay; it has alpha, "):
+        recipe_for("paper", 100, (8, 8), wieght_decay=1)
+    with pytest.raises(BadInput, match=r"3 training image\(s\) for 2 process\(es\).*at least two"):
+        recipe_for("paper", 3, (8, 8), processes=2)
+
+
+def test_schedules_by_hand() -> None:
+    poly = Fit(steps=100, size=(8, 8), lr=0.01, schedule="poly", min_lr=1e-4, power=0.9, warmup=0.0)
+    assert learning_rate(poly, 0) == pytest.approx(0.01)
+    assert learning_rate(poly, 50) == pytest.approx((0.01 - 1e-4) * 0.5**0.9 + 1e-4)
+    assert learning_rate(poly, 100) == pytest.approx(1e-4)
+    steps = Fit(steps=100, size=(8, 8), lr=0.1, schedule="steps", decay=0.5, decay_epochs=2, epoch_steps=5, warmup=0.0)
+    assert [learning_rate(steps, s) for s in (0, 9, 10, 19, 20)] == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025])
+    warm = replace(poly, warmup=0.1)
+    assert [learning_rate(warm, s) for s in (0, 4, 10)] == pytest.approx([0.001, 0.005, 0.01])
+
+
+def test_rmsprop_by_hand() -> None:
+    net = nn.Linear(2, 1, bias=False)
+    w = net.weight.detach().numpy().copy()
+    recipe = Fit(steps=2, size=(1, 1), optimizer="rmsprop", lr=0.1, weight_decay=0.0, alpha=0.9, eps=0.03)
+    optimizer = make_optimizer(net, recipe)
+    net.weight.grad = torch.tensor([[0.5, -1.0]])
+    optimizer.step()
+    g = np.array([[0.5, -1.0]])
+    np.testing.assert_allclose(net.weight.detach().numpy(), w - 0.1 * g / (np.sqrt(0.1 * g * g) + 0.03), rtol=1e-5)
+
+
+def test_the_average_begins_short_and_counts_statistics() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1))
+    average = Average(net, 0.999)
+    with torch.no_grad():
+        net[0].weight.fill_(1.0)  # type: ignore[operator, union-attr]
+        average.state["0.weight"].fill_(0.0)
+        net[1].running_mean.fill_(2.0)  # type: ignore[operator, union-attr]
+    average.update(0)
+    assert float(average.state["0.weight"]) == pytest.approx(0.9)  # decay (1 + 0) / (10 + 0)
+    assert float(average.state["1.running_mean"]) == pytest.approx(1.8)
+    assert "1.num_batches_tracked" not in average.state
+    for _ in range(2):
+        average.update(10**6)
+    assert float(average.state["0.weight"]) == pytest.approx(1 - 0.1 * 0.999**2)
+    with average.in_place():
+        assert float(net.state_dict()["0.weight"]) == pytest.approx(1 - 0.1 * 0.999**2)
+    assert float(net.state_dict()["0.weight"]) == 1.0
+
+
+def test_distillation_by_hand() -> None:
+    recipe = Fit(steps=1, size=(1, 1), label_smoothing=0.0, distill=0.3, temperature=2.0)
+    teacher = nn.Linear(3, 4)
+    x, said, y = torch.randn(5, 3), torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0])
+    got = float(distilled(classify_objective(recipe), teacher, recipe)(said, y, x).detach())
+
+    def soft(z: np.ndarray) -> np.ndarray:
+        e = np.exp(z - z.max(1, keepdims=True))
+        return e / e.sum(1, keepdims=True)
+
+    p, q = soft(teacher(x).detach().numpy() / 2), soft(said.numpy() / 2)
+    apart = (p * np.log(p / q)).sum(1).mean()
+    plain = -np.log(soft(said.numpy())[np.arange(5), y.numpy()]).mean()
+    assert got == pytest.approx(0.3 * 4 * apart + 0.7 * plain, rel=1e-4)
+    assert not teacher.training
+
+
+def test_pixels_of_no_class_count_for_nothing() -> None:
+    loss = classify_objective(Fit(steps=1, size=(1, 1), label_smoothing=0.1))
+    out, target = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
+    want = nn.functional.cross_entropy(out, target, label_smoothing=0.1)
+    torch.testing.assert_close(loss(out, target, out), want)
+    half = target.clone()
+    half[0] = 255
+    torch.testing.assert_close(loss(out, half, out), loss(out[1:], target[1:], out))
+    assert float(loss(out, torch.full_like(target, 255), out)) == 0.0
