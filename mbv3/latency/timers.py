@@ -20,7 +20,7 @@ LAYERS_S, NETWORKS_S = 0.3, 1.2  # at least so long are a chunk of layers, and o
 # Rounds of a pass. What spoils a time lasts for seconds, so many rounds of few runs beat few of many: over 36 networks
 # a part of twelve rounds was off by 1.5 %, of three rounds with two runs by 3 %, of one round with five by 9 %. But
 # every visit begins with a run that is not timed, and every pass with opening all anew: two runs a visit, not one.
-LAYER_ROUNDS, NETWORK_ROUNDS = 8, 12
+LAYER_ROUNDS, NETWORK_ROUNDS = 10, 14
 
 
 class Timer(Protocol):
