@@ -5,7 +5,7 @@ alone.
     python scripts/bench_family.py --groups table3 --runtimes litert
     python scripts/bench_family.py --shrink 8 --rounds 2   a trial on small images, which tells nothing
 
-All networks of a runtime are timed in turn, in the same rounds. Writes results/family_RUNTIME.json: every network's
+All networks of a runtime are timed in turn, in the same rounds. Writes results/family_RUNTIME[_GROUPS].json: every network's
 times part by part, the ratios, the order of the segmentation systems.
 """
 
@@ -178,7 +178,8 @@ def main() -> None:
         check_runtime(runtime)
     for runtime in args.runtimes:
         result = bench(runtime, args)
-        (args.out / f"family_{runtime}.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        some = "" if len(args.groups) == len(PUBLISHED) else "_" + "_".join(args.groups)
+        (args.out / f"family_{runtime}{some}.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
         show(runtime, result)
 
 
