@@ -5,8 +5,8 @@ alone.
     python scripts/bench_family.py --groups table3 --runtimes litert
     python scripts/bench_family.py --shrink 8 --rounds 2   a trial on small images, which tells nothing
 
-All networks of a runtime are timed in turn, in the same rounds. Writes results/family_RUNTIME[_GROUPS].json: every network's
-times part by part, the ratios, the order of the segmentation systems.
+All networks of a runtime are timed in turn, in the same rounds. Writes results/family_RUNTIME[_GROUPS].json: every
+network's times part by part, the ratios, the order of the segmentation systems.
 """
 
 from __future__ import annotations
