@@ -132,6 +132,8 @@ def _show(args: Namespace) -> int:
         row = layer.key.row
         entry: dict[str, Any] = {"path": c.path, "op": type(row).__name__.lower()}
         entry |= {f: getattr(row, f) for f in ("k", "exp", "out", "se", "nl", "s", "skip") if hasattr(row, f)}
+        if getattr(row, "dilation", 1) != 1:
+            entry["dilation"] = row.dilation  # type: ignore[union-attr]
         if len(layer.key.inputs) > 1:
             entry["inputs"] = [list(shape) for shape in layer.key.inputs]
         entry |= {"in": list(c.in_shape), "params": c.params, "madds": c.madds}
@@ -150,7 +152,9 @@ def _show(args: Namespace) -> int:
     lines = [head + (["ms"] if predicted else [])]
     for r in rows:
         shape = " ".join(f"{h}x{w}x{c}" for c, h, w in r.get("inputs", [r["in"]]))
-        line = [r["path"], shape, r["op"], *(str(r.get(f, "-")) for f in ("k", "exp", "out", "se", "nl", "s", "skip"))]
+        told = {**r, "s": f"{r['s']} d{r['dilation']}"} if "dilation" in r else r  # d2: dilated by 2
+        fields = (str(told.get(f, "-")) for f in ("k", "exp", "out", "se", "nl", "s", "skip"))
+        line = [r["path"], shape, r["op"], *fields]
         line += [f"{r['params']:,}", f"{r['madds'] / 1e6:.2f}"]
         if predicted:
             line.append(f"{r['ms']:.3f}{'~' if r['estimated'] else ''}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -10,25 +10,62 @@ from torch import Tensor
 
 from mbv3.errors import BadInput
 from mbv3.nn.build import state_shapes
-from mbv3.spec import ArchSpec, Classify, Conv, MBConv, Row
+from mbv3.spec import ArchSpec, Classify, Head, MBConv, Op, Row, lower, lower_aux
 
 __all__ = ["cut_state"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Space:
-    """A set of channels that several layers share: they keep the same ones."""
+    """A set of channels, `size` before and `cut` after. Layers whose outputs are added share one: they keep the same."""
 
     size: int
+    cut: int
     norm: list[Tensor] = field(default_factory=list)  # squared L2 norm of each channel's filters
+    into: _Space | None = None
+
+    def root(self) -> _Space:
+        return self if self.into is None else self.into.root()
+
+    def take(self, other: _Space, norm: bool) -> None:
+        """Become one with `other`, whose filters count where `norm`."""
+        mine, theirs = self.root(), other.root()
+        if mine is not theirs:
+            mine.norm += theirs.norm if norm else []
+            theirs.into = mine
 
 
-def _inner(row: Row, cin: int) -> int:
-    return row.exp if isinstance(row, MBConv) else row.out if isinstance(row, Conv) else cin
+_Channels = tuple[_Space, ...]  # of a tensor: several after a concatenation
 
 
 def _structure(row: Row) -> tuple[object, ...]:
     return row.k, row.s, row.nl, row.skip, row.dilation, row.se > 0
+
+
+def _expands(row: Row, cin: int) -> bool:
+    return isinstance(row, MBConv) and row.exp != cin
+
+
+def _frame(head: Head) -> object:
+    """What may not differ."""
+    return (head.features > 0, head.nl, head.classes) if isinstance(head, Classify) else head
+
+
+def _alike(before: ArchSpec, after: ArchSpec) -> None:
+    """Raises: BadInput where the networks differ in more than their channels."""
+    if len(before.rows) != len(after.rows) or (before.tail is None) != (after.tail is None):
+        raise BadInput("cut_state: the networks have different rows")
+    for what in ("in_channels", "gate", "bn_eps"):
+        if getattr(before, what) != getattr(after, what):
+            raise BadInput(f"cut_state: the networks differ in {what}")
+    if _frame(before.head) != _frame(after.head):
+        raise BadInput("cut_state: head differs in more than its features")
+    for (path, a, a_in), (_, b, b_in) in zip(before.convs(), after.convs(), strict=True):
+        prefix = path.replace("[", ".").removesuffix("]")
+        if type(a) is not type(b) or _structure(a) != _structure(b):
+            raise BadInput(f"cut_state: {prefix} differs in more than its channels")
+        if _expands(a, a_in) != _expands(b, b_in):
+            raise BadInput(f"cut_state: {prefix} has an expansion in one network only")
 
 
 def _fits(state: Mapping[str, Tensor], spec: ArchSpec) -> None:
@@ -47,92 +84,75 @@ def _l2(weight: Tensor) -> Tensor:
     return weight.flatten(1).square().sum(1)
 
 
+def _ops(spec: ArchSpec) -> Iterator[Op]:
+    aux = lower_aux(spec)
+    for layer in (*lower(spec), *([aux] if aux is not None else [])):
+        yield from layer.ops
+
+
+def _what(op: Op) -> str:
+    """The field of a spec that says how many channels a convolution has."""
+    for ending, field_ in ((".expand.conv", ".exp"), (".se.reduce", ".se"), (".project.conv", ""), (".conv", "")):
+        if op.name.endswith(ending):
+            return op.name.removesuffix(ending) + field_
+    return op.name
+
+
+def _walk(state: Mapping[str, Tensor], before: ArchSpec, after: ArchSpec) -> dict[str, tuple[_Channels, _Channels]]:
+    """(output, input) channels of every convolution and batch norm by name; a depthwise one has no input of its own."""
+    image: _Channels = (_Space(before.in_channels, after.in_channels),)
+    at: dict[str, _Channels] = {"input": image}
+    dims: dict[str, tuple[_Channels, _Channels]] = {}
+    for a, b in zip(_ops(before), _ops(after), strict=True):
+        first = at[a.inputs[0]]
+        if a.kind == "conv" and a.groups > 1:
+            dims[a.name] = (first, ())
+        elif a.kind == "conv":
+            if b.cout > a.cout:
+                raise BadInput(f"cut_state: {_what(a)} grows from {a.cout} to {b.cout} channels")
+            source, first = first, (_Space(a.cout, b.cout, [_l2(state[f"{a.name}.weight"])]),)
+            dims[a.name] = (first, source)
+        elif a.kind in ("add", "mul"):
+            # a gate follows what it gates; of two that are added the earlier comes first
+            trunk, other = (first, at[a.inputs[1]]) if a.kind == "mul" else (at[a.inputs[1]], first)
+            for mine, theirs in zip(trunk, other, strict=True):
+                mine.take(theirs, norm=a.kind == "add")
+        elif a.kind == "concat":
+            first = tuple(space for name in a.inputs for space in at[name])
+        if a.bn is not None:
+            dims[a.bn] = (first, ())
+        at[a.output] = first
+    return dims
+
+
 def cut_state(state: Mapping[str, Tensor], before: ArchSpec, after: ArchSpec) -> dict[str, Tensor]:
     """The state dict of `after`, each layer keeping the filters of largest L2 norm from `before`'s `state`.
 
-    Channels that a residual ties together keep the same indices in all their rows, by the sum of their norms.
+    Channels that a residual ties together keep the same indices in all their rows, by the sum of their norms; what a
+    head takes of the backbone follows.
     `after` has the same rows as `before` with equal or fewer `exp`, `out` and `se`.
 
     Raises:
         BadInput: the two networks differ in more than their channel counts, or `state` is not `before`'s.
     """
-    if len(before.rows) != len(after.rows) or (before.tail is None) != (after.tail is None):
-        raise BadInput("cut_state: the networks have different rows")
-    for what in ("in_channels", "gate", "bn_eps"):
-        if getattr(before, what) != getattr(after, what):
-            raise BadInput(f"cut_state: the networks differ in {what}")
-    a_head, b_head = before.head, after.head
-    if not isinstance(a_head, Classify) or not isinstance(b_head, Classify):
-        raise BadInput("cut_state: only classifiers are cut; a segmentation or detection head is trained anew")
-    heads = [(head.features > 0, head.nl, head.classes) for head in (a_head, b_head)]
-    if heads[0] != heads[1]:
-        raise BadInput("cut_state: head differs in more than its features")
+    _alike(before, after)
     _fits(state, before)
-    pairs: list[tuple[str, Row, Row]] = [("stem", before.stem, after.stem)]
-    pairs += [(f"rows.{i}", a, b) for i, (a, b) in enumerate(zip(before.rows, after.rows, strict=True))]
-    if before.tail is not None and after.tail is not None:
-        pairs.append(("tail", before.tail, after.tail))
+    dims = _walk(state, before, after)
+    kept: dict[_Space, Tensor] = {}
 
-    image = _Space(before.in_channels)
-    sizes: dict[int, int] = {id(image): before.in_channels}
-    dims: dict[str, tuple[_Space, _Space | None]] = {}  # weight or norm prefix: its (output, input) channels
-    last, a_in, b_in = image, before.in_channels, after.in_channels
-
-    def produce(prefix: str, space: _Space, source: _Space | None, bn: str | None = None) -> None:
-        dims[prefix] = (space, source)
-        if bn:
-            dims[bn] = (space, None)
-
-    spaces: list[_Space] = [image]
-
-    def new(a: int, b: int, where: str) -> _Space:
-        if b > a:
-            raise BadInput(f"cut_state: {where} grows from {a} to {b} channels")
-        space = _Space(a)
-        spaces.append(space)
-        sizes[id(space)] = b
-        return space
-
-    for prefix, a, b in pairs:
-        if type(a) is not type(b) or _structure(a) != _structure(b):
-            raise BadInput(f"cut_state: {prefix} differs in more than its channels")
-        out = last if a.skip != "none" else new(a.out, b.out, prefix)
-        if isinstance(a, Conv):
-            inner = out
-            produce(f"{prefix}.conv", out, last, f"{prefix}.bn")
-            out.norm.append(_l2(state[f"{prefix}.conv.weight"]))
-        else:
-            expanded = _inner(a, a_in) != a_in
-            if expanded != (_inner(b, b_in) != b_in):
-                raise BadInput(f"cut_state: {prefix} has an expansion in one network only")
-            inner = new(_inner(a, a_in), _inner(b, b_in), f"{prefix}.exp") if expanded else last
-            if expanded:
-                produce(f"{prefix}.expand.conv", inner, last, f"{prefix}.expand.bn")
-                inner.norm.append(_l2(state[f"{prefix}.expand.conv.weight"]))
-            produce(f"{prefix}.depthwise.conv", inner, None, f"{prefix}.depthwise.bn")
-            produce(f"{prefix}.project.conv", out, inner, f"{prefix}.project.bn")
-            out.norm.append(_l2(state[f"{prefix}.project.conv.weight"]))
-        if a.se:
-            squeeze = new(a.se, b.se, f"{prefix}.se")
-            produce(f"{prefix}.se.reduce", squeeze, inner)
-            produce(f"{prefix}.se.expand", inner, squeeze)
-            squeeze.norm.append(_l2(state[f"{prefix}.se.reduce.weight"]))
-        last, a_in, b_in = out, a.out, b.out
-    if a_head.features:
-        features = new(a_head.features, b_head.features, "head.features")
-        produce("head.features", features, last)
-        features.norm.append(_l2(state["head.features.weight"]))
-        last = features
-    produce("head.classifier", new(a_head.classes, b_head.classes, "head.classes"), last)
-
-    keep: dict[int, Tensor | None] = {}
-    for space in spaces:
-        n = sizes[id(space)]
-        if n == space.size:
-            keep[id(space)] = None
-        else:
-            total = torch.stack(space.norm).sum(0)
-            keep[id(space)] = torch.sort(torch.topk(total, n).indices).values
+    def keep(channels: _Channels) -> Tensor | None:
+        """Indices of what is left; None where that is everything."""
+        roots = [space.root() for space in channels]
+        if all(space.cut == space.size for space in roots):
+            return None
+        found, start = [], 0
+        for space in roots:
+            if space not in kept:
+                total = torch.stack(space.norm).sum(0) if space.norm else torch.zeros(space.size)
+                kept[space] = torch.sort(torch.topk(total, space.cut).indices).values
+            found.append(kept[space] + start)
+            start += space.size
+        return torch.cat(found)
 
     result: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -140,10 +160,9 @@ def cut_state(state: Mapping[str, Tensor], before: ArchSpec, after: ArchSpec) ->
         if part == "num_batches_tracked":
             result[name] = value.clone()
             continue
-        space, source = dims[prefix]
-        rows = keep[id(space)]
+        outputs, inputs = dims[prefix]
+        rows, columns = keep(outputs), keep(inputs) if part == "weight" else None
         value = value if rows is None else value.index_select(0, rows)
-        columns = keep[id(source)] if source is not None and part == "weight" else None
         value = value if columns is None else value.index_select(1, columns)
         result[name] = value.clone()
     return result

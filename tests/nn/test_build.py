@@ -116,11 +116,27 @@ def test_parity_with_torchvisions_mnasnet(torchvision: Any, relative: Relative) 
     same_logits(replace(load_spec("mnasnet_b1"), bn_eps=1e-5), theirs, relative)
 
 
-def test_parity_with_timm(torchvision: Any, relative: Relative) -> None:
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("mobilenetv3_large_100", "mobilenet_v3_large"),
+        ("mobilenetv3_small_100", "mobilenet_v3_small"),
+        ("mobilenetv3_large_075", "mobilenet_v3_large_tensorflow@0.75"),
+        ("mobilenetv3_small_075", "mobilenet_v3_small_tensorflow@0.75"),
+        ("mobilenetv2_100", "mobilenet_v2"),
+    ],
+)
+def test_parity_with_timm(theirs: str, ours: str, torchvision: Any, relative: Relative) -> None:
     timm = pytest.importorskip("timm", reason="timm cannot be imported here")
     torch.manual_seed(0)
-    theirs = timm.create_model("mobilenetv3_large_100", pretrained=False)
-    same_logits(replace(load_spec("mobilenet_v3_large"), bn_eps=1e-5), theirs, relative)
+    same_logits(replace(load_spec(ours), bn_eps=1e-5), timm.create_model(theirs, pretrained=False), relative)
+
+
+@pytest.mark.parametrize("size", ["large", "small"])
+def test_the_minimalistic_variants_have_timms_entries(size: str, torchvision: Any) -> None:
+    timm = pytest.importorskip("timm", reason="timm cannot be imported here")
+    theirs = timm.create_model(f"tf_mobilenetv3_{size}_minimal_100", pretrained=False)
+    mapped(load_spec(f"mobilenet_v3_{size}_minimalistic"), theirs)  # its convolutions pad like TensorFlow's
 
 
 def test_parity_can_fail(torchvision: Any, relative: Relative) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mbv3.errors import BadInput
 from mbv3.nn import build, cut_state, state_shapes
-from mbv3.spec import ArchSpec, Classify, Conv, DSConv, MBConv, Row
+from mbv3.spec import LRASPP, ArchSpec, Classify, Conv, DSConv, MBConv, Row, load_spec, with_head
 
 RandomState = Callable[[dict[str, tuple[int, ...]], int], dict[str, NDArray[np.float32]]]
 
@@ -282,3 +282,39 @@ def test_weights_of_another_network_are_refused_with_every_fault(state: dict[str
         "tail.bn.bias has shape (3,), not (48,)",
         "extra.weight is no part of it",
     ]
+
+
+# -- heads
+
+
+@pytest.mark.parametrize("head", ["lraspp", "lraspp-mmseg", "raspp", "deeplabv3plus", "pspnet", "ssdlite"])
+def test_a_backbone_is_cut_under_its_head(head: str, random_state: RandomState) -> None:
+    """Channels of the tapped rows that are zero, dropped: nothing changes."""
+    before = with_head(replace(load_spec("mobilenet_v3_small@0.35"), resolution=(64, 64)), head, 3)
+    state = tensors(random_state, before)
+    rows = list(before.rows)
+    for i in (2, 8):  # tapped behind their depthwise convolution and their expansion
+        row = rows[i]
+        assert isinstance(row, MBConv)
+        drop = torch.randperm(row.exp, generator=torch.Generator().manual_seed(i))[: row.exp // 4]
+        state[f"rows.{i}.expand.conv.weight"][drop] = 0
+        for part in ("expand", "depthwise"):
+            for entry in ("bias", "running_mean"):
+                state[f"rows.{i}.{part}.bn.{entry}"][drop] = 0
+        rows[i] = replace(row, exp=row.exp - len(drop))
+    after = replace(before, rows=tuple(rows))
+    cut = cut_state(state, before, after)
+    assert {k: tuple(v.shape) for k, v in cut.items()} == state_shapes(after)
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        full, small = net_of(before, state)(x), net_of(after, cut)(x)
+    for a, b in zip(*((y.classes + y.boxes if head == "ssdlite" else (y,)) for y in (small, full)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_a_head_is_not_cut() -> None:
+    before = with_head(replace(load_spec("mobilenet_v3_small@0.35"), resolution=(64, 64)), "lraspp", 3)
+    assert isinstance(before.head, LRASPP)
+    after = replace(before, head=replace(before.head, filters=64))
+    with pytest.raises(BadInput, match="cut_state: head differs in more than its features"):
+        cut_state(build(before).state_dict(), before, after)

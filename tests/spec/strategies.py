@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from mbv3.spec import GATES, NLS, ArchSpec, Classify, Conv, DSConv, MBConv, Row
+from mbv3.spec import (
+    FCN,
+    GATES,
+    LRASPP,
+    NLS,
+    PSP,
+    RASPP,
+    ArchSpec,
+    Classify,
+    Conv,
+    DeepLabV3,
+    DeepLabV3Plus,
+    Dense,
+    DSConv,
+    MBConv,
+    Row,
+    SSDLite,
+    Tap,
+)
 
 channels = st.one_of(st.integers(1, 64), st.sampled_from([960, 16384]))
 printable = st.characters(exclude_categories=("C", "Z"))
@@ -75,3 +94,61 @@ def specs(draw: DrawFn) -> ArchSpec:
         bn_momentum=draw(st.floats(0.0, 1.0)),
         provenance=tuple(draw(notes).items()),
     )
+
+
+def places(spec: ArchSpec) -> list[Tap]:
+    """Every tensor that a head of `spec` may tap, in order."""
+    found = []
+    for i, (path, row, cin) in enumerate(spec.convs()):
+        where: Any = path if path in ("stem", "tail") else i - 1
+        if isinstance(row, MBConv) and row.exp != cin:
+            found.append(Tap(where, "expand"))
+        if isinstance(row, (DSConv, MBConv)):
+            found.append(Tap(where, "depthwise"))
+        found.append(Tap(where))
+    return found
+
+
+@st.composite
+def heads_on(draw: DrawFn, spec: ArchSpec) -> Dense:
+    """A segmentation or detection head that fits `spec`."""
+    before = st.sampled_from(places(spec))
+    end = places(spec)[-1]
+    norm = {"bn_eps": draw(st.floats(1e-12, 1.0)), "bn_momentum": draw(st.floats(0.0, 1.0))}
+    classes = draw(st.integers(1, 300))
+    kind = draw(st.sampled_from([LRASPP, RASPP, FCN, PSP, DeepLabV3, DeepLabV3Plus, SSDLite]))
+    if kind is SSDLite:
+        extras = tuple(draw(st.lists(st.integers(2, 64), max_size=3)))
+        maps = (draw(before), end)
+        anchors = tuple(draw(st.lists(st.integers(1, 6), min_size=2 + len(extras), max_size=2 + len(extras))))
+        nl = draw(st.sampled_from(NLS))
+        return SSDLite(maps=maps, extras=extras, anchors=anchors, nl=nl, classes=classes, **norm)
+    common: dict[str, Any] = {
+        "high": end, "filters": draw(channels), "classes": classes, "align_corners": draw(st.booleans()),
+        "dropout": draw(st.floats(0, 0.999)), **norm,
+    }  # fmt: skip
+    if kind is LRASPP:
+        branches = tuple(draw(st.lists(channels, max_size=3)))
+        low = tuple(draw(st.lists(before, min_size=len(branches) or 1, max_size=len(branches) or 1)))
+        pool = draw(st.just(()) | st.tuples(*[st.integers(1, 50)] * 4))
+        gate = draw(st.sampled_from(GATES))
+        return LRASPP(low=low, branches=branches, pool=pool, gate=gate, gate_bias=draw(st.booleans()), **common)
+    if kind is RASPP:
+        return RASPP(**common)
+    common["aux"] = draw(st.none() | st.builds(FCN, high=before, filters=channels, classes=st.integers(1, 9)))
+    if kind is FCN:
+        return FCN(convs=draw(st.integers(1, 3)), concat=draw(st.booleans()), **common)
+    if kind is PSP:
+        return PSP(scales=tuple(draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))), **common)
+    rates = tuple(draw(st.lists(st.integers(1, 36), min_size=1, max_size=4)))
+    if kind is DeepLabV3:
+        return DeepLabV3(rates=rates, form=draw(st.sampled_from(["mmseg", "torchvision"])), **common)
+    return DeepLabV3Plus(rates=rates, low=(draw(before),), low_filters=draw(channels), **common)
+
+
+@st.composite
+def dense_specs(draw: DrawFn) -> ArchSpec:
+    """A valid network with a segmentation or detection head."""
+    spec = draw(specs())
+    h, w = (max(side, spec.stride) for side in spec.resolution)
+    return replace(spec, resolution=(min(h, 8192), min(w, 8192)), head=draw(heads_on(spec)))
