@@ -84,7 +84,9 @@ def intro(spec: ArchSpec, framework: str) -> str:
     """The module docstring of an exported file."""
     h, w = spec.resolution
     name = spec.name.replace("\\", "/").replace('"', "'")
-    return f'''"""{name} for {framework}: {count(spec).params:,} parameters, images (N, {spec.in_channels}, {h}, {w}).
+    counts = count(spec)
+    params = counts.params + counts.aux_params
+    return f'''"""{name} for {framework}: {params:,} parameters, images (N, {spec.in_channels}, {h}, {w}).
 
     from {STEM} import build
     net = build()  # in eval mode, with the weights of {STEM}.safetensors beside this file

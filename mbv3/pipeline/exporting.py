@@ -70,11 +70,13 @@ def export_network(
     notes = list(made.notes)
     if not weights:
         notes.insert(0, f"weights are random (seed {seed}): give --weights FILE for trained ones")
+    counts = count(spec)
     return {
         "spec": spec.name,
         "to": to,
         "precision": precision,
-        "params": count(spec).params,
+        "params": counts.params,
+        "aux_params": counts.aux_params,
         "weights": weights,
         "files": [str(file) for file in files],
         "notes": notes,
