@@ -47,8 +47,7 @@ PUBLISHED: dict[str, dict[str, float]] = {
         "table6_v3_small_halved": 43,
     },
     "table7": {
-        f"table7_row{i}": ms
-        for i, ms in enumerate((1020, 793, 786, 766, 906, 668, 659, 657, 415, 354, 327), start=1)
+        f"table7_row{i}": ms for i, ms in enumerate((1020, 793, 786, 766, 906, 668, 659, 657, 415, 354, 327), start=1)
     },
     "mmseg": {
         "lraspp_m-v3s-d8": 1000 / 23.64,

@@ -17,7 +17,7 @@ __all__ = ["cut_state"]
 
 @dataclass(slots=True, eq=False)
 class _Space:
-    """A set of channels, `size` before and `cut` after. Layers whose outputs are added share one: they keep the same."""
+    """A set of channels, `size` before and `cut` after. Layers whose outputs are added share one and keep the same."""
 
     size: int
     cut: int

@@ -4,12 +4,10 @@ from mbv3.spec.arch import MAX_CHANNELS, ArchSpec
 from mbv3.spec.changes import (
     DILATIONS,
     Dilation,
-    head_names,
     minimalistic,
     rf2,
     slim_detection,
     torchvision_reduced_tail,
-    with_head,
     with_output_stride,
     without_tail,
 )
@@ -34,6 +32,7 @@ from mbv3.spec.heads import (
 from mbv3.spec.keys import LayerKey, parse_key
 from mbv3.spec.lowering import Layer, lower, lower_aux, lower_key
 from mbv3.spec.ops import IMAGE, Op
+from mbv3.spec.recipes import head_names, with_head
 from mbv3.spec.reference import load_spec, network_names, reference_names, width_rules
 from mbv3.spec.rows import GATES, NLS, SKIPS, Classify, Conv, DSConv, MBConv, Row, make_divisible
 from mbv3.spec.scaling import scale_spec

@@ -8,25 +8,11 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 
 from mbv3.errors import DocumentError, Fault, plain, shown
-from mbv3.spec.heads import (
-    FCN,
-    FLAGS,
-    LISTS,
-    LRASPP,
-    NUMBERS,
-    POINTS,
-    REALS,
-    WORDS,
-    DeepLabV3Plus,
-    Dense,
-    Head,
-    SSDLite,
-    Tap,
-    taps_of,
-)
+from mbv3.spec.checks import check_head, real, whole
+from mbv3.spec.heads import POINTS, Dense, Head, SSDLite, Tap, aux_of, taps_of
 from mbv3.spec.rows import GATES, MAX_CHANNELS, NLS, SKIPS, Classify, Conv, DSConv, Gate, MBConv, Row
 
-__all__ = ["MAX_CHANNELS", "MAX_RESOLUTION", "MAX_ROWS", "ArchSpec", "Scalar", "check_head"]
+__all__ = ["MAX_CHANNELS", "MAX_RESOLUTION", "MAX_ROWS", "ArchSpec", "Scalar"]
 
 MAX_RESOLUTION = 8192
 MAX_ROWS = 256
@@ -91,16 +77,6 @@ class ArchSpec:
         return self.rows[-1].out if self.rows else self.stem.out
 
 
-def _whole(path: str, value: object, low: int, high: int) -> Iterator[Fault]:
-    if type(value) is not int or not low <= value <= high:
-        yield Fault(path, f"must be a whole number from {low} to {high}", shown(value))
-
-
-def _real(path: str, value: object, low: float, high: float) -> Iterator[Fault]:
-    if type(value) not in (int, float) or not low <= value <= high:  # type: ignore[operator]
-        yield Fault(path, f"must be a number from {low:g} to {high:g}", shown(value))
-
-
 def _line(path: str, value: object, most: int) -> Iterator[Fault]:
     if type(value) is not str or not 1 <= len(value) <= most or not value.isprintable():
         yield Fault(path, f"must be one line of 1 to {most} printable characters", shown(value))
@@ -132,11 +108,11 @@ def _notes(notes: tuple[tuple[str, Scalar], ...]) -> Iterator[Fault]:
 def check_row(path: str, row: Row | Classify, cin: int) -> Iterator[Fault]:
     """Every broken invariant of one row or classifier with `cin` input channels."""
     if isinstance(row, Classify):
-        yield from _whole(f"{path}.classes", row.classes, 1, 10**6)
-        yield from _whole(f"{path}.features", row.features, 0, MAX_CHANNELS)
+        yield from whole(f"{path}.classes", row.classes, 1, 10**6)
+        yield from whole(f"{path}.features", row.features, 0, MAX_CHANNELS)
         if row.nl not in NLS:
             yield Fault(f"{path}.nl", f"must be one of {', '.join(NLS)}", shown(row.nl))
-        yield from _real(f"{path}.dropout", row.dropout, *DROPOUT)
+        yield from real(f"{path}.dropout", row.dropout, *DROPOUT)
         return
     for field in fields(row):
         if field.name in ("nl", "skip"):
@@ -147,7 +123,7 @@ def check_row(path: str, row: Row | Classify, cin: int) -> Iterator[Fault]:
             "se": (0, MAX_CHANNELS),
             "dilation": (1, 64),
         }.get(field.name, (1, MAX_CHANNELS))
-        yield from _whole(f"{path}.{field.name}", getattr(row, field.name), low, high)
+        yield from whole(f"{path}.{field.name}", getattr(row, field.name), low, high)
     if type(row.k) is int and row.k % 2 == 0:
         yield Fault(f"{path}.k", "must be odd", shown(row.k))
     if row.nl not in NLS:
@@ -166,62 +142,6 @@ def check_row(path: str, row: Row | Classify, cin: int) -> Iterator[Fault]:
             yield Fault(f"{path}.skip", "an identity skip needs stride 1", f"s: {row.s}", "write skip: pool or none")
     if isinstance(row, MBConv) and type(row.se) is int and type(row.exp) is int and row.se > row.exp:
         yield Fault(f"{path}.se", "squeeze channels may not exceed exp", f"se {row.se}, exp {row.exp}")
-
-
-def _each(path: str, value: object, low: int, high: int, most: int) -> Iterator[Fault]:
-    if type(value) is not tuple or len(value) > most:
-        yield Fault(path, f"must be a list of at most {most} numbers", shown(value))
-        return
-    for i, v in enumerate(value):
-        yield from _whole(f"{path}[{i}]", v, low, high)
-
-
-def check_head(path: str, head: Dense) -> Iterator[Fault]:
-    """Every broken invariant of a head by itself."""
-    for f in fields(head):
-        value, at = getattr(head, f.name), f"{path}.{f.name}"
-        if f.name in NUMBERS:
-            yield from _whole(at, value, *NUMBERS[f.name])
-        elif f.name in REALS:
-            yield from _real(at, value, *REALS[f.name])
-        elif f.name in LISTS:
-            yield from _each(at, value, *LISTS[f.name])
-        elif f.name in WORDS and value not in WORDS[f.name]:
-            yield Fault(at, f"must be one of {', '.join(WORDS[f.name])}", shown(value))
-        elif f.name in FLAGS and type(value) is not bool:
-            yield Fault(at, "must be true or false", shown(value))
-    yield from _sizes(path, head)
-    aux = getattr(head, "aux", None)
-    if isinstance(aux, FCN):
-        yield from check_head(f"{path}.aux", aux)
-        if aux.aux is not None:
-            yield Fault(f"{path}.aux.aux", "an auxiliary head has none of its own", cure="leave it out")
-    elif aux is not None:
-        yield Fault(f"{path}.aux", "must be an FCN head", shown(aux))
-
-
-def _sizes(path: str, head: Dense) -> Iterator[Fault]:
-    """Lists of a head whose lengths depend on each other."""
-    if isinstance(head, LRASPP):
-        if len(head.pool) not in (0, 4):
-            rule = "must be a window's height and width and its stride down and across, or empty for the whole map"
-            yield Fault(f"{path}.pool", rule, shown(list(head.pool)))
-        wanted = len(head.branches) or 1
-        if len(head.low) != wanted:
-            rule = "takes one tap a branch" if head.branches else "takes one tap where there are no branches"
-            yield Fault(f"{path}.low", rule, f"{len(head.low)} taps, {len(head.branches)} branches")
-    elif isinstance(head, DeepLabV3Plus) and len(head.low) != 1:
-        yield Fault(f"{path}.low", "takes one tap", f"{len(head.low)}")
-    elif isinstance(head, SSDLite):
-        if not head.maps:
-            yield Fault(f"{path}.maps", "takes at least one tap", "none")
-        levels = len(head.maps) + len(head.extras)
-        if len(head.anchors) != levels:
-            rule = "must give a number for each of maps and extras"
-            yield Fault(f"{path}.anchors", rule, f"{len(head.anchors)} numbers for {levels} maps")
-    for name in ("scales", "rates"):
-        if getattr(head, name, None) == ():
-            yield Fault(f"{path}.{name}", "must have at least one entry", "none")
 
 
 def _tap(path: str, tap: Tap, spec: ArchSpec) -> Iterator[Fault]:
@@ -282,7 +202,7 @@ def _check_taps(spec: ArchSpec, head: Dense, path: str) -> Iterator[Fault]:
         yield Fault(
             path, "what comes after its deepest tap is computed for nothing", "", f"tap {last}, or cut the rows"
         )
-    if (aux := getattr(head, "aux", None)) is not None:
+    if (aux := aux_of(head)) is not None:
         yield from _check_taps(spec, aux, f"{path}.aux")
 
 
@@ -304,14 +224,14 @@ def check(spec: ArchSpec) -> Iterator[Fault]:
     if len(spec.resolution) != 2:
         yield Fault("input.resolution", "must be (height, width)", shown(spec.resolution))
     for side in spec.resolution:
-        yield from _whole("input.resolution", side, 1, MAX_RESOLUTION)
-    yield from _whole("input.channels", spec.in_channels, 1, 1024)
+        yield from whole("input.resolution", side, 1, MAX_RESOLUTION)
+    yield from whole("input.channels", spec.in_channels, 1, 1024)
     if len(spec.rows) > MAX_ROWS:
         yield Fault("rows", f"at most {MAX_ROWS} rows", str(len(spec.rows)))
     if spec.gate not in GATES:
         yield Fault("gate", f"must be one of {', '.join(GATES)}", shown(spec.gate))
-    yield from _real("bn.eps", spec.bn_eps, *EPS)
-    yield from _real("bn.momentum", spec.bn_momentum, *MOMENTUM)
+    yield from real("bn.eps", spec.bn_eps, *EPS)
+    yield from real("bn.momentum", spec.bn_momentum, *MOMENTUM)
     for path, row, cin in spec.convs():
         yield from check_row(path, row, cin)
     if isinstance(spec.head, Classify):

@@ -13,11 +13,11 @@ from mbv3.spec.changes import (
     rf2,
     slim_detection,
     torchvision_reduced_tail,
-    with_head,
     with_output_stride,
     without_tail,
 )
 from mbv3.spec.heads import LRASPP, RASPP, SSDLite
+from mbv3.spec.recipes import with_head
 from mbv3.spec.scaling import RULES, scale_spec
 
 __all__ = ["FAMILY"]

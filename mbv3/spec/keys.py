@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 from mbv3.errors import BadInput, shown
-from mbv3.spec.arch import MAX_RESOLUTION, check_head, check_row
+from mbv3.spec.arch import MAX_RESOLUTION, check_row
+from mbv3.spec.checks import check_head
 from mbv3.spec.heads import FLAGS, LISTS, NUMBERS, TAPS, TYPES, WORDS, Dense, Head, SSDLite, Tap, plain_head, taps_of
 from mbv3.spec.rows import GATES, MAX_CHANNELS, NL, Classify, Conv, DSConv, Gate, MBConv, Row, Skip
 

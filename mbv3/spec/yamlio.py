@@ -57,6 +57,21 @@ def resolution(r: Reader) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
+# of a head, what says where and how many its inputs are
+_INPUTS = ("head.high", "head.low", "head.maps", "head.branches", "head.extras", "head.anchors", "head.aux.high")
+
+
+def _follows(path: str, seen: set[str]) -> bool:
+    """Whether a fault may come from the stand-in for an unreadable value among its neighbours, at `seen`."""
+    if path in seen or path.endswith(".skip") or path.removesuffix(".se") + ".exp" in seen:
+        return True
+    rows = any(p.startswith(("rows", "stem", "tail")) for p in seen)
+    if path.endswith((".row", ".point")):
+        return rows
+    about_inputs = path == "head" or path.startswith(_INPUTS)
+    return about_inputs and (rows or any(p.startswith(_INPUTS) for p in seen))
+
+
 def parse_spec(text: str, source: str = "spec") -> ArchSpec:
     """The network that a YAML text describes.
 
@@ -103,14 +118,8 @@ def parse_spec(text: str, source: str = "spec") -> ArchSpec:
             provenance=provenance,
         )
     except DocumentError as e:
-        # a stand-in for an unreadable value may contradict its neighbours: such faults are left out
         seen = {f.path for f in r.faults}
-        for f in e.faults:
-            about_exp = f.path.removesuffix(".se") + ".exp"
-            follows = f.path in seen or f.path.endswith((".skip", ".row", ".point")) or about_exp in seen
-            follows |= f.path.startswith("head") and any(p.startswith("head") for p in seen)
-            if not seen or not follows:
-                r.faults.append(f)
+        r.faults += [f for f in e.faults if not seen or not _follows(f.path, seen)]
         r.finish()
         raise
     r.finish()

@@ -1,4 +1,4 @@
-"""Networks with heads in both runtimes: whole they compute what torch does, alone a head has the shape it is lowered to."""
+"""Networks with heads in both runtimes: whole they compute what torch does, alone a head has its lowered shape."""
 
 from __future__ import annotations
 

@@ -64,7 +64,9 @@ def test_coding_comes_back() -> None:
 
 def test_flat_maps_go_place_by_place() -> None:
     level = torch.arange(2 * 3 * 2 * 2).reshape(1, 6, 2, 2)  # 2 boxes a place, 3 classes, 2x2 places
-    logits, coded = flatten_maps(Maps((level, level[:, :, :1, :1]), (torch.zeros(1, 8, 2, 2), torch.zeros(1, 8, 1, 1))), 3)
+    logits, coded = flatten_maps(
+        Maps((level, level[:, :, :1, :1]), (torch.zeros(1, 8, 2, 2), torch.zeros(1, 8, 1, 1))), 3
+    )
     assert logits.shape == (1, 10, 3) and coded.shape == (1, 10, 4)
     assert logits[0, 0].tolist() == [0, 4, 8] and logits[0, 1].tolist() == [12, 16, 20]  # first place, both boxes
     assert logits[0, 2].tolist() == [1, 5, 9]  # the place to its right

@@ -27,6 +27,7 @@ from mbv3.spec import (
     with_output_stride,
     without_tail,
 )
+
 from .test_build import floats, randomised
 
 Array = NDArray[np.float32]
@@ -144,9 +145,7 @@ class Written:
         at = f"{self.prefix}.{name}"
         w = self.state[f"{at}.conv.weight"]
         x = F.conv2d(x, w, None, 1, d * (w.shape[2] // 2), d, len(w) if depthwise else 1)
-        mean, var, gain, shift = (
-            self.state[f"{at}.bn.{p}"] for p in ("running_mean", "running_var", "weight", "bias")
-        )
+        mean, var, gain, shift = (self.state[f"{at}.bn.{p}"] for p in ("running_mean", "running_var", "weight", "bias"))
         return F.relu(F.batch_norm(x, mean, var, gain, shift, False, 0.0, self.eps))
 
     def separable(self, name: str, x: Tensor, d: int = 1) -> Tensor:
@@ -225,7 +224,9 @@ def test_mmsegmentations_forms(head: Callable[..., Tensor], random_state: Random
 
 @pytest.mark.parametrize("name", ["lraspp", "raspp", "deeplabv3plus", "pspnet"])
 def test_training_reaches_every_parameter_and_any_size_works(name: str) -> None:
-    spec = with_output_stride(with_head(replace(load_spec("mobilenet_v3_small@0.35"), resolution=(64, 64)), name, 3), 16)
+    spec = with_output_stride(
+        with_head(replace(load_spec("mobilenet_v3_small@0.35"), resolution=(64, 64)), name, 3), 16
+    )
     net = build(spec, seed=0).train()
     out, aux = net.with_aux(torch.randn(2, 3, 72, 88))
     assert isinstance(out, Tensor) and out.shape == (2, 3, 72, 88)

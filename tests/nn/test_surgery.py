@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -301,6 +302,9 @@ def test_a_backbone_is_cut_under_its_head(head: str, random_state: RandomState) 
         for part in ("expand", "depthwise"):
             for entry in ("bias", "running_mean"):
                 state[f"rows.{i}.{part}.bn.{entry}"][drop] = 0
+        if head == "ssdlite" and i == 8:
+            for part, entry in product(("classes", "boxes"), ("bias", "running_mean")):
+                state[f"head.{part}.0.depthwise.bn.{entry}"][drop] = 0
         rows[i] = replace(row, exp=row.exp - len(drop))
     after = replace(before, rows=tuple(rows))
     cut = cut_state(state, before, after)

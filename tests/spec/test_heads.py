@@ -113,8 +113,8 @@ def faults(text: str) -> list[str]:
     ("text", "old", "new", "fault"),
     [
         (TEXT, "classes: 19", "classes: 0", "head.classes: must be a whole number from 1 to 1000000 (got 0)"),
-        (TEXT, "row: 5, p", "row: 15, p", "head.low[0].row: the backbone has the rows 0 to 14 (got 15); tap one of them, "
-         "or give the backbone more rows"),
+        (TEXT, "row: 5, p", "row: 15, p", "head.low[0].row: the backbone has the rows 0 to 14 (got 15); tap one of "
+         "them, or give the backbone more rows"),
         (TEXT, "row: tail", "row: head", "head.high.row: must be the number of a row, stem or tail (got 'head')"),
         (TEXT, "row: tail", "row: 1.0", "head.high.row: must be the number of a row, stem or tail (got 1.0)"),
         (TEXT, "point: depthwise", "point: middle", "head.low[0].point: must be one of out, expand, depthwise "
@@ -123,11 +123,11 @@ def faults(text: str) -> list[str]:
          "(got expand); it has out, depthwise"),
         (TEXT, "row: 5, point: depthwise", "row: stem, point: depthwise", "head.low[0].point: stem has no such point "
          "(got depthwise); it has out"),
-        (TEXT, "high: {row: tail}", "high: {row: 4}", "head.low[0]: must be at least as fine as high"),
+        (TEXT, "high: {row: tail}", "high: {row: 2}", "head.low[0]: must be at least as fine as high"),
         (TEXT, "pool: [49, 49, 16, 20]", "pool: [49, 49]", "head.pool: must be a window's height and width and its "
          "stride down and across, or empty for the whole map (got [49, 49])"),
-        (TEXT, "pool: [49, 49, 16, 20]", "pool: [49, 49, 16, 0]", "head.pool: must be a list of at most 4 whole numbers "
-         "from 1 to 8192 (got [49, 49, 16, 0])"),
+        (TEXT, "pool: [49, 49, 16, 20]", "pool: [49, 49, 16, 0]", "head.pool: must be a list of at most 4 whole "
+         "numbers from 1 to 8192 (got [49, 49, 16, 0])"),
         (TEXT, "branches: []", "branches: [32, 64]", "head.low: takes one tap a branch (got 1 taps, 2 branches)"),
         (TEXT, "gate_bias: true", "gate_bias: 1", "head.gate_bias: must be true or false (got 1)"),
         (TEXT, "filters: 128", "filters: 128, depth: 3", "head.depth: unknown key; known here: "),
@@ -149,6 +149,11 @@ def test_fault(text: str, old: str, new: str, fault: str) -> None:
 
 
 def test_all_faults_come_at_once() -> None:
+    both = TEXT.replace("classes: 19", "classes: 0").replace("row: 5", "row: 50")
+    assert [f.partition(":")[0] for f in faults(both)] == ["head.classes", "head.low[0].row"]
+    # what a fault makes of its neighbours is no fault of theirs
+    lost = TEXT.replace("branches: []", "branches: [0]").replace("out: 40", "out: x", 1)
+    assert [f.partition(":")[0] for f in faults(lost)] == ["rows[3].out", "head.branches"]
     text = TEXT.replace("classes: 19", "classes: 0").replace("filters: 128", "filters: x").replace("row: 5", "row: 5.5")
     assert [f.partition(":")[0] for f in faults(text)] == ["head.low[0].row", "head.filters", "head.classes"]
 
