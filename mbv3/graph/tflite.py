@@ -266,7 +266,7 @@ def _model(
         logits = w.tensor(name, (1, channels))
         w.operator("RESHAPE", [end, shape], logits, "ReshapeOptions", newShape=[1, channels])
         ends = [logits]
-    elif len(ends) > 1:
+    else:
         for end, result in zip(ends, results(outputs, name), strict=True):
             w.graph.tensors[end].name = result
     return w.finish(sources, ends)

@@ -132,3 +132,9 @@ def test_a_head_of_several_inputs_is_quantized_alone() -> None:
     xs = [noise(*shape, seed=i) for i, shape in enumerate(key.inputs)]
     y, z = (run_onnx(m, *xs)[0].ravel() for m in (whole, small))
     assert len(small) < 0.7 * len(whole) and np.corrcoef(y, z)[0, 1] > 0.8
+
+
+def test_the_output_of_a_segmentation_file_is_called_logits() -> None:
+    model = network_tflite(replace(load_spec("lraspp_mobilenet_v3_large"), resolution=(64, 64)))
+    [told] = Interpreter(model_content=model, num_threads=1).get_output_details()
+    assert told["name"] == "logits"
