@@ -112,7 +112,7 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """Indices of the boxes that no better-scored kept one overlaps by more than `threshold`, best first."""
     order = scores.argsort(descending=True, stable=True)
     over = iou(boxes[order], boxes[order]) > threshold
-    dropped = torch.zeros(len(order), dtype=torch.bool)
+    dropped = torch.zeros(len(order), dtype=torch.bool, device=boxes.device)
     for i in range(len(order)):
         if not dropped[i]:
             dropped[i + 1 :] |= over[i, i + 1 :]
@@ -139,7 +139,7 @@ def detections(
 ) -> Detections:
     """One image's objects, with torchvision's thresholds: `logits` (boxes, classes), `coded` (boxes, 4)."""
     height, width = image
-    boxes = decode(coded, defaults)
+    boxes = decode(coded, defaults.to(coded.device))
     boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
     scores = logits.softmax(-1)
     found = []
@@ -148,7 +148,7 @@ def detections(
         best = mine.topk(min(most, len(mine))).indices
         best = best[mine[best] > least]
         kept = best[nms(boxes[best], mine[best], overlap)]
-        found.append(Detections(boxes[kept], mine[kept], torch.full((len(kept),), label)))
+        found.append(Detections(boxes[kept], mine[kept], torch.full((len(kept),), label, device=boxes.device)))
     every = Detections(*(torch.cat(parts) for parts in zip(*found, strict=True)))
     order = every.scores.argsort(descending=True, stable=True)[:most]
     return Detections(*(part[order] for part in every))

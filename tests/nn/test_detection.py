@@ -94,3 +94,10 @@ def test_an_object_is_found_with_its_class_and_place() -> None:
     assert found.labels.tolist() == [2] and float(found.scores[0]) > 0.99
     torch.testing.assert_close(found.boxes[0], defaults[7], rtol=1e-4, atol=1e-2)
     assert len(detections(logits, torch.zeros(40, 4), defaults, (320, 320), least=0.9999).labels) == 0
+
+
+def test_objects_are_found_on_the_device_of_the_maps() -> None:
+    logits, coded, defaults = torch.zeros(40, 3), torch.zeros(40, 4), boxes(40)
+    with torch.device("meta"):  # where everything would be that is made on no device in particular
+        found = detections(logits, coded, defaults, (320, 320))
+    assert {part.device.type for part in found} == {"cpu"} and len(found.labels) > 0
