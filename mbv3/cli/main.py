@@ -144,7 +144,7 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
 
 def _head(p: argparse.ArgumentParser) -> None:
     p.add_argument("--head", metavar="NAME", help="under another head: " + ", ".join(head_names()))
-    p.add_argument("--classes", type=int, metavar="N", help="its classes (default: as many as there are)")
+    p.add_argument("--classes", type=int, metavar="N", help="its classes, ssdlite's with background (default: as now)")
     p.add_argument("--output-stride", type=int, metavar="8|16|32", help="the last map at 1/N of the input, by dilation")
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from mbv3.errors import DocumentError, Fault, plain, shown
 from mbv3.spec.checks import check_head, real, whole
-from mbv3.spec.heads import POINTS, Dense, Head, SSDLite, Tap, aux_of, taps_of
+from mbv3.spec.heads import POINTS, REALS, Dense, Head, SSDLite, Tap, aux_of, taps_of
 from mbv3.spec.rows import GATES, MAX_CHANNELS, NLS, SKIPS, Classify, Conv, DSConv, Gate, MBConv, Row
 
 __all__ = ["MAX_CHANNELS", "MAX_RESOLUTION", "MAX_ROWS", "ArchSpec", "Scalar"]
@@ -19,10 +19,6 @@ MAX_ROWS = 256
 MAX_NOTES = 64  # provenance entries; with the two limits below a dump always fits a document
 MAX_KEY = 100
 MAX_TEXT = 1000
-
-EPS = (1e-12, 1.0)
-MOMENTUM = (0.0, 1.0)
-DROPOUT = (0.0, 0.999)
 
 Scalar = str | int | float | bool | None
 
@@ -112,7 +108,7 @@ def check_row(path: str, row: Row | Classify, cin: int) -> Iterator[Fault]:
         yield from whole(f"{path}.features", row.features, 0, MAX_CHANNELS)
         if row.nl not in NLS:
             yield Fault(f"{path}.nl", f"must be one of {', '.join(NLS)}", shown(row.nl))
-        yield from real(f"{path}.dropout", row.dropout, *DROPOUT)
+        yield from real(f"{path}.dropout", row.dropout, *REALS["dropout"])
         return
     for field in fields(row):
         if field.name in ("nl", "skip"):
@@ -230,8 +226,8 @@ def check(spec: ArchSpec) -> Iterator[Fault]:
         yield Fault("rows", f"at most {MAX_ROWS} rows", str(len(spec.rows)))
     if spec.gate not in GATES:
         yield Fault("gate", f"must be one of {', '.join(GATES)}", shown(spec.gate))
-    yield from real("bn.eps", spec.bn_eps, *EPS)
-    yield from real("bn.momentum", spec.bn_momentum, *MOMENTUM)
+    yield from real("bn.eps", spec.bn_eps, *REALS["bn_eps"])
+    yield from real("bn.momentum", spec.bn_momentum, *REALS["bn_momentum"])
     for path, row, cin in spec.convs():
         yield from check_row(path, row, cin)
     if isinstance(spec.head, Classify):

@@ -68,6 +68,9 @@ def _sizes(path: str, head: Dense) -> Iterator[Fault]:
     elif isinstance(head, SSDLite):
         if not head.maps:
             yield Fault(f"{path}.maps", "takes at least one tap", "none")
+        if head.classes == 1:
+            rule = "counts the background of a detector, so it must be at least 2"
+            yield Fault(f"{path}.classes", rule, "1", "give one more than there are kinds of object")
         levels = len(head.maps) + len(head.extras)
         if len(head.anchors) != levels:
             rule = "must give a number for each of maps and extras"

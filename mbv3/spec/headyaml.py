@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import MISSING, Field, fields
 from typing import Any, cast
 
-from mbv3.spec.arch import DROPOUT
 from mbv3.spec.document import Reader, scalar_text
 from mbv3.spec.heads import FCN, FLAGS, LISTS, NUMBERS, POINTS, REALS, TYPES, WORDS, Head, Point, Tap, Where
 from mbv3.spec.rows import MAX_CHANNELS, NL, NLS, Classify
@@ -61,7 +60,7 @@ def read_head(r: Reader) -> Head:
         head = Classify(
             features=r.integer("features", 0, MAX_CHANNELS, 0),
             nl=cast(NL, r.word("nl", NLS, "HS")),
-            dropout=r.number("dropout", *DROPOUT, 0.2),
+            dropout=r.number("dropout", *REALS["dropout"], 0.2),
             classes=r.integer("classes", 1, 10**6),
         )
         r.no_other_keys()

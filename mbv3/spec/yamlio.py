@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import cast
 
 from mbv3.errors import BadInput, DocumentError
-from mbv3.spec.arch import EPS, MAX_CHANNELS, MAX_RESOLUTION, MAX_ROWS, MOMENTUM, ArchSpec, Scalar
+from mbv3.spec.arch import MAX_CHANNELS, MAX_RESOLUTION, MAX_ROWS, ArchSpec, Scalar
 from mbv3.spec.document import Reader, parse_yaml, quoted, read_text, scalar_text
+from mbv3.spec.heads import REALS
 from mbv3.spec.headyaml import head_line, read_head
 from mbv3.spec.rows import GATES, NL, NLS, SKIPS, Conv, DSConv, Gate, MBConv, Row, Skip
 
@@ -89,8 +90,8 @@ def parse_spec(text: str, source: str = "spec") -> ArchSpec:
     inp.no_other_keys()
     gate = r.word("gate", GATES, "HSIGMOID")
     bn = r.child("bn") if r.has("bn") else Reader({}, source, "bn", r.faults)
-    eps = bn.number("eps", *EPS, 1e-3)
-    momentum = bn.number("momentum", *MOMENTUM, 0.01)
+    eps = bn.number("eps", *REALS["bn_eps"], 1e-3)
+    momentum = bn.number("momentum", *REALS["bn_momentum"], 0.01)
     bn.no_other_keys()
     stem = _conv(r.child("stem"), channels)
     rows: list[Row] = []

@@ -122,7 +122,7 @@ def heads_on(draw: DrawFn, spec: ArchSpec) -> Dense:
         maps = (draw(before), end)
         anchors = tuple(draw(st.lists(st.integers(1, 6), min_size=2 + len(extras), max_size=2 + len(extras))))
         nl = draw(st.sampled_from(NLS))
-        return SSDLite(maps=maps, extras=extras, anchors=anchors, nl=nl, classes=classes, **norm)
+        return SSDLite(maps=maps, extras=extras, anchors=anchors, nl=nl, classes=classes + 1, **norm)
     common: dict[str, Any] = {
         "high": end, "filters": draw(channels), "classes": classes, "align_corners": draw(st.booleans()),
         "dropout": draw(st.floats(0, 0.999)), **norm,

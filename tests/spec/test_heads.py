@@ -179,6 +179,10 @@ def test_values_that_python_lets_through() -> None:
         (PSP(high=Tap("tail"), scales=(), classes=2), "head.scales: must have at least one entry"),
         (PSP(high=Tap("tail"), scales=[1], classes=2), "head.scales: must be a list of at most"),  # type: ignore[arg-type]
         (SSDLite(maps=(), anchors=(6,) * 4, classes=2), "head.maps: takes at least one tap"),
+        (
+            SSDLite(maps=(Tap(12, "expand"), Tap("tail")), classes=1),
+            r"head.classes: counts the background .* \(got 1\); give one more",
+        ),
     ]
     for head, fault in wrong:
         with pytest.raises(DocumentError, match=fault):
