@@ -43,7 +43,8 @@ def export_network(
 ) -> dict[str, Any]:
     """Write `spec` for the target `to`; what was written, ready for JSON.
 
-    `out`: a new or empty folder, or a new file where its suffix is the target's. `data`: images to calibrate int8 on.
+    `out`: a new or empty folder, or a new file where its suffix is the target's. `data`: class folders, whose images
+    calibrate int8.
 
     Raises:
         BadInput: the weights, the images or the place cannot be used, or the target cannot express the network. Then
@@ -51,6 +52,11 @@ def export_network(
     """
     if data and precision != "int8":
         raise BadInput("--data calibrates int8: add --precision int8, or leave --data out")
+    if data and spec.in_channels != 3:
+        raise BadInput(
+            f"--data: images have 3 channels, and this network takes {spec.in_channels}; leave --data out, and ranges "
+            "are calibrated on a random image"
+        )
     suffix = SUFFIXES.get(to, "")
     plain = re.sub(r"[^\w.@+-]", "_", spec.name)[:100] + (".int8" if precision == "int8" else "")
     place = Path(out or plain + (suffix or f"-{to}"))
