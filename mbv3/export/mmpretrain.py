@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from mbv3.errors import Fault
 from mbv3.export.names import Names, classifier, mmpretrain_names
-from mbv3.export.target import STEM, Source, Target, intro, loader, row_text, unfit_head
+from mbv3.export.target import PIXEL_MEAN, PIXEL_STD, STEM, Source, Target, intro, loader, row_text, unfit_head
 from mbv3.spec import ArchSpec, load_spec
 
 __all__ = ["MMPRETRAIN", "Backbone", "nearest"]
@@ -92,6 +92,13 @@ def _source(spec: ArchSpec) -> Source:
     config = f"""# {spec.name} for mmpretrain. Written by mbv3-search.
 model = dict(
     type='ImageClassifier',
+    data_preprocessor=dict(
+        type='ClsDataPreprocessor',
+        num_classes={head.classes},
+        mean={PIXEL_MEAN},
+        std={PIXEL_STD},
+        to_rgb=True,
+    ),
     backbone=dict(
         {backbone.cfg},
         norm_cfg=dict(type='BN', eps={spec.bn_eps}, momentum={spec.bn_momentum}),

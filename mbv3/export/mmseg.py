@@ -11,7 +11,7 @@ from functools import lru_cache
 from mbv3.errors import Fault
 from mbv3.export.mmpretrain import Backbone, nearest
 from mbv3.export.names import V2_STAGES, Names, mm_backbone, mmseg_head
-from mbv3.export.target import STEM, Source, Target, intro, loader, width_at
+from mbv3.export.target import PIXEL_MEAN, PIXEL_STD, STEM, Source, Target, intro, loader, width_at
 from mbv3.spec import FCN, LRASPP, PSP, ArchSpec, DeepLabV3, DeepLabV3Plus, Dense, Tap, load_spec, taps_of
 
 __all__ = ["MMSEG"]
@@ -66,6 +66,11 @@ def _head_faults(path: str, head: Dense, spec: ArchSpec, v2: bool) -> Iterator[F
         if _index(spec, tap, v2) is None:
             rule = "mmsegmentation's MobileNetV2 gives the outputs of whole stages" if v2 else "rows give their output"
             yield Fault(f"{path}.{name}", rule, f"row {tap.row}, {tap.point}")
+    if isinstance(head, DeepLabV3Plus):
+        low, first = _index(spec, head.low[0], v2), _outs(spec, v2)[0]
+        if low is not None and low != first:
+            rule = f"mmsegmentation's DeepLabV3+ takes its finer map from the backbone's first output, {first} here"
+            yield Fault(f"{path}.low[0]", rule, f"output {low}")
 
 
 def _faults(spec: ArchSpec) -> Iterator[Fault]:
@@ -124,9 +129,21 @@ def _fields(spec: ArchSpec, head: Dense, outs: list[int], v2: bool, weight: floa
 _TYPE: dict[type[Dense], str] = {FCN: "FCNHead", PSP: "PSPHead", DeepLabV3: "ASPPHead"}
 
 
+# Conv2dAdaptivePadding has no weights of its own: names and shapes stay
+_PADDING = """
+for block in list(net.backbone.modules()):
+    conv = getattr(block, "conv", None)
+    if isinstance(conv, Conv2dAdaptivePadding):  # pads as TensorFlow does, at the far side; these weights need both
+        pad = [d * (k - 1) // 2 for d, k in zip(conv.dilation, conv.kernel_size)]
+        block.conv = nn.Conv2d(
+            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, pad, conv.dilation, conv.groups,
+            bias=conv.bias is not None,
+        )
+"""
+
+
 def _outs(spec: ArchSpec, v2: bool) -> list[int]:
-    """The backbone's outputs: those that the heads take, and the four that published configs of MobileNetV2 name.
-    DeepLabV3+ reads its finer map from the first."""
+    """The backbone's outputs: those that the heads take, and the four that published configs of MobileNetV2 name."""
     found = {_index(spec, tap, v2) or 0 for _, head in _heads(spec) for _, tap in taps_of(head)}
     return sorted(found | ({1, 2, 4, 6} if v2 and min(found) >= 1 else set()))
 
@@ -146,8 +163,8 @@ model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(
         type='SegDataPreProcessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
+        mean={PIXEL_MEAN},
+        std={PIXEL_STD},
         bgr_to_rgb=True,
         pad_val=0,
         seg_pad_val=255,
@@ -162,13 +179,13 @@ model = dict(
     test_cfg=dict(mode='whole'),
 )
 """
-    imports = """from pathlib import Path
-
-from mmseg.apis import init_model
-from safetensors.torch import load_file
-"""
+    imports = ["from mmseg.apis import init_model", "from safetensors.torch import load_file"]
     build = f'net = init_model(str(Path(__file__).with_name("{STEM}_config.py")), device="cpu")'
-    return {f"{STEM}_config.py": config, f"{STEM}.py": intro(spec, "mmsegmentation") + imports + loader(build)}
+    if not backbone.v2:
+        imports = ["from mmcv.cnn.bricks import Conv2dAdaptivePadding", *imports, "from torch import nn"]
+        build += _PADDING
+    text = "\n".join(["from pathlib import Path", "", *imports, ""])
+    return {f"{STEM}_config.py": config, f"{STEM}.py": intro(spec, "mmsegmentation") + text + loader(build)}
 
 
 def _names(spec: ArchSpec) -> Names:
@@ -180,12 +197,17 @@ def _names(spec: ArchSpec) -> Names:
 
 
 def _notes(spec: ArchSpec) -> tuple[str, ...]:
-    if nearest(spec, _backbones(), "mmsegmentation")[0].v2:
-        return ()
-    return (
-        "mmsegmentation's MobileNetV3 pads strided convolutions as TensorFlow does: its outputs equal ours where "
-        "height and width are 8 n + 1 (513x1025), not at other sizes",
-    )
+    notes = []
+    if any(getattr(head, "dropout", 0.0) for _, head in _heads(spec)):
+        notes.append(
+            "mmsegmentation's dropout is of whole channels, ours of single values: it matters in training only"
+        )
+    if not nearest(spec, _backbones(), "mmsegmentation")[0].v2:
+        notes.append(
+            "mmsegmentation's MobileNetV3 pads strided convolutions as TensorFlow does, ours on both sides: build() "
+            "puts ours in; the config by itself gives its outputs only where height and width are 8 n + 1 (513x1025)"
+        )
+    return tuple(notes)
 
 
 MMSEG = Target("mmseg", _faults, _names, _source, _notes)

@@ -189,7 +189,7 @@ def timm_names(spec: ArchSpec, places: tuple[tuple[int, int], ...], tail_block: 
     head = classifier(spec)
     modules = [*conv_bn("stem", "", "conv_stem", "bn1"), *rows_of(spec, row)]
     if spec.tail is not None and tail_block:
-        modules += conv_bn("tail", f"blocks.{places[-1][0] + 1}.0", ".conv", ".bn1")
+        modules += conv_bn("tail", f"blocks.{places[-1][0] + 1 if places else 0}.0", ".conv", ".bn1")
     elif spec.tail is not None:
         modules += conv_bn("tail", "", "conv_head", "bn2")
     if head.features:
@@ -205,12 +205,15 @@ _MM = {"expand": "expand_conv", "depthwise": "depthwise_conv", "project": "linea
 
 
 def mm_backbone(spec: ArchSpec, v2: bool) -> Iterator[tuple[str, str]]:
-    """The backbone of either: MobileNetV3, or MobileNetV2 whose rows stand in stages."""
+    """The backbone of either: MobileNetV3, or MobileNetV2 whose rows stand in stages. Rows that theirs lacks (further
+    ones, bare convolutions) are left out: a classifier's weights may begin the others."""
     places = [f"backbone.layer{i + 1}.{j}.conv" for i, n in enumerate(V2_STAGES) for j in range(n)]
 
     def row(i: int, row: Row, cin: int) -> dict[str, str]:
         out: dict[str, str] = {}
         at = f"backbone.layer{i + 1}"
+        if isinstance(row, Conv) or (v2 and i >= len(places)):
+            return out
         for j, stage in enumerate(stages(row, cin)):
             if v2:
                 out |= conv_bn(stage, f"{places[i]}.{j}", ".conv", ".bn")

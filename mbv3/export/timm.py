@@ -18,6 +18,7 @@ __all__ = ["TIMM"]
 _CODE = {"RE": "re", "RE6": "r6", "HS": "hs"}
 _LAYER = {"RE": "relu", "RE6": "relu6", "HS": "hard_swish"}
 _GATE = {"HSIGMOID": "hard_sigmoid", "SIGMOID": "sigmoid"}
+_STRIDE = 32  # beyond its `output_stride` timm's builder dilates where a string strides
 
 
 def _inverted(row: Row, cin: int) -> bool:
@@ -65,6 +66,9 @@ def _faults(spec: ArchSpec) -> Iterator[Fault]:
             yield Fault("stem.k", "timm's MobileNetV3 has a stem of 3x3", str(stem.k))
         if head.nl != stem.nl:
             yield Fault("head.nl", f"timm's MobileNetV3 has one activation for stem and head, here {stem.nl}", head.nl)
+        if spec.stride > _STRIDE:
+            rule = f"timm's MobileNetV3 dilates beyond stride {_STRIDE}; its EfficientNet, without features, strides"
+            yield Fault("head.features", rule, f"stride {spec.stride}")
     cin = stem.out
     for i, row in enumerate(spec.rows):
         yield from _row_faults(f"rows[{i}]", row, cin)
@@ -164,6 +168,8 @@ def _source(spec: ArchSpec) -> Source:
         own = [f"num_features={head.features}"]
     elif stem.k != 3:
         own.append(f"stem_kernel_size={stem.k}")
+    if spec.stride > _STRIDE:  # of the EfficientNet class alone: the other's faults say so
+        own.append(f"output_stride={spec.stride}")
     if any(row.se for row in spec.rows):
         builder += ", round_channels" if rounded else ""
         layers = "from timm.models._efficientnet_blocks import SqueezeExcite\n"

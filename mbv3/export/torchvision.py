@@ -11,9 +11,15 @@ from dataclasses import replace
 from mbv3.errors import Fault
 from mbv3.export.names import Names, classifier, torchvision_names
 from mbv3.export.target import STEM, Source, Target, intro, kind, loader, plain_conv, residual
-from mbv3.export.torchvision_heads import head_faults, head_imports, head_lines
-from mbv3.nn import torchvision_head, torchvision_place
-from mbv3.spec import NLS, ArchSpec, Classify, Conv, MBConv, Row, SSDLite, make_divisible
+from mbv3.export.torchvision_heads import (
+    head_faults,
+    head_imports,
+    head_lines,
+    head_notes,
+    torchvision_head,
+    torchvision_place,
+)
+from mbv3.spec import NLS, ArchSpec, Classify, Conv, MBConv, Row, make_divisible
 
 __all__ = ["TORCHVISION"]
 
@@ -219,12 +225,7 @@ def _names(spec: ArchSpec) -> Names:
 
 
 def _notes(spec: ArchSpec) -> tuple[str, ...]:
-    if not isinstance(spec.head, SSDLite):
-        return ()
-    return (
-        "build() normalises images by mean and std 0.5, as torchvision's own detector does: change image_mean and "
-        "image_std in the file where the weights were trained otherwise",
-    )
+    return () if isinstance(spec.head, Classify) else tuple(head_notes(spec.head))
 
 
 TORCHVISION = Target("torchvision", _faults, _names, _source, _notes)

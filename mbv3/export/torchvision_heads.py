@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mbv3.errors import Fault
-from mbv3.export.target import residual, width_at
-from mbv3.spec import FCN, LRASPP, ArchSpec, DeepLabV3, Dense, MBConv, SSDLite, Tap, taps_of
+from mbv3.export.target import MEAN, STD, residual, width_at
+from mbv3.spec import FCN, LRASPP, ArchSpec, DeepLabV3, Dense, MBConv, SSDLite, Tap, aux_of, taps_of
 
-__all__ = ["head_faults", "head_imports", "head_lines"]
+__all__ = ["head_faults", "head_imports", "head_lines", "head_notes", "torchvision_head", "torchvision_place"]
 
 _BN = (1e-5, 0.1)  # eps and momentum of nn.BatchNorm2d
 _EXTRAS = (512, 256, 256, 128)
+_DROPOUT: dict[type[Dense], float] = {LRASPP: 0.0, DeepLabV3: 0.5, FCN: 0.1}  # fixed
 
 
 def _index(spec: ArchSpec, tap: Tap) -> int:
@@ -39,6 +40,9 @@ def _segment_faults(path: str, head: Dense, spec: ArchSpec) -> Iterator[Fault]:
         yield from _must(f"{path}.form", head.form, "torchvision")
         yield from _must(f"{path}.filters", head.filters, 256)
         yield from _must(f"{path}.rates[0]", head.rates[0], 1)
+        for i, rate in enumerate(head.rates):
+            if i and rate == 1:  # ours is a 1x1 layer, theirs 3x3
+                yield Fault(f"{path}.rates[{i}]", "torchvision has one rate of 1, the first", "1")
     elif isinstance(head, FCN):  # the auxiliary one
         yield from _must(f"{path}.convs", head.convs, 1)
         yield from _must(f"{path}.concat", head.concat, False)
@@ -66,6 +70,26 @@ def _ssdlite_faults(head: SSDLite, spec: ArchSpec, v2: bool) -> Iterator[Fault]:
         yield Fault("head.maps", "torchvision taps the expansion of a row without a sum", f"row {first.row}")
 
 
+def _heads(head: Dense) -> list[tuple[str, Dense]]:
+    """(path, head) of the head and its auxiliary one."""
+    aux = aux_of(head)
+    return [("head", head), *([("head.aux", aux)] if aux is not None else [])]
+
+
+def head_notes(head: Dense) -> Iterator[str]:
+    """What a system says differently without changing an output."""
+    if isinstance(head, SSDLite):
+        yield (
+            "build() normalises images by ImageNet's mean and std, as mbv3 train does: for weights that came from "
+            "torchvision's own detector set image_mean and image_std in the file to 0.5"
+        )
+        return
+    for path, each in _heads(head):
+        theirs, ours = _DROPOUT[type(each)], getattr(each, "dropout", 0.0)
+        if theirs != ours:
+            yield f"torchvision's {path} has a dropout of {theirs} (here {ours}): it matters in training only"
+
+
 def head_faults(spec: ArchSpec, v2: bool) -> Iterator[Fault]:
     """Everything in a head that torchvision's systems do not have."""
     head = spec.head
@@ -75,14 +99,65 @@ def head_faults(spec: ArchSpec, v2: bool) -> Iterator[Fault]:
     if not isinstance(head, (LRASPP, DeepLabV3)):
         yield Fault("head", "torchvision has no such head", type(head).__name__.lower())
         return
-    heads: list[tuple[str, Dense]] = [("head", head)]
-    if isinstance(head, DeepLabV3) and head.aux is not None:
-        heads.append(("head.aux", head.aux))
-    for path, each in heads:
+    for path, each in _heads(head):
         yield from _segment_faults(path, each, spec)
-    places = [_index(spec, tap) for _, each in heads for _, tap in taps_of(each)]
+    places = [_index(spec, tap) for _, each in _heads(head) for _, tap in taps_of(each)]
     if len(set(places)) < len(places):
         yield Fault("head", "torchvision takes each tensor of the backbone once", f"features {places}")
+
+
+# ---- names ----------------------------------------------------------------------------------------------------
+
+
+def _unit(ours: str, theirs: str, first: int = 0) -> Iterator[tuple[str, str]]:
+    """A convolution and its batch norm, one after the other in a sequence."""
+    yield f"{ours}.conv", f"{theirs}.{first}"
+    yield f"{ours}.bn", f"{theirs}.{first + 1}"
+
+
+def torchvision_head(spec: ArchSpec) -> Iterator[tuple[str, str]]:
+    """(ours, theirs) of every convolution and batch norm of a head without faults, the auxiliary one included."""
+    head = spec.head
+    if isinstance(head, LRASPP):
+        yield from _unit("head.main", "classifier.cbr")
+        yield "head.gate", "classifier.scale.1"
+        yield "head.high", "classifier.high_classifier"
+        yield "head.low", "classifier.low_classifier"
+    elif isinstance(head, DeepLabV3):
+        for i in range(len(head.rates)):
+            yield from _unit(f"head.rates.{i}", f"classifier.0.convs.{i}")
+        yield from _unit("head.pool", f"classifier.0.convs.{len(head.rates)}", 1)
+        yield from _unit("head.project", "classifier.0.project")
+        yield from _unit("head.refine", "classifier", 1)
+        yield "head.classifier", "classifier.4"
+        if isinstance(head.aux, FCN):
+            yield from _unit("aux.convs.0", "aux_classifier")
+            yield "aux.classifier", "aux_classifier.4"
+    else:
+        assert isinstance(head, SSDLite)
+        for i in range(len(head.extras)):
+            for j, part in enumerate(("squeeze", "depthwise", "project")):
+                yield from _unit(f"head.extras.{i}.{part}", f"backbone.extra.{i}.{j}")
+        for ours, theirs in (("classes", "classification_head"), ("boxes", "regression_head")):
+            for i in range(len(head.anchors)):
+                yield from _unit(f"head.{ours}.{i}.depthwise", f"head.{theirs}.module_list.{i}.0")
+                yield f"head.{ours}.{i}.predict", f"head.{theirs}.module_list.{i}.1"
+
+
+def torchvision_place(spec: ArchSpec, module: str) -> str:
+    """Where a module of torchvision's classifier, `features.13.block.0.0`, is in the system around it."""
+    first, index, *rest = module.split(".")
+    assert first == "features"
+    i = int(index)
+    if not isinstance(spec.head, SSDLite):
+        return ".".join(("backbone", index, *rest))
+    row = spec.head.maps[0].row
+    c4 = row + 1 if isinstance(row, int) else 0  # the block cut in two: its expansion ends the first half
+    if i < c4 or (i == c4 and rest[:2] == ["block", "0"]):
+        return ".".join(("backbone.features.0", index, *(rest if i < c4 else rest[2:])))
+    if i == c4:
+        return ".".join(("backbone.features.1.0", *rest[1:]))
+    return ".".join(("backbone.features.1", str(i - c4), *rest))
 
 
 # ---- lines ---------------------------------------------------------------------------------------------------
@@ -112,11 +187,12 @@ def head_lines(spec: ArchSpec) -> list[str]:
     """Lines that put the system around `net`, whose features are the backbone."""
     head = spec.head
     if isinstance(head, LRASPP):
-        [low] = head.low  # high is the last row or tail: a deeper one would be computed for nothing
+        [low] = head.low
+        widths = f"{width_at(spec, low)}, {width_at(spec, head.high)}"
         return [
             f'taps = {{"{_index(spec, low)}": "low", "{_index(spec, head.high)}": "high"}}',
             "backbone = IntermediateLayerGetter(net.features, taps)",
-            f"net = LRASPP(backbone, {width_at(spec, low)}, {spec.features}, {head.classes}, {head.filters})",
+            f"net = LRASPP(backbone, {widths}, {head.classes}, {head.filters})",
         ]
     if isinstance(head, DeepLabV3):
         taps, aux = {_index(spec, head.high): "out"}, "None"
@@ -133,15 +209,15 @@ def head_lines(spec: ArchSpec) -> list[str]:
     c4 = head.maps[0].row
     row = spec.rows[c4] if isinstance(c4, int) else None
     assert isinstance(row, MBConv) and isinstance(c4, int)
-    widths = [row.exp, spec.features, *head.extras]
+    outs = [row.exp, spec.features, *head.extras]
     h, w = spec.resolution
     return [
         f"norm = partial(nn.BatchNorm2d, eps={head.bn_eps}, momentum={head.bn_momentum})",
         f"backbone = SSDLiteFeatureExtractorMobileNet(net.features, {c4 + 1}, norm)",
         "boxes = DefaultBoxGenerator([[2, 3]] * 6, min_ratio=0.2, max_ratio=0.95)",
-        f"head = SSDLiteHead({widths}, boxes.num_anchors_per_location(), {head.classes}, norm)",
+        f"head = SSDLiteHead({outs}, boxes.num_anchors_per_location(), {head.classes}, norm)",
         "net = SSD(",
         f"    backbone, boxes, ({w}, {h}), {head.classes}, head=head, score_thresh=0.001, nms_thresh=0.55,",
-        "    detections_per_img=300, topk_candidates=300, image_mean=[0.5] * 3, image_std=[0.5] * 3,",
+        f"    detections_per_img=300, topk_candidates=300, image_mean={MEAN}, image_std={STD},",
         ")",
     ]

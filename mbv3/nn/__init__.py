@@ -3,7 +3,6 @@
 from mbv3.nn.build import Network, build, state_shapes
 from mbv3.nn.detection import Detections, decode, default_boxes, detections, encode, flatten_maps, iou, nms
 from mbv3.nn.heads import Maps
-from mbv3.nn.names import torchvision_head, torchvision_place
 from mbv3.nn.surgery import cut_state
 
 __all__ = [
@@ -20,6 +19,4 @@ __all__ = [
     "iou",
     "nms",
     "state_shapes",
-    "torchvision_head",
-    "torchvision_place",
 ]

@@ -51,6 +51,7 @@ class HeadNet(nn.Module):
             self._put(op.name, conv)
             if op.bn is not None:
                 self._put(op.bn, nn.BatchNorm2d(op.cout, eps=head.bn_eps, momentum=head.bn_momentum))
+        # departure: mmsegmentation drops whole channels (Dropout2d), torchvision single values, as here
         self.dropout = nn.Dropout(getattr(head, "dropout", 0.0))
 
     def _put(self, name: str, module: nn.Module) -> None:

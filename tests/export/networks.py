@@ -80,7 +80,19 @@ DILATED = ArchSpec(
     tail=None,
     head=Classify(nl="HS", classes=4),
 )
-OWN = {spec.name: spec for spec in (ADAPTED, FRACTIONAL, THIN_V2, DILATED)}
+# a stride more than the published ones
+DEEP = ArchSpec(
+    name="deep",
+    resolution=(128, 128),
+    stem=Conv(k=3, out=8, nl="RE", s=2),
+    rows=(
+        *(MBConv(k=3, exp=16, out=16, nl="RE", s=2) for _ in range(5)),
+        MBConv(k=5, exp=32, out=16, nl="HS", skip="identity"),
+    ),
+    tail=None,
+    head=Classify(nl="HS", classes=4),
+)
+OWN = {spec.name: spec for spec in (ADAPTED, FRACTIONAL, THIN_V2, DILATED, DEEP)}
 # a classifier for every named network that is quick to run
 CASES = (*NAMED, *OWN)
 
@@ -119,8 +131,9 @@ def near(draw: DrawFn) -> ArchSpec:
     stem = Conv(k=3, out=pick(8, 16, 11), nl=pick("HS", "RE"), s=2)
     rows: list[MBConv | DSConv | Conv] = []
     cin = stem.out
-    for _ in range(draw(st.integers(1, 4))):
-        out, s = pick(8, 16, 13), pick(1, 1, 2, rare=(3,))
+    strides = draw(st.sampled_from([(1, 1, 2), (2, 2, 2)]))  # five or six of 2 end beyond stride 32
+    for _ in range(draw(st.integers(1, 6))):
+        out, s = pick(8, 16, 13), pick(*strides, rare=(3,))
         if s == 1 and draw(st.booleans()):
             out = cin
         exp = pick(cin, 8, 24, 40, rare=(33,))

@@ -64,6 +64,7 @@ def row(i: int, new: Any = None, **changes: Any) -> Change:
         ("timm", row(1, Conv(k=3, out=24, se=3)), "rows[1].se", "no squeeze"),
         ("timm", lambda s: replace(s, stem=replace(s.stem, s=1)), "stem.s", "stride 2"),
         ("timm", lambda s: replace(s, head=replace(s.head, nl="RE")), "head.nl", "one activation"),
+        ("timm", row(4, s=2, skip="none"), "head.features", "dilates beyond stride 32"),
         ("mmpretrain", row(8, exp=192), "rows[8]", "arch='large' has here mbconv k 3 exp 184"),
         ("mmpretrain", lambda s: replace(s, tail=None), "tail", "has here conv k 1 out 960"),
         ("mmpretrain", lambda s: replace(s, gate="SIGMOID"), "gate", "HSIGMOID"),
@@ -80,6 +81,15 @@ def test_all_faults_at_once() -> None:
     assert set(refused(FRACTIONAL, "torchvision")) == {
         "rows[0].skip", "rows[2].se", "rows[3]", "rows[4].se", "rows[5].se", "rows[6].skip",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("to", ["torchvision", "timm", "mmpretrain"])
+def test_tables_for_networks_that_a_target_lacks(to: str) -> None:
+    """Weights of another network begin a training by its names, so a table leaves out what it does not know."""
+    v2 = load_spec("mobilenet_v2")
+    for rows in [(*v2.rows, v2.rows[-1]), (Conv(k=3, out=32), *v2.rows)]:
+        modules = dict(FRAMEWORKS[to].names(replace(v2, rows=rows, name="longer")).modules)
+        assert "stem.conv" in modules and "rows.3.depthwise.conv" in modules
 
 
 # ---- weights -------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from mbv3.errors import BadInput
-from mbv3.nn import Maps, build, flatten_maps, state_shapes, torchvision_head, torchvision_place
+from mbv3.export import import_state
+from mbv3.nn import Maps, build, flatten_maps, state_shapes
 from mbv3.spec import (
     LRASPP,
     ArchSpec,
@@ -47,22 +47,9 @@ def test_entries_and_parameters_are_those_of_the_lowering(name: str) -> None:
 # -- torchvision
 
 
-def weights_of(spec: ArchSpec, theirs: torch.nn.Module, features: torch.nn.Module) -> State:
-    """Our state dict from a torchvision system; `features`: those of the classifier that it is built on."""
-    ours = [name for name in state_shapes(spec) if not name.startswith(("head.", "aux."))]
-    places = [f"features.{name}" for name, v in features.state_dict().items() if v.is_floating_point()]
-    given = theirs.state_dict()
-    state = {}
-    for name, place in zip(ours, places, strict=True):  # both in the order in which an image meets them
-        module, _, leaf = place.rpartition(".")
-        state[name] = given.pop(f"{torchvision_place(spec, module)}.{leaf}")
-    for name, module in torchvision_head(spec):
-        for leaf in ("weight", "bias", "running_mean", "running_var"):
-            if f"{module}.{leaf}" in given:
-                state[f"{name}.{leaf}"] = given.pop(f"{module}.{leaf}")
-    assert all(name.endswith("num_batches_tracked") for name in given)
-    assert {k: tuple(v.shape) for k, v in state.items()} == state_shapes(spec)
-    return state
+def weights_of(spec: ArchSpec, theirs: torch.nn.Module) -> State:
+    """Our state dict from a torchvision system."""
+    return import_state(spec, theirs.state_dict(), "torchvision")
 
 
 def loaded(spec: ArchSpec, state: State) -> Any:
@@ -81,9 +68,8 @@ def test_segmentation_is_torchvisions(name: str, size: tuple[int, int], torchvis
     torch.manual_seed(0)
     more = {"aux_loss": True} if name.startswith("deeplab") else {}
     theirs = randomised(torchvision.models.get_model(name, weights=None, weights_backbone=None, **more))
-    features = torchvision.models.mobilenet_v3_large(weights=None).features
     spec = load_spec(name)
-    net = loaded(spec, weights_of(spec, theirs, features))
+    net = loaded(spec, weights_of(spec, theirs))
     with torch.inference_mode():
         expected, (got, aux) = theirs(image(*size)), net.with_aux(image(*size))
     assert got.shape == (1, 21, *size)
@@ -97,9 +83,8 @@ def test_detection_is_torchvisions(torchvision: Any, relative: Relative) -> None
     torch.manual_seed(0)
     name = "ssdlite320_mobilenet_v3_large"
     theirs = randomised(torchvision.models.get_model(name, weights=None, weights_backbone=None))
-    features = torchvision.models.mobilenet_v3_large(weights=None, reduced_tail=True).features
     spec = load_spec(name)
-    net = loaded(spec, weights_of(spec, theirs, features))
+    net = loaded(spec, weights_of(spec, theirs))
     with torch.inference_mode():
         expected = theirs.head(list(theirs.backbone(image(320, 320)).values()))
         maps = net(image(320, 320))
@@ -113,19 +98,12 @@ def test_parity_can_fail(torchvision: Any, relative: Relative) -> None:
     torch.manual_seed(0)
     theirs = randomised(torchvision.models.get_model("lraspp_mobilenet_v3_large", weights=None, weights_backbone=None))
     spec = load_spec("lraspp_mobilenet_v3_large")
-    state = weights_of(spec, theirs, torchvision.models.mobilenet_v3_large(weights=None).features)
+    state = weights_of(spec, theirs)
     assert isinstance(spec.head, LRASPP)
     net = loaded(replace(spec, head=replace(spec.head, bn_eps=1e-3)), state)  # the backbone's epsilon
     with torch.inference_mode():
         got, expected = net(image(64, 64)), theirs(image(64, 64))["out"]
     assert relative(got.numpy(), expected.numpy()) > 1e-4
-
-
-def test_a_head_that_torchvision_has_not() -> None:
-    with pytest.raises(BadInput, match="head: torchvision has no psp of this form"):
-        list(torchvision_head(load_spec("pspnet_m-v2-d8")))
-    with pytest.raises(BadInput, match="head: torchvision has no lraspp of this form"):
-        list(torchvision_head(load_spec("lraspp_m-v3-d8")))
 
 
 # -- mmsegmentation's forms, from their description (facts D2)
