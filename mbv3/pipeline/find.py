@@ -359,7 +359,6 @@ def _search(
     history = run.read_trials(space, o.estimate_only)
 
     def latency_ms(genome: Genome) -> float:
-
         return float(additive(np.array([genome]))[0]) + c
 
     tar = o.target_ms * o.seed_ratio
