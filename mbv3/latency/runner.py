@@ -195,9 +195,10 @@ class Told:
 
 
 class Journal:
-    """The lines measured so far, in a file that one process at a time may have. What is damaged, half written or
-    behind such a line is dropped. `anew`: lines of other work or another device are dropped too; otherwise they are an
-    error, but for a header with nothing measured behind it. `wait`: another process in the file is waited for; otherwise it is an error."""
+    """The lines measured so far, in a file that one process at a time may have. What is damaged, half written or behind
+    such a line is dropped. `anew`: lines of other work or another device are dropped too; otherwise they are an error,
+    but for a header with nothing measured behind it. `wait`: another process in the file is waited for; otherwise it is
+    an error."""
 
     def __init__(
         self, path: Path, work: Mapping[str, Any], header: Mapping[str, Any], *, anew: bool, wait: bool = False
