@@ -23,7 +23,7 @@ def panel_of(table: LatencyTable, space: SearchSpace) -> list[tuple[NetworkTime,
     """Calibration networks of the table that a check times again: 24 of 60 told a drift of -1.1 % where 200 others
     showed -0.2."""
     random = [n for n in table.networks if n.label.startswith(("calibration:", "check:"))]  # not those of a user's list
-    return [(n, space.spec(space.genome(n.label.partition(":")[2]))) for n in random]
+    return [(n, space.deployed(space.genome(n.label.partition(":")[2]))) for n in random]
 
 
 def check(

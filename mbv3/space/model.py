@@ -96,10 +96,10 @@ class SearchSpace:
     se_ratio: float = 0.25
     width: float = 1.0
     source: str = ""
-    dense: tuple[str, int] | None = None  # name and classes of the head that networks are deployed under, if another
-    output_stride: int | None = None  # beyond it blocks are dilated in place of strides
+    dense: tuple[str, int] | None = field(default=None, repr=False)  # name, classes: what networks are deployed under
+    output_stride: int | None = field(default=None, repr=False)  # beyond it blocks are dilated in place of strides
     genes: tuple[Gene, ...] = field(init=False)
-    rates: tuple[int, ...] = field(init=False)  # dilation of each block
+    rates: tuple[int, ...] = field(init=False, repr=False)  # dilation of each block
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "genes", tuple(g for b in self.blocks for g in b.genes))
