@@ -159,8 +159,8 @@ def _stages(o: Options, run: RunDir) -> Iterator[Event]:
     if o.segment:
         run.save(task=o.task, head=o.dense, classes=o.dense_classes, output_stride=space.output_stride)
         note = (
-            f"the search ranked backbones by their accuracy as classifiers; the {o.dense} head counts with its time, and "
-            "its weights are as initialised"
+            f"the search ranked backbones by their accuracy as classifiers; the {o.dense} head counts with its time, "
+            "and its weights are as initialised"
         )
         run.note(note)
         yield Note("search", note, warning=True)
@@ -270,9 +270,8 @@ def _device_and_table(
                     width = float(about.get("width", 1))
                     res = res or parse_resolution(str(about.get("resolution", 224)))
                 space = scale(base, width, res, classes)
-                why = (
-                    f"width {width:g} at {pixels(space.resolution)} px, {'as asked' if fixed else 'the scale of the table'}"
-                )
+                whose = "as asked" if fixed else "the scale of the table"
+                why = f"width {width:g} at {pixels(space.resolution)} px, {whose}"
             missing = _rows_missing(space, table)
             if missing and table.model is None:
                 note = f"{missing} layers of the space are not in the table and are estimated"
@@ -346,7 +345,7 @@ def _save_scale(run: RunDir, space: SearchSpace, why: str, table: LatencyTable, 
     changes: dict[str, Any] = {
         "scale": _scale(space, why),
         "reference_ms": table.reference_ms,
-        "reference": f"{ref['spec']}@{ref['width']:g}, {pixels(tuple(ref['resolution']))} px",
+        "reference": f"{ref['spec']}@{ref['width']:g}, {pixels(reference_of(table).resolution)} px",
     }
     if device is None:
         changes["device"] = table.fingerprint.as_dict()

@@ -128,8 +128,8 @@ class Options:
             need(1 <= self.dense_classes <= 10**6, "--classes must be a whole number from 1", self.classes)
             need(self.output_stride is None or self.output_stride > 0, "--output-stride must be positive",
                  self.output_stride)  # fmt: skip
-            need(self.data is None, "--task segment searches without --data: the ImageNet predictor ranks the backbones "
-                 "and the head counts with its time; leave --data out", self.data)  # fmt: skip
+            need(self.data is None, "--task segment searches without --data: the ImageNet predictor ranks the "
+                 "backbones and the head counts with its time; leave --data out", self.data)  # fmt: skip
         else:
             for flag in ("head", "classes", "output_stride"):
                 value = getattr(self, flag)

@@ -110,10 +110,7 @@ class _Deployed:
         deployed = self.spec(spec)
         fresh = build(deployed, seed).state_dict()
         own = ("head.", "aux.") if isinstance(deployed.head, Dense) else ()
-        return {
-            k: v if k.startswith(own) or state[k].shape != v.shape else state[k]
-            for k, v in fresh.items()
-        }
+        return {k: v if k.startswith(own) or state[k].shape != v.shape else state[k] for k, v in fresh.items()}
 
 
 def _pretrain(

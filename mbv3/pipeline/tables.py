@@ -250,7 +250,8 @@ def choose_scale(
     most_pixels: int | None,
 ) -> Scale:
     """The scale of a run: `width` as asked, else the one at which a typical network of the space takes
-    `target_ms * seed_ratio`, at the `pinned` resolution if there is one. `quick_ms`: the device's times of networks, a few runs or a prediction.
+    `target_ms * seed_ratio`, at the `pinned` resolution if there is one. `quick_ms`: the device's times of
+    networks, a few runs or a prediction.
 
     Raises:
         Unreachable: the target lies outside what the networks of the space take at that scale.

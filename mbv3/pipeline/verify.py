@@ -53,7 +53,8 @@ def verify(path: Path) -> dict[str, Any]:
     check("parameters", r.get("params"), counts.params, r.get("params") == counts.params)
     check("MAdds", r.get("madds"), counts.madds, r.get("madds") == counts.madds)
     if options.segment:
-        wanted, named = f"{options.dense}, {options.dense_classes} classes", f"{r.get('head')}, {r.get('classes')} classes"
+        wanted = f"{options.dense}, {options.dense_classes} classes"
+        named = f"{r.get('head')}, {r.get('classes')} classes"
         same = with_head(spec, options.dense, options.dense_classes).head == spec.head and wanted == named
         check("head", named, wanted if same else "another", same)
     net = build(spec)

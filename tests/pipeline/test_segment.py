@@ -1,4 +1,4 @@
-"""`mbv3-search --task segment`: the head counts in the search, in NetAdapt, in what is written and in what is verified."""
+"""`mbv3-search --task segment`: the head counts in search and NetAdapt, and is in what is written and verified."""
 
 from __future__ import annotations
 
