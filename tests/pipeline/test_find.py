@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -193,7 +194,7 @@ def test_the_deployed_network_has_its_own_classes(whole: Run) -> None:
     spec = mbv3.load_spec(whole.path / "seed.yaml")  # of two classes
     state = mbv3.build(spec, 1).state_dict()
     for classes in (2, 7):
-        deployed = _Deployed(None, classes)  # type: ignore[arg-type]
+        deployed = _Deployed(SimpleNamespace(dress=lambda s: s), classes)  # type: ignore[arg-type]
         assert deployed.spec(spec).head.classes == classes
         left = deployed.state(spec, state, 3)
         fresh = mbv3.build(deployed.spec(spec), 3).state_dict()
