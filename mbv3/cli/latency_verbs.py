@@ -25,15 +25,19 @@ def run_latency(args: Namespace) -> int:
 
 def _space_of(table: LatencyTable, given: str) -> SearchSpace:
     """The scaled space that a table was built for; `given`, from --space, where the table's bears its name."""
+    from mbv3.pipeline.options import parse_resolution
     from mbv3.pipeline.tables import space_id
-    from mbv3.space import load_space, scale
+    from mbv3.space import load_space, scale, under_head
 
     about = dict(table.about or {})
     try:
         base = load_space(given)
         if base.name != about["space"]:
             base = load_space(str(about["space"]))
-        space = scale(base, float(about["width"]), int(about["resolution"]), int(about["classes"]))
+        resolution = parse_resolution(str(about["resolution"]))
+        space = scale(base, float(about["width"]), resolution, int(about["classes"]))
+        if "head" in about:
+            space = under_head(space, *about["head"], about["output_stride"])
     except (KeyError, BadInput) as e:
         raise BadInput(
             f"the table does not say a space that is known here ({e}); give --space FILE, or check where it was built"
@@ -272,7 +276,7 @@ def _transfer(args: Namespace) -> int:
 
     def network(name: str) -> ArchSpec:
         label, colon, genome = name.partition(":")
-        return space.spec(space.genome(genome)) if colon and label in ("check", "calibration") else load_spec(name)
+        return space.deployed(space.genome(genome)) if colon and label in ("check", "calibration") else load_spec(name)
 
     unknown = Fingerprint(
         cpu=args.name or f"of {args.measured}", vector="", cores=1, system="", kernel="", governor="",

@@ -80,6 +80,13 @@ def _search_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--space", metavar="NAME|FILE", help="default: mnasnet-imagenet, mobilenetv3 with --data")
     p.add_argument("--scale", default="auto", metavar="auto|1|WIDTHxRES", help="sizes of the space (default auto)")
     p.add_argument(
+        "--resolution", metavar="H|HxW", help="input in pixels; --scale auto then chooses the width (segment: 512)"
+    )
+    p.add_argument("--task", default="classify", choices=("classify", "segment"), help="default: classify")
+    p.add_argument("--head", metavar="NAME", help="of --task segment, a name of `mbv3 show` (lraspp-torchvision)")
+    p.add_argument("--classes", type=int, metavar="N", help="of --task segment (default 19)")
+    p.add_argument("--output-stride", type=int, metavar="8|16|32", help="of --task segment (default 16)")
+    p.add_argument(
         "--sampler",
         default="rnn",
         choices=("rnn", "evolution", "nsga2", "tpe", "random"),

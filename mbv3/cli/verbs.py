@@ -36,7 +36,8 @@ def run(args: Namespace) -> int:
 # ---- search --------------------------------------------------------------------------------------------------
 
 _OPTIONS = (
-    "device", "runtime", "threads", "data", "test", "accuracy", "space", "scale", "sampler", "reward", "w", "trials",
+    "device", "runtime", "threads", "data", "test", "accuracy", "space", "scale", "resolution", "task", "head",
+    "classes", "output_stride", "sampler", "reward", "w", "trials",
     "seed", "seed_ratio", "delta", "finetune_steps", "supernet_steps", "supernet_minutes", "final_epochs",
     "budget_minutes", "force_table", "rebuild_table",
 )  # fmt: skip

@@ -82,7 +82,8 @@ class Phone:
                 raise BadInput(
                     f"{command[0]}: {e.strerror}; install adb (Android's platform-tools), or set MBV3_ADB"
                 ) from None
-            length, code = 0, None
+            length = 0
+            code: int | None = None
             with process:
                 try:
                     while code is None:
@@ -91,7 +92,7 @@ class Phone:
                             code = process.wait(limit_s)
                         length = os.fstat(said.fileno()).st_size
                         if code is None and length == before:
-                            return 124, f"no word for {limit_s:.0f} s"
+                            return 124, f"no word for {limit_s:g} s"
                 finally:
                     process.kill()
             said.seek(0)
@@ -184,10 +185,9 @@ def _probe(phone: Phone, benchmark: str, threads: int) -> tuple[Fingerprint, int
     model = fact.get("ro.product.model") or info.get("model name") or "unknown"
     soc = fact.get("ro.soc.model") or fact.get("ro.board.platform") or info.get("hardware")
     part = parts.get(str(mask.bit_length() - 1 if mask else cores[-1][0]))
-    timed_on = ", ".join([*([part] if part else []), *([f"taskset {mask:x}"] if mask else [])])
     android = "Android" if "ro.build.version.release" in fact else "Linux"
     fingerprint = Fingerprint(
-        cpu=" ".join([model, *([soc] if soc else []), *([f"({timed_on})"] if timed_on else [])]),
+        cpu=" ".join(filter(None, (model, soc, f"({part})" if part else "", f"taskset {mask:x}" if mask else ""))),
         vector=vectors(info.get("features") or info.get("flags") or ""),
         cores=len(cores),
         system=f"{android} {fact.get('machine', '')}",

@@ -22,7 +22,7 @@ def unseen_networks(table: LatencyTable, space: SearchSpace, n: int, seed: int) 
 def panel_of(table: LatencyTable, space: SearchSpace) -> list[tuple[NetworkTime, ArchSpec]]:
     """Calibration networks of the table that a check times again."""
     random = [n for n in table.networks if n.label.startswith(("calibration:", "check:"))]  # not those of a user's list
-    return [(n, space.spec(space.genome(n.label.partition(":")[2]))) for n in random]
+    return [(n, space.deployed(space.genome(n.label.partition(":")[2]))) for n in random]
 
 
 def check(

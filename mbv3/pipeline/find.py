@@ -23,7 +23,7 @@ from mbv3.latency import Device, LatencyTable, open_runtime
 from mbv3.pipeline.accuracy import Images, Judge, load_images, prepare
 from mbv3.pipeline.compare import train_and_compare
 from mbv3.pipeline.exporting import calibration_images
-from mbv3.pipeline.options import Options, parse_scale
+from mbv3.pipeline.options import Options, parse_resolution, parse_scale, pixels
 from mbv3.pipeline.rundir import RunDir, file_sha256, versions
 from mbv3.pipeline.shrink import Shrunk, shrink
 from mbv3.pipeline.tables import (
@@ -87,6 +87,7 @@ def find(
         space = load_space(asked.space_name)  # a bad space is told before anything is made
         if asked.accuracy_kind == "imagenet":
             imagenet_top1(space, [tuple(0 for _ in space.sizes)])
+        asked.headed(scale(space, 1.0, asked.pinned_resolution))
         if asked.data is not None:
             peek_class_folder(Path(asked.data))
         if asked.test is not None:
@@ -150,11 +151,19 @@ def _command(o: Options) -> str:
 
 def _stages(o: Options, run: RunDir) -> Iterator[Event]:
     space, table, device = yield from _device_and_table(o, run)
-    latency = Latency(table, device)
+    latency = Latency(table, device, space.dress)
     if o.estimate_only:
         note = f"nothing was timed in this run: latencies are predictions from the table {Path(o.device).name}"
         run.note(note)
         yield Note("table", note, warning=True)
+    if o.segment:
+        run.save(task=o.task, head=o.dense, classes=o.dense_classes, output_stride=space.output_stride)
+        note = (
+            f"the search ranked backbones by their accuracy as classifiers; the {o.dense} head counts with its time, "
+            "and its weights are as initialised"
+        )
+        run.note(note)
+        yield Note("search", note, warning=True)
     additive = _additive(space, latency)
     c = table.calibration.c
     smallest, largest = (additive.extreme(big)[0] + c for big in (False, True))
@@ -181,7 +190,7 @@ def _stages(o: Options, run: RunDir) -> Iterator[Event]:
         seed_trial = yield from _search(o, run, space, judge, additive, c)
     genome = seed_trial.genome
     seed_spec = space.spec(genome, f"seed_{o.target_ms:g}ms")
-    run.write("seed.yaml", dump_spec(seed_spec))
+    run.write("seed.yaml", dump_spec(space.dress(seed_spec)))
     run.save(
         seed_ms=seed_trial.latency_ms,
         seed_trial=seed_trial.number,
@@ -232,11 +241,11 @@ def _device_and_table(
     o: Options, run: RunDir
 ) -> Generator[Event, None, tuple[SearchSpace, LatencyTable, Device | None]]:
     """Scale and table. Returns (scaled space, table, device at hand or None)."""
-    base = load_space(o.space_name)
-    classes, pixels = None, None
+    base = o.headed(scale(load_space(o.space_name), 1.0, o.pinned_resolution))
+    classes, most = None, None
     if o.data is not None:
         classes, _, side = peek_class_folder(Path(o.data))
-        pixels = max(32, min(1024, -(-2 * side // 32) * 32))  # finer than twice the pictures there is nothing to see
+        most = max(32, min(1024, -(-2 * side // 32) * 32))  # finer than twice the pictures there is nothing to see
     own = run.path / "latency-table.csv"
     if o.estimate_only:
         with run.stage("table"):
@@ -248,16 +257,21 @@ def _device_and_table(
                 yield Note("table", caveat, warning=True)
             about = dict(table.about or {})
             fixed = parse_scale(o.scale)
+            width = fixed[0] if fixed else None
             if table.model is not None:
                 predicted = partial(_predicted_ms, table)
-                choice = choose_scale(predicted, base, fixed, o.target_ms, o.seed_ratio, classes, pixels)
+                choice = choose_scale(
+                    predicted, base, width, o.pinned_resolution, o.target_ms, o.seed_ratio, classes, most
+                )
                 space, why = choice.space, choice.why
             else:
-                width, res = fixed if fixed else (float(about.get("width", 1)), int(about.get("resolution", 224)))
-                space = scale(base, width, res or None, classes)
-                why = (
-                    f"width {width:g} at {space.resolution[0]} px, {'as asked' if fixed else 'the scale of the table'}"
-                )
+                res = o.asked_resolution
+                if width is None:  # an older table tells the side of a square
+                    width = float(about.get("width", 1))
+                    res = res or parse_resolution(str(about.get("resolution", 224)))
+                space = scale(base, width, res, classes)
+                whose = "as asked" if fixed else "the scale of the table"
+                why = f"width {width:g} at {pixels(space.resolution)} px, {whose}"
             missing = _rows_missing(space, table)
             if missing and table.model is None:
                 note = f"{missing} layers of the space are not in the table and are estimated"
@@ -276,7 +290,10 @@ def _device_and_table(
         if scaled is None:
             yield StageStart("scale", f"timing networks of space {base.name} on {runtime.fingerprint.cpu}")
             timed = partial(quick_ms, runtime)
-            choice = choose_scale(timed, base, parse_scale(o.scale), o.target_ms, o.seed_ratio, classes, pixels)
+            choice = choose_scale(
+                timed, base, (parse_scale(o.scale) or (None,))[0], o.pinned_resolution, o.target_ms, o.seed_ratio,
+                classes, most,
+            )  # fmt: skip
             space = choice.space
             yield Note("scale", choice.why)
             run.save(
@@ -284,7 +301,7 @@ def _device_and_table(
                 device={**runtime.fingerprint.as_dict(), "load_at_start": os.getloadavg()[0]},
             )
         else:
-            space = scale(base, float(scaled["width"]), int(scaled["resolution"]), classes)
+            space = scale(base, float(scaled["width"]), parse_resolution(str(scaled["resolution"])), classes)
     with run.stage("table"):
         found: LatencyTable | None = LatencyTable.load(own) if own.exists() else None
         if found is None:
@@ -320,7 +337,7 @@ def _rows_missing(space: SearchSpace, table: LatencyTable) -> int:
 
 
 def _scale(space: SearchSpace, why: str) -> dict[str, Any]:
-    return {"space": space.name, "width": space.width, "resolution": space.resolution[0], "why": why}
+    return {"space": space.name, "width": space.width, "resolution": pixels(space.resolution), "why": why}
 
 
 def _save_scale(run: RunDir, space: SearchSpace, why: str, table: LatencyTable, device: Device | None) -> None:
@@ -328,7 +345,7 @@ def _save_scale(run: RunDir, space: SearchSpace, why: str, table: LatencyTable, 
     changes: dict[str, Any] = {
         "scale": _scale(space, why),
         "reference_ms": table.reference_ms,
-        "reference": f"{ref['spec']}@{ref['width']:g}, {ref['resolution'][0]} px",
+        "reference": f"{ref['spec']}@{ref['width']:g}, {pixels(reference_of(table).resolution)} px",
     }
     if device is None:
         changes["device"] = table.fingerprint.as_dict()
@@ -432,6 +449,7 @@ def _pick_seed(o: Options, trials: Sequence[Trial]) -> Trial:
 def _write_result(o: Options, run: RunDir, shrunk: Shrunk, images: Images, latency: Latency) -> ArchSpec:
     """mobilenetv3.yaml with its provenance, weights, ONNX."""
     scale_of = run.record["scale"]
+    untrained = "; the head's as initialised" if o.segment else ""
     provenance = (
         ("tool", f"mbv3-search {run.record['version']}"),
         ("target_ms", o.target_ms),
@@ -445,7 +463,7 @@ def _write_result(o: Options, run: RunDir, shrunk: Shrunk, images: Images, laten
         ("sampler", o.sampler),
         ("seed", o.seed),
         ("table_sha256", str(run.record["hashes"]["table"])),
-        ("weights", "procedural images" if images.procedural else "user's images"),
+        ("weights", ("procedural images" if images.procedural else "user's images") + untrained),
     )
     spec = replace(shrunk.spec, name=f"found_{o.target_ms:g}ms", provenance=provenance)
     run.write("mobilenetv3.yaml", dump_spec(spec))
@@ -491,6 +509,7 @@ def _finish(run: RunDir, shrunk: Shrunk, spec: ArchSpec, latency: Latency) -> No
         width = float(run.record["scale"]["width"])
         ref = scale_spec(load_spec(name), width, spec.resolution)
         ref = replace(ref, head=replace(ref.head, classes=spec.head.classes))
+        ref = latency.dress(ref)
         if latency.device is not None:
             ms = latency.device.networks([ref]).ms[0]
         else:
@@ -542,5 +561,5 @@ def _verdict(run: RunDir) -> str:
         time_text = f"{times_text(r)['predicted']} predicted, not measured"
     return (
         f"{time_text}, target {r['target_ms']:g} ms; {counts.params / 1e6:.2f} M parameters, "
-        f"{counts.madds / 1e6:.0f} M MAdds at {spec.resolution[0]} px; {run.path / 'mobilenetv3.yaml'}"
+        f"{counts.madds / 1e6:.0f} M MAdds at {pixels(spec.resolution)} px; {run.path / 'mobilenetv3.yaml'}"
     )

@@ -10,10 +10,16 @@ from typing import Any
 from mbv3.errors import BadInput
 from mbv3.search.reward import REWARDS
 from mbv3.search.samplers import SAMPLERS
+from mbv3.space import SearchSpace, under_head
+from mbv3.spec import head_names
 
-__all__ = ["ACCURACIES", "Options", "parse_scale"]
+__all__ = ["ACCURACIES", "TASKS", "Options", "parse_resolution", "parse_scale", "pixels"]
 
 ACCURACIES = ("imagenet", "supernet", "train")
+TASKS = ("classify", "segment")
+HEADS = tuple(n for n in head_names() if n != "classify" and not n.startswith("ssdlite"))
+# torchvision's LR-ASPP pools the whole map, which suits any resolution; the paper's 49x49 window is made for 512x1024
+HEAD, CLASSES, RESOLUTION = "lraspp-torchvision", 19, (512, 512)  # of --task segment; Cityscapes has 19 classes
 IMAGENET_MINUTES, DATA_MINUTES = 10.0, 60.0
 
 
@@ -35,6 +41,24 @@ def parse_scale(text: str) -> tuple[float, int] | None:
     return width, res
 
 
+def parse_resolution(text: str) -> tuple[int, int]:
+    """(height, width) of `512` or `512x1024`. Raises: BadInput."""
+    try:
+        height, *more = (int(side) for side in text.split("x"))
+        width = more[0] if more else height
+    except ValueError:
+        height, width, more = 0, 0, []
+    if len(more) > 1 or not (1 <= height <= 8192 and 1 <= width <= 8192):
+        raise BadInput(f"--resolution must be a side or HEIGHTxWIDTH such as 512x1024, 1 to 8192 pixels (got {text!r})")
+    return height, width
+
+
+def pixels(resolution: tuple[int, int]) -> int | str:
+    """A resolution as records and messages have it: 224, or `512x1024`; `parse_resolution` of its text inverts it."""
+    height, width = resolution
+    return height if height == width else f"{height}x{width}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """The arguments of `find`. None means: chosen by the run and recorded in its plan."""
@@ -48,6 +72,11 @@ class Options:
     accuracy: str | None = None
     space: str | None = None
     scale: str = "auto"
+    resolution: str | None = None
+    task: str = "classify"
+    head: str | None = None
+    classes: int | None = None
+    output_stride: int | None = None
     sampler: str = "rnn"
     reward: str = "mnasnet-soft"
     w: float | None = None
@@ -89,7 +118,22 @@ class Options:
             flag = "--" + name.replace("_", "-")
             ok = value is None or (math.isfinite(value) and bound <= value <= 1e6)
             need(ok, f"{flag} must be at least {bound:g}", value)
-        parse_scale(self.scale)
+        fixed = parse_scale(self.scale)
+        if self.resolution is not None:
+            parse_resolution(self.resolution)
+            need(not (fixed and fixed[1]), "--scale and --resolution both give a resolution; leave one out", self.scale)
+        need(self.task in TASKS, f"--task must be one of {', '.join(TASKS)}", self.task)
+        if self.segment:
+            need(self.dense in HEADS, f"--head must be one of {', '.join(HEADS)}", self.head)
+            need(1 <= self.dense_classes <= 10**6, "--classes must be a whole number from 1", self.classes)
+            need(self.output_stride is None or self.output_stride > 0, "--output-stride must be positive",
+                 self.output_stride)  # fmt: skip
+            need(self.data is None, "--task segment searches without --data: the ImageNet predictor ranks the "
+                 "backbones and the head counts with its time; leave --data out", self.data)  # fmt: skip
+        else:
+            for flag in ("head", "classes", "output_stride"):
+                value = getattr(self, flag)
+                need(value is None, f"--{flag.replace('_', '-')} belongs to --task segment; add it", value)
         if self.data is None:
             need(self.accuracy in (None, "imagenet"), "--accuracy supernet and train need images: give --data DIR",
                  self.accuracy)  # fmt: skip
@@ -109,6 +153,38 @@ class Options:
     def estimate_only(self) -> bool:
         """The device is a table: nothing is timed."""
         return self.device != "this-cpu"
+
+    @property
+    def segment(self) -> bool:
+        return self.task == "segment"
+
+    @property
+    def dense(self) -> str:
+        """The head of --task segment."""
+        return HEAD if self.head is None else self.head
+
+    @property
+    def dense_classes(self) -> int:
+        return CLASSES if self.classes is None else self.classes
+
+    @property
+    def asked_resolution(self) -> tuple[int, int] | None:
+        """The resolution that --resolution or --scale asks for."""
+        if self.resolution is not None:
+            return parse_resolution(self.resolution)
+        side = (parse_scale(self.scale) or (1.0, 0))[1]
+        return (side, side) if side else None
+
+    @property
+    def pinned_resolution(self) -> tuple[int, int] | None:
+        """The resolution that --scale auto keeps; None where it chooses one too."""
+        return self.asked_resolution or (RESOLUTION if self.segment else None)
+
+    def headed(self, space: SearchSpace) -> SearchSpace:
+        """`space` under the head of --task segment; for a classifier as it is. Raises: BadInput."""
+        if not self.segment:
+            return space
+        return under_head(space, self.dense, self.dense_classes, self.output_stride)
 
     @property
     def accuracy_kind(self) -> str:

@@ -21,7 +21,7 @@ from mbv3.pipeline.options import Options
 from mbv3.pipeline.rundir import RunDir
 from mbv3.pipeline.tables import VERDICT_PARTS, Latency, Whole
 from mbv3.space import Genome
-from mbv3.spec import ArchSpec, SSDLite, dump_spec, parse_spec
+from mbv3.spec import ArchSpec, Dense, SSDLite, dump_spec, parse_spec
 from mbv3.training import Diverged, Fit, fit, load_checkpoint, make_optimizer, one_step, save_checkpoint
 
 __all__ = ["Shrunk", "shrink"]
@@ -88,13 +88,13 @@ def _with_classes(spec: ArchSpec, classes: int) -> ArchSpec:
 
 class _Deployed:
     """Latency of the network that will be deployed: NetAdapt works on one with the classifier of the images' classes,
-    which for the built-in task is not the seed's own."""
+    which for the built-in task is not the seed's own, and in a search under a dense head is none of the network's."""
 
     def __init__(self, latency: Latency, classes: int) -> None:
         self.latency, self.classes = latency, classes
 
     def spec(self, spec: ArchSpec) -> ArchSpec:
-        return _with_classes(spec, self.classes)
+        return self.latency.dress(_with_classes(spec, self.classes))
 
     def __call__(self, specs: Sequence[ArchSpec]) -> list[float]:
         return self.latency([self.spec(s) for s in specs])
@@ -106,9 +106,11 @@ class _Deployed:
         self.latency.correct(self.spec(spec), measured_ms)
 
     def state(self, spec: ArchSpec, state: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-        """Weights of the deployed network; a classifier of other classes is left as initialised."""
-        fresh = build(self.spec(spec), seed).state_dict()
-        return {k: state[k] if state[k].shape == v.shape else v for k, v in fresh.items()}
+        """Weights of the deployed network; a dense head, or a classifier of other classes, is left as initialised."""
+        deployed = self.spec(spec)
+        fresh = build(deployed, seed).state_dict()
+        own = ("head.", "aux.") if isinstance(deployed.head, Dense) else ()
+        return {k: v if k.startswith(own) or state[k].shape != v.shape else state[k] for k, v in fresh.items()}
 
 
 def _pretrain(

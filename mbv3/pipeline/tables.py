@@ -29,6 +29,7 @@ from mbv3.latency import (
     profile_names,
     table_path,
 )
+from mbv3.pipeline.options import pixels
 from mbv3.space import Genome, SearchSpace, scale, tabulate
 from mbv3.space.additive import layer_keys
 from mbv3.spec import ArchSpec, LayerKey, load_spec, lower_key, scale_spec
@@ -81,12 +82,15 @@ def random_networks(space: SearchSpace, n: int, seed: int, label: str) -> list[t
     chosen = [tuple(int(v) for v in genomes[i]) for i in dict.fromkeys(int(p) for p in picks)]
     unique = list(dict.fromkeys(chosen))[:n]
     mixed = [unique[i] for i in rng.permutation(len(unique))]  # the first few of them are of all sizes too
-    return [(f"{label}:{'-'.join(map(str, g))}", space.spec(g)) for g in mixed]
+    return [(f"{label}:{'-'.join(map(str, g))}", space.deployed(g)) for g in mixed]
 
 
 def space_id(space: SearchSpace) -> str:
     """Identity of a scaled space: everything that decides its layers."""
-    return hashlib.sha256(repr(replace(space, source="")).encode()).hexdigest()
+    text = repr(replace(space, source=""))
+    if space.dense is not None:
+        text += repr((space.dense, space.output_stride))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def table_plan(space: SearchSpace, **about: Any) -> BuildPlan:
@@ -101,8 +105,9 @@ def table_plan(space: SearchSpace, **about: Any) -> BuildPlan:
             "space": space.name,
             "space_id": space_id(space),
             "width": space.width,
-            "resolution": space.resolution[0],
+            "resolution": pixels(space.resolution),
             "classes": classes,
+            **({"head": list(space.dense), "output_stride": space.output_stride} if space.dense else {}),
             "reference": REFERENCE,
             **about,
         },
@@ -215,9 +220,11 @@ def _typical(space: SearchSpace) -> Genome:
     return tuple(int(v) for v in genomes[np.argsort(madds)[200]])
 
 
-def _path(most: int | None) -> list[tuple[float, int]]:
+def _path(most: int | None, pinned: tuple[int, int] | None) -> list[tuple[float, int | tuple[int, int]]]:
     """Scales along which width and resolution grow together, as 1.1 and 1.15 to a power (Tan 2019,
-    EfficientNet, arXiv:1905.11946); beyond `most` pixels only the width grows."""
+    EfficientNet, arXiv:1905.11946); beyond `most` pixels, and at a `pinned` resolution, only the width grows."""
+    if pinned is not None:
+        return [(w / 20, pinned) for w in range(4, 81)]
     found: list[tuple[float, int]] = []
     for i in range(-80, 81):
         phi = i / 8
@@ -229,40 +236,41 @@ def _path(most: int | None) -> list[tuple[float, int]]:
             found.append((width, res))
     if most is not None:
         found += [(w / 20, r) for r in (most,) for w in range(4, 81)]
-    return sorted(set(found), key=lambda s: s[0] * s[1])
+    return [*sorted(set(found), key=lambda s: s[0] * s[1])]
 
 
 def choose_scale(
     quick_ms: Callable[[Sequence[ArchSpec]], list[float]],
     space: SearchSpace,
-    fixed: tuple[float, int] | None,
+    width: float | None,
+    pinned: tuple[int, int] | None,
     target_ms: float,
     seed_ratio: float,
     classes: int | None,
     most_pixels: int | None,
 ) -> Scale:
-    """The scale of a run: `fixed` as asked, else the one at which a typical network of the space takes
-    `target_ms * seed_ratio`. `quick_ms`: the device's times of networks, a few runs or a prediction.
+    """The scale of a run: `width` as asked, else the one at which a typical network of the space takes
+    `target_ms * seed_ratio`, at the `pinned` resolution if there is one. `quick_ms`: the device's times of
+    networks, a few runs or a prediction.
 
     Raises:
         Unreachable: the target lies outside what the networks of the space take at that scale.
     """
-    if fixed is not None:
-        width, res = fixed
-        scaled = scale(space, width, res or None, classes)
-        why = f"scale {width:g}x{scaled.resolution[0]} as asked"
+    if width is not None:
+        scaled = scale(space, width, pinned, classes)
+        why = f"scale {width:g}x{pixels(scaled.resolution)} as asked"
     else:
         aim = target_ms * seed_ratio
-        base = scale(space, classes=classes)
+        base = scale(space, 1.0, pinned, classes)
         typical = _typical(base)
 
         def cost(s: SearchSpace) -> float:
-            return float(sum(lower_key(k).madds for k in _keys(s.spec(typical))))
+            return float(sum(lower_key(k).madds for k in _keys(s.deployed(typical))))
 
-        choices = _path(most_pixels)
+        choices = _path(most_pixels, pinned)
         spaces = [scale(space, w, r, classes) for w, r in choices]
         costs = np.array([cost(s) for s in spaces])
-        [reference_ms, ms] = quick_ms([reference_at(1.0, base.resolution), base.spec(typical)])
+        [reference_ms, ms] = quick_ms([reference_at(1.0, base.resolution), base.deployed(typical)])
         per = ms / cost(base)
         at = 0
         for _ in range(4):
@@ -270,19 +278,19 @@ def choose_scale(
             if new == at and per != ms / cost(base):
                 break
             at = new
-            [ms] = quick_ms([spaces[at].spec(typical)])
+            [ms] = quick_ms([spaces[at].deployed(typical)])
             per = ms / costs[at]
             if abs(ms / aim - 1) < 0.1:
                 break
         scaled = spaces[at]
         why = (
-            f"MobileNetV3-Large takes {reference_ms:.1f} ms at {base.resolution[0]} px; a {target_ms:g} ms budget "
-            f"suits width {scaled.width:g} at {scaled.resolution[0]} px"
+            f"MobileNetV3-Large takes {reference_ms:.1f} ms at {pixels(base.resolution)} px; a {target_ms:g} ms budget "
+            f"suits width {scaled.width:g} at {pixels(scaled.resolution)} px"
         )
     madds = tabulate(scaled, lambda k: lower_key(k).madds)
-    ends = [scaled.spec(madds.extreme(largest)[1]) for largest in (False, True)]
+    ends = [scaled.deployed(madds.extreme(largest)[1]) for largest in (False, True)]
     smallest, largest = quick_ms(ends)
-    check_range(target_ms, smallest, largest, scaled, fixed is not None)
+    check_range(target_ms, smallest, largest, scaled, width is not None)
     return Scale(scaled, why)
 
 
@@ -299,7 +307,7 @@ def check_range(target_ms: float, smallest: float, largest: float, space: Search
     cure = "; --scale auto fits the space to the target" if fixed else "; another --space or device may reach it"
     raise Unreachable(
         f"a target of {target_ms:g} ms cannot be met: networks of space {space.name} at width {space.width:g}, "
-        f"{space.resolution[0]} px take {smallest:.3g} to {largest:.3g} ms on this device{cure}",
+        f"{pixels(space.resolution)} px take {smallest:.3g} to {largest:.3g} ms on this device{cure}",
         smallest,
         largest,
     )
@@ -335,9 +343,17 @@ class Latency:
     """Latency of any network for a run: from the table, missing layers measured where the device is at hand and
     estimated where it is not; corrected by whole-network measurements of the networks that the run is near."""
 
-    def __init__(self, table: LatencyTable, device: Device | None, *, passes: int = 1) -> None:
+    def __init__(
+        self,
+        table: LatencyTable,
+        device: Device | None,
+        dress: Callable[[ArchSpec], ArchSpec] = lambda spec: spec,
+        *,
+        passes: int = 1,
+    ) -> None:
         self.table = table
         self.device = device
+        self.dress = dress  # what makes the network that is deployed, and timed, of a classifier
         self.passes = passes  # over rows measured on demand
         self.correction = 1.0
         most = max((t.n for t in table.layers.values()), default=0)  # those of the table's build, not rows on demand

@@ -14,7 +14,7 @@ from mbv3.nn import build
 from mbv3.pipeline.options import Options
 from mbv3.pipeline.rundir import RunDir, file_sha256
 from mbv3.pipeline.tables import measure_whole, reference_of
-from mbv3.spec import count, read_spec
+from mbv3.spec import count, read_spec, with_head
 from mbv3.training import read_weights
 
 __all__ = ["verify"]
@@ -52,6 +52,11 @@ def verify(path: Path) -> dict[str, Any]:
     check("target ms", r.get("target_ms"), target, r.get("target_ms") == target)
     check("parameters", r.get("params"), counts.params, r.get("params") == counts.params)
     check("MAdds", r.get("madds"), counts.madds, r.get("madds") == counts.madds)
+    if options.segment:
+        wanted = f"{options.dense}, {options.dense_classes} classes"
+        named = f"{r.get('head')}, {r.get('classes')} classes"
+        same = with_head(spec, options.dense, options.dense_classes).head == spec.head and wanted == named
+        check("head", named, wanted if same else "another", same)
     net = build(spec)
     built = sum(p.numel() for p in net.parameters())
     check("parameters of the torch network", counts.params, built, built == counts.params)

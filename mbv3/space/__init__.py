@@ -1,7 +1,7 @@
 """Search spaces: choices, genomes, networks; scaling; costs of every network at once."""
 
 from mbv3.space.additive import Additive, tabulate
-from mbv3.space.model import Block, Gene, Genome, SearchSpace, Variant, scale
+from mbv3.space.model import Block, Gene, Genome, SearchSpace, Variant, scale, under_head
 from mbv3.space.yamlio import load_space, parse_space, preset_names
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "preset_names",
     "scale",
     "tabulate",
+    "under_head",
 ]

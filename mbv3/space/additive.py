@@ -1,30 +1,33 @@
 """A cost that is a sum over layers, for every network of a space at once.
 
-A layer's cost depends on its block's own choices and on the width of the block before, so one small table a
-block holds the cost of every network; a million genomes are summed in well under a second.
+A layer's cost depends on its block's own choices and on the width of the block before, a dense head's on the
+channels of its taps besides, so one small table a block holds the cost of every network; a million genomes are summed
+in well under a second.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mbv3.space.model import Genome, SearchSpace
-from mbv3.spec import Head, LayerKey, Row, lower_key
+from mbv3.spec import LayerKey, Row, lower, lower_key
 
 __all__ = ["Additive", "layer_keys", "tabulate"]
+
+_State = tuple[int, tuple[int, ...]]  # width, channels that a dense head takes
 
 
 @dataclass(frozen=True, slots=True)
 class _BlockTable:
     columns: slice  # of the genome
     strides: NDArray[np.int64]  # genome columns to own index
-    out_of: NDArray[np.int64]  # own index to output-width index
-    costs: NDArray[np.float64]  # (input-width index, own index)
+    out_of: NDArray[np.int64]  # (state, own index) to the state after the block
+    costs: NDArray[np.float64]  # (state, own index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,37 +36,38 @@ class Additive:
 
     constant: float  # stem
     blocks: tuple[_BlockTable, ...]
-    end: NDArray[np.float64]  # tail and head, by output-width index of the last block
+    end: NDArray[np.float64]  # tail and head, by the state after the last block
 
     def __call__(self, genomes: NDArray[np.int64]) -> NDArray[np.float64]:
         """(n, genes) choices to (n,) costs."""
         genomes = np.atleast_2d(np.asarray(genomes))
         total = np.full(len(genomes), self.constant)
-        width = np.zeros(len(genomes), dtype=np.int64)
+        state = np.zeros(len(genomes), dtype=np.int64)
         for block in self.blocks:
             own = np.zeros(len(genomes), dtype=np.int64)
             for i, stride in enumerate(block.strides, start=block.columns.start):
                 own += genomes[:, i] * stride
-            total += np.take(block.costs.ravel(), width * block.costs.shape[1] + own)
-            width = np.take(block.out_of, own)
-        return total + np.take(self.end, width)
+            at = state * block.costs.shape[1] + own
+            total += np.take(block.costs.ravel(), at)
+            state = np.take(block.out_of.ravel(), at)
+        return total + np.take(self.end, state)
 
     def extreme(self, largest: bool) -> tuple[float, Genome]:
-        """The exact smallest (or largest) cost and a genome of it, by dynamic programming over widths."""
+        """The exact smallest (or largest) cost and a genome of it, by dynamic programming over states."""
         sign = -1.0 if largest else 1.0
         best: dict[int, tuple[float, Genome]] = {0: (self.constant * sign, ())}
         for block in self.blocks:
             step: dict[int, tuple[float, Genome]] = {}
-            for width, (so_far, genome) in best.items():
-                costs = sign * block.costs[width]
-                for out in np.unique(block.out_of):
-                    own = np.flatnonzero(block.out_of == out)
+            for state, (so_far, genome) in best.items():
+                costs, out_of = sign * block.costs[state], block.out_of[state]
+                for out in np.unique(out_of):
+                    own = np.flatnonzero(out_of == out)
                     pick = int(own[np.argmin(costs[own])])
                     found = so_far + float(costs[pick])
                     if int(out) not in step or found < step[int(out)][0]:
                         step[int(out)] = (found, genome + _unravel(pick, block.strides))
             best = step
-        cost, genome = min((c + sign * float(self.end[w]), g) for w, (c, g) in best.items())
+        cost, genome = min((c + sign * float(self.end[i]), g) for i, (c, g) in best.items())
         return sign * cost, genome
 
 
@@ -75,50 +79,66 @@ def _unravel(own: int, strides: NDArray[np.int64]) -> Genome:
     return tuple(genes)
 
 
+def _inputs(space: SearchSpace, rows: Sequence[Row], cin: int, n: int) -> tuple[int, ...]:
+    """Channels of what a dense head takes of `rows`, the first `n` blocks, where the other blocks have the fewest rows
+    that they can: then a tap lies in `rows` whenever in any network it does."""
+    if space.dense is None:
+        return ()
+    rows = list(rows)
+    for block, rate in zip(space.blocks[n:], space.rates[n:], strict=True):
+        every = (block.settings(c) for c in itertools.product(*(range(len(g.values)) for g in block.genes)))
+        fewest = min(every, key=lambda s: (s["op"] != "identity", s["l"]))
+        rows += space.block_rows(block, fewest, cin, rate)
+        cin = space.block_out(fewest)
+    return tuple(c for c, _, _ in lower(space.dress(space.network(rows, space.name)))[-1].key.inputs)
+
+
 def tabulate(space: SearchSpace, cost: Callable[[LayerKey], float]) -> Additive:
-    """`cost` of every layer of `space`, arranged for summing. `cost` is asked once a distinct layer."""
+    """`cost` of every layer of `space` as it is deployed, arranged for summing; asked once a distinct layer."""
     known: dict[LayerKey, float] = {}
 
-    def of(row: Row | Head, cin: int, h: int, w: int) -> tuple[float, int, int]:
-        key = LayerKey(row, cin, h, w, space.gate)
+    def of(key: LayerKey) -> tuple[float, int, int]:
         if key not in known:
             known[key] = float(cost(key))
-        shape = lower_key(key).out_shape
-        return known[key], shape[1], shape[2]
+        return known[key], *lower_key(key).out_shape[1:]
 
-    h, w = space.resolution
     stem = space.scaled_stem()
-    constant, h, w = of(stem, 3, h, w)
-    widths = [stem.out]
+    constant, h, w = of(LayerKey(stem, 3, *space.resolution, space.gate))
+    # a state is what the layers to come depend on: the width, and what the head takes; beside it rows that lead there
+    states: dict[_State, tuple[Row, ...]] = {(stem.out, ()): ()}
     tables: list[_BlockTable] = []
     start = 0
-    for block in space.blocks:
+    for n, (block, rate) in enumerate(zip(space.blocks, space.rates, strict=True), start=1):
         sizes = [len(g.values) for g in block.genes]
         strides = np.array([int(np.prod(sizes[i + 1 :])) for i in range(len(sizes))], dtype=np.int64)
         settings = [block.settings(c) for c in itertools.product(*(range(n) for n in sizes))]
-        outs = [space.block_out(s) for s in settings]
-        new_widths = sorted(set(outs))
-        costs = np.zeros((len(widths), len(settings)))
-        bh, bw = -(-h // block.s), -(-w // block.s)
-        for i, cin in enumerate(widths):
+        costs = np.zeros((len(states), len(settings)))
+        next_of: list[list[_State]] = []
+        new: dict[_State, tuple[Row, ...]] = {}
+        taken: dict[object, tuple[int, ...]] = {}
+        for i, ((cin, _), before) in enumerate(states.items()):
+            next_of.append([])
             for j, s in enumerate(settings):
-                c, lh, lw = cin, h, w
-                for row in space.block_rows(block, s, cin):
-                    ms, lh, lw = of(row, c, lh, lw)
+                rows, c, lh, lw = space.block_rows(block, s, cin, rate), cin, h, w
+                for row in rows:
+                    ms, lh, lw = of(LayerKey(row, c, lh, lw, space.gate))
                     costs[i, j] += ms
                     c = row.out
-        out_of = np.array([new_widths.index(o) for o in outs], dtype=np.int64)
+                shape = (i, *((type(row), row.out, getattr(row, "exp", 0)) for row in rows))
+                if shape not in taken:
+                    taken[shape] = _inputs(space, (*before, *rows), c, n)
+                state = (space.block_out(s), taken[shape])
+                new.setdefault(state, (*before, *rows))
+                next_of[i].append(state)
+        states = dict(sorted(new.items()))
+        index = {state: i for i, state in enumerate(states)}
+        out_of = np.array([[index[state] for state in row] for row in next_of], dtype=np.int64)
         tables.append(_BlockTable(slice(start, start + len(sizes)), strides, out_of, costs))
         start += len(sizes)
-        widths, h, w = new_widths, bh, bw
-    end = np.zeros(len(widths))
-    tail = space.scaled_tail()
-    for i, cin in enumerate(widths):
-        if tail is not None:
-            end[i], th, tw = of(tail, cin, h, w)
-            end[i] += of(space.scaled_head(), tail.out, th, tw)[0]
-        else:
-            end[i] = of(space.scaled_head(), cin, h, w)[0]
+        s1 = block.s if rate == 1 else 1
+        h, w = -(-h // s1), -(-w // s1)
+    ends = [lower(space.dress(space.network(rows, space.name)))[1 + len(rows) :] for rows in states.values()]
+    end = np.array([sum(of(layer.key)[0] for layer in layers) for layers in ends])
     return Additive(constant, tuple(tables), end)
 
 

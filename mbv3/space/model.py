@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
@@ -11,10 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbv3.errors import BadInput, shown
-from mbv3.spec import ArchSpec, Classify, Conv, DSConv, MBConv, Row, make_divisible
+from mbv3.spec import (
+    ArchSpec,
+    Classify,
+    Conv,
+    DSConv,
+    MBConv,
+    Row,
+    make_divisible,
+    with_head,
+    with_output_stride,
+)
 from mbv3.spec.rows import NL, Gate, Skip
 
-__all__ = ["FIELDS", "Block", "Gene", "Genome", "SearchSpace", "Value", "Variant", "scale"]
+__all__ = ["FIELDS", "Block", "Gene", "Genome", "SearchSpace", "Value", "Variant", "scale", "under_head"]
 
 Genome = tuple[int, ...]
 
@@ -84,10 +96,17 @@ class SearchSpace:
     se_ratio: float = 0.25
     width: float = 1.0
     source: str = ""
+    dense: tuple[str, int] | None = field(default=None, repr=False)  # name, classes: what networks are deployed under
+    output_stride: int | None = field(default=None, repr=False)  # beyond it blocks are dilated in place of strides
     genes: tuple[Gene, ...] = field(init=False)
+    rates: tuple[int, ...] = field(init=False, repr=False)  # dilation of each block
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "genes", tuple(g for b in self.blocks for g in b.genes))
+        most = self.output_stride or math.inf
+        reached = itertools.accumulate((b.s for b in self.blocks), operator.mul, initial=self.stem.s)
+        rates = tuple(max(1, int(stride // most)) for stride in itertools.islice(reached, 1, None))
+        object.__setattr__(self, "rates", rates)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -172,14 +191,14 @@ class SearchSpace:
         """Output channels of a block under these settings."""
         return self.filters(settings["out"], settings["width"])
 
-    def block_rows(self, block: Block, settings: Mapping[str, Any], cin: int) -> list[Row]:
-        """The rows of one block with `cin` input channels."""
+    def block_rows(self, block: Block, settings: Mapping[str, Any], cin: int, rate: int = 1) -> list[Row]:
+        """The rows of one block with `cin` input channels; with a `rate` above one dilated in place of its stride."""
         out = self.block_out(settings)
         op, k, nl = settings["op"], settings["k"], cast(NL, settings["nl"])
         if op == "identity":
             # NAS-Bench-Macro: nothing, or a plain 1x1 where the shape changes
             same = block.s == 1 and cin == out
-            return [] if same else [Conv(k=1, out=out, nl="NONE", s=block.s)]
+            return [] if same else [Conv(k=1, out=out, nl="NONE", s=block.s if rate == 1 else 1)]
         rows: list[Row] = []
         for j in range(settings["l"]):
             s = block.s if j == 0 else 1
@@ -195,10 +214,13 @@ class SearchSpace:
             elif settings["se"]:
                 se = make_divisible(inner * self.se_ratio)
             se = min(se, inner)  # below 8 channels make_divisible would squeeze into more than there are
+            d = rate if k > 1 else 1
+            s = s if rate == 1 else 1
             if op == "mbconv":
-                rows.append(MBConv(k=k, exp=exp, out=out, se=se, nl=nl, s=s, skip=skip))
+                rows.append(MBConv(k=k, exp=exp, out=out, se=se, nl=nl, s=s, skip=skip, dilation=d))
             else:
-                rows.append((DSConv if op == "dsconv" else Conv)(k=k, out=out, se=se, nl=nl, s=s, skip=skip))
+                kind = DSConv if op == "dsconv" else Conv
+                rows.append(kind(k=k, out=out, se=se, nl=nl, s=s, skip=skip, dilation=d))
             cin = out
         return rows
 
@@ -211,19 +233,22 @@ class SearchSpace:
         return parts
 
     def spec(self, genome: Genome, name: str | None = None) -> ArchSpec:
-        """The network of a genome at the space's scale."""
+        """The network of a genome at the space's scale, as a classifier."""
         genome = self.check(genome)
         rows: list[Row] = []
-        stem = self.scaled_stem()
-        cin = stem.out
-        for block, choices in self.split(genome):
+        cin = self.scaled_stem().out
+        for (block, choices), rate in zip(self.split(genome), self.rates, strict=True):
             settings = block.settings(choices)
-            rows += self.block_rows(block, settings, cin)
+            rows += self.block_rows(block, settings, cin, rate)
             cin = self.block_out(settings)
+        return self.network(rows, name or f"{self.name}-{'-'.join(map(str, genome))}")
+
+    def network(self, rows: Sequence[Row], name: str) -> ArchSpec:
+        """`rows` between the space's stem and its tail and classifier."""
         return ArchSpec(
-            name=name or f"{self.name}-{'-'.join(map(str, genome))}",
+            name=name,
             resolution=self.resolution,
-            stem=stem,
+            stem=self.scaled_stem(),
             rows=tuple(rows),
             tail=self.scaled_tail(),
             head=self.scaled_head(),
@@ -231,6 +256,22 @@ class SearchSpace:
             bn_eps=self.bn_eps,
             bn_momentum=self.bn_momentum,
         )
+
+    def dress(self, spec: ArchSpec) -> ArchSpec:
+        """`spec` as it is deployed: under the space's dense head and at its output stride; without one as it is.
+
+        Raises:
+            BadInput: the backbone is too shallow for the head, or ends at no such stride.
+        """
+        if self.dense is not None:
+            spec = with_head(spec, *self.dense)
+        if self.output_stride is not None and spec.stride > self.output_stride:
+            spec = with_output_stride(spec, self.output_stride)
+        return spec
+
+    def deployed(self, genome: Genome, name: str | None = None) -> ArchSpec:
+        """The network of a genome as it is deployed, which is what is timed."""
+        return self.dress(self.spec(genome, name))
 
 
 def scale(
@@ -249,3 +290,18 @@ def scale(
     res = (resolution, resolution) if isinstance(resolution, int) else resolution or space.resolution
     head = space.head if classes is None else replace(space.head, classes=classes)
     return replace(space, width=space.width * width, resolution=res, head=head)
+
+
+def under_head(space: SearchSpace, head: str, classes: int, output_stride: int | None = None) -> SearchSpace:
+    """`space` whose networks are deployed under a dense head, a name of `head_names()`, with a last map at
+    1/`output_stride` of the input: by default 1/16, or the space's own stride where that is finer. In LR-ASPP the last
+    block is dilated (Howard 2019, section 6.4).
+
+    Raises:
+        BadInput: its networks are too shallow for the head, end at no such stride, or the input is smaller than it.
+    """
+    example = tuple(0 for _ in space.sizes)  # the strides are those of every network
+    stride = output_stride or min(16, space.spec(example).stride)
+    plain = replace(space, dense=(head, classes))
+    with_output_stride(plain.dress(plain.spec(example, space.name)), stride)
+    return replace(plain, output_stride=stride)

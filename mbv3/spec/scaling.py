@@ -7,7 +7,7 @@ from typing import Literal
 
 from mbv3.errors import BadInput, shown
 from mbv3.spec.arch import ArchSpec
-from mbv3.spec.rows import Classify, Conv, MBConv, Row, make_divisible
+from mbv3.spec.rows import Classify, Conv, MBConv, Row, Skip, make_divisible
 
 __all__ = ["RULES", "TailRule", "WidthRule", "scale_spec"]
 
@@ -71,7 +71,10 @@ def scale_spec(
             # MnasNet squeezes a share of the block's input, MobileNetV3 of its expansion
             block_in = row.se == max(1, cin // 4) and row.exp != cin
             se = max(1, new_cin // 4) if block_in and row.se else _se(row, row.exp, exp)
-            rows.append(replace(row, out=out, exp=exp, se=min(se, exp)))
+            # channels that become equal make a residual, as in every family that scales (torchvision's rule)
+            joins = row.skip == "none" and row.s == 1 and cin != row.out and new_cin == out
+            skip: Skip = "identity" if joins else row.skip
+            rows.append(replace(row, out=out, exp=exp, se=min(se, exp), skip=skip))
         else:
             inner, new = (row.out, out) if isinstance(row, Conv) else (cin, new_cin)
             rows.append(replace(row, out=out, se=_se(row, inner, new)))

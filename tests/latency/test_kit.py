@@ -158,12 +158,13 @@ def test_what_the_device_lacks_is_said(plan: BuildPlan, tmp_path: Path, kit: Pat
     done = run(folder)
     assert done.returncode == 2 and "is not the file that the kit was made with; copy the kit anew" in done.stderr
     (folder / "models.bin").write_bytes(kit_files(plan, "onnxruntime", 1, minutes=0.02)["models.bin"])
-    header = json.loads((kit / "results.jsonl").read_text().split("\n")[0])
-    (folder / "results.jsonl").write_text(json.dumps({**header, "kit": "0" * 64}) + "\n")
+    first, measured = (kit / "results.jsonl").read_text().split("\n", 1)
+    header = json.loads(first)
+    (folder / "results.jsonl").write_text(json.dumps({**header, "kit": "0" * 64}) + "\n" + measured)
     done = run(folder)
     assert done.returncode == 2 and "results of another kit or device; move the file away" in done.stderr
     same = {**header, "fingerprint": {**header["fingerprint"], "governor": "powersave", "kernel": "6.99"}}
-    (folder / "results.jsonl").write_text(json.dumps(same) + "\n")  # another governor is no other device
+    (folder / "results.jsonl").write_text(json.dumps(same) + "\n" + measured)  # another governor is no other device
     assert run(folder).returncode == 0
     (folder / "results.jsonl").unlink()
     sessions = folder / "mbv3/latency/sessions.py"

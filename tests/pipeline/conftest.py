@@ -62,7 +62,7 @@ def computed_table(space: SearchSpace, **fingerprint: object) -> LatencyTable:
         layers[k] = Timed(round(layer_ms(k), 6), 12, round(layer_ms(k), 6), 0.0)
     nets = []
     for g in space.sample(np.random.default_rng(0), 6):
-        spec = space.spec(tuple(int(v) for v in g))
+        spec = space.deployed(tuple(int(v) for v in g))
         keys = [x.key for x in lower(spec)]
         hot = sum(layers[k].ms for k in keys)
         mb, madds = sum(map(weights_mb, keys)), sum(lower_key(k).madds for k in keys)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbv3.space import SearchSpace, load_space, parse_space, preset_names, scale, tabulate
+from mbv3.space import SearchSpace, load_space, parse_space, preset_names, scale, tabulate, under_head
 from mbv3.space.additive import layer_keys
-from mbv3.spec import LayerKey, count, lower, lower_key
+from mbv3.spec import LayerKey, count, lower, lower_key, with_head, with_output_stride
 
 from .strategies import genomes
 
@@ -46,6 +46,16 @@ def small() -> SearchSpace:
 
 
 SPACES = {name: scale(load_space(name), 0.5, 48) for name in preset_names()} | {"small": parse_space(SMALL)}
+HEADED = {  # one tap or two, of a row's output or inside it, in spaces whose widths and expansions vary
+    f"{name} under {head}": under_head(SPACES[name], head, 3, stride)
+    for name, head, stride in (
+        ("mnasnet-imagenet", "lraspp-torchvision", 16),
+        ("mobilenetv3", "lraspp", 8),
+        ("mnasnet", "lraspp-mmseg", 16),
+        ("nas-bench-macro", "lraspp", None),
+    )
+}
+SPACES |= HEADED
 COSTS = {name: tabulate(space, arbitrary) for name, space in SPACES.items()}
 
 
@@ -54,8 +64,21 @@ COSTS = {name: tabulate(space, arbitrary) for name, space in SPACES.items()}
 def test_the_sum_is_that_over_the_networks_layers(name: str, data: st.DataObject) -> None:
     space = SPACES[name]
     genome = data.draw(genomes(space))
-    expected = sum(arbitrary(x.key) for x in lower(space.spec(genome)))
+    expected = sum(arbitrary(x.key) for x in lower(space.deployed(genome)))
     assert COSTS[name](np.array([genome]))[0] == pytest.approx(expected, abs=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(sorted(HEADED)), st.data())
+def test_a_deployed_network_is_the_classifier_changed_by_the_specs_own_functions(
+    name: str, data: st.DataObject
+) -> None:
+    space, plain = HEADED[name], SPACES[name.partition(" ")[0]]
+    genome = data.draw(genomes(space))
+    assert space.dense is not None and space.output_stride is not None
+    expected = with_output_stride(with_head(plain.spec(genome), *space.dense), space.output_stride)
+    assert space.deployed(genome) == expected
+    assert space.spec(genome) == with_output_stride(plain.spec(genome), space.output_stride)
 
 
 def test_many_genomes_give_what_each_gives_alone(small: SearchSpace) -> None:

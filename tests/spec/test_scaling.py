@@ -131,3 +131,11 @@ def test_a_bad_width_is_refused(width: float) -> None:
 def test_a_bad_resolution_is_refused() -> None:
     with pytest.raises(DocumentError, match=r"input.resolution: must be a whole number from 1 to 8192 \(got 0\)"):
         scale_spec(load_spec("mobilenet_v2"), resolution=(0, 224))
+
+
+def test_channels_that_become_equal_make_a_residual() -> None:
+    """MobileNetV3-Small at 0.35: the row from 40 to 48 channels becomes 16 to 16, where torchvision adds the input."""
+    spec = load_spec("mobilenet_v3_small")
+    small = load_spec("mobilenet_v3_small@0.35")
+    joined = [i for i, (a, b) in enumerate(zip(spec.rows, small.rows, strict=True)) if a.skip != b.skip]
+    assert joined == [6] and small.rows[6].skip == "identity" and small.rows[5].out == small.rows[6].out == 16
