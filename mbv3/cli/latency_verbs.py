@@ -254,7 +254,7 @@ def _measure_many(args: Namespace) -> int:
     nets = unseen_networks(table, _space_of(table, args.space), args.networks, args.seed)
     runtime = open_runtime(args.runtime, args.threads)
     device = Device(runtime, reference_of(table))
-    measured = device.networks([spec for _, spec in nets], more_s=60 * args.minutes)
+    measured = device.networks([spec for _, spec in nets], more_s=60 * args.minutes, max_s=15 * args.minutes)
     times = tuple(zip((label for label, _ in nets), measured.ms, strict=True))
     write_atomic(Path(args.out), MeasuredNetworks(times, runtime.fingerprint, device.reference_ms).dumps())
     if args.json:
