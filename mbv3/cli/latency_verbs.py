@@ -37,7 +37,8 @@ def _space_of(table: LatencyTable, given: str) -> SearchSpace:
         resolution = parse_resolution(str(about["resolution"]))
         space = scale(base, float(about["width"]), resolution, int(about["classes"]))
         if "head" in about:
-            space = under_head(space, *about["head"], about["output_stride"])
+            head, classes = about["head"]
+            space = under_head(space, head, classes, about["output_stride"])
     except (KeyError, BadInput) as e:
         raise BadInput(
             f"the table does not say a space that is known here ({e}); give --space FILE, or check where it was built"
