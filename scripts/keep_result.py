@@ -18,7 +18,7 @@ FIELDS = (
     "command", "started", "target_ms", "measured_ms", "measured_error_ms", "predicted_ms", "reference",
     "reference_ms", "raw_reference_ms", "seed_ms", "accuracy", "netadapt_accuracy", "params", "madds", "range_ms",
     "scale", "plan", "comparison", "notes", "references", "stages", "total_s", "versions", "device", "seeds",
-    "hashes", "status", "exit",
+    "hashes", "task", "head", "classes", "output_stride", "status", "exit",
 )  # fmt: skip
 
 
