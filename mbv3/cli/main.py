@@ -127,7 +127,11 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--optimizer", metavar="NAME", help="sgd, adamw or rmsprop")
     p.add_argument("--weight-decay", type=float, metavar="W")
     p.add_argument("--label-smoothing", type=float, metavar="S")
-    p.add_argument("--augment", metavar="NAME", help="none, shift, inception or inception+trivial")
+    p.add_argument(
+        "--augment",
+        metavar="NAME",
+        help="classify: none, shift, inception or inception+trivial; segment: none or scale; detect: none or ssd",
+    )
     p.add_argument("--ema", type=float, metavar="D", help="decay of the averaged weights, 0 for none")
     p.add_argument("--dropout", type=float, metavar="P", help="before the classifier")
     p.add_argument("--resolution", metavar="R|HxW", help="pixels (default: the network's own)")

@@ -2,7 +2,7 @@
 
 from mbv3.data.annotations import Annotated, find_boxes
 from mbv3.data.augment import AUGMENTS, Augment
-from mbv3.data.boxes import Boxes, BoxSet
+from mbv3.data.boxes import Boxes, BoxSet, Kind
 from mbv3.data.decode import IGNORED, Framing
 from mbv3.data.folder import find_class_folder, load_class_folder, peek_class_folder, stored_size
 from mbv3.data.images import ImageSet, Pixels, batch_order, make_batch, normalise, split, split_labels
@@ -19,6 +19,7 @@ __all__ = [
     "Boxes",
     "Framing",
     "ImageSet",
+    "Kind",
     "MaskFiles",
     "MaskSet",
     "Pixels",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,13 +14,13 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from mbv3.data.boxes import Boxes
-from mbv3.data.decode import SUFFIXES, image_size, listed
+from mbv3.data.boxes import Boxes, Kind
+from mbv3.data.decode import SUFFIXES, image_header, listed
 from mbv3.errors import BadInput
 
 __all__ = ["Annotated", "find_boxes"]
 
-PARTS = {"training": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
+PARTS = {"training": ("train", "trainval"), "validation": ("val", "valid", "validation"), "test": ("test",)}
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,11 @@ class Annotated:
 
 @dataclass
 class _Raw:
-    """One image before its classes are numbered: boxes in pixels as (name, left, top, right, bottom, hard)."""
+    """One image before its classes are numbered: boxes in pixels as (name, left, top, right, bottom, kind)."""
 
     path: Path
     size: tuple[int, int]
-    objects: list[tuple[str, float, float, float, float, bool]] = field(default_factory=list)
+    objects: list[tuple[str, float, float, float, float, Kind]] = field(default_factory=list)
 
 
 @dataclass
@@ -46,6 +48,23 @@ class _Notes:
     faults: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
+    turned: list[str] = field(default_factory=list)
+
+    def image(self, path: Path, declared: tuple[float, float]) -> _Raw | None:
+        """The image, unless it cannot be opened or is of another (height, width) than its annotation says; 0 says
+        nothing. Boxes of another size or turn would be wrong, and nobody would see it."""
+        found = image_header(path)
+        if found is None:
+            self.faults.append(f"{path}: cannot be opened as an image")
+            return None
+        size, turned = found
+        if all(declared) and declared != size:
+            said, shown = (f"{w:g}x{h:g}" for h, w in (declared, size))
+            self.faults.append(f"{path}: its annotation is of {said}, the image as it is shown {shown}")
+            return None
+        if turned:
+            self.turned.append(str(path))
+        return _Raw(path, size)
 
 
 def find_boxes(root: Path, *, skip_broken: bool = False) -> dict[str, Annotated]:
@@ -68,6 +87,7 @@ def find_boxes(root: Path, *, skip_broken: bool = False) -> dict[str, Annotated]
     if notes.faults and not skip_broken:
         raise BadInput(f"{root}: {len(notes.faults)} fault(s) in its annotations; repair or remove them, or go on "
                        f"without them: --skip-broken\n{listed(notes.faults)}")  # fmt: skip
+    _apart(root, raw)
     names = sorted({o[0] for image in raw.get("training", ()) for o in image.objects})
     if not names:
         raise BadInput(f"{root}: its training part has no box")
@@ -77,10 +97,21 @@ def find_boxes(root: Path, *, skip_broken: bool = False) -> dict[str, Annotated]
     parts = {part: _numbered(images, names, notes) for part, images in raw.items() if images}
     mended = [f"{len(lines)} {what}, for instance {lines[0]}" for lines, what in (
         (notes.faults, "faulty annotations left out"), (notes.outside, "boxes cut to their image"),
-        (notes.empty, "boxes without area left out")) if lines]  # fmt: skip
+        (notes.empty, "boxes without area left out"),
+        (notes.turned, "photographs turned upright, whose boxes are taken to be of what is then seen"),
+    ) if lines]  # fmt: skip
     first = parts["training"]
     parts["training"] = Annotated(first.files, first.boxes, first.sizes, first.classes, tuple(mended))
     return parts
+
+
+def _apart(root: Path, raw: dict[str, list[_Raw]]) -> None:
+    """Raises: BadInput when an image is in two parts: a score over training images says nothing."""
+    for one, other in combinations(raw, 2):
+        both = sorted({i.path for i in raw[one]} & {i.path for i in raw[other]})
+        if both:
+            raise BadInput(f"{root}: {len(both)} image(s) are in its {one} part and in its {other} part, for instance "
+                           f"{both[0]}; take them out of one")  # fmt: skip
 
 
 def _numbered(images: list[_Raw], names: list[str], notes: _Notes) -> Annotated:
@@ -88,8 +119,8 @@ def _numbered(images: list[_Raw], names: list[str], notes: _Notes) -> Annotated:
     boxes = []
     for image in images:
         h, w = image.size
-        edges, labels, hard = [], [], []
-        for name, x0, y0, x1, y1, difficult in image.objects:
+        edges, labels, kinds = [], [], []
+        for name, x0, y0, x1, y1, kind in image.objects:
             shown = f"{image.path}: {name} ({x0:g}, {y0:g}, {x1:g}, {y1:g}) in {w}x{h}"
             inside = min(max(x0, 0), w), min(max(y0, 0), h), min(max(x1, 0), w), min(max(y1, 0), h)
             if inside[2] - inside[0] <= 0 or inside[3] - inside[1] <= 0:
@@ -99,9 +130,9 @@ def _numbered(images: list[_Raw], names: list[str], notes: _Notes) -> Annotated:
                 notes.outside.append(shown)
             edges.append([inside[0] / w, inside[1] / h, inside[2] / w, inside[3] / h])
             labels.append(at[name])
-            hard.append(difficult)
+            kinds.append(kind)
         boxes.append(
-            Boxes(np.array(edges, np.float32).reshape(-1, 4), np.array(labels, np.int64), np.array(hard, np.bool_))
+            Boxes(np.array(edges, np.float32).reshape(-1, 4), np.array(labels, np.int64), np.array(kinds, np.int64))
         )
     sizes = np.array([i.size for i in images], dtype=np.int64)
     return Annotated(tuple(i.path for i in images), tuple(boxes), sizes, tuple(names))
@@ -118,7 +149,7 @@ def _voc(root: Path, notes: _Notes) -> dict[str, list[_Raw]] | None:
     images = {p.stem: p for p in sorted((place / "JPEGImages").glob("*")) if p.suffix.lower() in SUFFIXES}
     lists = place / "ImageSets" / "Main"
     parts: dict[str, list[str]] = {}
-    for part, names in {**PARTS, "training": ("train", "trainval")}.items():
+    for part, names in PARTS.items():
         file = next((f for n in names if (f := lists / f"{n}.txt").is_file()), None)
         if file is not None:
             # VOC's own lists carry a flag behind the name
@@ -139,13 +170,12 @@ def _voc_image(file: Path, image: Path | None, notes: _Notes) -> _Raw | None:
     if image is None:
         notes.faults.append(f"{file}: an annotation without its image {file.stem} in JPEGImages")
         return None
-    size = image_size(image)
-    if size is None:
-        notes.faults.append(f"{image}: cannot be opened as an image")
-        return None
-    raw = _Raw(image, size)
     try:
-        for thing in ElementTree.parse(file).getroot().iter("object"):
+        root = ElementTree.parse(file).getroot()
+        raw = notes.image(image, (float(root.findtext("size/height") or 0), float(root.findtext("size/width") or 0)))
+        if raw is None:
+            return None
+        for thing in root.iter("object"):
             edges = [float(thing.findtext(f"bndbox/{k}") or "nan") for k in ("xmin", "ymin", "xmax", "ymax")]
             name = (thing.findtext("name") or "").strip()
             if not name or not np.isfinite(edges).all():
@@ -153,7 +183,8 @@ def _voc_image(file: Path, image: Path | None, notes: _Notes) -> _Raw | None:
             # VOC counts pixels from 1, its last one included; who writes 0 counts from there
             x0, y0, x1, y1 = edges
             x0, y0 = (v - 1 if v >= 1 else v for v in (x0, y0))
-            raw.objects.append((name, x0, y0, x1, y1, (thing.findtext("difficult") or "0").strip() == "1"))
+            difficult = (thing.findtext("difficult") or "0").strip() == "1"
+            raw.objects.append((name, x0, y0, x1, y1, Kind.DIFFICULT if difficult else Kind.PLAIN))
     except FileNotFoundError:
         notes.faults.append(f"{file}: no such annotation, though a list names it")
         return None
@@ -168,43 +199,59 @@ def _voc_image(file: Path, image: Path | None, notes: _Notes) -> _Raw | None:
 
 def _coco(root: Path, notes: _Notes) -> dict[str, list[_Raw]] | None:
     found: dict[str, list[_Raw]] = {}
+    everything = sorted((root / "annotations").glob("*.json"))
     for part, names in PARTS.items():
         own = [f for n in names if (f := root / n / "_annotations.coco.json").is_file()]
-        shared = [f for n in names for f in sorted((root / "annotations").glob(f"*{n}*.json"))]
+        shared = [f for n in names for f in everything if n in re.split("[^a-z]+", f.stem.lower())]
         # COCO has captions and keypoints beside the boxes
         shared = sorted(shared, key=lambda f: not f.name.startswith("instances"))
-        if own or shared:
-            file = (own or shared)[0]
+        files = own or shared
+        if part == "test":  # COCO's own has no boxes: they are kept from us
+            files = [f for f in files if "annotations" in _document(f)]
+        if files:
+            file = files[0]
             year = file.stem.rpartition("_")[2]
             folders = [file.parent, *(root / n for n in (year, *names)), *(root / "images" / n for n in (year, *names)),
                        root / "images", root]  # fmt: skip
             found[part] = _coco_part(file, folders, notes)
-    alone = sorted((root / "annotations").glob("*.json"))
-    if not found and alone:
-        found["training"] = _coco_part(alone[0], [root / "images", root], notes)
+    if not found and everything:
+        found["training"] = _coco_part(everything[0], [root / "images", root], notes)
     return found or None
 
 
-def _coco_part(file: Path, folders: list[Path], notes: _Notes) -> list[_Raw]:
+def _document(file: Path) -> dict[str, Any]:
     try:
         document = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as e:
+        raise BadInput(f"{file}: no COCO annotations ({type(e).__name__}: {e})") from None
+    if not isinstance(document, dict):
+        raise BadInput(f"{file}: no COCO annotations (a {type(document).__name__}, not a mapping)")
+    return document
+
+
+def _coco_part(file: Path, folders: list[Path], notes: _Notes) -> list[_Raw]:
+    document = _document(file)
+    try:
         names = {c["id"]: str(c["name"]) for c in document["categories"]}
-        listed_images = [(i["id"], str(i["file_name"])) for i in document["images"]]
+        listed_images = [
+            (i["id"], str(i["file_name"]), (float(i.get("height") or 0), float(i.get("width") or 0)))
+            for i in document["images"]
+        ]
         annotations: list[dict[str, Any]] = document["annotations"]
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise BadInput(f"{file}: no COCO annotations ({type(e).__name__}: {e})") from None
     find: Callable[[str], Path | None] = lambda n: next((p for f in folders if (p := f / n).is_file()), None)  # noqa: E731
     images: dict[Any, _Raw] = {}
     missing: set[Any] = set()
-    for key, name in listed_images:
+    for key, name, declared in listed_images:
         path = find(name)
-        size = image_size(path) if path is not None else None
-        if path is None or size is None:
+        if path is None:
+            notes.faults.append(f"{file}: an annotation without its image {name}")
+        raw = notes.image(path, declared) if path is not None else None
+        if raw is None:
             missing.add(key)
-            why = "an annotation without its image" if path is None else "cannot be opened as an image"
-            notes.faults.append(f"{path or file}: {why}" + (f" {name}" if path is None else ""))
         else:
-            images[key] = _Raw(path, size)
+            images[key] = raw
     for a in annotations:
         key = a.get("image_id") if isinstance(a, dict) else None
         box = a.get("bbox") if isinstance(a, dict) else None
@@ -217,5 +264,5 @@ def _coco_part(file: Path, folders: list[Path], notes: _Notes) -> list[_Raw]:
                                 "needs the image_id of an image, a known category_id and a bbox of four")  # fmt: skip
             continue
         x, y, w, h = map(float, box)  # type: ignore[arg-type]
-        images[key].objects.append((category, x, y, x + w, y + h, bool(a.get("iscrowd"))))
+        images[key].objects.append((category, x, y, x + w, y + h, Kind.CROWD if a.get("iscrowd") else Kind.PLAIN))
     return list(images.values())

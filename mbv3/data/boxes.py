@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 import torch
@@ -14,19 +15,28 @@ from torch import Tensor
 from mbv3.data.augment import Augment, colours
 from mbv3.data.images import Pixels
 
-__all__ = ["BoxSet", "Boxes", "box_overlap"]
+__all__ = ["BoxSet", "Boxes", "Kind", "box_overlap"]
 
 Target = list[tuple[Tensor, Tensor]]
+
+
+class Kind(IntEnum):
+    """What a box is: one object; one that VOC calls difficult, which counts for nothing in a score; many objects in one
+    box, COCO's crowd, which is not learned from either."""
+
+    PLAIN = 0
+    DIFFICULT = 1
+    CROWD = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
     """Boxes of one image: (K, 4) left, top, right, bottom as shares of its width and height; class indices (K,) from
-    0; which of them count for nothing in a score."""
+    0; their `Kind` (K,)."""
 
     edges: NDArray[np.float32]
     labels: NDArray[np.int64]
-    hard: NDArray[np.bool_]
+    kinds: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -52,10 +62,11 @@ class BoxSet:
         pixels = np.array(self.images[index])
         target: Target = []
         for n, i in enumerate(index):
-            edges, labels = self.boxes[i].edges, self.boxes[i].labels
+            alone = self.boxes[i].kinds != Kind.CROWD
+            edges, labels = self.boxes[i].edges[alone], self.boxes[i].labels[alone]
             if augment != "none":
                 pixels[n], edges, labels = _changed(pixels[n], edges, labels, rng)
-            target.append((torch.from_numpy(np.array(edges)), torch.from_numpy(labels + 1)))
+            target.append((torch.from_numpy(edges), torch.from_numpy(labels + 1)))
         return pixels, target
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -12,12 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 __all__ = [
-    "BROKEN", "IGNORED", "SUFFIXES", "Framing", "decode_image", "decode_mask", "image_size", "listed", "read_mask",
-    "to_rgb",
+    "BROKEN", "IGNORED", "SUFFIXES", "Framing", "decode_image", "decode_mask", "image_header", "image_size", "listed",
+    "read_mask", "to_rgb",
 ]  # fmt: skip
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff"}
-BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+# struct.error: of metadata that end too early
+BROKEN = (
+    OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
 
 # the largest middle part of the wanted shape; the whole image; a map of class indices
 Framing = Literal["middle", "stretch", "mask"]
@@ -30,15 +34,31 @@ def listed(faults: list[str], most: int = 10) -> str:
     return "\n".join(f"  {f}" for f in faults[:most] + more)
 
 
+def _orientation(image: Image.Image) -> int:
+    """1 to 8 as EXIF has it; 1, upright, where that part of the file is torn."""
+    try:
+        found = image.getexif().get(0x0112, 1)
+    except BROKEN:
+        return 1
+    return found if found in range(1, 9) else 1
+
+
 def image_size(path: Path) -> tuple[int, int] | None:
     """(height, width) as shown, from the header; None for what is no image or too large to be one."""
+    found = image_header(path)
+    return None if found is None else found[0]
+
+
+def image_header(path: Path) -> tuple[tuple[int, int], bool] | None:
+    """`image_size`, and whether the file says that its pixels are to be turned or mirrored."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd EXIF data and the like do no harm
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(path) as image:
-                lies = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-                return image.size if lies else (image.height, image.width)
+                orientation = _orientation(image)
+                size = image.size if orientation > 4 else (image.height, image.width)
+                return size, orientation != 1
         except BROKEN:
             return None
 
@@ -53,9 +73,14 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """A phone's photo lies on its side, and says so."""
+    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB, upright."""
-    return _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")  # a phone's photo lies on its side
+    return _eight_bits(_upright(image)).convert("RGB")
 
 
 def decode_image(path: Path, size: tuple[int, int], fit: Framing) -> tuple[NDArray[np.uint8] | None, bytes, str]:
@@ -80,11 +105,11 @@ def decode_image(path: Path, size: tuple[int, int], fit: Framing) -> tuple[NDArr
 
 
 def read_mask(path: Path) -> NDArray[np.int64]:
-    """Class indices (H, W) as the file has them. Raises: one of BROKEN."""
+    """Class indices (H, W), upright. Raises: one of BROKEN."""
     with Image.open(path) as image:
         if image.mode not in ("1", "L", "P", "I", "I;16"):
             raise ValueError(f"a mask holds one class index a pixel; this one has colours ({image.mode})")
-        return np.asarray(image).astype(np.int64)
+        return np.asarray(_upright(image)).astype(np.int64)
 
 
 def decode_mask(path: Path, size: tuple[int, int]) -> tuple[NDArray[np.uint8] | None, bytes, str]:

@@ -23,7 +23,8 @@ def find_class_folder(
     """Class names, and (file, label) of every image; nothing is decoded.
 
     Raises:
-        BadInput: not a folder of at least two class folders with two images each, or other classes than `like`.
+        BadInput: not a folder of at least two class folders with two images each (one, where `like` is given), or other
+            classes than `like`.
     """
     if not folder.exists():
         raise BadInput(f"{folder}: no such data folder")
@@ -49,7 +50,8 @@ def find_class_folder(
         raise BadInput(f"{folder}: its {len(names)} class folders hold no images ({', '.join(sorted(SUFFIXES))})")
     if empty:
         raise BadInput(f"{folder}: no images in class folder(s) {', '.join(empty[:5])}; fill or remove them")
-    few = [names[c] for c, n in Counter(c for _, c in files).items() if n < 2]
+    # one held out, one to learn from; a part to score on needs no more than one
+    few = [] if like is not None else [names[c] for c, n in Counter(c for _, c in files).items() if n < 2]
     if few:
         raise BadInput(f"{folder}: only one image in class folder(s) {', '.join(few[:5])}; at least two are needed")
     if like is not None:

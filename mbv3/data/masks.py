@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from mbv3.data.augment import Augment, colours
-from mbv3.data.decode import BROKEN, IGNORED, SUFFIXES, image_size, listed, read_mask
+from mbv3.data.decode import BROKEN, IGNORED, SUFFIXES, image_header, listed, read_mask
 from mbv3.data.images import Pixels
 from mbv3.errors import BadInput
 
@@ -23,12 +23,14 @@ __all__ = ["MaskFiles", "MaskSet", "find_masks", "read_class_names"]
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """Pairs of files, what is wrong with those left out, and the highest class index met."""
+    """Pairs of files, what is wrong with those left out, the indices that each mask holds, and whether its image is
+    turned before it is used."""
 
     images: tuple[Path, ...]
     masks: tuple[Path, ...]
     faults: tuple[str, ...]
-    highest: int
+    seen: tuple[frozenset[int], ...]
+    turned: tuple[bool, ...]
 
 
 def read_class_names(root: Path) -> tuple[str, ...]:
@@ -64,37 +66,41 @@ def find_masks(folder: Path, classes: int | None, *, skip_broken: bool = False) 
     faults += [f"{masks[s]}: an annotation without its image in {folder / 'images'}" for s in masks if s not in images]
     both = [s for s in images if s in masks]
 
-    def look(stem: str) -> tuple[int, str]:
+    none: frozenset[int] = frozenset()
+
+    def look(stem: str) -> tuple[frozenset[int], bool, str]:
         try:
             mask = read_mask(masks[stem])
         except BROKEN as e:
-            return -1, f"{masks[stem]}: {e or type(e).__name__}"
-        size = image_size(images[stem])
-        if size is None:
-            return -1, f"{images[stem]}: cannot be opened as an image"
+            return none, False, f"{masks[stem]}: {e or type(e).__name__}"
+        found = image_header(images[stem])
+        if found is None:
+            return none, False, f"{images[stem]}: cannot be opened as an image"
+        size, turned = found
         if mask.shape != size:
-            return -1, (f"{masks[stem]}: is {mask.shape[1]}x{mask.shape[0]}, "
+            return none, False, (f"{masks[stem]}: is {mask.shape[1]}x{mask.shape[0]}, "
                         f"its image is {size[1]}x{size[0]}; make them equal")  # fmt: skip
-        seen = np.unique(mask)
-        seen = seen[seen != IGNORED]
-        wrong = seen[(seen < 0) | (seen >= (IGNORED if classes is None else classes))]
-        if len(wrong):
+        seen = frozenset(np.unique(mask).tolist())
+        wrong = sorted(i for i in seen - {IGNORED} if not 0 <= i < (IGNORED if classes is None else classes))
+        if wrong:
             shown = ", ".join(map(str, wrong[:5]))
             most = IGNORED - 1 if classes is None else classes - 1
-            return -1, f"{masks[stem]}: class indices {shown} are out of range 0 to {most} ({IGNORED} is ignored)"
-        return int(seen.max(initial=0)), ""
+            why = f"class indices {shown} are out of range 0 to {most} ({IGNORED} is ignored)"
+            return none, False, f"{masks[stem]}: {why}"
+        return seen, turned, ""
 
     with ThreadPoolExecutor() as pool:
         looked = list(pool.map(look, both))
-    faults += [fault for _, fault in looked if fault]
-    good = [s for s, (_, fault) in zip(both, looked, strict=True) if not fault]
+    faults += [fault for _, _, fault in looked if fault]
+    good = [s for s, (_, _, fault) in zip(both, looked, strict=True) if not fault]
     if faults and (not skip_broken or not good):
         cure = "repair or remove them" + ("" if skip_broken else ", or go on without them: --skip-broken")
         raise BadInput(f"{folder}: {len(faults)} fault(s) in images and masks; {cure}\n{listed(faults)}")
     if not good:
         raise BadInput(f"{folder}: no images ({', '.join(sorted(SUFFIXES))}) in {folder / 'images'}")
-    highest = max(h for h, _ in looked)
-    return MaskFiles(tuple(images[s] for s in good), tuple(masks[s] for s in good), tuple(faults), highest)
+    seen = tuple(indices for indices, _, fault in looked if not fault)
+    turned = tuple(lies for _, lies, fault in looked if not fault)
+    return MaskFiles(tuple(images[s] for s in good), tuple(masks[s] for s in good), tuple(faults), seen, turned)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import shutil
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def store_pixels(
 ) -> Generator[tuple[int, int], None, Decoded]:
     """Like `decode_all`, into the file `store`, which is then mapped: memory holds what is in use. Found whole, it is
     used again. Yields (done, total) now and then. Over `most_bytes`, or where the disk has no such room, files are
-    decoded each time they are needed.
+    decoded each time they are needed, and once before, to find those that cannot be.
 
     Raises:
         BadInput: images cannot be decoded (all listed), unless `skip_broken`; the disk refuses.
@@ -121,30 +122,37 @@ def store_pixels(
     stats = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     key = hashlib.sha256(json.dumps([stats, size, fit]).encode()).hexdigest()
     about = store.with_suffix(".json")
-    if about.exists() and store.exists():
+
+    def found(kept: dict[str, Any]) -> Decoded:
+        _refuse(kept["broken"], len(files), where, skip_broken)
+        index = np.array(kept["kept"], dtype=np.int64)
+        pixels: Pixels
+        if kept["stored"]:
+            pixels = np.memmap(store, dtype=np.uint8, mode="r", shape=(len(index), *size, _depth(fit)))
+        else:
+            pixels = OnDemand([files[i] for i in index], size, fit)
+        return Decoded(pixels, index, kept["sha256"], tuple(kept["broken"]))
+
+    if about.exists():
         kept = json.loads(about.read_text("utf-8"))
-        if kept["key"] == key:
-            index = np.array(kept["kept"], dtype=np.int64)
-            _refuse(kept["broken"], len(files), where, skip_broken)
-            return Decoded(
-                _mapped(store, (len(index), *size, _depth(fit))), index, kept["sha256"], tuple(kept["broken"])
-            )
+        if kept["key"] == key and (store.exists() or not kept["stored"]):
+            return found(kept)
     needed = len(files) * size[0] * size[1] * _depth(fit)
     store.parent.mkdir(parents=True, exist_ok=True)
-    if needed > most_bytes or needed > 0.9 * shutil.disk_usage(store.parent).free:
-        return Decoded(OnDemand(files, size, fit), np.arange(len(files)), key)
+    fits = needed <= most_bytes and needed <= 0.9 * shutil.disk_usage(store.parent).free
     good: list[int] = []
     broken: list[str] = []
     digest = hashlib.sha256()
     about.unlink(missing_ok=True)
     try:
         # written, not mapped: a full disk is then an error and no signal
-        with store.open("wb") as out:
+        with store.open("wb") if fits else nullcontext() as out:
             for i, (image, fingerprint, fault) in enumerate(_in_order(files, size, fit)):
                 if image is None:
                     broken.append(fault)
                 else:
-                    out.write(image.tobytes())
+                    if out is not None:
+                        out.write(image.tobytes())
                     good.append(i)
                     digest.update(fingerprint)
                 if i % 256 == 255:
@@ -152,16 +160,6 @@ def store_pixels(
     except OSError as e:
         store.unlink(missing_ok=True)
         raise BadInput(f"{store}: the decoded images cannot be written ({e.strerror or e})") from None
-    _refuse(broken, len(files), where, skip_broken)
-    kept = {"key": key, "kept": good, "broken": broken, "sha256": digest.hexdigest()}
+    kept = {"key": key, "kept": good, "broken": broken, "sha256": digest.hexdigest(), "stored": fits}
     write_atomic(about, json.dumps(kept))
-    return Decoded(
-        _mapped(store, (len(good), *size, _depth(fit))),
-        np.array(good, dtype=np.int64),
-        digest.hexdigest(),
-        tuple(broken),
-    )
-
-
-def _mapped(store: Path, shape: tuple[int, ...]) -> Pixels:
-    return np.memmap(store, dtype=np.uint8, mode="r", shape=shape)
+    return found(kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from mbv3.pipeline.train_options import TrainOptions
 from mbv3.report import Panel
 from mbv3.training import Batches, Fit, Metric, Objective
 
-__all__ = ["STAGE", "VALIDATION", "Job", "spread", "stored"]
+__all__ = ["STAGE", "VALIDATION", "Job", "fingerprint", "spread", "stored"]
 
 STAGE = "training"
 VALIDATION = ("val", "valid", "validation")
@@ -35,6 +36,14 @@ class Job:
     objective: Callable[[Fit], Objective]
     panels: Callable[[nn.Module, Batches, tuple[int, int]], list[Panel]]
     sha256: str
+
+
+def fingerprint(images: str, *truth: bytes | str) -> str:
+    """SHA-256 of the images' own and what is to be learned of them."""
+    digest = hashlib.sha256(images.encode())
+    for part in truth:
+        digest.update(part.encode() if isinstance(part, str) else part)
+    return digest.hexdigest()
 
 
 def spread(n: int, most: int) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from torch import nn
 from mbv3.data import ImageSet, find_class_folder, normalise, split_labels, stored_size
 from mbv3.errors import BadInput
 from mbv3.events import Event
-from mbv3.pipeline.job import VALIDATION, Job, stored
+from mbv3.pipeline.job import VALIDATION, Job, fingerprint, stored
 from mbv3.pipeline.train_options import TrainOptions
 from mbv3.report import Panel
 from mbv3.training import Batches, ClassifyMetric, Metric, classify_objective
@@ -55,7 +55,7 @@ def classify_job(o: TrainOptions, size: tuple[int, int], store: Path, augment: s
         for event in stored(where_all, side, store / f"pixels-{name}.u8", name, o):
             if isinstance(event, tuple):
                 pixels, kept, sha = event
-                sets[name] = ImageSet(pixels, truth[kept], classes, sha)
+                sets[name] = ImageSet(pixels, truth[kept], classes, fingerprint(sha, truth[kept].tobytes(), *classes))
             else:
                 yield event
     gone = [classes[c] for c in np.flatnonzero(np.bincount(sets["training"].labels, minlength=len(classes)) == 0)]

@@ -14,7 +14,7 @@ from torch import nn
 from mbv3.data import Annotated, BoxSet, find_boxes, normalise
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note
-from mbv3.pipeline.job import Job, spread, stored
+from mbv3.pipeline.job import Job, fingerprint, spread, stored
 from mbv3.pipeline.train_options import TrainOptions
 from mbv3.report import Box, Panel
 from mbv3.spec import ArchSpec, SSDLite, with_head
@@ -63,7 +63,9 @@ def detect_job(o: TrainOptions, spec: ArchSpec, store: Path) -> Iterator[Event |
         for event in stored(list(part.files), size, store / f"pixels-{name}.u8", name, o, "stretch"):
             if isinstance(event, tuple):
                 pixels, kept, sha = event
-                sets[name] = BoxSet(pixels, tuple(part.boxes[i] for i in kept), part.sizes[kept], classes, sha)
+                boxes = tuple(part.boxes[i] for i in kept)
+                truth = (a.tobytes() for b in boxes for a in (b.edges, b.labels, b.kinds))
+                sets[name] = BoxSet(pixels, boxes, part.sizes[kept], classes, fingerprint(sha, *truth, *classes))
             else:
                 yield event
     head = with_head(spec, spec.head, len(classes) + 1).head

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mbv3.errors import BadInput
-from mbv3.events import Event, Progress
+from mbv3.events import Event, Note, Progress
 
 __all__ = ["PREFIX", "class_folders"]
 
@@ -43,13 +43,24 @@ def class_folders(name: str, to: Path) -> Iterator[Event]:
         if not images or not labels:
             raise BadInput(f"{source}: needs a column of images and one of class labels (it has {rows.features})")
         names = [re.sub(r"[^\w .+-]", "_", c) or "_" for c in rows.features[labels[0]].names]
+        if len(set(names)) < len(names):  # equal once they are names of folders
+            names = [f"{n} {name}" for n, name in enumerate(names)]
+        without = 0
         rows = rows.cast_column(images[0], datasets.Image(decode=False))
         for i, row in enumerate(rows):
-            content = row[images[0]]
-            raw = content["bytes"] if content["bytes"] is not None else Path(content["path"]).read_bytes()
+            label, content = row[labels[0]], row[images[0]]
+            if label is None or label < 0 or content is None:  # how hidden truth of a test part is written
+                without += 1
+                continue
             # the suffix only marks a file as an image; what it is stands in its first bytes
-            file = to / PARTS[part] / names[row[labels[0]]] / f"{i:08d}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(raw)
+            file = to / PARTS[part] / names[label] / f"{i:08d}.png"
+            try:
+                raw = content["bytes"] if content["bytes"] is not None else Path(content["path"]).read_bytes()
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(raw)
+            except OSError as e:
+                raise BadInput(f"{source}: {file} cannot be written ({e.strerror or e})") from None
             if i % 512 == 511:
                 yield Progress("images", i + 1, len(rows), f"fetching {part} images")
+        if without:
+            yield Note("images", f"{without} {part} images have no label and are left out", warning=True)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from mbv3.data import IGNORED, MaskFiles, MaskSet, find_masks, normalise, read_class_names
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note
-from mbv3.pipeline.job import VALIDATION, Job, spread, stored
+from mbv3.pipeline.job import VALIDATION, Job, fingerprint, spread, stored
 from mbv3.pipeline.train_options import TrainOptions
 from mbv3.report import Panel
 from mbv3.training import Batches, Metric, SegmentMetric, classify_objective
@@ -37,7 +37,8 @@ def _parts(o: TrainOptions) -> dict[str, MaskFiles]:
 
         def some(index: list[int], faults: tuple[str, ...]) -> MaskFiles:
             images, masks = (tuple(files[i] for i in index) for files in (all_.images, all_.masks))
-            return MaskFiles(images, masks, faults, all_.highest)
+            return MaskFiles(images, masks, faults, tuple(all_.seen[i] for i in index),
+                             tuple(all_.turned[i] for i in index))  # fmt: skip
 
         parts = {"training": some(sorted(order[held:]), all_.faults), "validation": some(sorted(order[:held]), ())}
     else:
@@ -57,11 +58,28 @@ def segment_job(o: TrainOptions, size: tuple[int, int], store: Path) -> Iterator
     """Images and masks at `size`, scored at the masks' own."""
     parts = _parts(o)
     names = read_class_names(Path(o.data))
-    classes = names or tuple(str(i) for i in range(max(2, 1 + max(p.highest for p in parts.values()))))
+    seen = {name: frozenset[int]().union(*part.seen) for name, part in parts.items()}
+    learned = sorted(seen["training"] - {IGNORED})
+    if len(learned) < 2:
+        # 0 and 255 is how most programs write a mask of two classes, and nothing would be learned from it
+        beside = f" beside {IGNORED}, which is ignored: write the second class as 1"
+        cure = beside if IGNORED in seen["training"] else ""
+        raise BadInput(f"{o.data}: its training masks hold only class {', '.join(map(str, learned)) or 'none'}{cure}; "
+                       "at least two classes are needed")  # fmt: skip
+    classes = names or tuple(str(i) for i in range(1 + max(i for s in seen.values() for i in s - {IGNORED})))
+    absent = [name for i, name in enumerate(classes) if i not in seen["training"]]
+    if absent:
+        yield Note("images", f"no training mask holds class(es) {', '.join(absent)}", warning=True)
     sets: dict[str, MaskSet] = {}
     for name, files in parts.items():
         if files.faults:
             text = f"{len(files.faults)} faulty {name} images or masks are left out, for instance {files.faults[0]}"
+            yield Note("images", text, warning=True)
+        if any(files.turned):
+            text = (
+                f"{sum(files.turned)} {name} images are turned upright, for instance "
+                f"{files.images[files.turned.index(True)]}; their masks are taken to be of what is then seen"
+            )
             yield Note("images", text, warning=True)
         pixels = masks = None
         masks_of = files.masks
@@ -77,7 +95,7 @@ def segment_job(o: TrainOptions, size: tuple[int, int], store: Path) -> Iterator
             else:
                 yield event
         assert pixels is not None and masks is not None
-        sets[name] = MaskSet(pixels, masks, masks_of, classes, sha + sha_masks)
+        sets[name] = MaskSet(pixels, masks, masks_of, classes, fingerprint(sha, sha_masks, *classes))
 
     def metric(data: Batches) -> Metric:
         assert isinstance(data, MaskSet)

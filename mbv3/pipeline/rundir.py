@@ -22,7 +22,7 @@ from mbv3.files import write_atomic
 from mbv3.search import Trial
 from mbv3.space import SearchSpace
 
-__all__ = ["RunDir", "file_sha256", "versions"]
+__all__ = ["RunDir", "file_sha256", "json_ready", "versions"]
 
 FORMAT = "mbv3-run/1"
 _NEEDED: dict[str, type] = {"args": dict, "status": str, "stages": dict, "notes": list, "hashes": dict}
@@ -48,14 +48,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _json_ready(value: Any) -> Any:
+def json_ready(value: Any) -> Any:
     """NaN and infinity have no JSON: they become null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {str(k): _json_ready(v) for k, v in value.items()}
+        return {str(k): json_ready(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_json_ready(v) for v in value]
+        return [json_ready(v) for v in value]
     return value
 
 
@@ -117,7 +117,7 @@ class RunDir:
     def save(self, **changes: Any) -> None:
         """Update run.json."""
         self.record.update(changes)
-        write_atomic(self.path / "run.json", json.dumps(_json_ready(self.record), indent=1) + "\n")
+        write_atomic(self.path / "run.json", json.dumps(json_ready(self.record), indent=1) + "\n")
 
     def note(self, text: str) -> None:
         """A caveat that the report shows, once."""

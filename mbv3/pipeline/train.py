@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from mbv3.pipeline.job_classify import classify_job
 from mbv3.pipeline.job_detect import detect_job
 from mbv3.pipeline.job_hub import PREFIX, class_folders
 from mbv3.pipeline.job_segment import segment_job
-from mbv3.pipeline.rundir import RunDir, file_sha256, versions
+from mbv3.pipeline.rundir import RunDir, file_sha256, json_ready, versions
 from mbv3.pipeline.train_init import initial_weights
 from mbv3.pipeline.train_log import logged, read_rows, write_rows
 from mbv3.pipeline.train_options import TrainOptions
@@ -93,7 +93,11 @@ def train(
         yield Note("run", f"run directory {run.path}")
         if rank > 0:
             run.save = lambda **changes: run.record.update(changes)  # type: ignore[method-assign]
-            yield from (e for e in _stages(o, run, spec) if isinstance(e, Done))
+            try:
+                yield from (e for e in _stages(o, run, spec) if isinstance(e, Done))
+            except Diverged:
+                distributed.barrier()  # torchrun ends them all when one ends: the first is still writing
+                raise
             return
         run.lock()
         try:
@@ -105,6 +109,8 @@ def train(
         except Diverged as e:
             kept = _keep_last_good(run)
             run.save(status="diverged", exit=1)
+            if world > 1:
+                distributed.barrier()
             raise Diverged(f"{e}; {kept}") from None
         finally:
             run.unlock()
@@ -116,6 +122,13 @@ def _stages(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event]:
     precision = o.precision
     if precision == "auto":
         precision = "bf16" if where.type == "cuda" and torch.cuda.is_bf16_supported(False) else "fp32"
+    begun = (run.path / "checkpoint.safetensors").exists()
+    started = initial_weights(Path(o.init), spec) if o.init is not None and not begun else None
+    # weights of another network are told before the images are decoded; their heads, when the classes are known
+    if o.init is not None and started is not None:
+        adopt(build(spec, o.seed), started[0], o.init)
+    if o.teacher is not None and not begun:
+        _teacher(o, spec, None)
     job: Job | None = None
     with run.stage("images"):
         if rank > 0:
@@ -135,24 +148,37 @@ def _stages(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event]:
     run.record.setdefault("data_sha256", job.sha256)
     if run.record["data_sha256"] != job.sha256:
         yield Note("images", "the images are not those that this training began with", warning=True)
+    _same_training(run, recipe, world)
     net = build(spec, o.seed)
     yield from _describe(o, run, spec, job, recipe, where)
-    if o.init is not None and not (run.path / "checkpoint.safetensors").exists():
-        state, whose = initial_weights(Path(o.init), spec)
+    if o.init is not None and started is not None:
+        state, whose = started
         left = adopt(net, state, o.init)
         of = f" (names of {whose})" if whose != "mbv3" else ""
         yield Note(STAGE, f"weights of {o.init}{of}" + (f"; new: {', '.join(left)}" if left else ""))
     net.to(where)
     objective = job.objective(recipe)
     if o.teacher is not None:
-        objective = distilled(objective, _teacher(o, job, spec).to(where), recipe)
+        objective = distilled(objective, _teacher(o, spec, len(job.classes)).to(where), recipe)
     module: nn.Module | None = None
     if net.aux is not None:
         module, objective = WithAux(net), and_aux(objective)
     if rank == 0:
         run.write("network.yaml", dump_spec(spec))
     yield from _learn(o, run, net, job, recipe, objective, module)
-    yield from _conclude(run, spec, _ready(net, job, recipe), job)
+    yield from _conclude(run, spec, _ready(net, job, recipe), job, recipe)
+
+
+def _same_training(run: RunDir, recipe: Fit, world: int) -> None:
+    """Raises: BadInput when the run began with another recipe or number of processes: its steps would not go on."""
+    then = run.record
+    if not (run.path / "checkpoint.safetensors").exists() or "recipe" not in then:
+        return
+    pairs = [(k, then["recipe"].get(k), v) for k, v in json.loads(json.dumps(json_ready(asdict(recipe)))).items()]
+    apart = [f"{k} {a}, now {b}" for k, a, b in (*pairs, ("processes", then.get("processes"), world)) if a != b]
+    if apart:
+        raise BadInput(f"--resume {run.path}: it began with {'; '.join(apart)}; go on with it as it began (the same "
+                       "images, machine and processes), or begin anew with another --out")  # fmt: skip
 
 
 def _job(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event | Job]:
@@ -170,14 +196,16 @@ def _job(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event | Job]:
         yield from detect_job(o, spec, run.path)
 
 
-def _teacher(o: TrainOptions, job: Job, spec: ArchSpec) -> nn.Module:
+def _teacher(o: TrainOptions, spec: ArchSpec, classes: int | None) -> nn.Module:
+    """The bigger network; of so many classes, or of any, for a first look at its weights."""
     assert o.teacher is not None and o.teacher_weights is not None
     bigger = load_spec(o.teacher)
-    bigger = with_head(replace(bigger, resolution=spec.resolution), bigger.head, len(job.classes))
     if task_of(bigger) != o.task:
         raise BadInput(f"--teacher {o.teacher}: has a head for {task_of(bigger)}, not for {o.task}")
+    bigger = with_head(replace(bigger, resolution=spec.resolution), bigger.head, classes or bigger.head.classes)
     net = build(bigger, 0)
-    adopt(net, initial_weights(Path(o.teacher_weights), bigger)[0], o.teacher_weights, new_head=False)
+    state = initial_weights(Path(o.teacher_weights), bigger)[0]
+    adopt(net, state, o.teacher_weights, new_head=classes is None)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net.eval()
 
@@ -212,7 +240,7 @@ def _describe(
     run.save(
         network=spec.name, params=counts.params, madds=counts.madds, classes=list(job.classes), task=o.task,
         images={"training": len(job.train), "validation": len(job.validation), "test": len(job.test or ())},
-        recipe={k: getattr(recipe, k) for k in recipe.__dataclass_fields__},
+        recipe=asdict(recipe),
         device=str(where), processes=processes()[1], threads=torch.get_num_threads(), versions=versions(),
         started=run.record.get("started") or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )  # fmt: skip
@@ -244,7 +272,7 @@ def _learn(
         if nth % every == 0 or e.step == recipe.steps:
             # a copy: the training's own batch norms go on as they were, scored or not
             judged = _ready(copy.deepcopy(net), job, recipe)
-            figures = measure(judged, job.validation, job.metric(job.validation), recipe.size)
+            figures = measure(judged, job.validation, job.metric(job.validation), recipe.size, recipe.batch)
             row |= figures
             text = ", " + ", ".join(f"{k} {v:.2f} %" for k, v in figures.items())
         rows.append(row)
@@ -270,17 +298,19 @@ def _ready(net: nn.Module, job: Job, recipe: Fit) -> nn.Module:
     """Batch-norm statistics of the weights as they are now, over the same training images every time."""
     if recipe.recalibrate:
         device = next(net.parameters()).device
-        order = batch_order(len(job.train), min(len(job.train), max(64, recipe.batch)), recipe.seed)
+        # as many images as so many batches of at least 64 have, one pass at most, no more at once than training holds
+        batches_of = recipe.recalibrate * max(64, recipe.batch) // recipe.batch
+        order = batch_order(len(job.train), recipe.batch, recipe.seed)
         rng = np.random.default_rng((recipe.seed, 2))
         batches = (
             normalise(job.train.batch(next(order), recipe.size, recipe.augment, rng)[0], recipe.size, device)
-            for _ in range(recipe.recalibrate)
+            for _ in range(min(batches_of, len(job.train) // recipe.batch))
         )
         recalibrate(net, batches)
     return net
 
 
-def _conclude(run: RunDir, spec: ArchSpec, net: nn.Module, job: Job) -> Iterator[Event]:
+def _conclude(run: RunDir, spec: ArchSpec, net: nn.Module, job: Job, recipe: Fit) -> Iterator[Event]:
     """Weights, the last word on the test images, the contact sheet."""
     rank, _ = processes()
     if rank == 0:
@@ -290,7 +320,7 @@ def _conclude(run: RunDir, spec: ArchSpec, net: nn.Module, job: Job) -> Iterator
     on = "test" if job.test is not None else "held-out"
     with run.stage("scoring"):
         yield Progress("scoring", 0, 1, f"{len(judged)} {on} images")
-        figures = measure(net, judged, job.metric(judged), spec.resolution)
+        figures = measure(net, judged, job.metric(judged), spec.resolution, recipe.batch)
         sheet = job.panels(net, judged, spec.resolution)
     if rank > 0:
         yield Done("train", "", run.record)

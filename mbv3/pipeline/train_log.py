@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from mbv3.errors import BadInput
 from mbv3.events import Event, Note, Progress
 from mbv3.files import write_atomic
 
@@ -19,8 +20,11 @@ def logged(folder: Path, events: Iterator[Event]) -> Iterator[Event]:
     for event in events:
         if not isinstance(event, Progress):
             mark = "warning: " if isinstance(event, Note) and event.warning else ""
-            with (folder / "log.txt").open("a", encoding="utf-8") as f:
-                f.write(f"{time.strftime('%H:%M:%S')} [{event.stage}] {mark}{event.text}\n")
+            try:
+                with (folder / "log.txt").open("a", encoding="utf-8") as f:
+                    f.write(f"{time.strftime('%H:%M:%S')} [{event.stage}] {mark}{event.text}\n")
+            except OSError as e:
+                raise BadInput(f"{folder / 'log.txt'}: cannot be written ({e.strerror or e})") from None
         yield event
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from mbv3.data import BoxSet
+from mbv3.data import BoxSet, Kind
 from mbv3.nn import Detections, Maps, default_boxes, detections, encode, flatten_maps, iou
 from mbv3.spec import SSDLite
 from mbv3.training.task import Objective
@@ -95,11 +95,13 @@ class DetectMetric:
     def _truth(self) -> dict[str, Any]:
         annotations: list[dict[str, Any]] = []
         for i, (boxes, (h, w)) in enumerate(zip(self.data.boxes, self.data.sizes, strict=True)):
-            for (x0, y0, x1, y1), label, hard in zip(boxes.edges.tolist(), boxes.labels, boxes.hard, strict=True):
+            for (x0, y0, x1, y1), label, kind in zip(boxes.edges.tolist(), boxes.labels, boxes.kinds, strict=True):
                 box = [x0 * w, y0 * h, (x1 - x0) * w, (y1 - y0) * h]
+                # an area of no range is left out of the count; a crowd, too, but any number of answers may lie in it
+                area = -1.0 if kind == Kind.DIFFICULT else box[2] * box[3]
                 annotations.append(
                     {"id": len(annotations) + 1, "image_id": i + 1, "category_id": int(label) + 1, "bbox": box,
-                     "area": box[2] * box[3], "iscrowd": int(hard)}
+                     "area": area, "iscrowd": int(kind == Kind.CROWD)}
                 )  # fmt: skip
         return {
             "info": {},

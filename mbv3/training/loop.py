@@ -28,7 +28,7 @@ from mbv3.events import Event, Progress
 from mbv3.training.checkpoint import load_checkpoint, save_checkpoint
 from mbv3.training.init import adopt
 from mbv3.training.optimizer import Average, make_optimizer, optimizer_state, restore_optimizer
-from mbv3.training.processes import processes
+from mbv3.training.processes import all_agree, processes
 from mbv3.training.recipes import Fit, learning_rate
 from mbv3.training.task import Batches, Objective, classify_objective
 
@@ -72,8 +72,9 @@ def one_step(
         out = forward(x)
     loss = (objective or classify_objective(recipe))(out, y, x)
     value = float(loss.detach())
-    if not math.isfinite(value):
-        raise Diverged(f"training: the loss became {value} at step {step}, with a learning rate of {recipe.lr:g}")
+    if not all_agree(math.isfinite(value), x.device):
+        told = "not finite on another process" if math.isfinite(value) else str(value)
+        raise Diverged(f"training: the loss became {told} at step {step}, with a learning rate of {recipe.lr:g}")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     norm = float(nn.utils.clip_grad_norm_(net.parameters(), recipe.clip))
@@ -163,7 +164,8 @@ def fit(
     optimizer = make_optimizer(net, recipe)
     average = Average(net, recipe.ema) if recipe.ema else None
     rank, world = processes()
-    start = 0
+    start = epoch_from = 0
+    epoch_loss = 0.0
     found = load_checkpoint(checkpoint) if checkpoint else None
     if found:
         parts, meta = found
@@ -172,6 +174,7 @@ def fit(
         if average is not None:
             average.restore(parts["average"])
         start = int(meta["step"])
+        epoch_loss, epoch_from = float(meta.get("epoch_loss", 0.0)), int(meta.get("epoch_from", start))
     called = module if module is not None else net
     whole: Callable[[Tensor], Any] = nn.parallel.DistributedDataParallel(called) if world > 1 else called
     aim = objective or classify_objective(recipe)
@@ -181,11 +184,11 @@ def fit(
             parts = {"net": net.state_dict(), "optimizer": optimizer_state(optimizer)}
             if average is not None:
                 parts["average"] = average.state
-            save_checkpoint(path, parts, {"step": step})
+            save_checkpoint(path, parts, {"step": step, "epoch_loss": epoch_loss, "epoch_from": epoch_from})
 
     ahead = _Ahead(data, recipe, start)
     began = saved = told = clock()
-    loss, epoch_loss, epoch_from, pause = float("nan"), 0.0, start, 0.0
+    loss, pause = float("nan"), 0.0
     try:
         for step in range(start, recipe.steps):
             pixels, y = ahead.take()
@@ -200,9 +203,6 @@ def fit(
             done = step + 1
             ends = at_epoch is not None and (done % recipe.epoch_steps == 0 or done == recipe.steps)
             t = clock()
-            if checkpoint and done < recipe.steps and (t - saved > every_s or ends):
-                save(checkpoint, done)
-                saved = clock()
             rate = (done - start) / max(t - began - pause, 1e-9)
             images_s, waiting = rate * recipe.batch * world, ahead.waited_s / max(t - began - pause, 1e-9)
             if t - told > 2 or done == recipe.steps:
@@ -223,6 +223,10 @@ def fit(
                     )  # fmt: skip
                 net.train()
                 pause += clock() - t
+            # after the epoch was told: what is said of it is then kept before the training counts as so far
+            if checkpoint and done < recipe.steps and (clock() - saved > every_s or ends):
+                save(checkpoint, done)
+                saved = clock()
     finally:
         ahead.close()
     if checkpoint and keep:

@@ -14,10 +14,11 @@ __all__ = ["Average", "make_optimizer", "optimizer_state", "restore_optimizer"]
 
 
 def make_optimizer(net: nn.Module, recipe: Fit) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, AdamW, or RMSProp; norms and biases are not decayed."""
+    """SGD, AdamW, or RMSProp; norms and biases are not decayed, unless the recipe has it so."""
     decay = [p for p in net.parameters() if p.dim() > 1]
     plain = [p for p in net.parameters() if p.dim() <= 1]
-    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    rest = recipe.weight_decay if recipe.decay_all else 0.0
+    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": rest}]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr)
     if recipe.optimizer == "rmsprop":
@@ -25,7 +26,8 @@ def make_optimizer(net: nn.Module, recipe: Fit) -> torch.optim.Optimizer:
         return torch.optim.RMSprop(
             groups, lr=recipe.lr, alpha=recipe.alpha, eps=recipe.eps, momentum=recipe.momentum
         )  # fmt: skip
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+    nesterov = recipe.nesterov and recipe.momentum > 0
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

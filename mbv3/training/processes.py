@@ -10,7 +10,7 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
-__all__ = ["processes", "together"]
+__all__ = ["all_agree", "processes", "together"]
 
 
 def processes() -> tuple[int, int]:
@@ -18,6 +18,15 @@ def processes() -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
+
+
+def all_agree(fine: bool, device: torch.device) -> bool:
+    """Whether it is fine on every process: one that stops alone leaves the others waiting for it."""
+    if processes()[1] == 1:
+        return fine
+    flag = torch.tensor(int(fine), device=device)
+    distributed.all_reduce(flag, distributed.ReduceOp.MIN)
+    return bool(flag)
 
 
 @contextmanager

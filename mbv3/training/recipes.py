@@ -29,15 +29,17 @@ class Recipe:
     lr: float = 0.1
     lr_batch: int = 128
     momentum: float = 0.9
+    nesterov: bool = True  # SGD
     alpha: float = 0.9  # RMSProp's decay of the mean square
     eps: float = 1e-8
     schedule: Schedule = "cosine"
     warmup: float = 0.05  # share of the steps
     power: float = 0.9  # poly
-    min_lr: float = 0.0  # poly
+    min_lr: float = 0.0  # poly; scaled with lr
     decay: float = 0.99  # steps: the rate is multiplied by it ...
     decay_epochs: float = 3.0  # ... every so many epochs
     weight_decay: float = 5e-5
+    decay_all: bool = False  # also norms and biases
     label_smoothing: float = 0.1
     clip: float = 5.0  # gradient norm
     augment: Augment = "shift"
@@ -80,15 +82,18 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         ),
         "torchvision": Recipe(
             source="torchvision's references/classification for MobileNetV3",
-            # departure: TrivialAugment stands for AutoAugment, whose policy was learned on ImageNet
+            # departures: TrivialAugment stands for AutoAugment, whose policy was learned on ImageNet; averaged weights
+            # stand for the average of the best checkpoints
             epochs=600, batch=128, optimizer="rmsprop", lr=0.064, lr_batch=1024, momentum=0.9, alpha=0.9, eps=0.0316,
             schedule="steps", decay=0.973, decay_epochs=2.0, warmup=0.0, weight_decay=1e-5, label_smoothing=0.0,
-            clip=math.inf, augment="inception+trivial", erase=0.2, ema=0.9999,
+            clip=math.inf, augment="inception+trivial", erase=0.2, ema=0.9999, decay_all=True,
         ),
         "mmseg": Recipe(
             source="mmsegmentation v0.x, schedule of lraspp_m-v3",
-            epochs=430, batch=4, lr=0.01, lr_batch=16, schedule="poly", power=0.9, min_lr=1e-4, warmup=0.0,
-            weight_decay=5e-4, label_smoothing=0.0, clip=math.inf, augment="scale",
+            # 320,000 steps of 4 x 4 of Cityscapes' 2,975 images
+            epochs=320_000 * 16 / 2975, batch=4, lr=0.01, lr_batch=16, nesterov=False, decay_all=True, schedule="poly",
+            power=0.9, min_lr=1e-4, warmup=0.0, weight_decay=5e-4, label_smoothing=0.0, clip=math.inf,
+            augment="scale",
         ),
         "small-segment": Recipe(
             source="mmsegmentation's losses and augmentation with AdamW: a few hundred images from scratch",
@@ -102,8 +107,9 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         ),
         "ssdlite": Recipe(
             source="torchvision's references/detection for ssdlite320_mobilenet_v3_large",
-            epochs=660, batch=24, lr=0.15, lr_batch=192, warmup=0.0, weight_decay=4e-5, label_smoothing=0.0,
-            clip=math.inf, augment="ssd",
+            # its first epoch warms up, and counts for the cosine, too; departure: here the cosine begins after it
+            epochs=660, batch=24, lr=0.15, lr_batch=192, nesterov=False, warmup=1 / 660, weight_decay=4e-5,
+            decay_all=True, label_smoothing=0.0, clip=math.inf, augment="ssd",
         ),
     }
 )  # fmt: skip
@@ -134,8 +140,9 @@ def recipe_for(
         raise BadInput(f"{n} training image(s) for {processes} process(es) of batches of {recipe.batch}: at least two "
                        "images a step and process are needed, for batch norms have no variance over one")  # fmt: skip
     lr = recipe.lr if "lr" in given else recipe.lr * batch * processes / recipe.lr_batch
+    min_lr = recipe.min_lr * lr / RECIPES[name].lr  # the same share of the rate, however that was set
     epoch_steps = max(1, n // (batch * processes))
-    values = {f.name: getattr(recipe, f.name) for f in fields(Recipe)} | {"batch": batch, "lr": lr}
+    values = {f.name: getattr(recipe, f.name) for f in fields(Recipe)} | {"batch": batch, "lr": lr, "min_lr": min_lr}
     steps = max(1, round(recipe.epochs * epoch_steps))
     return Fit(**values, steps=steps, size=size, epoch_steps=epoch_steps, seed=seed, precision=precision)  # type: ignore[arg-type]
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mbv3.data import ImageSet, make_batch, normalise
+from mbv3.training.loop import Diverged
+from mbv3.training.processes import all_agree
 from mbv3.training.task import Batches, Metric
 
 __all__ = ["ClassifyMetric", "Score", "evaluate", "measure", "recalibrate"]
@@ -68,8 +70,16 @@ class ClassifyMetric:
         return {f"top{k}": 100 * right / self.n for k, right in self.right.items()}
 
 
+def _finite(out: Any) -> bool:
+    return bool(out.isfinite().all()) if isinstance(out, Tensor) else all(map(_finite, out))
+
+
 def measure(net: nn.Module, data: Batches, metric: Metric, size: tuple[int, int], batch: int = 64) -> dict[str, float]:
-    """Figures of `metric` over all of `data`. Every process of a distributed run scores all of it, so none waits."""
+    """Figures of `metric` over all of `data`. Every process of a distributed run scores all of it, so none waits.
+
+    Raises:
+        Diverged: an answer is not finite.
+    """
     net.eval()
     device = next(net.parameters()).device
     rng = np.random.default_rng(0)
@@ -77,7 +87,10 @@ def measure(net: nn.Module, data: Batches, metric: Metric, size: tuple[int, int]
         for start in range(0, len(data), batch):
             index = np.arange(start, min(start + batch, len(data)))
             pixels, _ = data.batch(index, size, "none", rng)
-            metric.add(net(normalise(pixels, size, device)), index)
+            out = net(normalise(pixels, size, device))
+            if not all_agree(_finite(out), device):
+                raise Diverged("scoring: the network's answers are not finite; try a lower learning rate")
+            metric.add(out, index)
     return metric.result()
 
 

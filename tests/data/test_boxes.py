@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mbv3.data import BoxSet, find_boxes
-from mbv3.data.boxes import Boxes, box_overlap
+from mbv3.data.boxes import Boxes, Kind, box_overlap
 from mbv3.errors import BadInput
 
 # file: (width, height), [(name, left, top, right, bottom)]
@@ -102,6 +102,7 @@ def test_all_faults_of_voc_are_listed(voc: Path) -> None:
     (base / "Annotations/three.xml").write_text("<annotation><object>")
     image(base / "JPEGImages/noxml.jpg", (4, 4))
     (base / "JPEGImages/empty.jpg").write_bytes(b"")
+    (base / "Annotations/empty.xml").write_text("<annotation/>")
     with pytest.raises(BadInput) as e:
         find_boxes(voc)
     for line in (
@@ -132,6 +133,60 @@ def test_all_faults_of_coco_are_listed(coco: Path) -> None:
         find_boxes(coco)
 
 
+def test_a_part_is_found_by_whole_words_and_no_image_is_in_two(coco: Path, voc: Path) -> None:
+    folder = coco / "annotations"
+    train, val = folder / "instances_train2017.json", folder / "instances_val2017.json"
+    (folder / "instances_trainval2017.json").write_text(train.read_text())
+    (folder / "image_info_test2017.json").write_text(json.dumps({"images": [], "categories": []}))
+    val.unlink()
+    assert set(find_boxes(coco)) == {"training"}
+    val.write_text(train.read_text())
+    (coco / "val2017").rename(coco / "moved")
+    (coco / "images").mkdir()
+    for name in ("one", "three"):
+        (coco / f"train2017/{name}.jpg").rename(coco / f"images/{name}.jpg")
+    with pytest.raises(BadInput, match=r"2 image\(s\) are in its training part and in its validation part.*one\.jpg"):
+        find_boxes(coco)
+    (voc / "VOC2007/ImageSets/Main/train.txt").rename(voc / "VOC2007/ImageSets/Main/trainval.txt")
+    assert set(find_boxes(voc)) == {"training", "validation"}
+    (voc / "VOC2007/ImageSets/Main/trainval.txt").write_text("one\ntwo\nthree\n")
+    with pytest.raises(BadInput, match=r"1 image\(s\) are in its training part and in its validation part.*two\.jpg"):
+        find_boxes(voc)
+
+
+def test_boxes_of_another_size_or_turn_are_faults(coco: Path, voc: Path) -> None:
+    image(coco / "train2017/one.jpg", (80, 40))  # scaled after it was annotated
+    with pytest.raises(BadInput, match=r"one.jpg: its annotation is of 40x20, the image as it is shown 80x40"):
+        find_boxes(coco)
+    file = voc / "VOC2007/Annotations/one.xml"
+    text = file.read_text()
+    declared = "<size><width>40</width><height>20</height></size>"
+    file.write_text(text.replace("<annotation>", f"<annotation>{declared}"))
+    assert find_boxes(voc)["training"].mended == ()
+    for orientation, upright in ((6, False), (3, True)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.new("RGB", (40, 20)).save(voc / "VOC2007/JPEGImages/one.jpg", exif=exif)
+        if upright:  # of the declared size either way: which of the two was annotated, nobody knows
+            [line] = find_boxes(voc)["training"].mended
+            assert line.startswith("1 photographs turned upright")
+        else:
+            with pytest.raises(BadInput, match=r"one.jpg: its annotation is of 40x20.* 20x40"):
+                find_boxes(voc)
+
+
+def test_crowds_are_not_learned_from(coco: Path) -> None:
+    file = coco / "annotations/instances_train2017.json"
+    document = json.loads(file.read_text())
+    document["annotations"][1]["iscrowd"] = 1
+    file.write_text(json.dumps(document))
+    train = find_boxes(coco)["training"]
+    assert train.boxes[0].kinds.tolist() == [Kind.PLAIN, Kind.CROWD]
+    data = BoxSet(np.zeros((2, 8, 8, 3), np.uint8), train.boxes, train.sizes, train.classes, "")
+    _, [(boxes, labels)] = data.batch(np.array([0]), (8, 8), "none", np.random.default_rng(0))
+    assert labels.tolist() == [1] and len(boxes) == 1
+
+
 def test_what_is_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no such data folder"):
         find_boxes(tmp_path / "none")
@@ -145,7 +200,7 @@ def test_boxes_follow_their_objects() -> None:
     pixels[..., 2] = 255
     pixels[0, 20:40, 10:30] = (255, 0, 0)
     edges = np.array([[10 / 60, 20 / 60, 30 / 60, 40 / 60]], np.float32)
-    data = BoxSet(pixels, [Boxes(edges, np.array([4]), np.array([False]))], np.array([[60, 60]]), tuple("abcde"), "")
+    data = BoxSet(pixels, [Boxes(edges, np.array([4]), np.array([0]))], np.array([[60, 60]]), tuple("abcde"), "")
     for seed in range(60):
         image_, [(boxes, labels)] = data.batch(np.array([0]), (60, 60), "ssd", np.random.default_rng(seed))
         assert labels.tolist() == [5]

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from mbv3.data import MaskSet, find_masks, read_class_names
+from mbv3.data.decode import decode_image, image_size, read_mask
 from mbv3.errors import BadInput
 
 
@@ -29,7 +30,7 @@ def test_pairs_are_found_by_name(tmp_path: Path) -> None:
     pair(tmp_path, "a", plain(255))
     found = find_masks(tmp_path, 3)
     assert [p.stem for p in found.images] == ["a", "b"] == [p.stem for p in found.masks]
-    assert (found.faults, found.highest) == ((), 2)
+    assert (found.faults, found.seen) == ((), ({255}, {2}))
     (tmp_path / "classes.txt").write_text("sky\n\n road \n")
     assert read_class_names(tmp_path) == ("sky", "road")
 
@@ -65,6 +66,33 @@ def test_everything_wrong_is_told_at_once_or_left_out(tmp_path: Path) -> None:
         assert line in text
     left = find_masks(tmp_path, 3, skip_broken=True)
     assert [p.stem for p in left.images] == ["good"] and len(left.faults) == 8
+
+
+def test_image_and_mask_are_turned_alike_and_it_is_told(tmp_path: Path) -> None:
+    pair(tmp_path, "a", plain(1))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.new("RGB", (8, 6)).save(tmp_path / "images/a.jpg", exif=exif)
+    assert find_masks(tmp_path, 3).turned == (True,)
+    mask = plain(0)
+    mask[0] = 1
+    Image.fromarray(mask).save(tmp_path / "masks/a.png", exif=exif)
+    np.testing.assert_array_equal(read_mask(tmp_path / "masks/a.png"), mask[::-1, ::-1])
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # this is the point
+def test_a_torn_turn_is_none(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.jpg", exif=exif)
+    whole = (tmp_path / "a.jpg").read_bytes()
+    at = whole.index(b"Exif\0\0")
+    length = int.from_bytes(whole[at - 2 : at], "big")
+    torn = whole[: at - 2] + (16).to_bytes(2, "big") + whole[at : at + 14] + whole[at - 2 + length :]
+    (tmp_path / "a.jpg").write_bytes(torn)
+    assert image_size(tmp_path / "a.jpg") == (6, 8)
+    pixels, _, fault = decode_image(tmp_path / "a.jpg", (6, 8), "middle")
+    assert pixels is not None and fault == ""
 
 
 def test_folders_that_are_none(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -165,7 +166,7 @@ def test_an_auxiliary_head_is_trained_too(masks: Path, tmp_path: Path) -> None:
     assert moved and record["status"] == "done"
 
 
-def test_distillation_and_init(classes: Path, tmp_path: Path) -> None:
+def test_distillation_and_init(classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick(classes, tmp_path / "teacher")
     spec, weights = tmp_path / "teacher/network.yaml", tmp_path / "teacher/weights.safetensors"
     quick(classes, tmp_path / "plain")
@@ -178,8 +179,13 @@ def test_distillation_and_init(classes: Path, tmp_path: Path) -> None:
     assert any("new: head.classifier.weight, head.classifier.bias" in t for t in said)
     wide = replace(SPEC, stem=replace(SPEC.stem, out=16))
     save_weights(other, build(wide, 1).state_dict())
-    with pytest.raises(BadInput, match=r"weights of another network(.|\n)*of another shape: stem.conv.weight"):
-        quick(classes, tmp_path / "wrong", init=str(other))
+    with monkeypatch.context() as m:
+        m.setattr("mbv3.pipeline.job.store_pixels", lambda *_, **__: pytest.fail("decoded first"))
+        message = r"weights of another network(.|\n)*of another shape: stem.conv.weight"
+        with pytest.raises(BadInput, match=message):
+            quick(classes, tmp_path / "wrong", init=str(other))
+        with pytest.raises(BadInput, match=message):
+            quick(classes, tmp_path / "t3", teacher=str(spec), teacher_weights=str(other))
     with pytest.raises(BadInput, match=r"--teacher needs its weights"):
         quick(classes, tmp_path / "t2", teacher=str(spec))
 
@@ -237,6 +243,10 @@ def test_killed_and_resumed_gives_the_same_bytes(classes: Path, file: Path, tmp_
     assert f"Go on with: mbv3 train --resume {tmp_path / 'o'}" in stopped.stderr
     done = command("--resume", tmp_path / "o", "--json")
     assert done.returncode == 0 and "goes on at step 13 of 20" in done.stderr
+    for column in (1, 2):  # step and loss; what was told is whole and the same
+        logs = [[row.split(",")[column] for row in (tmp_path / n / "log.csv").read_text().splitlines()]
+                for n in ("whole", "o")]  # fmt: skip
+        assert logs[0] == logs[1] and len(logs[0]) == 5
     a, b = ((tmp_path / n / "weights.safetensors").read_bytes() for n in ("whole", "o"))
     assert a == b
     again = command("--resume", tmp_path / "o", "--json")
@@ -302,6 +312,13 @@ def test_a_full_disk_keeps_the_previous_checkpoint(
             quick(classes, tmp_path / "o", epochs=4.0)
     found = load_checkpoint(tmp_path / "o/checkpoint.safetensors")
     assert found is not None and found[1]["step"] == 5
+    begun = (tmp_path / "o/run.json").read_text()
+    record = json.loads(begun)
+    record["processes"], record["recipe"]["lr"] = 2, 0.5
+    (tmp_path / "o/run.json").write_text(json.dumps(record))
+    with pytest.raises(BadInput, match=r"it began with lr 0.5, now 0.0125; processes 2, now 1; go on with it as it"):
+        run(None, resume=tmp_path / "o")
+    (tmp_path / "o/run.json").write_text(begun)
     record, _ = run(None, resume=tmp_path / "o")
     quick(classes, tmp_path / "whole", epochs=4.0)
     a, b = ((tmp_path / n / "weights.safetensors").read_bytes() for n in ("whole", "o"))
@@ -340,6 +357,24 @@ def test_broken_images_are_listed_or_left_out(classes: Path, tmp_path: Path, spo
     assert any(t.startswith("4 of ") and "are left out" in t for t in said) and record["status"] == "done"
 
 
+def test_masks_of_one_class_are_refused_and_absent_classes_told(masks: Path, tmp_path: Path) -> None:
+    (masks / "classes.txt").write_text("ground\nred\ngreen\nblue\n")
+    _, said = quick(masks, tmp_path / "o", task="segment", epochs=0.2)
+    assert "no training mask holds class(es) blue" in said
+    (masks / "classes.txt").unlink()
+    for file in masks.glob("*/masks/*.png"):  # as most programs write two classes
+        Image.fromarray(np.where(np.asarray(Image.open(file)) > 0, 255, 0).astype(np.uint8)).save(file)
+    with pytest.raises(BadInput, match=r"hold only class 0 beside 255, which is ignored: write the second class as 1"):
+        quick(masks, tmp_path / "p", task="segment")
+
+
+def test_a_part_to_score_on_may_have_one_image_of_a_class(classes: Path, tmp_path: Path) -> None:
+    for file in sorted((classes / "test/red").iterdir())[1:]:
+        file.unlink()
+    record, _ = quick(classes, tmp_path / "o", epochs=0.2)
+    assert record["n"] == 9
+
+
 def test_options_that_cannot_be(classes: Path, tmp_path: Path) -> None:
     for options, message in (
         ({"recipe": "magic"}, r"--recipe must be one of small-data"),
@@ -372,13 +407,17 @@ def test_strides_are_taken_away_from_the_front(classes: Path, tmp_path: Path) ->
 
 
 def test_memory_does_not_grow_with_epochs(classes: Path, tmp_path: Path) -> None:
-    import resource
+    def live() -> int:
+        gc.collect()
+        return sum(o.nbytes for o in gc.get_objects() if type(o) in (torch.Tensor, torch.nn.Parameter))
 
-    quick(classes, tmp_path / "a", epochs=3.0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    quick(classes, tmp_path / "b", epochs=60.0, score_every=1)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 60_000  # kB; keeping every epoch's weights would take more
+    told: dict[str, int] = {}
+    for event in train(SPEC, data=str(classes), out=tmp_path / "o", epochs=30.0, batch=8, score_every=1):
+        if isinstance(event, Note) and event.text.startswith(("epoch 3 ", "epoch 29 ")):
+            told[event.text.split()[1]] = live()
+    # less than the weights of one epoch, were they kept
+    weights = sum(v.nbytes for v in read_weights(tmp_path / "o/weights.safetensors").values())
+    assert told["29"] - told["3"] < weights < told["3"]
 
 
 # ---- weights of others ---------------------------------------------------------------------------------------

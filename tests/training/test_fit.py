@@ -148,7 +148,7 @@ def test_a_kept_checkpoint_holds_the_end_and_is_not_trained_again(tmp_path: Path
     net, again = build(SPEC, 0), build(SPEC, 1)
     list(fit(net, DATA, RECIPE, checkpoint=path, keep=True))
     found = load_checkpoint(path)
-    assert found is not None and found[1] == {"step": 11}
+    assert found is not None and found[1]["step"] == 11
     assert list(fit(again, DATA, RECIPE, checkpoint=path, keep=True)) == []
     assert same(net, again)
 
@@ -301,12 +301,21 @@ TWO = """\
 import sys, torch
 from torch import distributed, nn
 from mbv3.data import procedural_images
-from mbv3.training import Fit, fit, save_weights
+from mbv3.training import Diverged, Fit, fit, save_weights
 distributed.init_process_group("gloo")
 torch.manual_seed(distributed.get_rank())  # other weights: the first process's are taken
 net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8))
 recipe = Fit(steps=5, size=(16, 16), batch=8, lr=0.1, seed=3, augment="none")
-list(fit(net, procedural_images(52, 16, 0), recipe))
+steps = 0
+def objective(out, y, x):
+    global steps
+    steps += 1
+    wrong = sys.argv[2:] and steps == 4 and distributed.get_rank() == 1
+    return nn.functional.cross_entropy(out, y, label_smoothing=0.1) * (float("nan") if wrong else 1)
+try:
+    list(fit(net, procedural_images(52, 16, 0), recipe, objective=objective))
+except Diverged as e:
+    print(distributed.get_rank(), e, flush=True)
 if distributed.get_rank() == 1:
     save_weights(__import__("pathlib").Path(sys.argv[1]), net.state_dict())
 distributed.destroy_process_group()
@@ -329,3 +338,16 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None
     theirs = read_weights(tmp_path / "w.safetensors")
     for name, value in net.state_dict().items():
         torch.testing.assert_close(theirs[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_not_finite_on_one_process_stops_them_all(tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script),
+         str(tmp_path / "w.safetensors"), "nan"],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "0 training: the loss became not finite on another process at step 3" in done.stdout
+    assert "1 training: the loss became nan at step 3" in done.stdout

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
-from mbv3.data import Boxes, BoxSet, MaskSet
+from mbv3.data import Boxes, BoxSet, Kind, MaskSet
 from mbv3.nn import Maps, default_boxes, encode
 from mbv3.spec import SSDLite, Tap
 from mbv3.training import ClassifyMetric, DetectMetric, SegmentMetric, detect_objective
@@ -55,8 +55,8 @@ def test_mean_iou_is_scikit_learns_at_the_masks_own_size(tmp_path: Path) -> None
     assert small.result()["pixels"] == pytest.approx(100 * (truth[1] == 0).mean())  # brought to the mask's size
 
 
-def boxes(*edges: tuple[float, float, float, float], labels: list[int], hard: bool = False) -> Boxes:
-    return Boxes(np.array(edges, np.float32), np.array(labels), np.full(len(labels), hard))
+def boxes(*edges: tuple[float, float, float, float], labels: list[int], kind: Kind = Kind.PLAIN) -> Boxes:
+    return Boxes(np.array(edges, np.float32), np.array(labels), np.full(len(labels), kind))
 
 
 def said(data: BoxSet, truth: list[Boxes], score: float = 9.0) -> Maps:
@@ -86,15 +86,33 @@ def test_right_boxes_have_all_the_precision_and_wrong_ones_none() -> None:
     metric = DetectMetric(DATA, HEAD)
     metric.add(said(DATA, TRUTH), np.array([0, 1]))
     assert metric.result() == {"map50": pytest.approx(100), "map": pytest.approx(100)}
-    shifted = [Boxes(b.edges * 0.9, b.labels, b.hard) for b in TRUTH]  # overlaps of 0.5 to 0.75
+    shifted = [Boxes(b.edges * 0.9, b.labels, b.kinds) for b in TRUTH]  # overlaps of 0.5 to 0.75
     metric = DetectMetric(DATA, HEAD)
     metric.add(said(DATA, shifted), np.array([0, 1]))
     assert metric.result()["map50"] > 50 > metric.result()["map"] > 0
-    swapped = [Boxes(b.edges, 1 - b.labels, b.hard) for b in TRUTH]
+    swapped = [Boxes(b.edges, 1 - b.labels, b.kinds) for b in TRUTH]
     metric = DetectMetric(DATA, HEAD)
     metric.add(said(DATA, swapped), np.array([0, 1]))
     assert metric.result()["map50"] == pytest.approx(0, abs=1e-9)
     assert DetectMetric(DATA, HEAD).result() == {"map50": 0.0, "map": 0.0}  # nothing said
+
+
+def test_a_difficult_object_is_one_and_a_crowd_is_many() -> None:
+    """Neither is missed when nothing is said of it. Answers beside the first cost precision, in a crowd none does."""
+    plain = boxes((0.5, 0.5, 0.9, 0.9), labels=[0])
+    corner = (0.0, 0.0, 0.4, 0.4)
+    part = boxes((0.0, 0.0, 0.25, 0.25), (0.5, 0.5, 0.9, 0.9), labels=[0, 0])  # overlaps the corner by 0.39
+
+    def map50(kind: Kind, answers: Boxes) -> float:
+        truth = Boxes(np.array([*plain.edges, corner], np.float32), np.array([0, 0]), np.array([Kind.PLAIN, kind]))
+        data = BoxSet(np.zeros((1, 8, 8, 3), np.uint8), [truth], np.array([[100, 100]]), ("a", "b"), "")
+        metric = DetectMetric(data, HEAD)
+        metric.add(said(data, [answers]), np.array([0]))
+        return metric.result()["map50"]
+
+    assert map50(Kind.PLAIN, plain) == pytest.approx(100 * 51 / 101)  # half of the objects, at 101 recalls
+    assert map50(Kind.DIFFICULT, plain) == map50(Kind.CROWD, plain) == pytest.approx(100)
+    assert map50(Kind.CROWD, part) == pytest.approx(100) and map50(Kind.DIFFICULT, part) < 100
 
 
 def test_matching_by_hand() -> None:
@@ -111,8 +129,8 @@ def test_the_loss_of_right_answers_is_small_and_without_objects_finite() -> None
     loss = detect_objective(HEAD)
     defaults = default_boxes(HEAD, [(4, 4)], (1, 1))
     x = torch.zeros(2, 3, 8, 8)
-    right = said(DATA, [Boxes(b.edges, b.labels, b.hard) for b in TRUTH], 30.0)
-    wrong = said(DATA, [Boxes(b.edges, 1 - b.labels, b.hard) for b in TRUTH], 30.0)
+    right = said(DATA, [Boxes(b.edges, b.labels, b.kinds) for b in TRUTH], 30.0)
+    wrong = said(DATA, [Boxes(b.edges, 1 - b.labels, b.kinds) for b in TRUTH], 30.0)
     # boxes that overlap an object by half are to answer for it too, and `said` leaves them empty
     assert float(loss(right, target, x)) < float(loss(wrong, target, x))
     nothing = [(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))] * 2

@@ -31,6 +31,15 @@ def test_published_figures() -> None:
     assert (tv.decay, tv.decay_epochs, tv.erase) == (0.973, 2.0, 0.2)
     assert (mm.optimizer, mm.lr, mm.momentum, mm.weight_decay, mm.schedule) == ("sgd", 0.01, 0.9, 5e-4, "poly")
     assert (mm.power, mm.min_lr) == (0.9, 1e-4)
+    assert recipe_for("mmseg", 2975, (8, 8), processes=4).steps == pytest.approx(
+        320_000, rel=0.01
+    )  # whole batches only
+    half = recipe_for("mmseg", 2975, (8, 8), processes=2)
+    assert (half.lr, half.min_lr) == pytest.approx((0.005, 5e-5))
+    net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
+    for name, theirs in (("mmseg", True), ("torchvision", True), ("ssdlite", True), ("paper", False)):
+        groups = make_optimizer(net, recipe_for(name, 3000, (8, 8))).param_groups
+        assert all((g["weight_decay"] > 0) for g in groups) is theirs and not any(g.get("nesterov") for g in groups)
     assert all(r.source for r in RECIPES.values()) and set(DEFAULT_RECIPE.values()) <= set(RECIPES)
 
 

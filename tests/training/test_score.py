@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mbv3.data import ImageSet, make_batch, procedural_images
-from mbv3.training import Score, evaluate, recalibrate
+from mbv3.training import ClassifyMetric, Diverged, Score, evaluate, measure, recalibrate
 
 
 class Linear(nn.Module):
@@ -83,3 +83,11 @@ def test_recalibration_forgets_what_was_before() -> None:
     assert not torch.equal(once["1.running_mean"], net.state_dict()["1.running_mean"])
     recalibrate(net, [x, 2 * x])
     assert all(torch.equal(once[k], v) for k, v in net.state_dict().items())
+
+
+def test_answers_that_are_not_finite_are_no_score() -> None:
+    data, net = procedural_images(8, 12, 0), Linear()
+    with torch.no_grad():
+        net.fc.bias.fill_(float("nan"))
+    with pytest.raises(Diverged, match=r"scoring: the network's answers are not finite"):
+        measure(net, data, ClassifyMetric(data.labels, 8), (12, 12))
