@@ -97,7 +97,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         built.append(path)
         yield Note("table", "computed")
 
-    def layers(self: object, keys: Any, **_: object) -> dict[Any, Timed]:
+    def layers(self: object, keys: Any, known: object = None, **_: object) -> dict[Any, Timed]:
         return {k: Timed(layer_ms(k), 1, layer_ms(k), 0.0) for k in keys}
 
     def networks(self: Any, specs: Any, **_: object) -> Any:
