@@ -24,6 +24,7 @@ from mbv3.export import FRAMEWORKS
 from mbv3.nn import build
 from mbv3.pipeline import train
 from mbv3.pipeline.train_init import initial_weights
+from mbv3.pipeline.train_log import logged
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv, dump_spec, load_spec, parse_spec, with_head
 from mbv3.training import Diverged, adopt, load_checkpoint, read_weights, save_weights
 
@@ -293,6 +294,12 @@ def test_divergence_keeps_the_last_good_state(classes: Path, tmp_path: Path, mon
     assert json.loads((tmp_path / "o/run.json").read_text())["status"] == "diverged"
 
 
+def test_a_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").mkdir()
+    with pytest.raises(BadInput, match=r"log.txt: cannot be written \(Is a directory\)"):
+        list(logged(tmp_path, iter([Note("run", "something")])))
+
+
 def test_a_full_disk_keeps_the_previous_checkpoint(
     classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -512,17 +519,22 @@ def test_nothing_in_a_weights_file_is_executed(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.filterwarnings("ignore")  # of the library, which hashes with dill
 def test_a_hugging_face_data_set(classes: Path, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
-    features = datasets.Features({"img": datasets.Image(), "fine": datasets.ClassLabel(names=["green", "red/dark"])})
+    features = datasets.Features(
+        {"img": datasets.Image(), "fine": datasets.ClassLabel(names=["green", "red/dark", "red?dark"])}
+    )
     parts = {}
     for part in ("train", "test"):
         files = sorted((classes / part).rglob("*.png"))
         rows = {"img": [str(f) for f in files], "fine": [int(f.parent.name == "red") for f in files]}
+        if part == "test":
+            rows["fine"][0] = -1  # as truth that is kept back is written
         # with a fingerprint of its own: the library would hash the table, which not every pair of its versions can
         table = datasets.table.InMemoryTable.from_pydict(rows)
         parts[part] = datasets.Dataset(table, fingerprint=part).cast(features)
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
     record, said = run(SPEC, data=f"hf:{tmp_path / 'saved'}", out=tmp_path / "o", epochs=1.0, batch=8)
-    assert record["classes"] == ["green", "red_dark"] and record["n"] == 16
+    assert record["classes"] == ["0 green", "1 red_dark"] and record["n"] == 15
+    assert "1 test images have no label and are left out" in said
     assert not (tmp_path / "o/images").exists() and any("46 images of 2 classes" in t for t in said)
 
 
