@@ -202,6 +202,7 @@ def test_half_precision(classes: Path, tmp_path: Path) -> None:
 
 DRIVER = """\
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where it is ignored, in the background
 import torch; torch.set_num_threads(1)
 from mbv3.training import loop
 loop.fit.__kwdefaults__["every_s"] = 0.0
