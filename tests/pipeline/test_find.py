@@ -164,7 +164,7 @@ def test_a_verdict_that_chance_could_overturn_is_not_taken(
     monkeypatch.setattr(Latency, "measure", unsure)
     options = {"data": str(folder / "images"), "finetune_steps": 0, "delta": 0.05}
     events = list(netadapt_alone(spec, target, str(tmp_path / "run"), **options))
-    ends = [i for i, e in enumerate(events) if isinstance(e, Note) and "not surely within 1.3 " in e.text]
+    ends = [i for i, e in enumerate(events) if isinstance(e, Note) and "not surely within 1.3:" in e.text]
     steps = [i for i, e in enumerate(events) if isinstance(e, Note) and e.text.startswith("step ")]
     assert len(ends) == 2 and verdicts == 3
     on_the_way = [e.text for e in events if isinstance(e, Note) and e.text.startswith("measured whole it takes")]

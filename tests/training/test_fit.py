@@ -315,7 +315,8 @@ def objective(out, y, x):
 try:
     list(fit(net, procedural_images(52, 16, 0), recipe, objective=objective))
 except Diverged as e:
-    print(distributed.get_rank(), e, flush=True)
+    sys.stdout.write(f"{distributed.get_rank()} {e}\\n")  # in one piece: two processes write here
+    sys.stdout.flush()
 if distributed.get_rank() == 1:
     save_weights(__import__("pathlib").Path(sys.argv[1]), net.state_dict())
 distributed.destroy_process_group()
