@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from mbv3.latency import Device, Measured, open_runtime
-from mbv3.latency.runner import NETWORK_ROUNDS
 from mbv3.latency.runtime import check_runtime
+from mbv3.latency.timers import NETWORK_ROUNDS
 from mbv3.spec import ArchSpec, count, load_spec
 
 ROOT = Path(__file__).resolve().parents[1]
