@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mbv3.data import Framing, Pixels, store_pixels
+from mbv3.errors import BadInput
 from mbv3.events import Event, Note, Progress
 from mbv3.pipeline.train_options import TrainOptions
 from mbv3.report import Panel
 from mbv3.training import Batches, Fit, Metric, Objective
 
-__all__ = ["STAGE", "VALIDATION", "Job", "fingerprint", "spread", "stored"]
+__all__ = ["STAGE", "VALIDATION", "Job", "fingerprint", "spread", "stored", "tenth_out"]
 
 STAGE = "training"
 VALIDATION = ("val", "valid", "validation")
@@ -44,6 +45,19 @@ def fingerprint(images: str, *truth: bytes | str) -> str:
     for part in truth:
         digest.update(part.encode() if isinstance(part, str) else part)
     return digest.hexdigest()
+
+
+def tenth_out(n: int, seed: int, where: str | Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of `n` images of the data set `where` those to learn from, and a tenth held out, each in order.
+
+    Raises:
+        BadInput: too few images.
+    """
+    order = np.random.default_rng(seed).permutation(n)
+    held = max(1, n // 10)
+    if n - held < 2:
+        raise BadInput(f"{where}: {n} image(s) are too few to hold some out")
+    return np.sort(order[held:]), np.sort(order[:held])
 
 
 def spread(n: int, most: int) -> NDArray[np.int64]:

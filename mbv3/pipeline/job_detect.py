@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mbv3.data import Annotated, BoxSet, find_boxes, normalise
-from mbv3.errors import BadInput
 from mbv3.events import Event, Note
-from mbv3.pipeline.job import Job, fingerprint, spread, stored
+from mbv3.pipeline.job import Job, fingerprint, spread, stored, tenth_out
 from mbv3.pipeline.train_options import TrainOptions
 from mbv3.report import Box, Panel
 from mbv3.spec import ArchSpec, SSDLite, with_head
@@ -33,12 +32,8 @@ def _parts(o: TrainOptions) -> dict[str, Annotated]:
         parts["validation"] = parts["test"]
     if "validation" not in parts:
         whole = parts["training"]
-        order = np.random.default_rng(o.seed).permutation(len(whole.files))
-        held = max(1, len(order) // 10)
-        if len(order) - held < 2:
-            raise BadInput(f"{o.data}: {len(order)} image(s) are too few to hold some out")
-        parts["training"] = _some(whole, np.sort(order[held:]))
-        parts["validation"] = _some(whole, np.sort(order[:held]))
+        rest, held = tenth_out(len(whole.files), o.seed, o.data)
+        parts["training"], parts["validation"] = _some(whole, rest), _some(whole, held)
     return parts
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from mbv3.data import IGNORED, MaskFiles, MaskSet, find_masks, normalise, read_class_names
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note
-from mbv3.pipeline.job import VALIDATION, Job, fingerprint, spread, stored
+from mbv3.pipeline.job import VALIDATION, Job, fingerprint, spread, stored, tenth_out
 from mbv3.pipeline.train_options import TrainOptions
 from mbv3.report import Panel
 from mbv3.training import Batches, Metric, SegmentMetric, classify_objective
@@ -30,17 +30,14 @@ def _parts(o: TrainOptions) -> dict[str, MaskFiles]:
     classes = len(names) or None
     if not (root / "train").is_dir():
         all_ = find_masks(root, classes, skip_broken=o.skip_broken)
-        order = np.random.default_rng(o.seed).permutation(len(all_.images))
-        held = max(1, len(order) // 10)
-        if len(order) - held < 2:
-            raise BadInput(f"{root}: {len(order)} image(s) are too few to hold some out")
+        rest, held = tenth_out(len(all_.images), o.seed, root)
 
         def some(index: list[int], faults: tuple[str, ...]) -> MaskFiles:
             images, masks = (tuple(files[i] for i in index) for files in (all_.images, all_.masks))
             return MaskFiles(images, masks, faults, tuple(all_.seen[i] for i in index),
                              tuple(all_.turned[i] for i in index))  # fmt: skip
 
-        parts = {"training": some(sorted(order[held:]), all_.faults), "validation": some(sorted(order[:held]), ())}
+        parts = {"training": some(rest.tolist(), all_.faults), "validation": some(held.tolist(), ())}
     else:
         where = {"training": root / "train", "test": root / "test"}
         val = next((root / v for v in VALIDATION if (root / v).is_dir()), None)
