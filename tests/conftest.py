@@ -13,9 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 
 RandomState = Callable[[dict[str, tuple[int, ...]], int], dict[str, NDArray[np.float32]]]
+# The same examples in every run, so that a red test speaks of the change; other ones: --hypothesis-profile=default
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 

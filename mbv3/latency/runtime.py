@@ -53,7 +53,7 @@ def _int8_layer(key: LayerKey) -> bytes:
     return quantized(layer_model(key))
 
 
-@lru_cache(64)
+@lru_cache(256)  # of a check, whose parts open all networks anew
 def _int8_network(spec: ArchSpec) -> bytes:
     return quantized(network_model(spec))
 
