@@ -1,6 +1,7 @@
-"""Keep what a finished training showed: its run.json, log, curve, contact sheet and network.
+"""Keep what a finished training showed: its run.json, log, curve and network; not its contact sheet, whose images are
+somebody's.
 
-python scripts/keep_training.py RUN NAME [COMMIT]     writes results/NAME.{json,log,yaml}, results/NAME-*.png
+python scripts/keep_training.py RUN NAME [COMMIT]     writes results/NAME.{json,log,yaml}, results/NAME-curve.png
 """
 
 from __future__ import annotations
@@ -34,8 +35,7 @@ def main() -> None:
     log = (run / "log.txt").read_text("utf-8").splitlines()
     (out / f"{name}.log").write_text("\n".join(str(short(line)) for line in log) + "\n", encoding="utf-8")
     (out / f"{name}.yaml").write_text((run / "network.yaml").read_text("utf-8"), encoding="utf-8")
-    for picture in ("curve", "predictions"):
-        (out / f"{name}-{picture}.png").write_bytes((run / f"{picture}.png").read_bytes())
+    (out / f"{name}-curve.png").write_bytes((run / "curve.png").read_bytes())
     print(json.dumps({k: kept.get(k) for k in ("command", "metrics", "n", "judged_on", "total_s")}))
 
 

@@ -265,7 +265,7 @@ def _parser() -> argparse.ArgumentParser:
         "--weights", metavar="FILE", help="safetensors; without it weights are random and the output says so"
     )
     s.add_argument("--precision", default="fp32", choices=("fp32", "int8"), help="int8 for --to onnx (default fp32)")
-    s.add_argument("--data", metavar="DIR", help="images to calibrate int8 on: one folder a class")
+    s.add_argument("--data", metavar="DIR", help="images to calibrate int8 on, in folders of any order")
     s.add_argument(
         "--out", metavar="DIR|FILE",
         help="a new folder, or a new .onnx or .tflite file (default SPEC.onnx, SPEC.tflite or SPEC-TO)",

@@ -4,11 +4,11 @@ from mbv3.data.annotations import Annotated, find_boxes
 from mbv3.data.augment import AUGMENTS, Augment
 from mbv3.data.boxes import Boxes, BoxSet, Kind
 from mbv3.data.decode import IGNORED, Framing
-from mbv3.data.folder import find_class_folder, load_class_folder, peek_class_folder, stored_size
+from mbv3.data.folder import find_class_folder, find_images, load_class_folder, peek_class_folder, stored_size
 from mbv3.data.images import ImageSet, Pixels, batch_order, make_batch, normalise, split, split_labels
 from mbv3.data.masks import MaskFiles, MaskSet, find_masks, read_class_names
 from mbv3.data.procedural import procedural_images
-from mbv3.data.store import store_pixels
+from mbv3.data.store import decode_all, store_pixels
 
 __all__ = [
     "AUGMENTS",
@@ -24,8 +24,10 @@ __all__ = [
     "MaskSet",
     "Pixels",
     "batch_order",
+    "decode_all",
     "find_boxes",
     "find_class_folder",
+    "find_images",
     "find_masks",
     "load_class_folder",
     "make_batch",

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from mbv3.data.augment import Augment, colours
 from mbv3.data.images import Pixels
+from mbv3.nn import iou
 
-__all__ = ["BoxSet", "Boxes", "Kind", "box_overlap"]
+__all__ = ["BoxSet", "Boxes", "Kind"]
 
 Target = list[tuple[Tensor, Tensor]]
 
@@ -70,16 +71,6 @@ class BoxSet:
         return pixels, target
 
 
-def box_overlap(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Intersection over union (A, B) of boxes (A, 4) and (B, 4)."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    inside = (high - low).clip(0).prod(2)
-    area_a, area_b = (a[:, 2:] - a[:, :2]).prod(1), (b[:, 2:] - b[:, :2]).prod(1)
-    shared: NDArray[np.float32] = inside / np.maximum(area_a[:, None] + area_b[None, :] - inside, 1e-9)
-    return shared
-
-
 def _changed(
     image: NDArray[np.uint8], edges: NDArray[np.float32], labels: NDArray[np.int64], rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]:
@@ -119,7 +110,7 @@ def _part(
             continue
         x0, y0 = rng.uniform(0, 1 - pw), rng.uniform(0, 1 - ph)
         keep: NDArray[np.bool_] = np.all((middle > (x0, y0)) & (middle < (x0 + pw, y0 + ph)), axis=1)
-        box = np.array([[x0, y0, x0 + pw, y0 + ph]], dtype=np.float32)
-        if keep.any() and box_overlap(edges[keep], box).max() >= least:
+        part = torch.tensor([[x0, y0, x0 + pw, y0 + ph]], dtype=torch.float32)
+        if keep.any() and iou(torch.from_numpy(edges[keep]), part).max() >= least:
             return (float(x0), float(y0), float(x0 + pw), float(y0 + ph)), keep
     return None

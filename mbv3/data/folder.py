@@ -12,7 +12,7 @@ from mbv3.data.images import ImageSet
 from mbv3.data.store import decode_all
 from mbv3.errors import BadInput
 
-__all__ = ["find_class_folder", "load_class_folder", "peek_class_folder", "stored_size"]
+__all__ = ["find_class_folder", "find_images", "load_class_folder", "peek_class_folder", "stored_size"]
 
 MAX_BYTES = 2_000_000_000
 
@@ -57,6 +57,16 @@ def find_class_folder(
     if like is not None:
         _same_classes(folder, tuple(names), like)
     return tuple(names), files
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Every image below a folder, sorted; what lies in a folder `masks` is none. Raises: BadInput."""
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    images = [p for p in found if "masks" not in p.relative_to(folder).parts]
+    if not images:
+        why = "holds no images (" + ", ".join(sorted(SUFFIXES)) + ")" if folder.is_dir() else "no such folder"
+        raise BadInput(f"{folder}: {why}")
+    return images
 
 
 def _side(path: Path) -> int:

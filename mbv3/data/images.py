@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbv3.data.augment import Augment, augmented
+from mbv3.nn import MEAN, STD
 
 __all__ = ["ImageSet", "Pixels", "batch_order", "make_batch", "normalise", "split", "split_labels"]
 
-# ImageNet's channel statistics, as every pretrained network of the field expects
-_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1) * 255
-_STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1) * 255
+_MEAN, _STD = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (MEAN, STD))
 
 
 class Pixels(Protocol):

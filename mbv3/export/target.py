@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 from mbv3.errors import Fault
 from mbv3.export.names import Names
+from mbv3.nn import MEAN, STD
 from mbv3.spec import ArchSpec, Classify, Conv, DSConv, MBConv, Row, Tap, count
 
 __all__ = [
-    "MEAN",
     "PIXEL_MEAN",
     "PIXEL_STD",
-    "STD",
     "Source",
     "Target",
     "intro",
@@ -28,8 +27,7 @@ __all__ = [
 
 STEM = "mobilenetv3"  # of every file that an export writes
 
-# ImageNet's channel statistics, which training here normalises with: of values up to 1, and of bytes
-MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+# of bytes
 PIXEL_MEAN, PIXEL_STD = ([round(255 * v, 3) for v in values] for values in (MEAN, STD))
 
 Source = dict[str, str]  # file name -> text

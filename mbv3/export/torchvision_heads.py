@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mbv3.errors import Fault
-from mbv3.export.target import MEAN, STD, residual, width_at
+from mbv3.export.target import residual, width_at
+from mbv3.nn import MEAN, STD
 from mbv3.spec import FCN, LRASPP, ArchSpec, DeepLabV3, Dense, MBConv, SSDLite, Tap, aux_of, taps_of
 
 __all__ = ["head_faults", "head_imports", "head_lines", "head_notes", "torchvision_head", "torchvision_place"]
@@ -218,6 +219,6 @@ def head_lines(spec: ArchSpec) -> list[str]:
         f"head = SSDLiteHead({outs}, boxes.num_anchors_per_location(), {head.classes}, norm)",
         "net = SSD(",
         f"    backbone, boxes, ({w}, {h}), {head.classes}, head=head, score_thresh=0.001, nms_thresh=0.55,",
-        f"    detections_per_img=300, topk_candidates=300, image_mean={MEAN}, image_std={STD},",
+        f"    detections_per_img=300, topk_candidates=300, image_mean={list(MEAN)}, image_std={list(STD)},",
         ")",
     ]

@@ -1,11 +1,13 @@
 """ArchSpec to torch module, heads included; surgery on its weights; what a detector's maps mean."""
 
-from mbv3.nn.build import Network, build, state_shapes
+from mbv3.nn.build import MEAN, STD, Network, build, state_shapes
 from mbv3.nn.detection import Detections, decode, default_boxes, detections, encode, flatten_maps, iou, nms
 from mbv3.nn.heads import Maps
 from mbv3.nn.surgery import cut_state
 
 __all__ = [
+    "MEAN",
+    "STD",
     "Detections",
     "Maps",
     "Network",

@@ -27,7 +27,10 @@ from mbv3.spec import (
     taps_of,
 )
 
-__all__ = ["build", "state_shapes"]
+__all__ = ["MEAN", "STD", "Network", "build", "state_shapes"]
+
+# ImageNet's channel statistics, of values up to 1: every network takes images with these taken out
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def _act(nl: str) -> nn.Module:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mbv3.data import ImageSet, load_class_folder, make_batch
+from mbv3.data import Pixels, decode_all, find_images, normalise
 from mbv3.errors import BadInput
 from mbv3.export import export
 from mbv3.files import vacant, write_atomic, write_folder
 from mbv3.nn import build
-from mbv3.pipeline.accuracy import subset
-from mbv3.spec import ArchSpec, count
+from mbv3.pipeline.job import spread
+from mbv3.spec import ArchSpec, Classify, count
 from mbv3.training import read_weights
 
 __all__ = ["calibration_images", "export_network"]
@@ -24,11 +24,18 @@ INT8_IMAGES = 32  # that the ranges of activations are calibrated on
 SUFFIXES = {"onnx": ".onnx", "litert": ".tflite"}  # of targets that are one file
 
 
-def calibration_images(images: ImageSet, resolution: tuple[int, int]) -> list[NDArray[np.float32]]:
+def calibration_images(images: Pixels, resolution: tuple[int, int]) -> list[NDArray[np.float32]]:
     """A few of `images` as a network takes them, (1, 3, H, W) each."""
-    few = subset(images, INT8_IMAGES)
-    x, _ = make_batch(few, np.arange(len(few)), resolution)
-    return np.split(x.contiguous().numpy(), len(few))
+    few = images[spread(images.shape[0], INT8_IMAGES)]
+    return np.split(normalise(few, resolution).contiguous().numpy(), len(few))
+
+
+def _images(folder: str, spec: ArchSpec) -> list[NDArray[np.float32]]:
+    """`calibration_images` of a folder of the user's, whatever its order, framed as training does for the task."""
+    files = find_images(Path(folder))
+    few = [files[i] for i in spread(len(files), INT8_IMAGES)]
+    decoded = decode_all(few, spec.resolution, folder, "middle" if isinstance(spec.head, Classify) else "stretch")
+    return calibration_images(decoded.pixels, spec.resolution)
 
 
 def export_network(
@@ -43,8 +50,8 @@ def export_network(
 ) -> dict[str, Any]:
     """Write `spec` for the target `to`; what was written, ready for JSON.
 
-    `out`: a new or empty folder, or a new file where its suffix is the target's. `data`: class folders, whose images
-    calibrate int8.
+    `out`: a new or empty folder, or a new file where its suffix is the target's. `data`: a folder of images, at any
+    depth, that calibrate int8.
 
     Raises:
         BadInput: the weights, the images or the place cannot be used, or the target cannot express the network. Then
@@ -64,7 +71,7 @@ def export_network(
     state = read_weights(Path(weights)) if weights else build(spec, seed).state_dict()
     images: list[NDArray[np.float32]] = []
     if data:
-        images = calibration_images(load_class_folder(Path(data), spec.resolution[0]), spec.resolution)
+        images = _images(data, spec)
     made = export(spec, state, to, precision=precision, images=images, source=weights or "weights")
     if suffix and place.suffix == suffix:
         [content] = made.files.values()

@@ -486,7 +486,7 @@ def _write_onnx(run: RunDir, spec: ArchSpec, images: Images) -> None:
     model = network_model(spec, state)
     write_atomic(run.path / "mobilenetv3.onnx", model)
     if run.record["device"]["precision"] == "int8":
-        few = calibration_images(images.train, spec.resolution)
+        few = calibration_images(images.train.images, spec.resolution)
         write_atomic(run.path / "mobilenetv3.int8.onnx", quantized(model, few))
         run.note("mobilenetv3.int8.onnx is the network that was timed; its accuracy in int8 was not judged")
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mbv3.errors import BadInput
 from mbv3.files import write_atomic
+from mbv3.nn import MEAN, STD
 
 __all__ = ["load_checkpoint", "read_weights", "save_checkpoint", "save_weights"]
 
@@ -23,9 +24,9 @@ def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], **about: str) -> None:
-    """Weights under their state-dict names. Equal weights give equal bytes."""
+    """Weights under their state-dict names, with how images are normalised for them. Equal weights give equal bytes."""
     # safetensors writes several entries in any order, so there is one
-    meta = json.dumps({"format": "mbv3-weights/1", **about}, sort_keys=True)
+    meta = json.dumps({"format": "mbv3-weights/1", "mean": MEAN, "std": STD, **about}, sort_keys=True)
     write_atomic(path, save(_plain(state), metadata={"mbv3": meta}))
 
 

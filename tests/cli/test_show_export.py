@@ -191,6 +191,15 @@ def test_int8_is_calibrated_on_images_or_says_so(mbv3: Command, spec: Path, tmp_
     assert code == 0 and "one random image" not in err
     real, random = ((tmp_path / f"{name}.onnx").read_bytes() for name in ("real", "random"))
     assert real != random and b"QuantizeLinear" in real
+    (tmp_path / "flat").mkdir()
+    for image in (tmp_path / "data").rglob("*.png"):
+        image.rename(tmp_path / "flat" / image.name)
+    (tmp_path / "flat/masks").mkdir()
+    (tmp_path / "flat/masks/0.png").write_bytes(b"no image, and not asked for")
+    code, _, err = mbv3(*common, tmp_path / "flat.onnx", "--data", tmp_path / "flat")
+    assert code == 0 and (tmp_path / "flat.onnx").read_bytes() == real, err
+    code, _, err = mbv3(*common, tmp_path / "none.onnx", "--data", tmp_path / "data")
+    assert code == 2 and f"{tmp_path / 'data'}: holds no images" in err and not (tmp_path / "none.onnx").exists()
     spec.write_text(spec.read_text().replace("resolution: 32", "resolution: 32, channels: 1"))
     code, _, err = mbv3(*common, tmp_path / "gray.onnx", "--data", tmp_path / "data")
     assert code == 2 and "images have 3 channels, and this network takes 1" in err

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mbv3.data import BoxSet, find_boxes
-from mbv3.data.boxes import Boxes, Kind, box_overlap
+from mbv3.data.boxes import Boxes, Kind
 from mbv3.errors import BadInput
+from mbv3.nn import iou
 
 # file: (width, height), [(name, left, top, right, bottom)]
 SCENE = {
@@ -207,11 +209,6 @@ def test_boxes_follow_their_objects() -> None:
         red = image_[0, ..., 0].astype(int) > image_[0, ..., 2].astype(int)
         y, x = np.nonzero(red)
         seen = np.array([[x.min(), y.min(), x.max() + 1, y.max() + 1]], np.float32) / 60
-        assert box_overlap(seen, boxes.numpy())[0, 0] > 0.8
+        assert iou(torch.from_numpy(seen), boxes)[0, 0] > 0.8
     _, [(boxes, _)] = data.batch(np.array([0]), (60, 60), "none", np.random.default_rng(0))
     np.testing.assert_array_equal(boxes.numpy(), edges)
-
-
-def test_overlap_by_hand() -> None:
-    a = np.array([[0, 0, 2, 2], [0, 0, 1, 1]], np.float32)
-    np.testing.assert_allclose(box_overlap(a, np.array([[1, 1, 3, 3]], np.float32)), [[1 / 7], [0]])
