@@ -136,7 +136,9 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--dropout", type=float, metavar="P", help="before the classifier")
     p.add_argument("--resolution", metavar="R|HxW", help="pixels (default: the network's own)")
     p.add_argument("--unstride", type=int, default=0, metavar="N", help="the first N strides become 1: small images")
-    p.add_argument("--head", metavar="NAME", help="put on a classifier for segment or detect (default lraspp, ssdlite)")
+    p.add_argument(
+        "--head", metavar="NAME", help="put on a classifier for segment or detect (default lraspp-torchvision, ssdlite)"
+    )
     p.add_argument("--output-stride", type=int, metavar="S", help="of that segmentation network (default 16)")
     p.add_argument("--init", metavar="FILE", help="begin with these weights; a head of other classes stays new")
     p.add_argument("--teacher", metavar="SPEC", help="distillation: a bigger network that knows the task")

@@ -16,7 +16,7 @@ AUGMENTS = {
     "segment": ("none", "scale"),
     "detect": ("none", "ssd"),
 }
-HEADS = {"segment": "lraspp", "detect": "ssdlite"}
+HEADS = {"segment": "lraspp-torchvision", "detect": "ssdlite"}
 
 
 def task_of(spec: ArchSpec) -> str:
