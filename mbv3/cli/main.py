@@ -100,7 +100,8 @@ def _search_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--trials", type=int, metavar="N", help="networks that the search scores")
     p.add_argument("--seed", type=int, default=0, help="of every random number of the run (default 0)")
     p.add_argument("--seed-ratio", type=float, default=1.25, help="the search aims at this times the target")
-    p.add_argument("--delta", type=float, default=0.01, help="NetAdapt's least cut a step, share of the seed's ms")
+    p.add_argument("--delta", type=float, help="NetAdapt's least cut a step, share of the seed's ms (0.01, or what the "
+                   "budget asks)")  # fmt: skip
     p.add_argument("--finetune-steps", type=int, metavar="T", help="NetAdapt's steps a proposal")
     p.add_argument("--supernet-steps", type=int, metavar="N", help="training steps of the supernet")
     p.add_argument("--supernet-minutes", type=float, metavar="M", help="or its time (default 40 %% of the budget)")
@@ -245,7 +246,8 @@ def _parser() -> argparse.ArgumentParser:
     s.add_argument("spec", metavar="SPEC", help=_SPEC)
     s.add_argument("--target-ms", type=float, required=True, metavar="T", help="milliseconds that one image may take")
     s.add_argument("--data", metavar="DIR", help="your images: one folder a class")
-    s.add_argument("--delta", type=float, default=0.01, help="least cut a step, share of the network's ms (0.01)")
+    s.add_argument("--delta", type=float, help="least cut a step, share of the network's ms (0.01, or what the budget "
+                   "asks)")  # fmt: skip
     s.add_argument("--finetune-steps", type=int, metavar="T", help="training steps a proposal")
     s.add_argument("--budget-minutes", type=float, metavar="M", help="time for the run (default 10; 60 with --data)")
     s.add_argument("--seed", type=int, default=0, help="of every random number of the run (default 0)")

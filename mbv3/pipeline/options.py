@@ -83,7 +83,7 @@ class Options:
     trials: int | None = None
     seed: int = 0
     seed_ratio: float = 1.25
-    delta: float = 0.01
+    delta: float | None = None
     finetune_steps: int | None = None
     supernet_steps: int | None = None
     supernet_minutes: float | None = None
@@ -106,7 +106,7 @@ class Options:
         need(self.w is None or (math.isfinite(self.w) and -10 <= self.w <= 0), "--w must lie from -10 to 0", self.w)
         need(self.trials is None or 1 <= self.trials <= 10**6, "--trials must be from 1 to a million", self.trials)
         need(1.0 <= self.seed_ratio <= 4.0, "--seed-ratio must lie from 1 to 4", self.seed_ratio)
-        need(0.001 <= self.delta <= 0.5, "--delta must lie from 0.001 to 0.5", self.delta)
+        need(self.delta is None or 0.001 <= self.delta <= 0.5, "--delta must lie from 0.001 to 0.5", self.delta)
         need(0 <= self.seed < 2**31, "--seed must be a whole number from 0 to 2147483647", self.seed)
         for name, least in (("finetune_steps", 0), ("supernet_steps", 1)):
             value = getattr(self, name)

@@ -30,6 +30,8 @@ STAGE = "netadapt"
 BATCH = 32
 HELD_OUT = 512
 CHECK = 0.04  # of the seed's ms cut: the network is measured whole, as predictions drift from it by a few percent
+DELTA, MOST_DELTA = 0.01, 0.04  # of the seed's ms a step at least: as a rule, and where there is no time for so many
+LEAST_T = 4  # steps of fine-tuning under which fewer, larger cuts are the better use of the time
 AIM = 0.985  # of the target: the verdict asks for two of its own standard errors below the target, about 1 %
 
 
@@ -123,7 +125,7 @@ def _pretrain(
         net.load_state_dict(inherited)
     batch = min(BATCH, len(images.train))
     if "pretrain_steps" not in plan:
-        seconds = 75.0 if images.procedural else min(0.05 * options.minutes * 60, 600)
+        seconds = min(7.5 * options.minutes, 75) if images.procedural else min(3 * options.minutes, 600)
         if options.finetune_steps is not None:  # fixed by hand: nothing may depend on this machine's speed
             plan["pretrain_steps"] = 4 * max(options.finetune_steps, 5)
         elif options.estimate_only:
@@ -149,12 +151,12 @@ def _pretrain(
     yield {k: v.detach().clone() for k, v in net.state_dict().items()}
 
 
-def _decide_steps(
-    options: Options, run: RunDir, start: Start, images: Images, target_ms: float, latency: Latency
-) -> int:
-    """T, the fine-tuning steps of a proposal, so that the whole fits the time given; kept in the plan."""
+def _decide_steps(options: Options, run: RunDir, start: Start, images: Images, target_ms: float) -> tuple[int, float]:
+    """T, the fine-tuning steps of a proposal, and the least cut of a step as a share of the seed's ms, so that all of
+    it fits the time given; kept in the plan."""
     plan: dict[str, Any] = run.record["plan"]
     if "finetune_steps" not in plan:
+        plan["delta"] = DELTA if options.delta is None else options.delta
         if options.finetune_steps is not None:
             plan["finetune_steps"] = options.finetune_steps
         elif options.estimate_only:  # nothing is timed, so that the same table gives the same network
@@ -169,13 +171,20 @@ def _decide_steps(
             t2 = time.monotonic()
             per_step = max((t2 - t1 - (t1 - t0)) / 4, 1e-4)
             fixed = max(t1 - t0 - per_step, 1e-4)
-            gap = max(start.scored.latency_ms - target_ms, 0) / (options.delta * start.scored.latency_ms)
-            proposals = max(1.0, gap * 0.8) * len(sites(start.spec))
+            gap = max(start.scored.latency_ms - target_ms, 0) / start.scored.latency_ms
             given = (0.5 if images.procedural else 0.2) * options.minutes * 60
-            plan["finetune_steps"] = int(np.clip((given / proposals - fixed) / per_step, 1, 60))
-            plan["netadapt_forecast_s"] = round(proposals * (fixed + plan["finetune_steps"] * per_step), 1)
+
+            def proposals(delta: float) -> float:
+                return max(1.0, 0.8 * gap / delta) * len(sites(start.spec))
+
+            if options.delta is None:
+                needed = proposals(DELTA) * (fixed + LEAST_T * per_step)
+                plan["delta"] = float(np.clip(DELTA * needed / given, DELTA, MOST_DELTA))
+            n = proposals(plan["delta"])
+            plan["finetune_steps"] = int(np.clip((given / n - fixed) / per_step, 1, 60))
+            plan["netadapt_forecast_s"] = round(n * (fixed + plan["finetune_steps"] * per_step), 1)
         run.save()
-    return int(plan["finetune_steps"])
+    return int(plan["finetune_steps"]), float(plan["delta"] if options.delta is None else options.delta)
 
 
 def _rows(step: Step, before: Scored) -> list[dict[str, Any]]:
@@ -280,9 +289,9 @@ def shrink(
         record.seed(start)
     else:
         yield Note(STAGE, f"going on after step {start.step}, {start.scored.latency_ms:.3f} ms")
-    tuner.steps = _decide_steps(options, run, start, images, target, latency)
+    tuner.steps, least_share = _decide_steps(options, run, start, images, target)
     seed_ms = float(record.rows[0]["latency_ms"])
-    delta = options.delta * seed_ms
+    delta = least_share * seed_ms
     gap = max(start.scored.latency_ms - target, 0.0)
     yield StageStart(
         STAGE,
