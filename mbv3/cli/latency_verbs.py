@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mbv3.cli.asked import HEAD_FLAGS, network
 from mbv3.cli.say import columns, dump, out, warn
 from mbv3.errors import BadInput
-from mbv3.spec import ArchSpec, load_spec
+from mbv3.spec import ArchSpec, load_spec, parse_resolution
 
 if TYPE_CHECKING:
     from mbv3.latency import LatencyTable
@@ -25,7 +26,6 @@ def run_latency(args: Namespace) -> int:
 
 def _space_of(table: LatencyTable, given: str) -> SearchSpace:
     """The scaled space that a table was built for; `given`, from --space, where the table's bears its name."""
-    from mbv3.pipeline.options import parse_resolution
     from mbv3.pipeline.tables import space_id
     from mbv3.space import load_space, scale, under_head
 
@@ -226,8 +226,10 @@ def _measure(args: Namespace) -> int:
     if (args.spec is None) == (args.like is None):
         raise BadInput("give one SPEC, or --like TABLE.csv for random networks of its space")
     if args.like is not None:
+        if given := [f"--{n.replace('_', '-')}" for n in HEAD_FLAGS if getattr(args, n) is not None]:
+            raise BadInput(f"{', '.join(given)}: belongs to a SPEC; the table says what --like is of")
         return _measure_many(args)
-    spec = load_spec(args.spec)
+    spec = network(args)
     runtime = open_runtime(args.runtime, args.threads)
     measured = measure_whole(Device(runtime, reference_at(1.0, 224), 1.0), spec)  # told in reference times
     now = measured.raw_reference_ms
@@ -275,7 +277,7 @@ def _transfer(args: Namespace) -> int:
     if args.name and measured.fingerprint is not None:
         raise BadInput(f"--name {args.name!r}: {args.measured} says itself of which device it is; leave --name out")
 
-    def network(name: str) -> ArchSpec:
+    def named(name: str) -> ArchSpec:
         label, colon, genome = name.partition(":")
         return space.deployed(space.genome(genome)) if colon and label in ("check", "calibration") else load_spec(name)
 
@@ -283,7 +285,7 @@ def _transfer(args: Namespace) -> int:
         cpu=args.name or f"of {args.measured}", vector="", cores=1, system="", kernel="", governor="",
         runtime="unknown", runtime_version="", threads=1,
     )  # fmt: skip
-    nets = [(name, network(name), ms) for name, ms in measured.times]
+    nets = [(name, named(name), ms) for name, ms in measured.times]
     reference = (reference_of(table), measured.reference_ms)
     moved = transfer(table, nets, measured.fingerprint or unknown, reference, args.fit)
     moved.save(Path(args.out))
@@ -326,7 +328,7 @@ def _devices(args: Namespace) -> int:
 
 
 def _predict(args: Namespace) -> int:
-    spec = load_spec(args.spec)
+    spec = network(args)
     table = _table(args)
     if not args.device and table.missing(spec):  # the device is at hand: what the table lacks is measured
         from mbv3.latency import Device, open_runtime

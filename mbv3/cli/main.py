@@ -160,6 +160,7 @@ def _head(p: argparse.ArgumentParser) -> None:
     p.add_argument("--head", metavar="NAME", help="under another head: " + ", ".join(head_names()))
     p.add_argument("--classes", type=int, metavar="N", help="its classes, ssdlite's with background (default: as now)")
     p.add_argument("--output-stride", type=int, metavar="8|16|32", help="the last map at 1/N of the input, by dilation")
+    p.add_argument("--resolution", metavar="H|HxW", help="the input in pixels (default: the network's own)")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -173,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     s = verbs.add_parser("show", help="rows, shapes, parameters, MAdds, predicted ms of a network")
     s.add_argument("spec", metavar="SPEC", help=_SPEC)
     _head(s)
+    s.add_argument("--out", metavar="FILE", help="also write the network as YAML: a SPEC for every other verb")
     _device(s)
     _timing(s)
     _common(s)
@@ -206,6 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     _common(s)
     s = latency.add_parser("measure", help="time networks on this CPU, against the reference network")
     s.add_argument("spec", metavar="SPEC", nargs="?", help=_SPEC)
+    _head(s)
     s.add_argument("--like", metavar="TABLE.csv", help="random networks of the space that this table is of")
     s.add_argument("--networks", type=int, default=40, metavar="N", help="how many with --like (default 40)")
     s.add_argument("--seed", type=int, default=0, help="of their draw (default 0)")
@@ -237,6 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     _common(s)
     s = latency.add_parser("predict", help="predict a network's time from a table")
     s.add_argument("spec", metavar="SPEC", help=_SPEC)
+    _head(s)
     _space(s)
     _device(s)
     _timing(s)

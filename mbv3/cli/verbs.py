@@ -10,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mbv3.cli.asked import network
 from mbv3.cli.say import columns, dump, out, warn
 from mbv3.errors import BadInput
-from mbv3.spec import ArchSpec, count, load_spec, lower, with_head, with_output_stride
+from mbv3.files import vacant, write_atomic
+from mbv3.spec import count, dump_spec, load_spec, lower
 
 __all__ = ["resume_hint", "run"]
 
@@ -113,18 +115,11 @@ def _accuracy(accuracy: dict[str, Any]) -> str:
 # ---- show ----------------------------------------------------------------------------------------------------
 
 
-def _network(args: Namespace) -> ArchSpec:
-    """The network asked for, under the head asked for."""
-    spec = load_spec(args.spec)
-    if args.head is not None or args.classes is not None:
-        spec = with_head(spec, args.head or spec.head, args.classes)
-    if args.output_stride is not None:
-        spec = with_output_stride(spec, args.output_stride)
-    return spec
-
-
 def _show(args: Namespace) -> int:
-    spec = _network(args)
+    spec = network(args)
+    if args.out:
+        vacant(Path(args.out))
+        write_atomic(Path(args.out), dump_spec(spec))
     counts = count(spec)
     predicted: dict[str, tuple[float, bool]] = {}
     total: Any = None
@@ -225,7 +220,7 @@ def _export(args: Namespace) -> int:
     from mbv3.pipeline.exporting import export_network
 
     given = {n: getattr(args, n) for n in ("weights", "out", "precision", "data")}
-    record = export_network(_network(args), args.to, **given)
+    record = export_network(network(args), args.to, **given)
     for note in record["notes"]:
         print(note, file=sys.stderr)  # noqa: T201
     if args.json:

@@ -142,28 +142,38 @@ def _numbered(images: list[_Raw], names: list[str], notes: _Notes) -> Annotated:
 
 
 def _voc(root: Path, notes: _Notes) -> dict[str, list[_Raw]] | None:
-    place = next((d for d in (root, *sorted(root.glob("*")), *sorted(root.glob("*/*")))
-                  if (d / "Annotations").is_dir()), None)  # fmt: skip
-    if place is None:
-        return None
-    images = {p.stem: p for p in sorted((place / "JPEGImages").glob("*")) if p.suffix.lower() in SUFFIXES}
-    lists = place / "ImageSets" / "Main"
+    places = [d for d in (root, *sorted(root.glob("*")), *sorted(root.glob("*/*"))) if (d / "Annotations").is_dir()]
+    if len(places) < 2:
+        return _voc_parts(places[0], notes) if places else None
+    parts = {part: [d for d in places if d.name in names] for part, names in PARTS.items()}
+    if sum(map(len, parts.values())) < len(places) or max(map(len, parts.values())) > 1 or not parts["training"]:
+        raise BadInput(f"{root}: holds {len(places)} Pascal VOC data sets: {', '.join(map(str, places[:5]))}; give one "
+                       "of them, or name them train, val and test")  # fmt: skip
+    return {part: _voc_images(d, _stems(d), notes) for part, found in parts.items() for d in found}
+
+
+def _stems(place: Path) -> list[str]:
+    return sorted(p.stem for p in (place / "Annotations").glob("*.xml"))
+
+
+def _voc_parts(place: Path, notes: _Notes) -> dict[str, list[_Raw]]:
+    """The lists in ImageSets/Main; without one for training all that the others do not name."""
     parts: dict[str, list[str]] = {}
     for part, names in PARTS.items():
-        file = next((f for n in names if (f := lists / f"{n}.txt").is_file()), None)
+        file = next((f for n in names if (f := place / "ImageSets" / "Main" / f"{n}.txt").is_file()), None)
         if file is not None:
             # VOC's own lists carry a flag behind the name
             parts[part] = [line.split()[0] for line in file.read_text("utf-8").splitlines() if line.strip()]
     if "training" not in parts:
-        parts = {"training": sorted(p.stem for p in (place / "Annotations").glob("*.xml"))}
-    found: dict[str, list[_Raw]] = {}
-    for part, stems in parts.items():
-        found[part] = []
-        for stem in stems:
-            image = _voc_image(place / "Annotations" / f"{stem}.xml", images.get(stem), notes)
-            if image is not None:
-                found[part].append(image)
-    return found
+        others = {stem for stems in parts.values() for stem in stems}
+        parts = {"training": [stem for stem in _stems(place) if stem not in others], **parts}
+    return {part: _voc_images(place, stems, notes) for part, stems in parts.items()}
+
+
+def _voc_images(place: Path, stems: list[str], notes: _Notes) -> list[_Raw]:
+    images = {p.stem: p for p in sorted((place / "JPEGImages").glob("*")) if p.suffix.lower() in SUFFIXES}
+    found = [_voc_image(place / "Annotations" / f"{stem}.xml", images.get(stem), notes) for stem in stems]
+    return [image for image in found if image is not None]
 
 
 def _voc_image(file: Path, image: Path | None, notes: _Notes) -> _Raw | None:
@@ -202,21 +212,28 @@ def _coco(root: Path, notes: _Notes) -> dict[str, list[_Raw]] | None:
     everything = sorted((root / "annotations").glob("*.json"))
     for part, names in PARTS.items():
         own = [f for n in names if (f := root / n / "_annotations.coco.json").is_file()]
-        shared = [f for n in names for f in everything if n in re.split("[^a-z]+", f.stem.lower())]
-        # COCO has captions and keypoints beside the boxes
-        shared = sorted(shared, key=lambda f: not f.name.startswith("instances"))
-        files = own or shared
+        shared = [[f for f in everything if n in re.split("[^a-z]+", f.stem.lower())] for n in names]
+        files = own[:1] or next((fs for fs in shared if fs), [])
         if part == "test":  # COCO's own has no boxes: they are kept from us
             files = [f for f in files if "annotations" in _document(f)]
         if files:
-            file = files[0]
+            file = _one(files)
             year = file.stem.rpartition("_")[2]
             folders = [file.parent, *(root / n for n in (year, *names)), *(root / "images" / n for n in (year, *names)),
                        root / "images", root]  # fmt: skip
             found[part] = _coco_part(file, folders, notes)
     if not found and everything:
-        found["training"] = _coco_part(everything[0], [root / "images", root], notes)
+        found["training"] = _coco_part(_one(everything), [root / "images", root], notes)
     return found or None
+
+
+def _one(files: list[Path]) -> Path:
+    """The one with boxes: COCO has captions and keypoints beside them. Raises: BadInput."""
+    named = [f for f in files if f.name.startswith("instances")] or files
+    if len(named) > 1:
+        raise BadInput(f"{files[0].parent}: several files may be the boxes of one part: "
+                       f"{', '.join(f.name for f in named[:5])}; leave one, or name it instances_...")  # fmt: skip
+    return named[0]
 
 
 def _document(file: Path) -> dict[str, Any]:

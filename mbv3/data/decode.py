@@ -109,6 +109,8 @@ def read_mask(path: Path) -> NDArray[np.int64]:
     with Image.open(path) as image:
         if image.mode not in ("1", "L", "P", "I", "I;16"):
             raise ValueError(f"a mask holds one class index a pixel; this one has colours ({image.mode})")
+        if image.format == "JPEG":
+            raise ValueError("a mask as JPEG, which blurs class indices into each other; write masks as PNG")
         return np.asarray(_upright(image)).astype(np.int64)
 
 

@@ -24,7 +24,7 @@ def find_class_folder(
 
     Raises:
         BadInput: not a folder of at least two class folders with two images each (one, where `like` is given), or other
-            classes than `like`.
+            classes than `like`, of which it may lack some.
     """
     if not folder.exists():
         raise BadInput(f"{folder}: no such data folder")
@@ -32,10 +32,13 @@ def find_class_folder(
         raise BadInput(f"{folder}: not a folder; --data takes a folder that holds one folder of images a class")
     try:
         names = sorted(d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
+        if like is not None:
+            names = _known(folder, names, like)
         files: list[tuple[Path, int]] = []
         empty = []
         for label, name in enumerate(names):
-            found = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+            inside = (folder / name).iterdir() if (folder / name).is_dir() else ()
+            found = sorted(p for p in inside if p.suffix.lower() in SUFFIXES and p.is_file())
             files += [(p, label) for p in found]
             if not found:
                 empty.append(name)
@@ -48,14 +51,12 @@ def find_class_folder(
         )
     if not files:
         raise BadInput(f"{folder}: its {len(names)} class folders hold no images ({', '.join(sorted(SUFFIXES))})")
-    if empty:
+    if empty and like is None:
         raise BadInput(f"{folder}: no images in class folder(s) {', '.join(empty[:5])}; fill or remove them")
     # one held out, one to learn from; a part to score on needs no more than one
     few = [] if like is not None else [names[c] for c, n in Counter(c for _, c in files).items() if n < 2]
     if few:
         raise BadInput(f"{folder}: only one image in class folder(s) {', '.join(few[:5])}; at least two are needed")
-    if like is not None:
-        _same_classes(folder, tuple(names), like)
     return tuple(names), files
 
 
@@ -73,12 +74,15 @@ def _side(path: Path) -> int:
     return min(image_size(path) or (0,))
 
 
-def _same_classes(folder: Path, names: tuple[str, ...], classes: tuple[str, ...]) -> None:
-    if names != classes:
+def _known(folder: Path, names: list[str], classes: tuple[str, ...]) -> list[str]:
+    """`classes`, of which `folder` may lack some. Raises: BadInput when it has others."""
+    others = sorted(set(names) - set(classes))
+    if others:
         raise BadInput(
-            f"{folder}: its classes differ from the training folder's; here only: "
-            f"{sorted(set(names) - set(classes))[:5]}, there only: {sorted(set(classes) - set(names))[:5]}"
+            f"{folder}: class folder(s) {', '.join(others[:5])} are none of the training folder's "
+            f"({', '.join(classes[:5])}{', ...' if classes[5:] else ''})"
         )
+    return list(classes)
 
 
 def peek_class_folder(folder: Path, like: Path | None = None) -> tuple[int, int, int]:
@@ -100,7 +104,7 @@ def load_class_folder(
 ) -> ImageSet:
     """Decode every image to RGB, its middle square, at `size` pixels or its own size if that is smaller.
 
-    `classes`: the class names that must be there (a test folder's must equal the training folder's).
+    `classes`: the training folder's, where this is a folder to score on; it may lack some.
     `most`: at most so many images, drawn evenly over the classes; also bounded by 2 GB of pixels.
 
     Raises:

@@ -23,7 +23,7 @@ from mbv3.latency import Device, LatencyTable, open_runtime
 from mbv3.pipeline.accuracy import Images, Judge, load_images, prepare
 from mbv3.pipeline.compare import train_and_compare
 from mbv3.pipeline.exporting import calibration_images
-from mbv3.pipeline.options import Options, parse_resolution, parse_scale, pixels
+from mbv3.pipeline.options import Options, parse_scale, pixels
 from mbv3.pipeline.rundir import RunDir, file_sha256, versions
 from mbv3.pipeline.shrink import Shrunk, shrink
 from mbv3.pipeline.tables import (
@@ -40,7 +40,7 @@ from mbv3.pipeline.tables import (
 from mbv3.report import write_report
 from mbv3.search import Search, Trial, imagenet_top1, make_reward
 from mbv3.space import Additive, Genome, SearchSpace, load_space, scale, tabulate
-from mbv3.spec import ArchSpec, count, dump_spec, load_spec, read_spec, scale_spec
+from mbv3.spec import ArchSpec, count, dump_spec, load_spec, parse_resolution, read_spec, scale_spec
 from mbv3.training import read_weights, save_weights
 
 __all__ = ["find", "times_text"]

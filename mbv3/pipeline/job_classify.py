@@ -83,5 +83,5 @@ def classify_job(o: TrainOptions, size: tuple[int, int], store: Path, augment: s
 
     yield Job(
         classes, "top1", sets["training"], sets["validation"], sets.get("test"), metric, classify_objective, panels,
-        sets["training"].sha256,
+        fingerprint(*(s.sha256 for s in sets.values())),
     )  # fmt: skip

@@ -89,5 +89,5 @@ def detect_job(o: TrainOptions, spec: ArchSpec, store: Path) -> Iterator[Event |
 
     yield Job(
         classes, "map50", sets["training"], sets["validation"], sets.get("test"), metric,
-        lambda recipe: detect_objective(head), panels, sets["training"].sha256,
+        lambda recipe: detect_objective(head), panels, fingerprint(*(s.sha256 for s in sets.values())),
     )  # fmt: skip

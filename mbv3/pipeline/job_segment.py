@@ -63,6 +63,10 @@ def segment_job(o: TrainOptions, size: tuple[int, int], store: Path) -> Iterator
         cure = beside if IGNORED in seen["training"] else ""
         raise BadInput(f"{o.data}: its training masks hold only class {', '.join(map(str, learned)) or 'none'}{cure}; "
                        "at least two classes are needed")  # fmt: skip
+    if not names and learned[-1] >= 2 * len(learned):
+        raise BadInput(f"{o.data}: its masks hold the class indices {', '.join(map(str, learned[:5]))}, ... "
+                       f"{learned[-1]}; number the classes 0, 1, 2, ..., or name all of them, one a line, in "
+                       f"{Path(o.data) / 'classes.txt'}")  # fmt: skip
     classes = names or tuple(str(i) for i in range(1 + max(i for s in seen.values() for i in s - {IGNORED})))
     absent = [name for i, name in enumerate(classes) if i not in seen["training"]]
     if absent:
@@ -115,5 +119,5 @@ def segment_job(o: TrainOptions, size: tuple[int, int], store: Path) -> Iterator
 
     yield Job(
         classes, "miou", sets["training"], sets["validation"], sets.get("test"), metric, classify_objective, panels,
-        sets["training"].sha256,
+        fingerprint(*(s.sha256 for s in sets.values())),
     )  # fmt: skip

@@ -11,9 +11,9 @@ from mbv3.errors import BadInput
 from mbv3.search.reward import REWARDS
 from mbv3.search.samplers import SAMPLERS
 from mbv3.space import SearchSpace, under_head
-from mbv3.spec import head_names
+from mbv3.spec import head_names, parse_resolution
 
-__all__ = ["ACCURACIES", "TASKS", "Options", "parse_resolution", "parse_scale", "pixels"]
+__all__ = ["ACCURACIES", "TASKS", "Options", "parse_scale", "pixels"]
 
 ACCURACIES = ("imagenet", "supernet", "train")
 TASKS = ("classify", "segment")
@@ -39,18 +39,6 @@ def parse_scale(text: str) -> tuple[float, int] | None:
             f"pixels; got {text!r})"
         )
     return width, res
-
-
-def parse_resolution(text: str) -> tuple[int, int]:
-    """(height, width) of `512` or `512x1024`. Raises: BadInput."""
-    try:
-        height, *more = (int(side) for side in text.split("x"))
-        width = more[0] if more else height
-    except ValueError:
-        height, width, more = 0, 0, []
-    if len(more) > 1 or not (1 <= height <= 8192 and 1 <= width <= 8192):
-        raise BadInput(f"--resolution must be a side or HEIGHTxWIDTH such as 512x1024, 1 to 8192 pixels (got {text!r})")
-    return height, width
 
 
 def pixels(resolution: tuple[int, int]) -> int | str:

@@ -145,9 +145,9 @@ def _stages(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event]:
     recipe = recipe_for(
         o.recipe_name, len(job.train), spec.resolution, processes=world, seed=o.seed, precision=precision, **o.changes()
     )
-    run.record.setdefault("data_sha256", job.sha256)
-    if run.record["data_sha256"] != job.sha256:
-        yield Note("images", "the images are not those that this training began with", warning=True)
+    if run.record.setdefault("data_sha256", job.sha256) != job.sha256:
+        raise BadInput(f"--resume {run.path}: the images of {o.data} are not those that this training began with; put "
+                       "them back, or begin anew with another --out")  # fmt: skip
     _same_training(run, recipe, world)
     net = build(spec, o.seed)
     yield from _describe(o, run, spec, job, recipe, where)
@@ -158,7 +158,10 @@ def _stages(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event]:
         yield Note(STAGE, f"weights of {o.init}{of}" + (f"; new: {', '.join(left)}" if left else ""))
     net.to(where)
     objective = job.objective(recipe)
-    if o.teacher is not None:
+    if o.teacher is not None and o.teacher_weights is not None:
+        sha = file_sha256(Path(o.teacher_weights))
+        if run.record.setdefault("teacher_sha256", sha) != sha:
+            raise BadInput(f"--resume {run.path}: {o.teacher_weights} is not the teacher that this training began with")
         objective = distilled(objective, _teacher(o, spec, len(job.classes)).to(where), recipe)
     module: nn.Module | None = None
     if net.aux is not None:

@@ -33,9 +33,10 @@ def initial_weights(path: Path, spec: ArchSpec) -> tuple[dict[str, Tensor], str]
     if "stem.conv.weight" in state:
         return state, "mbv3"
     forms = [(name, f.names(spec)) for name, f in FRAMEWORKS.items() if not any(f.faults(spec))]
-    # a classifier's weights begin a segmentation network or a detector, too
-    plain = spec if isinstance(spec.head, Classify) else with_head(spec, Classify(features=8, classes=2))
-    forms += [(name, FRAMEWORKS[name].names(plain)) for name in CLASSIFIERS]
+    # a classifier's weights begin a segmentation network or a detector, too; a features layer moves timm's names
+    heads = (8, 0) if not isinstance(spec.head, Classify) else ()
+    plain = [with_head(spec, Classify(features=n, classes=2)) for n in heads] or [spec]
+    forms += [(name, FRAMEWORKS[name].names(p)) for name in CLASSIFIERS for p in plain]
     return max((_renamed(state, name, names) for name, names in forms), key=lambda found: found[2])[:2]
 
 

@@ -10,23 +10,12 @@ from typing import Any
 from mbv3.data import AUGMENTS
 from mbv3.errors import BadInput
 from mbv3.pipeline.job_hub import PREFIX
+from mbv3.spec import parse_resolution
 from mbv3.training import DEFAULT_RECIPE, RECIPES
 
-__all__ = ["TASKS", "TrainOptions", "parse_resolution"]
+__all__ = ["TASKS", "TrainOptions"]
 
 TASKS = tuple(DEFAULT_RECIPE)
-
-
-def parse_resolution(text: str) -> tuple[int, int]:
-    """(height, width) of `224` or `180x240`. Raises: BadInput."""
-    parts = text.lower().split("x")
-    try:
-        sides = [int(p) for p in parts]
-    except ValueError:
-        sides = []
-    if not (1 <= len(sides) <= 2 and all(8 <= s <= 4096 for s in sides)):
-        raise BadInput(f"--resolution must be a side or HEIGHTxWIDTH of 8 to 4096 pixels (got {text!r})")
-    return sides[0], sides[-1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +84,15 @@ class TrainOptions:
         need(self.teacher is not None or self.teacher_weights is None,
              "--teacher-weights needs the network: --teacher SPEC", self.teacher_weights)  # fmt: skip
         need(self.teacher is None or self.task != "detect", "--teacher works for classify and segment", self.task)
+        for name in ("distill", "temperature"):
+            value = getattr(self, name)
+            need(self.teacher is not None or value is None, f"--{name} needs a --teacher", value)
+        need(self.label_smoothing is None or self.task != "detect", "--label-smoothing: SSD's loss has none",
+             self.label_smoothing)  # fmt: skip
+        own = RECIPES[self.recipe_name].optimizer
+        need(self.lr is not None or self.optimizer in (None, own),
+             f"--optimizer: the rate of recipe {self.recipe_name} is for {own}; give --lr with another",
+             self.optimizer)  # fmt: skip
         need(self.test is None or self.task == "classify",
              "--test is for class folders; data of masks or boxes names its own test part", self.test)  # fmt: skip
         need(not self.data.startswith(PREFIX) or self.task == "classify", f"--data {PREFIX}NAME is for --task classify",
@@ -137,7 +135,9 @@ class TrainOptions:
         # whole paths: a training is resumed from any folder
         paths = {
             k: str(Path(v).resolve())
-            for k in ("data", "test", "init", "teacher_weights")
-            if (v := values.get(k)) is not None and not str(v).startswith(PREFIX)
+            for k in ("data", "test", "init", "teacher_weights", "teacher")
+            if (v := values.get(k)) is not None
+            and not str(v).startswith(PREFIX)
+            and (k != "teacher" or Path(v).exists())
         }
         return cls(**{**values, **paths})

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mbv3.errors import BadInput
-from mbv3.pipeline.train_options import TrainOptions, parse_resolution
-from mbv3.spec import ArchSpec, Dense, SSDLite, with_head, with_output_stride
+from mbv3.pipeline.train_options import TrainOptions
+from mbv3.spec import ArchSpec, Dense, SSDLite, parse_resolution, with_head, with_output_stride
 from mbv3.training import RECIPES
 
 __all__ = ["AUGMENTS", "shaped", "smallest_map", "task_of"]
@@ -27,10 +27,14 @@ def task_of(spec: ArchSpec) -> str:
 
 def shaped(spec: ArchSpec, o: TrainOptions) -> ArchSpec:
     """The spec at the asked resolution, its first strides taken away, with a head for the task and its dropout."""
+    if spec.in_channels != 3:
+        raise BadInput(f"{spec.name} takes {spec.in_channels} channels; images are trained on with 3")
     if o.resolution is not None:
         spec = replace(spec, resolution=parse_resolution(o.resolution))
     if task_of(spec) == "classify" and o.task in HEADS:
         spec = with_head(spec, o.head or HEADS[o.task])
+        if o.task == "detect" and o.output_stride is not None:
+            raise BadInput("--output-stride is for --task segment; a detector takes its maps at strides 16 and 32")
         if o.task == "segment":  # Howard 2019, Table 7: the paper's systems end at stride 16
             spec = with_output_stride(spec, o.output_stride or 16)
     elif o.head is not None or o.output_stride is not None:

@@ -1,6 +1,6 @@
 """The ground: what a network is, as a value; YAML; the one lowering; counts."""
 
-from mbv3.spec.arch import MAX_CHANNELS, ArchSpec
+from mbv3.spec.arch import MAX_CHANNELS, ArchSpec, parse_resolution
 from mbv3.spec.changes import (
     DILATIONS,
     Dilation,
@@ -82,6 +82,7 @@ __all__ = [
     "minimalistic",
     "network_names",
     "parse_key",
+    "parse_resolution",
     "parse_spec",
     "parse_yaml",
     "read_spec",

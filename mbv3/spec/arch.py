@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import pairwise
 
-from mbv3.errors import DocumentError, Fault, plain, shown
+from mbv3.errors import BadInput, DocumentError, Fault, plain, shown
 from mbv3.spec.checks import check_head, real, whole
 from mbv3.spec.heads import POINTS, REALS, Dense, Head, SSDLite, Tap, aux_of, taps_of
 from mbv3.spec.rows import GATES, MAX_CHANNELS, NLS, SKIPS, Classify, Conv, DSConv, Gate, MBConv, Row
 
-__all__ = ["MAX_CHANNELS", "MAX_RESOLUTION", "MAX_ROWS", "ArchSpec", "Scalar"]
+__all__ = ["MAX_CHANNELS", "MAX_RESOLUTION", "MAX_ROWS", "ArchSpec", "Scalar", "parse_resolution"]
 
 MAX_RESOLUTION = 8192
 MAX_ROWS = 256
@@ -21,6 +21,20 @@ MAX_KEY = 100
 MAX_TEXT = 1000
 
 Scalar = str | int | float | bool | None
+
+
+def parse_resolution(text: str) -> tuple[int, int]:
+    """(height, width) of `512` or `512x1024`. Raises: BadInput."""
+    try:
+        height, *more = (int(side) for side in text.split("x"))
+        width = more[0] if more else height
+    except ValueError:
+        height, width, more = 0, 0, []
+    if len(more) > 1 or not (1 <= height <= MAX_RESOLUTION and 1 <= width <= MAX_RESOLUTION):
+        raise BadInput(
+            f"--resolution must be a side or HEIGHTxWIDTH such as 512x1024, 1 to {MAX_RESOLUTION} pixels (got {text!r})"
+        )
+    return height, width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

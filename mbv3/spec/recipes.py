@@ -118,7 +118,13 @@ def _deeplabv3plus(spec: ArchSpec, classes: int) -> Head:
 
 def _ssdlite(spec: ArchSpec, classes: int) -> SSDLite:
     """Howard 2019, section 6.2: C4 is the expansion of the row that strides last, C5 the last map."""
-    c4 = Tap(_at(spec, 32, "ssdlite", first=True), "expand")
+    where = _at(spec, 32, "ssdlite", first=True)
+    c4 = Tap(where)
+    if isinstance(where, int):
+        row, cin = spec.rows[where], (spec.rows[where - 1] if where else spec.stem).out
+        # a row without an expansion begins with what the row before it gave
+        widens = isinstance(row, MBConv) and row.exp != cin
+        c4 = Tap(where, "expand") if widens else Tap(where - 1 if where else "stem")
     return SSDLite(maps=(c4, _end(spec)), classes=classes)
 
 

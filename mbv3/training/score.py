@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mbv3.data import ImageSet, make_batch, normalise
+from mbv3.nn import Network
 from mbv3.training.loop import Diverged
 from mbv3.training.processes import all_agree
 from mbv3.training.task import Batches, Metric
@@ -105,9 +106,10 @@ def recalibrate(net: nn.Module, batches: Iterable[Tensor]) -> None:
     dropouts = [m for m in net.modules() if isinstance(m, nn.Dropout)]
     for d in dropouts:
         d.eval()
+    called = net.with_aux if isinstance(net, Network) else net  # an auxiliary head has batch norms, too
     with torch.inference_mode():
         for x in batches:
-            net(x)
+            called(x)
     for m, value in zip(norms, before, strict=True):
         m.momentum = value
     net.eval()

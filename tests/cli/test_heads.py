@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mbv3.spec import dump_spec, head_names, load_spec
+from mbv3.spec import dump_spec, head_names, load_spec, parse_spec
 
 from .conftest import Said
 
@@ -40,6 +40,20 @@ def test_any_head_on_a_network(mbv3: Command, head: str) -> None:
 def test_classes_alone(mbv3: Command) -> None:
     [large, small] = (json.loads(mbv3("show", "fcn_m-v2-d8", "--json", *more)[1]) for more in ((), ("--classes", 2)))
     assert large["params"] - small["params"] == 17 * 513 and large["aux_params"] - small["aux_params"] == 17 * 257
+
+
+def test_a_network_under_a_head_is_written_for_every_other_verb(mbv3: Command, tmp_path: Path) -> None:
+    file = tmp_path / "net.yaml"
+    asked = ("mobilenet_v3_small", "--head", "lraspp-torchvision", "--classes", 3, "--output-stride", 16)
+    code, out, _ = mbv3("show", *asked, "--resolution", "90x120", "--out", file)
+    assert code == 0 and parse_spec(file.read_text()).resolution == (90, 120)
+    assert mbv3("show", file)[1].splitlines()[1:] == out.splitlines()[1:]
+    code, _, err = mbv3("show", *asked, "--out", file)
+    assert code == 2 and "already exists, and nothing is overwritten" in err
+    code, _, err = mbv3("latency", "measure", "--like", "t.csv", "--head", "lraspp", "--resolution", "90")
+    assert code == 2 and "--head, --resolution: belongs to a SPEC" in err
+    code, _, err = mbv3("latency", "measure", "mobilenet_v3_small", "--resolution", "0")
+    assert code == 2 and "--resolution must be a side" in err
 
 
 def test_output_stride(mbv3: Command) -> None:

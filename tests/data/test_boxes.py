@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,39 @@ def test_both_kinds_give_the_same_boxes(kind: str, request: pytest.FixtureReques
     np.testing.assert_allclose(train.boxes[0].edges, [[0.1, 0.1, 0.5, 0.6], [0, 0, 1, 1]], rtol=1e-6)
     assert train.boxes[0].labels.tolist() == [0, 1] and len(train.boxes[1]) == 0 and train.mended == ()
     np.testing.assert_allclose(parts["validation"].boxes[0].edges, [[0.1, 0.2, 0.3, 1.0]], rtol=1e-6)
+
+
+def test_voc_in_a_folder_a_part(voc: Path) -> None:
+    (voc / "VOC2007").rename(voc / "train")
+    shutil.rmtree(voc / "train/ImageSets")
+    shutil.copytree(voc / "train", voc / "valid")
+    for part, stems in (("train", ("two",)), ("valid", ("one", "three"))):
+        for stem in stems:
+            (voc / part / f"Annotations/{stem}.xml").unlink()
+    parts = find_boxes(voc)
+    assert [p.relative_to(voc).as_posix() for p in parts["training"].files] == [
+        "train/JPEGImages/one.jpg", "train/JPEGImages/three.jpg"
+    ]  # fmt: skip
+    assert [p.parent.parent.name for p in parts["validation"].files] == ["valid"]
+    (voc / "valid").rename(voc / "VOC2012")
+    with pytest.raises(BadInput, match=r"holds 2 Pascal VOC data sets: .*VOC2012, .*train; give one of them"):
+        find_boxes(voc)
+
+
+def test_what_voc_lists_for_a_score_is_not_learned_from(voc: Path) -> None:
+    (voc / "VOC2007/ImageSets/Main/train.txt").unlink()
+    parts = find_boxes(voc)
+    assert [p.stem for p in parts["training"].files] == ["one", "three"]
+    assert [p.stem for p in parts["validation"].files] == ["two"]
+
+
+def test_of_two_coco_files_none_is_guessed(coco: Path) -> None:
+    boxes = coco / "annotations/instances_train2017.json"
+    (coco / "annotations/captions_train2017.json").write_bytes(boxes.read_bytes())
+    assert len(find_boxes(coco)["training"].files) == 2
+    boxes.rename(coco / "annotations/cells_train2017.json")
+    with pytest.raises(BadInput, match=r"several files .*: captions_train2017.json, cells_train2017"):
+        find_boxes(coco)
 
 
 def test_boxes_outside_and_without_area_are_mended_and_told(voc: Path) -> None:

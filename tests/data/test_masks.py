@@ -35,6 +35,14 @@ def test_pairs_are_found_by_name(tmp_path: Path) -> None:
     assert read_class_names(tmp_path) == ("sky", "road")
 
 
+def test_a_mask_as_jpeg_is_refused(tmp_path: Path) -> None:
+    pair(tmp_path, "a", plain(2))
+    (tmp_path / "masks/a.png").unlink()
+    Image.fromarray(plain(2)).save(tmp_path / "masks/a.jpg")
+    with pytest.raises(BadInput, match=r"a.jpg: a mask as JPEG, .*; write masks as PNG"):
+        find_masks(tmp_path, 3)
+
+
 def test_everything_wrong_is_told_at_once_or_left_out(tmp_path: Path) -> None:
     pair(tmp_path, "good", plain(1))
     pair(tmp_path, "size", plain(1), (5, 8))

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mbv3.pipeline.options import HEADS, Options, parse_resolution, pixels
+from mbv3.pipeline.options import HEADS, Options, pixels
 from mbv3.pipeline.tables import space_id
 from mbv3.space import load_space, scale, under_head
-from mbv3.spec import LRASPP, lower, read_spec, with_head
+from mbv3.spec import LRASPP, lower, parse_resolution, read_spec, with_head
 
 from .conftest import Said, computed_table, layer_ms, record, rows
 from .driven import NETADAPT, Run, drive

@@ -327,6 +327,12 @@ def test_a_full_disk_keeps_the_previous_checkpoint(
     with pytest.raises(BadInput, match=r"it began with lr 0.5, now 0.0125; processes 2, now 1; go on with it as it"):
         run(None, resume=tmp_path / "o")
     (tmp_path / "o/run.json").write_text(begun)
+    looked_at = next((classes / "test/red").iterdir())
+    image = looked_at.read_bytes()
+    Image.new("RGB", (32, 32)).save(looked_at)
+    with pytest.raises(BadInput, match=r"the images of .* are not those that this training began with"):
+        run(None, resume=tmp_path / "o")
+    looked_at.write_bytes(image)
     record, _ = run(None, resume=tmp_path / "o")
     quick(classes, tmp_path / "whole", epochs=4.0)
     a, b = ((tmp_path / n / "weights.safetensors").read_bytes() for n in ("whole", "o"))
@@ -374,6 +380,10 @@ def test_masks_of_one_class_are_refused_and_absent_classes_told(masks: Path, tmp
         Image.fromarray(np.where(np.asarray(Image.open(file)) > 0, 255, 0).astype(np.uint8)).save(file)
     with pytest.raises(BadInput, match=r"hold only class 0 beside 255, which is ignored: write the second class as 1"):
         quick(masks, tmp_path / "p", task="segment")
+    for file in masks.glob("*/masks/*.png"):
+        Image.fromarray(np.where(np.asarray(Image.open(file)) > 0, 254, 0).astype(np.uint8)).save(file)
+    with pytest.raises(BadInput, match=r"class indices 0, 254, ... 254; number the classes 0, 1, 2"):
+        quick(masks, tmp_path / "p", task="segment")
 
 
 def test_a_part_to_score_on_may_have_one_image_of_a_class(classes: Path, tmp_path: Path) -> None:
@@ -388,11 +398,15 @@ def test_options_that_cannot_be(classes: Path, tmp_path: Path) -> None:
         ({"recipe": "magic"}, r"--recipe must be one of small-data"),
         ({"epochs": -1.0}, r"--epochs must be a number from 0.001"),
         ({"lr": float("nan")}, r"--lr must be a number"),
-        ({"resolution": "4"}, r"--resolution must be a side or HEIGHTxWIDTH of 8 to 4096"),
+        ({"resolution": "0"}, r"--resolution must be a side or HEIGHTxWIDTH such as 512x1024"),
         ({"augment": "ssd"}, r"--augment ssd: for --task classify there are none, shift"),
         ({"recipe": "mmseg"}, r"--augment scale: for --task classify.*recipe mmseg may be meant for another task"),
         ({"task": "dance"}, r"--task must be one of classify, segment, detect"),
         ({"head": "lraspp"}, r"--head and --output-stride turn a classifier into"),
+        ({"task": "detect", "output_stride": 16}, r"--output-stride is for --task segment"),
+        ({"task": "detect", "label_smoothing": 0.1}, r"--label-smoothing: SSD's loss has none"),
+        ({"distill": 0.3}, r"--distill needs a --teacher \(got 0.3\)"),
+        ({"optimizer": "adamw"}, r"--optimizer: the rate of recipe small-data is for sgd; give --lr"),
     ):
         with pytest.raises(BadInput, match=message):
             quick(classes, tmp_path / "x", **options)
@@ -400,6 +414,8 @@ def test_options_that_cannot_be(classes: Path, tmp_path: Path) -> None:
         run(SPEC, data=None, out=tmp_path / "y")
     with pytest.raises(BadInput, match=r"SPEC is needed"):
         run(None, data=str(classes), out=tmp_path / "y")
+    with pytest.raises(BadInput, match=r"tiny takes 1 channels; images are trained on with 3"):
+        run(replace(SPEC, in_channels=1), data=str(classes), out=tmp_path / "y")
     flat = replace(SPEC, rows=SPEC.rows[:1])
     with pytest.raises(BadInput, match=r"--unstride 3: tiny has only 2 strides to take away"):
         run(flat, data=str(classes), out=tmp_path / "z", unstride=3)
@@ -464,6 +480,27 @@ def test_weights_under_the_libraries_own_names(
         model.load_state_dict(theirs)
         with torch.no_grad():
             torch.testing.assert_close(net.eval()(x), model.eval()(x), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small"])
+@pytest.mark.parametrize("head", ["lraspp", "ssdlite"])
+def test_weights_exported_for_timm_begin_another_task(tmp_path: Path, name: str, head: str) -> None:
+    spec = load_spec(name)
+    names, ours = FRAMEWORKS["timm"].names(spec), build(spec, 3).state_dict()
+    theirs = {}
+    for module, their in names.modules:
+        for leaf in ("weight", "bias", "running_mean", "running_var"):
+            if (value := ours.get(f"{module}.{leaf}")) is not None:
+                value = value[..., None, None] if module in names.as_conv and leaf == "weight" else value
+                theirs[f"{their}.{leaf}"] = value.contiguous()
+    save_weights(tmp_path / "timm.safetensors", theirs)
+    target = with_head(spec, head, 4)
+    state, whose = initial_weights(tmp_path / "timm.safetensors", target)
+    net = build(target, 0)
+    left = adopt(net, state, "theirs")
+    assert whose == "timm" and all(k.startswith("head.") for k in left)
+    body = [k for k in ours if not k.startswith("head.") and ours[k].is_floating_point()]
+    assert body and all(torch.equal(net.state_dict()[k], ours[k]) for k in body)
 
 
 def test_systems_of_others_begin_a_training_head_and_all(torchvision: Any, tmp_path: Path) -> None:

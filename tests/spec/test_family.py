@@ -9,6 +9,7 @@ import pytest
 from mbv3.errors import BadInput
 from mbv3.spec import (
     SSDLite,
+    Tap,
     count,
     dump_spec,
     load_spec,
@@ -17,6 +18,7 @@ from mbv3.spec import (
     network_names,
     parse_key,
     parse_spec,
+    with_head,
 )
 
 
@@ -143,6 +145,17 @@ def test_the_forms_of_ssdlite() -> None:
     assert paper.anchors == (3, 6, 6, 6, 6, 6) and torchvision.anchors == (6,) * 6
     assert paper.maps == torchvision.maps
     assert [t.point for t in paper.maps] == ["expand", "out"] and paper.maps[0].row == 12  # the 13th bottleneck
+
+
+def test_ssdlite_on_a_row_that_does_not_widen() -> None:
+    """It begins with what the row before gave, which its expansion would have been made of."""
+    large = load_spec("mobilenet_v3_large")
+    at = next(i for i, r in enumerate(large.rows) if r.out == 160)
+    cin = large.rows[at - 1].out
+    rows = (*large.rows[:at], replace(large.rows[at], exp=cin, se=0), *large.rows[at + 1 :])
+    head = with_head(replace(large, rows=rows), "ssdlite", 4).head
+    assert isinstance(head, SSDLite) and head.maps[0] == Tap(at - 1)
+    assert with_head(large, "ssdlite", 4).head.maps[0] == Tap(at, "expand")  # type: ignore[union-attr]
 
 
 def test_a_name_that_is_none_lists_those_that_are() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from mbv3.data import ImageSet, make_batch, procedural_images
+from mbv3.nn import build
+from mbv3.spec import load_spec, with_head
 from mbv3.training import ClassifyMetric, Diverged, Score, evaluate, measure, recalibrate
 
 
@@ -83,6 +87,14 @@ def test_recalibration_forgets_what_was_before() -> None:
     assert not torch.equal(once["1.running_mean"], net.state_dict()["1.running_mean"])
     recalibrate(net, [x, 2 * x])
     assert all(torch.equal(once[k], v) for k, v in net.state_dict().items())
+
+
+def test_recalibration_reaches_an_auxiliary_head() -> None:
+    spec = with_head(replace(load_spec("mobilenet_v3_small@0.35"), resolution=(32, 32)), "fcn", 3)
+    net = build(spec, 0)
+    recalibrate(net, [torch.randn(2, 3, 32, 32)])
+    norms = {k: v for k, v in net.state_dict().items() if k.startswith("aux.") and k.endswith("running_mean")}
+    assert norms and all(v.any() for v in norms.values())
 
 
 def test_answers_that_are_not_finite_are_no_score() -> None:
