@@ -34,6 +34,8 @@ def classify_job(o: TrainOptions, size: tuple[int, int], store: Path, augment: s
     test = Path(o.test) if o.test else (root / "test" if folder != root and (root / "test").is_dir() else None)
     val = next((root / v for v in VALIDATION if folder != root and (root / v).is_dir()), None)
     classes, files = find_class_folder(folder)
+    if set(classes) == {"images", "masks"}:
+        raise BadInput(f"{folder}: holds images and masks, and no class folders; add --task segment")
     paths = [p for p, _ in files]
     labels = np.array([label for _, label in files], dtype=np.int64)
     parts: dict[str, tuple[list[Path], NDArray[np.int64]]] = {"training": (paths, labels)}

@@ -382,6 +382,8 @@ def test_masks_of_one_class_are_refused_and_absent_classes_told(masks: Path, tmp
         quick(masks, tmp_path / "p", task="segment")
     for file in masks.glob("*/masks/*.png"):
         Image.fromarray(np.where(np.asarray(Image.open(file)) > 0, 254, 0).astype(np.uint8)).save(file)
+    with pytest.raises(BadInput, match=r"holds images and masks, and no class folders; add --task segment"):
+        quick(masks, tmp_path / "p")
     with pytest.raises(BadInput, match=r"class indices 0, 254, ... 254; number the classes 0, 1, 2"):
         quick(masks, tmp_path / "p", task="segment")
 
