@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -155,7 +156,9 @@ def _stages(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event]:
         state, whose = started
         left = adopt(net, state, o.init)
         of = f" (names of {whose})" if whose != "mbv3" else ""
-        yield Note(STAGE, f"weights of {o.init}{of}" + (f"; new: {', '.join(left)}" if left else ""))
+        fresh = Counter(name.partition(".")[0] for name in left)
+        new = "".join(f"; new: the {part} ({n} tensors)" for part, n in fresh.items())
+        yield Note(STAGE, f"weights of {o.init}{of}{new}")
     net.to(where)
     objective = job.objective(recipe)
     if o.teacher is not None and o.teacher_weights is not None:

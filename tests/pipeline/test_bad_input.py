@@ -154,7 +154,7 @@ def test_other_classes_to_test_on_are_told_at_the_start(search: Command, folder:
     shutil.copytree(folder / "images", theirs)
     (theirs / "light").rename(theirs / "bright")
     said = search("--target-ms", "5", "--data", folder / "images", "--test", theirs)
-    refused(said, re.escape(str(theirs)), r"here only: \['bright'\], there only: \['light'\]")
+    refused(said, re.escape(str(theirs)), r"class folder\(s\) bright are none of the training folder's \(dark, light\)")
     assert not list(here.iterdir())
 
 
