@@ -34,8 +34,9 @@ def initial_weights(path: Path, spec: ArchSpec) -> tuple[dict[str, Tensor], str]
         return state, "mbv3"
     forms = [(name, f.names(spec)) for name, f in FRAMEWORKS.items() if not any(f.faults(spec))]
     # a classifier's weights begin a segmentation network or a detector, too; a features layer moves timm's names
-    heads = (8, 0) if not isinstance(spec.head, Classify) else ()
-    plain = [with_head(spec, Classify(features=n, classes=2)) for n in heads] or [spec]
+    plain = [spec]
+    if not isinstance(spec.head, Classify):
+        plain = [with_head(spec, Classify(features=n, classes=2)) for n in (8, 0)]
     forms += [(name, FRAMEWORKS[name].names(p)) for name in CLASSIFIERS for p in plain]
     return max((_renamed(state, name, names) for name, names in forms), key=lambda found: found[2])[:2]
 
