@@ -64,16 +64,14 @@ def netadapt(
     *,
     noise: float = 0.0,
     fine: int = 2,
-    relook: Callable[[Start], Start] = lambda s: s,
 ) -> Iterator[Step]:
     """Shrink `start` until its latency is at most `target_ms`, by at least `delta_ms` a step (paper: 0.01 |L|).
 
-    `relook(start)` is asked before every step and may correct the network's latency by a measurement. Ends early,
-    without reaching the target, when no site can be cut any further. Yields a Step for every scored candidate
-    (`chosen` None) and for every finished step.
+    Ends early, without reaching the target, when no site can be cut any further. Yields a Step for every scored
+    candidate (`chosen` None) and for every finished step; a caller that measures the network on the way stops after a
+    step and begins anew from it.
     """
     while True:
-        start = relook(start)
         now = start.scored
         if now.latency_ms <= target_ms:
             return

@@ -183,8 +183,28 @@ def _decide_steps(options: Options, run: RunDir, start: Start, images: Images, t
             n = proposals(plan["delta"])
             plan["finetune_steps"] = int(np.clip((given / n - fixed) / per_step, 1, 60))
             plan["netadapt_forecast_s"] = round(n * (fixed + plan["finetune_steps"] * per_step), 1)
+            plan["netadapt_given_s"] = round(given, 1)
         run.save()
     return int(plan["finetune_steps"]), float(plan["delta"] if options.delta is None else options.delta)
+
+
+def _keep_pace(options: Options, run: RunDir, spent_s: float, given_s: float, done: float) -> tuple[int, float]:
+    """T and the least cut from here on, as `_decide_steps` gives them: fewer steps of fine-tuning, then larger cuts,
+    where the share `done` of the milliseconds took so long that the rest would not fit what is left of `given_s`. The
+    forecast knows neither the timing of layers that are not in the table nor what other programs will take."""
+    plan: dict[str, Any] = run.record["plan"]
+    delta = float(plan["delta"] if options.delta is None else options.delta)
+    if "netadapt_given_s" in plan and 0 < done < 1:
+        pace = max(given_s - spent_s, 0.0) / (spent_s / done * (1 - done))
+        if pace < 1:
+            steps = max(pace * plan["finetune_steps"], 0.01)
+            if options.delta is None and steps < LEAST_T:
+                plan["delta"] = min(delta * LEAST_T / steps, MOST_DELTA)
+                steps *= plan["delta"] / delta
+                delta = plan["delta"]
+            plan["finetune_steps"] = max(1, int(steps))
+            run.save()
+    return int(plan["finetune_steps"]), delta
 
 
 def _rows(step: Step, before: Scored) -> list[dict[str, Any]]:
@@ -303,6 +323,7 @@ def shrink(
     noise = 0.5 * 100 * (0.7 * 0.3 / max(len(tuner.held), 1)) ** 0.5
     began = time.monotonic()
     first_gap = gap
+    given = run.record["plan"].get("netadapt_given_s", 0.0) * gap / max(seed_ms - target, 1e-9)  # a resume's share
     aim = target * (AIM if latency.device is not None else 1.0)
     checked = seed_ms
     verdict: Whole | None = None
@@ -330,6 +351,15 @@ def shrink(
             before, checked = start.scored.latency_ms, on_the_way.ms
             start = _corrected(deployed, start, on_the_way)
             yield Note(STAGE, f"measured whole it takes {checked:.3f} ms ({before:.3f} predicted)")
+            done = 1 - max(checked - target, 0.0) / max(first_gap, 1e-9)
+            before_pace = tuner.steps, least_share
+            tuner.steps, least_share = _keep_pace(options, run, time.monotonic() - began, given, done)
+            if (tuner.steps, least_share) != before_pace:
+                delta = least_share * seed_ms
+                yield Note(
+                    STAGE,
+                    f"slower than forecast: T = {tuner.steps} steps a proposal and at least {delta:.3f} ms a step from here",
+                )
             continue
         verdict = deployed.measure(start.spec, VERDICT_PARTS)
         if verdict is None or verdict.most_ms <= target or start.scored.latency_ms > aim:

@@ -95,28 +95,6 @@ def test_it_ends_where_every_score_is_nan() -> None:
     assert finished(steps) == [] and len(steps) == steps[0].total
 
 
-def test_relook_corrects_the_latency_before_every_step() -> None:
-    seen: list[tuple[int, float]] = []
-
-    def slower(start: Start) -> Start:
-        seen.append((start.step, start.scored.latency_ms))
-        return replace(start, scored=replace(start.scored, latency_ms=LATENCY([start.spec])[0] + 0.25))
-
-    target = NOW - 0.5
-    done = finished(list(netadapt(START, target, 0.09, LATENCY, FineTune(), relook=slower)))
-    assert [step for step, _ in seen] == list(range(len(done) + 1))  # also after the last
-    assert seen[0][1] == NOW
-    assert LATENCY([done[-1].after.spec])[0] + 0.25 <= target  # by its measure, not by the table's
-    assert LATENCY([done[-2].after.spec])[0] + 0.25 > target
-
-
-def test_relook_may_find_the_target_met() -> None:
-    def faster(start: Start) -> Start:
-        return replace(start, scored=replace(start.scored, latency_ms=1.0))
-
-    assert list(netadapt(START, 2.0, 0.1, LATENCY, FineTune(), relook=faster)) == []
-
-
 def test_a_cut_of_many_steps_is_made_only_where_there_is_no_shorter_one() -> None:
     """Row 3 falls off a cliff of 2 ms; the others step by 0.1."""
 
