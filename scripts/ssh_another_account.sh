@@ -22,9 +22,11 @@ finish() {
 }
 trap finish EXIT
 
-# a Python that the account may run: a copy of this one, with numpy and the runtime
+# a Python that the account may run: a copy of this one, which may lie in root's home, and an environment of it with
+# numpy and the runtime
 cp -r "$("$python" -c 'import sys; print(sys.base_prefix)')" "$w/python"
-"$w/python/bin/python3" -m pip install -q --constraint "$root/constraints.txt" numpy onnxruntime
+"$w/python/bin/python3" -m venv "$w/env"
+"$w/env/bin/python3" -m pip install -q --constraint "$root/constraints.txt" numpy onnxruntime
 
 for name in host key; do ssh-keygen -q -t ed25519 -N '' -f "$w/$name"; done
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
@@ -55,7 +57,7 @@ listener=$!
 sleep 1
 
 export MBV3_SSH="ssh -F $w/ssh_config"
-device=ssh://mbv3-board@127.0.0.1:$port$w/python/bin/python3
+device=ssh://mbv3-board@127.0.0.1:$port$w/env/bin/python3
 cd "$root"
 echo "== over SSH as mbv3-board, cut after the first steps"
 "${build[@]}" --device "$device" --out "$w/board.csv" 2>"$w/first.log" &

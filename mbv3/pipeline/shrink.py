@@ -352,14 +352,12 @@ def shrink(
             start = _corrected(deployed, start, on_the_way)
             yield Note(STAGE, f"measured whole it takes {checked:.3f} ms ({before:.3f} predicted)")
             done = 1 - max(checked - target, 0.0) / max(first_gap, 1e-9)
-            before_pace = tuner.steps, least_share
-            tuner.steps, least_share = _keep_pace(options, run, time.monotonic() - began, given, done)
-            if (tuner.steps, least_share) != before_pace:
+            pace = _keep_pace(options, run, time.monotonic() - began, given, done)
+            if pace != (tuner.steps, least_share):
+                tuner.steps, least_share = pace
                 delta = least_share * seed_ms
-                yield Note(
-                    STAGE,
-                    f"slower than forecast: T = {tuner.steps} steps a proposal and at least {delta:.3f} ms a step from here",
-                )
+                then = f"T = {tuner.steps} steps a proposal and at least {delta:.3f} ms a step from here"
+                yield Note(STAGE, f"slower than forecast: {then}")
             continue
         verdict = deployed.measure(start.spec, VERDICT_PARTS)
         if verdict is None or verdict.most_ms <= target or start.scored.latency_ms > aim:
