@@ -41,6 +41,17 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         raise BadInput(f"{path}: cannot be written ({e.strerror or e})") from None
 
 
+def writable(path: Path) -> None:
+    """A file can be written at `path`: asked before anything is timed for it. Raises: BadInput otherwise."""
+    try:
+        if path.is_dir():
+            raise BadInput(f"{path}: is a folder; name a file")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as e:
+        raise BadInput(f"{path}: cannot be written ({e.strerror or e})") from None
+
+
 def vacant(path: Path) -> None:
     """Nothing stands at `path`, or an empty folder. Raises: BadInput otherwise."""
     try:

@@ -21,6 +21,10 @@ __all__ = ["run_latency"]
 
 def run_latency(args: Namespace) -> int:
     """Run the action of parsed arguments; the exit code."""
+    if getattr(args, "device", None) == "":
+        raise BadInput("--device is empty; name a device, or leave it out for this CPU")
+    if getattr(args, "seed", 0) < 0:
+        raise BadInput(f"--seed must not be negative (got {args.seed})")
     return _ACTIONS[args.action](args)
 
 
@@ -58,8 +62,9 @@ def _scaled_space(args: Namespace) -> SearchSpace:
     return scale(load_space(args.space), fixed[0], fixed[1] or None)
 
 
-def _table(args: Namespace, **how: Any) -> LatencyTable:
-    """The table that the arguments name: a file, or the cache's, built if it is not there."""
+def _table(args: Namespace, **how: Any) -> tuple[LatencyTable, str | None]:
+    """The table that the arguments name: a file, or the cache's, built if it is not there; and what must be said
+    wherever its figures are, said here once to whoever watches."""
     from mbv3.cli.show_events import follow
     from mbv3.latency import open_runtime
     from mbv3.pipeline import open_table, read_table, table_plan
@@ -68,10 +73,9 @@ def _table(args: Namespace, **how: Any) -> LatencyTable:
         table, caveat = read_table(args.device, args.runtime, args.threads, args.force_table)
         if caveat:
             warn(caveat)
-        return table
+        return table, caveat
     runtime = open_runtime(args.runtime, args.threads)
-    result: LatencyTable = follow(open_table(runtime, table_plan(_scaled_space(args)), **how))
-    return result
+    return follow(open_table(runtime, table_plan(_scaled_space(args)), **how)), None
 
 
 def _report_lines(report: dict[str, Any]) -> list[str]:
@@ -123,7 +127,7 @@ def _build(args: Namespace) -> int:
         )
     if args.device:
         return _told(_table_from_afar(args, over_adb), args)
-    table = _table(args, rebuild=args.rebuild, error=args.error, minutes=args.minutes)
+    table, _ = _table(args, rebuild=args.rebuild, error=args.error, minutes=args.minutes)
     if args.out:
         table.save(Path(args.out))
     return _told(table, args)
@@ -168,13 +172,21 @@ def _check_count(networks: int) -> None:
         raise BadInput(f"--networks must be from 4 to 1000 (got {networks})")
 
 
+def _check_minutes(minutes: float) -> None:
+    if not 0 < minutes <= 10_000:
+        raise BadInput(f"--minutes must be more than 0 and at most 10000 (got {minutes:g})")
+
+
 def _plot_kind(path: str | None) -> str | None:
     """What kind of figure is asked for, before anything is timed."""
+    from mbv3.files import writable
+
     if path is None:
         return None
     kind = Path(path).suffix.lower().removeprefix(".")
     if kind not in ("png", "svg", "pdf"):
         raise BadInput(f"--plot must name a .png, .svg or .pdf file (got {path})")
+    writable(Path(path))
     return kind
 
 
@@ -183,14 +195,15 @@ def _check(args: Namespace) -> int:
     from mbv3.pipeline.check import check
 
     _check_count(args.networks)
+    _check_minutes(args.minutes)
     kind = _plot_kind(args.plot)
-    table = _table(args)
+    table, caveat = _table(args)
     runtime = open_runtime(args.runtime, args.threads)
     if not args.force_table:  # a table of another device, however it came here, cannot be checked on this one
         table.require(runtime.fingerprint, args.device or "the table")
     report = check(runtime, table, _space_of(table, args.space), args.networks, args.seed, args.minutes)
     if args.json:
-        dump(report)
+        dump({**report, "caveat": caveat})
     else:
         _say_check(report)
     if kind:
@@ -225,6 +238,8 @@ def _measure(args: Namespace) -> int:
 
     if (args.spec is None) == (args.like is None):
         raise BadInput("give one SPEC, or --like TABLE.csv for random networks of its space")
+    if args.spec is not None and args.out is not None:
+        raise BadInput("--out: a list of times comes from --like TABLE.csv; the time of one SPEC is printed")
     if args.like is not None:
         if given := [f"--{n.replace('_', '-')}" for n in HEAD_FLAGS if getattr(args, n) is not None]:
             raise BadInput(f"{', '.join(given)}: belongs to a SPEC; the table says what --like is of")
@@ -238,28 +253,32 @@ def _measure(args: Namespace) -> int:
         dump(value)
     else:
         out(
-            f"{value['ms']:.3f} +- {value['error_ms']:.3f} ms, {measured.ms:.3f} of MobileNetV3-Large at 224 px "
-            f"({now:.3f} ms in the same rounds)"
+            f"{value['ms']:.3f} ms: {measured.ms:.4f} +- {measured.error_ms:.4f} of MobileNetV3-Large at 224 px, "
+            f"which took {now:.3f} ms in the same rounds"
         )
     return 0
 
 
 def _measure_many(args: Namespace) -> int:
-    from mbv3.files import write_atomic
+    from mbv3.files import writable, write_atomic
     from mbv3.latency import Device, LatencyTable, MeasuredNetworks, open_runtime
     from mbv3.pipeline.check import unseen_networks
-    from mbv3.pipeline.tables import reference_of
+    from mbv3.pipeline.tables import reference_of, space_id
 
     if not args.out:
         raise BadInput("--out NETS.csv is needed with --like: where the times go")
     _check_count(args.networks)
+    _check_minutes(args.minutes)
+    writable(Path(args.out))
     table = LatencyTable.load(args.like)
-    nets = unseen_networks(table, _space_of(table, args.space), args.networks, args.seed)
+    space = _space_of(table, args.space)
+    nets = unseen_networks(table, space, args.networks, args.seed)
     runtime = open_runtime(args.runtime, args.threads)
     device = Device(runtime, reference_of(table))
     measured = device.networks([spec for _, spec in nets], more_s=60 * args.minutes, max_s=15 * args.minutes)
     times = tuple(zip((label for label, _ in nets), measured.ms, strict=True))
-    write_atomic(Path(args.out), MeasuredNetworks(times, runtime.fingerprint, device.reference_ms).dumps())
+    told = MeasuredNetworks(times, runtime.fingerprint, device.reference_ms, space_id(space))
+    write_atomic(Path(args.out), told.dumps())
     if args.json:
         dump({"n": len(nets), "noise_floor": measured.noise_floor, "out": args.out})
     else:
@@ -269,11 +288,16 @@ def _measure_many(args: Namespace) -> int:
 
 def _transfer(args: Namespace) -> int:
     from mbv3.latency import Fingerprint, LatencyTable, read_networks, transfer
-    from mbv3.pipeline.tables import reference_of
+    from mbv3.pipeline.tables import reference_of, space_id
 
     table = LatencyTable.load(args.table)
     space = _space_of(table, args.space)
     measured = read_networks(Path(args.measured))
+    if measured.space_id not in (None, space_id(space)):
+        raise BadInput(
+            f"{args.measured}: its networks are of another space or scale than {args.table} is of ({space.name}, "
+            f"{space.resolution[0]}x{space.resolution[1]} px); measure with --like {args.table}"
+        )
     if args.name and measured.fingerprint is not None:
         raise BadInput(f"--name {args.name!r}: {args.measured} says itself of which device it is; leave --name out")
 
@@ -329,7 +353,7 @@ def _devices(args: Namespace) -> int:
 
 def _predict(args: Namespace) -> int:
     spec = network(args)
-    table = _table(args)
+    table, caveat = _table(args)
     if not args.device and table.missing(spec):  # the device is at hand: what the table lacks is measured
         from mbv3.latency import Device, open_runtime
         from mbv3.pipeline.tables import Latency, reference_of
@@ -346,10 +370,13 @@ def _predict(args: Namespace) -> int:
                 "reference_ms": table.reference_ms,
                 "estimated": p.estimated > 0,
                 "estimated_rows": p.estimated,
+                "caveat": caveat,
             }
         )
         return 0
     out(f"{p.ms:.3f} ms predicted on {table.fingerprint.cpu}")
+    if caveat:
+        out(f"but: {caveat}")
     if p.estimated:
         out(f"{p.estimated} of {len(p.rows)} rows are not in the table and are estimated by its cost model, "
              f"whose held-out error is {table.cost_model.error} % RMSPE a row")  # fmt: skip

@@ -326,7 +326,10 @@ def _guard(args: argparse.Namespace) -> int:
         _say(f"error: {e}")
         return e.exit_code
     except KeyboardInterrupt:
-        _say("interrupted; what was measured and trained is kept" + verbs.resume_hint())
+        kept = f"what was measured and trained is kept{verbs.resume_hint()}"
+        if args.verb == "latency" and args.action in ("check", "measure"):  # these have no journal
+            kept = "times of whole networks are not kept"
+        _say(f"interrupted; {kept}")
         return 4
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -69,7 +69,7 @@ def work_of(plan: BuildPlan, *, error: float, minutes: float) -> dict[str, Any]:
     if not 0 < error <= 100:
         raise BadInput(f"--error must be a part of 100 percent (got {error:g})")
     if not 0 < minutes <= 10_000:
-        raise BadInput(f"--minutes must be positive (got {minutes:g})")
+        raise BadInput(f"--minutes must be more than 0 and at most 10000 (got {minutes:g})")
     if not plan.calibration:
         raise BadInput("a plan without whole networks cannot be calibrated; give at least one")
     keys = tuple(dict.fromkeys(plan.keys))

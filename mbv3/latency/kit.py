@@ -110,7 +110,7 @@ def kit_files(
     }
     here = resources.files("mbv3.latency")
     code = {f"mbv3/latency/{name}": (here / name).read_bytes() for name in _TRAVEL}
-    kit["code_sha256"] = hashlib.sha256(b"".join(code.values())).hexdigest()
+    kit["code_sha256"] = {name: hashlib.sha256(text).hexdigest() for name, text in code.items()}
     kit["id"] = kit_id(kit)
     return {
         "run.py": _RUN.replace("{package}", KINDS[runtime].package).encode(),

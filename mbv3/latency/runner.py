@@ -48,12 +48,22 @@ CHUNK_BYTES = 1_200_000_000  # sessions open at one time: weights and activation
 CHUNK_LAYERS = 256
 
 
+def room() -> int:
+    """Bytes that sessions open at one time may take: no more than half of the memory that is free, where it is told."""
+    try:
+        told = dict(line.split(":") for line in Path("/proc/meminfo").read_text("ascii").splitlines())
+        return min(CHUNK_BYTES, 512 * int(told["MemAvailable"].split()[0]))
+    except (OSError, ValueError, KeyError):
+        return CHUNK_BYTES
+
+
 def grouped(items: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
     """Runs of `items` that may be open together: `sizes[i]` are the bytes of item i."""
+    most = room()
     groups: list[list[int]] = []
     size = 0
     for i in items:
-        if not groups or len(groups[-1]) >= CHUNK_LAYERS or size + sizes[i] > CHUNK_BYTES:
+        if not groups or len(groups[-1]) >= CHUNK_LAYERS or size + sizes[i] > most:
             groups.append([])
             size = 0
         groups[-1].append(i)
@@ -63,7 +73,7 @@ def grouped(items: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
 
 def grouped_evenly(sizes: Sequence[int]) -> list[list[int]]:
     """Indices of networks that may be open together, each group with some of all sizes."""
-    n = min(max(len(sizes), 1), max(1, -(-sum(sizes) // CHUNK_BYTES)))
+    n = min(max(len(sizes), 1), max(1, -(-sum(sizes) // room())))
     return [list(range(g, len(sizes), n)) for g in range(n)]
 
 
@@ -324,6 +334,9 @@ def run_kit(folder: Path) -> Iterator[tuple[int, int]]:
     models = (folder / "models.bin").read_bytes()
     if hashlib.sha256(models).hexdigest() != kit["models_sha256"]:
         raise RunnerError(f"{folder / 'models.bin'}: is not the file that the kit was made with; copy the kit anew")
+    for name, told in kit["code_sha256"].items():
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != told:
+            raise RunnerError(f"{folder / name}: was edited after the kit was made; copy the kit anew")
     kind, threads = KINDS[kit["runtime"]], int(kit["threads"])
     try:
         fingerprint = kind.fingerprint(threads)

@@ -64,8 +64,8 @@ def parse_host(text: str) -> Host:
     return Host(f"{found[1]}@{name}" if found[1] else name, port, found[4] or "python3")
 
 
-def _failed(host: Host, code: int, said: str, doing: str) -> BadInput:
-    """The one message for what went wrong."""
+def _failed(host: Host, code: int, said: str, doing: str, given: int | None = None) -> BadInput:
+    """The one message for what went wrong; `given`: bytes that were sent."""
     last = said.strip().split("\n")[-1] if said.strip() else f"exit {code}"
     where = host.destination
     if code == 255:  # ssh's own
@@ -78,7 +78,13 @@ def _failed(host: Host, code: int, said: str, doing: str) -> BadInput:
             "on the device, and the same command goes on there"
         )
     if "No space left" in said:
-        return BadInput(f"{where}: its disk is full ({last}); free a few megabytes and run the same command again")
+        size = "" if given is None else f" for the kit's {given / 1e6:.0f} MB"
+        return BadInput(f"{where}: its disk has no room{size}; free some and run the same command again")
+    if code in (-9, 137):
+        return BadInput(
+            f"{where}: {doing} was killed there, as a system does that runs out of memory; end other programs on it or "
+            "take a smaller --scale, and the same command goes on where it stopped"
+        )
     return BadInput(f"{where}: {doing} failed ({last})")
 
 
@@ -89,7 +95,8 @@ def _run(host: Host, remote: str, doing: str, given: bytes | None = None) -> str
     except OSError as e:
         raise BadInput(f"{e.filename or 'ssh'}: {e.strerror}; install OpenSSH's client, or set MBV3_SSH") from None
     if done.returncode:
-        raise _failed(host, done.returncode, done.stderr.decode(errors="replace"), doing)
+        said = done.stderr.decode(errors="replace")
+        raise _failed(host, done.returncode, said, doing, None if given is None else len(given))
     return done.stdout.decode(errors="replace")
 
 

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mbv3.errors import BadInput, ForeignTable, MissingLayerError
 from mbv3.latency.calibration import AS_SUMMED, KINDS, Calibration, NetworkTime, fit_calibration
 from mbv3.latency.costmodel import FEATURES, CostModel, fit_cost_model
 from mbv3.latency.fingerprint import Fingerprint
-from mbv3.spec import ArchSpec, Classify, Dense, LayerKey, MBConv, lower, parse_key
+from mbv3.spec import ArchSpec, LayerKey, lower, parse_key
 
 __all__ = ["LatencyTable", "Prediction", "Timed"]
 
@@ -46,36 +45,6 @@ class Prediction:
     ms: float
     estimated: int
     rows: tuple[tuple[str, float, bool], ...]  # path, ms, estimated
-
-
-def _family(key: LayerKey) -> tuple[object, ...]:
-    row = key.row
-    if isinstance(row, Classify):
-        return ("classify", key.h, key.w, bool(row.features))
-    if isinstance(row, Dense):
-        return (type(row), tuple((h, w) for _, h, w in key.inputs), key.image)
-    expands = isinstance(row, MBConv) and row.exp != key.cin
-    return (
-        type(row),
-        expands,
-        key.h,
-        key.w,
-        row.k,
-        row.s,
-        row.dilation,
-        row.nl,
-        row.skip,
-        bool(row.se),
-        key.gate,
-    )
-
-
-def _log_channels(key: LayerKey) -> NDArray[np.float64]:
-    row = key.row
-    if isinstance(row, Dense):
-        return np.log([key.cin, getattr(row, "filters", 1), row.classes])
-    inner = row.exp if isinstance(row, MBConv) else row.features + 1 if isinstance(row, Classify) else key.cin
-    return np.log([key.cin, inner, row.classes if isinstance(row, Classify) else row.out])
 
 
 def positive_ms(value: Any) -> float:
@@ -136,23 +105,7 @@ class LatencyTable:
             return timed.ms
         if not estimate:
             raise MissingLayerError([str(key)])
-        return self.cost_model.ms(key) * self._nearby(key)
-
-    @cached_property
-    def _families(self) -> dict[tuple[object, ...], list[tuple[LayerKey, float]]]:
-        """Measured layers that differ in channels only, each with measured / modelled."""
-        out: dict[tuple[object, ...], list[tuple[LayerKey, float]]] = {}
-        for key, timed in self.layers.items():
-            out.setdefault(_family(key), []).append((key, timed.ms / self.cost_model.ms(key)))
-        return out
-
-    def _nearby(self, key: LayerKey) -> float:
-        """What the cost model misses on the measured layer nearest in channels: cut rows stay comparable."""
-        relatives = self._families.get(_family(key))
-        if not relatives:
-            return 1.0
-        here = _log_channels(key)
-        return min(relatives, key=lambda r: float(np.abs(_log_channels(r[0]) - here).sum()))[1]
+        return self.cost_model.ms(key)
 
     def missing(self, spec: ArchSpec) -> list[LayerKey]:
         """Layers of `spec` that have no row."""

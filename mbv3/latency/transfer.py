@@ -6,6 +6,7 @@ The rows stay those of the table's own device; the calibration, which tells kind
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -23,49 +24,68 @@ from mbv3.spec import ArchSpec
 
 __all__ = ["MeasuredNetworks", "read_networks", "transfer"]
 
-FORMAT = "mbv3-networks/1"
+FORMAT = "mbv3-networks/2"
 LEAST = 8
+_HEADER = ("format", "fingerprint", "reference_ms", "space_id", "seal")
 
 
 @dataclass(frozen=True)
 class MeasuredNetworks:
-    """Whole networks timed on one device: (network, ms), its fingerprint where the file says it."""
+    """Whole networks timed on one device: (network, ms), its fingerprint where the file says it, and the id of the
+    scaled space in which genomes name them."""
 
     times: tuple[tuple[str, float], ...]
     fingerprint: Fingerprint | None = None
     reference_ms: float | None = None
+    space_id: str | None = None
 
     def dumps(self) -> str:
-        """As a CSV: `network,ms`, after a header comment with the device."""
+        """As a CSV: `network,ms`, after a header comment with the device, the space and a seal of the rows."""
+        body = io.StringIO()
+        w = csv.writer(body, lineterminator="\n")
+        w.writerow(["network", "ms"])
+        w.writerows([name, f"{ms:.6f}"] for name, ms in self.times)
         out = io.StringIO()
         out.write(f"# format: {json.dumps(FORMAT)}\n")
         if self.fingerprint is not None:
             out.write(f"# fingerprint: {json.dumps(self.fingerprint.as_dict())}\n")
         if self.reference_ms is not None:
             out.write(f"# reference_ms: {self.reference_ms!r}\n")
-        w = csv.writer(out, lineterminator="\n")
-        w.writerow(["network", "ms"])
-        w.writerows([name, f"{ms:.6f}"] for name, ms in self.times)
-        return out.getvalue()
+        if self.space_id is not None:
+            out.write(f"# space_id: {json.dumps(self.space_id)}\n")
+        out.write(f"# seal: {json.dumps(_seal(body.getvalue()))}\n")
+        return out.getvalue() + body.getvalue()
+
+
+def _seal(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()
 
 
 def read_networks(path: Path) -> MeasuredNetworks:
     """A CSV with the columns `network` and `ms`, our own or one written by hand.
 
     Raises:
-        BadInput: missing, not such a CSV, a network twice, a time that cannot be (all rows at fault listed).
+        BadInput: missing, not such a CSV, one of ours that was cut or edited, a network twice, a time that cannot be
+            (all rows at fault listed).
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines(keepends=True)
     except (OSError, ValueError) as e:
         raise BadInput(f"{path}: cannot be read as a list of measured networks ({e})") from None
     header: dict[str, Any] = {}
     while lines and lines[0].startswith("#"):
         name, _, value = lines.pop(0)[1:].strip().partition(": ")
+        if name not in _HEADER:  # a remark of somebody's
+            continue
         try:
             header[name] = json.loads(value)
         except (ValueError, RecursionError):
             raise BadInput(f"{path}: the value of {name!r} in its header is not valid JSON") from None
+    if "format" in header and (header["format"] != FORMAT or header.get("seal") != _seal("".join(lines))):
+        raise BadInput(
+            f"{path}: is not whole, was edited, or is of another version (format {header['format']!r}, here "
+            f"{FORMAT!r}); measure again, or give a list of your own: network,ms without a header of ours"
+        )
     try:
         rows = list(csv.DictReader(lines))
         fingerprint = Fingerprint(**header["fingerprint"]) if "fingerprint" in header else None
@@ -89,7 +109,7 @@ def read_networks(path: Path) -> MeasuredNetworks:
         times[row["network"]] = ms
     if faults:
         raise BadInput(f"{path}: {len(faults)} row(s) at fault\n" + "\n".join(f"  {f}" for f in faults[:20]))
-    return MeasuredNetworks(tuple(times.items()), fingerprint, reference_ms)
+    return MeasuredNetworks(tuple(times.items()), fingerprint, reference_ms, header.get("space_id"))
 
 
 def transfer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mbv3.errors import BadInput
 from mbv3.latency import CHECK_MINUTES, Device, LatencyTable, NetworkTime, Runtime, check_table
 from mbv3.pipeline.tables import random_networks, reference_of
 from mbv3.space import SearchSpace
@@ -13,10 +14,17 @@ __all__ = ["check", "panel_of", "unseen_networks"]
 
 
 def unseen_networks(table: LatencyTable, space: SearchSpace, n: int, seed: int) -> list[tuple[str, ArchSpec]]:
-    """`n` random networks of the (scaled) space that did not calibrate the table."""
+    """`n` random networks of the (scaled) space that did not calibrate the table.
+
+    Raises:
+        BadInput: the space has no others.
+    """
     seen = {net.label.partition(":")[2] for net in table.networks}
     drawn = random_networks(space, n + len(seen), 1000 + seed, "check")
-    return [(label, spec) for label, spec in drawn if label.partition(":")[2] not in seen][:n]
+    unseen = [(label, spec) for label, spec in drawn if label.partition(":")[2] not in seen][:n]
+    if not unseen:
+        raise BadInput(f"all networks of space {space.name} calibrated the table; none is left to check it with")
+    return unseen
 
 
 def panel_of(table: LatencyTable, space: SearchSpace) -> list[tuple[NetworkTime, ArchSpec]]:

@@ -188,23 +188,16 @@ def _decide_steps(options: Options, run: RunDir, start: Start, images: Images, t
     return int(plan["finetune_steps"]), float(plan["delta"] if options.delta is None else options.delta)
 
 
-def _keep_pace(options: Options, run: RunDir, spent_s: float, given_s: float, done: float) -> tuple[int, float]:
-    """T and the least cut from here on, as `_decide_steps` gives them: fewer steps of fine-tuning, then larger cuts,
-    where the share `done` of the milliseconds took so long that the rest would not fit what is left of `given_s`. The
-    forecast knows neither the timing of layers that are not in the table nor what other programs will take."""
-    plan: dict[str, Any] = run.record["plan"]
-    delta = float(plan["delta"] if options.delta is None else options.delta)
-    if "netadapt_given_s" in plan and 0 < done < 1:
-        pace = max(given_s - spent_s, 0.0) / (spent_s / done * (1 - done))
-        if pace < 1:
-            steps = max(pace * plan["finetune_steps"], 0.01)
-            if options.delta is None and steps < LEAST_T:
-                plan["delta"] = min(delta * LEAST_T / steps, MOST_DELTA)
-                steps *= plan["delta"] / delta
-                delta = plan["delta"]
-            plan["finetune_steps"] = max(1, int(steps))
-            run.save()
-    return int(plan["finetune_steps"]), delta
+def _keep_pace(options: Options, plan: dict[str, Any], now: tuple[int, float], pace: float) -> tuple[int, float]:
+    """T and the least cut from here on. `now`: those until here, at which `pace` times the rest fits the time that is
+    left, for the forecast knows neither the timing of layers that are not in the table nor what other programs take.
+    Fewer steps of fine-tuning come first, then larger cuts; neither goes beyond the plan's own."""
+    if "netadapt_given_s" not in plan:  # not paced by time
+        return now
+    first, least = int(plan["finetune_steps"]), float(plan["delta"])
+    effort = max(min(pace * now[0] / now[1], first / least), 1e-9)  # the time goes with T over the cut
+    delta = least if options.delta is not None else float(np.clip(min(LEAST_T, first) / effort, least, MOST_DELTA))
+    return max(1, round(effort * delta)), delta
 
 
 def _rows(step: Step, before: Scored) -> list[dict[str, Any]]:
@@ -351,13 +344,15 @@ def shrink(
             before, checked = start.scored.latency_ms, on_the_way.ms
             start = _corrected(deployed, start, on_the_way)
             yield Note(STAGE, f"measured whole it takes {checked:.3f} ms ({before:.3f} predicted)")
-            done = 1 - max(checked - target, 0.0) / max(first_gap, 1e-9)
-            pace = _keep_pace(options, run, time.monotonic() - began, given, done)
-            if pace != (tuner.steps, least_share):
-                tuner.steps, least_share = pace
+            # no less than the measurement can tell, or its error would be taken for slowness
+            done = max(first_gap - (checked - target), 2 * on_the_way.error_ms) / first_gap
+            spent = time.monotonic() - began
+            pace = max(given - spent, 0.0) / max(spent / done * (1 - done), 1e-9)
+            now = _keep_pace(options, run.record["plan"], (tuner.steps, least_share), pace)
+            if now != (tuner.steps, least_share):
+                tuner.steps, least_share = now
                 delta = least_share * seed_ms
-                then = f"T = {tuner.steps} steps a proposal and at least {delta:.3f} ms a step from here"
-                yield Note(STAGE, f"slower than forecast: {then}")
+                yield Note(STAGE, f"to keep to the time: T = {tuner.steps}, at least {delta:.3f} ms a step from here")
             continue
         verdict = deployed.measure(start.spec, VERDICT_PARTS)
         if verdict is None or verdict.most_ms <= target or start.scored.latency_ms > aim:

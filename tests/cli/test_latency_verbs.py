@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -95,6 +96,14 @@ def test_a_killed_build_keeps_its_rows_and_the_table_serves(
     code, _, err = mbv3("latency", "transfer", out, "--measured", nets, "--space", space, "--fit", "20", "--out", moved)
     assert code == 2 and "at least 8 measured networks to fit on (got 12)" in err
 
+    listed = nets.read_text()
+    other = re.sub(r'# space_id: "....', '# space_id: "0000', listed)
+    assert other != listed
+    nets.write_text(other)  # as of the same space at another scale
+    code, _, err = mbv3("latency", "transfer", out, "--measured", nets, "--space", space, "--fit", "8", "--out", moved)
+    assert code == 2 and "its networks are of another space or scale than" in err and "measure with --like" in err
+    nets.write_text(listed)
+
     code, _, err = mbv3("latency", "transfer", out, "--measured", nets, "--space", space, "--name", "X", "--out", moved)
     assert code == 2 and "says itself of which device it is; leave --name out" in err
 
@@ -168,6 +177,15 @@ def test_devices_are_listed_with_their_errors(mbv3: Command, tmp_path: Path) -> 
         (("predict", "nothing"), "'nothing' is neither a YAML file"),
         (("measure",), "give one SPEC, or --like TABLE.csv"),
         (("measure", "--like", "none.csv"), "--out NETS.csv is needed"),
+        (("measure", "mobilenet_v2", "--out", "n.csv"), "--out: a list of times comes from --like TABLE.csv"),
+        (("measure", "--like", "none.csv", "--out", "/proc/none/n.csv"), "/proc/none/n.csv: cannot be written"),
+        (("measure", "--like", "none.csv", "--out", "/tmp"), "/tmp: is a folder; name a file"),
+        (("measure", "--like", "none.csv", "--out", "n.csv", "--minutes", "nan"), "--minutes must be more than 0"),
+        (("check", "--minutes", "-3"), "--minutes must be more than 0 and at most 10000 (got -3)"),
+        (("check", "--plot", "/proc/none/x.png"), "/proc/none/x.png: cannot be written"),
+        (("check", "--seed", "-1"), "--seed must not be negative (got -1)"),
+        (("build", "--device", "", "--out", "t.csv"), "--device is empty; name a device, or leave it out for this CPU"),
+        (("kit", "--out", "k.zip", "--minutes", "20000"), "at most 10000 (got 20000)"),
         (("measure", "--like", "none.csv", "--out", "n.csv"), "none.csv: no such latency table"),
         (("transfer", "none.csv", "--measured", "n.csv", "--out", "t.csv"), "none.csv: no such latency table"),
         (("build", "--device", "ssh://board"), "--out TABLE.csv is needed with --device"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from mbv3.latency import fit_cost_model
 from mbv3.latency.costmodel import FEATURES, features
 from mbv3.space import load_space, scale
 from mbv3.space.additive import layer_keys
-from mbv3.spec import Classify, Conv, LayerKey, MBConv, lower_key
+from mbv3.spec import Classify, Conv, Head, LayerKey, MBConv, lower_key
 
 KEYS = layer_keys(scale(load_space("mnasnet"), 0.5, 96))[::2]
 WEIGHTS = np.random.default_rng(3).uniform(0.01, 1.0, len(FEATURES))
@@ -39,7 +41,7 @@ def test_no_coefficient_is_negative_whatever_was_measured() -> None:
 def test_larger_layers_never_cost_less() -> None:
     times = [truth(k) * f for k, f in zip(KEYS, np.random.default_rng(1).uniform(0.7, 1.4, len(KEYS)), strict=True)]
     model = fit_cost_model(KEYS, times)
-    costs = [model.ms(LayerKey(MBConv(k=5, exp=e, out=40, se=8, nl="HS"), 40, 14, 14)) for e in range(48, 480, 8)]
+    costs = [model.plain_ms(LayerKey(MBConv(k=5, exp=e, out=40, se=8, nl="HS"), 40, 14, 14)) for e in range(48, 480, 8)]
     assert costs == sorted(costs)
 
 
@@ -48,6 +50,31 @@ def test_the_error_is_held_out() -> None:
     times = [truth(k) * (1 + 0.1 * rng.standard_normal()) for k in KEYS]
     error = fit_cost_model(KEYS, times).error
     assert error == pytest.approx(10, abs=2.5)
+
+
+def test_what_the_model_misses_on_a_relative_counts_the_less_the_farther_it_is() -> None:
+    key = next(k for k in KEYS if isinstance(k.row, MBConv) and k.row.se)
+    assert isinstance(key.row, MBConv)
+    model = fit_cost_model(KEYS, [truth(k) * (2 if k == key else 1) for k in KEYS])
+    near, far = (replace(key, row=replace(key.row, exp=key.row.exp - cut)) for cut in (1, key.row.exp // 3))
+    missed = [model.ms(k) / model.plain_ms(k) for k in (key, near, far)]
+    assert missed[0] > missed[1] > missed[2] > 1
+    assert missed[0] == pytest.approx(2 * truth(key) / model.plain_ms(key))
+
+
+def test_the_error_is_that_of_the_estimates_in_use() -> None:
+    """Told apart by pairs: layers of one input width are slow, and their relatives know it."""
+    slow = sorted({k.cin for k in KEYS})[1]
+    times = [truth(k) * (2 if k.cin == slow else 1) for k in KEYS]
+    model = fit_cost_model(KEYS, times)
+    pairs = sorted({(k.cin, 0 if isinstance(k.row, Head) else k.row.out) for k in KEYS})
+    held: list[float] = []
+    for fold in range(5):
+        out = [pairs.index((k.cin, 0 if isinstance(k.row, Head) else k.row.out)) % 5 == fold for k in KEYS]
+        rest = [(k, t) for k, t, o in zip(KEYS, times, out, strict=True) if not o]
+        told = fit_cost_model([k for k, _ in rest], [t for _, t in rest])
+        held += [told.ms(k) / t - 1 for k, t, o in zip(KEYS, times, out, strict=True) if o]
+    assert model.error == pytest.approx(100 * float(np.mean(np.square(held))) ** 0.5, abs=0.01)
 
 
 def test_too_few_layers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from mbv3.errors import BadInput
 from mbv3.graph import layer_model, layer_tflite
 from mbv3.latency import RUNTIMES, BuildPlan, LatencyTable, import_kit, kit_files, this_cpu, write_kit
 from mbv3.latency.kit import _strip
-from mbv3.latency.runner import fill
+from mbv3.latency.runner import fill, kit_id
 from mbv3.spec import LayerKey, MBConv
 
 KEY = LayerKey(MBConv(k=5, exp=48, out=24, se=12, nl="HS", s=2, skip="none"), 16, 14, 14)
@@ -31,6 +32,14 @@ def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """`python3 run.py` where the package is not installed: its own folder is all that is on the path."""
     env = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run([sys.executable, "run.py"], cwd=folder, env=env, capture_output=True, text=True)
+
+
+def sign(folder: Path) -> None:
+    """The kit as if it had been made with the code that it holds now."""
+    kit = json.loads((folder / "kit.json").read_text())
+    for name in kit["code_sha256"]:
+        kit["code_sha256"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    (folder / "kit.json").write_text(json.dumps({**kit, "id": kit_id(kit)}))
 
 
 @pytest.fixture(scope="module")
@@ -76,22 +85,23 @@ def test_a_killed_run_goes_on_where_it_stopped(runtime: str, plan: BuildPlan, tm
     write_kit(kit_files(plan, runtime, 1, minutes=0.02), folder)
     # the device is switched off while the third line is written
     runner = folder / "mbv3/latency/runner.py"
-    text = runner.read_text()
     runner.write_text(
-        text.replace(
+        runner.read_text().replace(
             "        self.file.write(json",
-            "        if len(self.told.layers) == 2:\n"
+            "        if len(self.told.layers) == 2 and os.path.exists('off'):\n"
             "            self.file.write(b'{\"pass\": 1'); self.file.flush(); os.kill(os.getpid(), 9)\n"
             "        self.file.write(json",
         )
     )
+    sign(folder)
+    (folder / "off").touch()
     assert run(folder).returncode == -signal.SIGKILL
     results = folder / "results.jsonl"
     kept = results.read_text().split("\n")
     assert len(kept) >= 4 and kept[-1] == '{"pass": 1'
     with pytest.raises(BadInput, match=r"its end is missing; run the kit again, it goes on where it stopped"):
         import_kit(folder, results)
-    runner.write_text(text)
+    (folder / "off").unlink()
     done = run(folder)
     assert done.returncode == 0, done.stderr
     assert results.read_text().split("\n")[: len(kept) - 1] == kept[:-1]
@@ -171,10 +181,14 @@ def test_what_the_device_lacks_is_said(plan: BuildPlan, tmp_path: Path, kit: Pat
     text = sessions.read_text()
     sessions.write_text(text.replace("    options = onnx", "    raise RuntimeError('opset 99')\n    options = onnx"))
     done = run(folder)
+    assert done.returncode == 2 and "sessions.py: was edited after the kit was made; copy the kit anew" in done.stderr
+    sign(folder)
+    done = run(folder)
     assert done.returncode == 2 and "cannot open a model of the kit (opset 99)" in done.stderr
     sessions.write_text(
         text.replace('Kind(open_onnxruntime, "onnxruntime", "onnxruntime"', 'Kind(open_onnxruntime, "o", "o-of-mars"')
     )
+    sign(folder)
     done = run(folder)
     assert done.returncode == 2 and "pip install o-of-mars" in done.stderr and "Traceback" not in done.stderr
 

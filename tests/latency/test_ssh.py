@@ -171,11 +171,12 @@ def test_failures_have_their_cure() -> None:
         (255, "x\nu@board: Permission denied (publickey).", "refused the key"),
         (255, "Host key verification failed.", "its host key is not known; run `ssh u@board` once"),
         (255, "", r"cannot be reached, or the connection was cut while measuring \(exit 255\)"),
-        (2, "tar: No space left on device", "its disk is full .*free a few megabytes"),
+        (2, "tar: No space left on device\ntar: Exiting", "its disk has no room for the kit's 3 MB; free some and"),
+        (137, "", "measuring was killed there, as a system does that runs out of memory; .*goes on where it stopped"),
         (2, "error: models.bin: copy the kit anew", "measuring failed .*copy the kit anew"),
     ):
         with pytest.raises(BadInput, match=match):
-            raise _failed(host, code, words, "measuring")
+            raise _failed(host, code, words, "measuring", 3_000_000)
 
 
 def test_without_a_client(plan: BuildPlan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,8 +114,7 @@ def test_an_estimate_follows_the_measured_relative_that_is_nearest(space: Search
     table = table_of(keys)
     slower = table.with_layers({key: Timed(3 * table.layers[key].ms, 9, 1.0, 0.0)})
     cut = replace(key, row=replace(key.row, exp=key.row.exp - 1))  # what NetAdapt asks for
-    assert slower.hot_ms(cut, estimate=True) == pytest.approx(slower.hot_ms(key), rel=0.15)
-    assert slower.hot_ms(cut, estimate=True) > 2 * table.hot_ms(cut, estimate=True)
+    assert 1.5 * table.hot_ms(cut, estimate=True) < slower.hot_ms(cut, estimate=True) < slower.hot_ms(key)
 
 
 def test_a_table_too_small_for_estimates_says_so() -> None:

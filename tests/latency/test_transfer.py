@@ -61,11 +61,23 @@ def test_too_few(table: LatencyTable, space: SearchSpace) -> None:
 
 def test_lists_of_networks(tmp_path: Path) -> None:
     file = tmp_path / "nets.csv"
-    for nets in (MeasuredNetworks((("a", 1.5), ("b,c", 2.25)), FINGERPRINT, 3.5), MeasuredNetworks((("a", 1.5),))):
+    whole = MeasuredNetworks((("a", 1.5), ("b,c", 2.25)), FINGERPRINT, 3.5, "of a space")
+    for nets in (whole, MeasuredNetworks((("a", 1.5),))):
         file.write_text(nets.dumps())
         assert read_networks(file) == nets
     file.write_text("note,ms,network\nmine,2.5,mobilenet_v2\n")  # by hand
     assert read_networks(file) == MeasuredNetworks((("mobilenet_v2", 2.5),))
+    file.write_text("# timed on 3 May\nnetwork,ms\nmobilenet_v2,2.5\n", encoding="utf-8-sig")  # by a spreadsheet
+    assert read_networks(file) == MeasuredNetworks((("mobilenet_v2", 2.5),))
+
+
+def test_a_list_of_ours_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
+    file, text = tmp_path / "nets.csv", MeasuredNetworks((("a", 1.5), ("b", 2.25)), FINGERPRINT, 3.5, "x").dumps()
+    for edited in (text[:-1], text[:-4], text.replace("1.5", "1.6"), text.replace("networks/2", "networks/1")):
+        assert edited != text
+        file.write_text(edited)
+        with pytest.raises(BadInput, match=r"nets\.csv: is not whole, was edited, or is of another version"):
+            read_networks(file)
 
 
 @pytest.mark.parametrize(

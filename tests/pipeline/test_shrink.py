@@ -36,26 +36,25 @@ def test_short_of_time_the_cuts_are_fewer_and_larger_unless_their_size_was_given
 
 
 @pytest.mark.parametrize(
-    ("spent", "done", "steps", "delta", "steps_then", "delta_then"),
+    ("first", "now", "pace", "delta", "then"),
     [
-        (20, 0.5, 10, None, 10, 0.01),  # in time
-        (60, 0.5, 12, None, 8, 0.01),  # 60 s more at this pace, 40 are left
-        (60, 0.5, 3, None, 4, 0.02),  # two of three steps would be left: cuts twice as large have time for four
-        (200, 0.5, 3, None, 1, 0.04),  # no time left: the largest cuts
-        (60, 0.5, 3, 0.01, 2, 0.01),  # the cuts' size was given by hand
-        (200, 1.0, 3, None, 3, 0.01),  # nothing more to do
+        (10, (10, 0.01), 1.0, None, (10, 0.01)),
+        (10, (10, 0.01), 3.0, None, (10, 0.01)),  # never more than was planned
+        (12, (12, 0.01), 0.5, None, (6, 0.01)),
+        (12, (6, 0.01), 1.5, None, (9, 0.01)),  # it had been slow for a while only
+        (12, (12, 0.01), 0.2, None, (4, 4 / 240)),  # fewer than four steps tell little: larger cuts instead
+        (3, (3, 0.01), 0.5, None, (3, 0.02)),
+        (3, (3, 0.01), 0.0, None, (1, 0.04)),  # no time left
+        (3, (3, 0.01), 0.5, 0.01, (2, 0.01)),  # the cuts' size was given by hand
     ],
 )
 def test_a_run_behind_its_forecast_tunes_less_and_then_cuts_more(
-    spent: float, done: float, steps: int, delta: float | None, steps_then: int, delta_then: float
+    first: int, now: tuple[int, float], pace: float, delta: float | None, then: tuple[int, float]
 ) -> None:
-    plan: dict[str, Any] = {"finetune_steps": steps, "delta": 0.01, "netadapt_given_s": 100.0}
-    run: Any = SimpleNamespace(record={"plan": plan}, save=lambda: None)
-    options = Options(target_ms=1.0, delta=delta)
-    assert _keep_pace(options, run, spent, 100.0, done) == (steps_then, pytest.approx(delta_then))
-    assert plan["finetune_steps"] == steps_then  # kept: a run that goes on goes on with it
+    plan: dict[str, Any] = {"finetune_steps": first, "delta": 0.01, "netadapt_given_s": 100.0}
+    assert _keep_pace(Options(target_ms=1.0, delta=delta), plan, now, pace) == (then[0], pytest.approx(then[1]))
 
 
 def test_steps_given_by_hand_are_kept_however_long_they_take() -> None:
-    run: Any = SimpleNamespace(record={"plan": {"finetune_steps": 5, "delta": 0.01}}, save=lambda: None)
-    assert _keep_pace(Options(target_ms=1.0, finetune_steps=5), run, 1e4, 0.0, 0.5) == (5, 0.01)
+    plan = {"finetune_steps": 5, "delta": 0.01}
+    assert _keep_pace(Options(target_ms=1.0, finetune_steps=5), plan, (5, 0.01), 0.0) == (5, 0.01)
