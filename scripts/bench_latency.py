@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mbv3.latency import Device, LatencyTable, check_table, fidelity, open_runtime
+from mbv3.latency import CHECK_MINUTES, Device, LatencyTable, check_table, fidelity, open_runtime
 from mbv3.netadapt.proposals import channels, cut, sites
 from mbv3.pipeline.check import panel_of
 from mbv3.pipeline.tables import Latency, random_networks, reference_of
@@ -85,7 +85,7 @@ def bench_pairs(args: argparse.Namespace) -> None:
     runtime = open_runtime("onnxruntime", 1)
     device = Device(runtime, nets[0])
     began = time.monotonic()
-    ours = device.networks(nets, seed=3)
+    ours = device.networks(nets, seed=3, more_s=60 * CHECK_MINUTES)  # as `mbv3 latency check` and `measure --like`
     ours_s = time.monotonic() - began
     one, many = [], []
     began = time.monotonic()
@@ -108,7 +108,8 @@ def bench_pairs(args: argparse.Namespace) -> None:
     keep("pairs", {
         "command": f"python scripts/bench_latency.py pairs --pairs {args.pairs} --networks {args.networks}",
         "device": runtime.fingerprint.cpu, "runtime": "onnxruntime", "space": f"{space.name}@0.5",
-        "pairs": len(pairs), "pairs_there_are": len(near), "gold_noise_floor": gold.noise_floor,
+        "pairs": len(pairs), "pairs_there_are": len(near), "noise_floor": ours.noise_floor,
+        "parts": len(ours.parts[0]), "gold_noise_floor": gold.noise_floor,
         "wrong_percent": {
             "ours": wrong(pairs, np.array(ours.ms), g), "one_run": wrong(pairs, np.array(one), g),
             "500_runs_in_turn": wrong(pairs, np.array(many), g),

@@ -101,7 +101,8 @@ def contact_sheet(panels: Sequence[Panel], classes: Sequence[str], title: str) -
                     Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=edge, linestyle=dashes, linewidth=0.9)
                 )
                 if not box.truth:
-                    ax.text(x0, y0, box.text, color="white", fontsize=5, va="bottom",
+                    over = "bottom" if y0 > 0.06 * len(picture) else "top"  # else it would lie over the title
+                    ax.text(x0, y0, box.text, color="white", fontsize=5, va=over,
                             bbox={"facecolor": _ORANGE, "pad": 0.5, "linewidth": 0})  # fmt: skip
         if masks:
             handles = [Rectangle((0, 0), 1, 1, color=colours[i] / 255) for i in range(len(classes))]
