@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,13 @@ def test_a_killed_build_keeps_its_rows_and_the_table_serves(
     value = json.loads(said)
     assert code == 0 and value.keys() >= {"ms", "reference_ms", "estimated"}
     assert value["ms"] > 0 and value["reference_ms"] == table.reference_ms and value["estimated"] is True
+
+    table_elsewhere = replace(table, fingerprint=replace(table.fingerprint, cpu="Another 9000"))
+    table_elsewhere.save(tmp_path / "elsewhere.csv")
+    forced = ("latency", "predict", spec, "--device", tmp_path / "elsewhere.csv", "--force-table")
+    code, said, _ = mbv3(*forced, "--json")
+    assert code == 0 and "measured elsewhere (cpu differ)" in json.loads(said)["caveat"] and value["caveat"] is None
+    assert "but: forced: " in mbv3(*forced)[1]
 
     code, said, _ = mbv3("latency", "predict", spec, "--space", space, "--json")  # at hand: what lacks is measured
     here = json.loads(said)

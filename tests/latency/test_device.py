@@ -183,3 +183,13 @@ def test_chunks_bound_what_is_open_at_a_time() -> None:
     for part in parts:
         assert len(part) == 1 or sum(map(module.layer_bytes, part)) <= runner.CHUNK_BYTES == 1_200_000_000
     assert len(chunks([LayerKey(MBConv(k=3, exp=9600, out=960), 960, 224, 224)])) == 1  # one too large alone
+
+
+def test_a_small_board_opens_no_more_than_half_of_its_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"/proc/meminfo": "MemTotal: 927000 kB\nMemAvailable:     500000 kB\n"}
+    monkeypatch.setattr(runner.Path, "read_text", lambda self, *_: told[str(self)])
+    assert runner.room() == 256_000_000
+    told["/proc/meminfo"] = "MemAvailable: 64000000 kB\n"
+    assert runner.room() == runner.CHUNK_BYTES
+    told["/proc/meminfo"] = "of another system"
+    assert runner.room() == runner.CHUNK_BYTES
