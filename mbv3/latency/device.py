@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import trim_mean
 
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.protocol import noise_floor, p10, shares
@@ -116,7 +117,8 @@ class Device:
             items, items[0] if told else self._anchor, rounds=3, seed=seed, max_runs=2, threads=self.fingerprint.threads
         )
         ratios = [ms / p10(runs) for (_, ms), runs in zip(told, times, strict=False)]
-        scale = float(np.median(ratios)) if told else self.reference_ms / reference_ms
+        # the mean without the outer quarters: no row decides, and less is left to chance than by the median
+        scale = float(trim_mean(ratios, 0.25)) if told else self.reference_ms / reference_ms
         return [[t * scale for t in runs] for runs in times[len(told) :]]
 
     def networks(
