@@ -172,11 +172,6 @@ def _check_count(networks: int) -> None:
         raise BadInput(f"--networks must be from 4 to 1000 (got {networks})")
 
 
-def _check_minutes(minutes: float) -> None:
-    if not 0 < minutes <= 10_000:
-        raise BadInput(f"--minutes must be more than 0 and at most 10000 (got {minutes:g})")
-
-
 def _plot_kind(path: str | None) -> str | None:
     """What kind of figure is asked for, before anything is timed."""
     from mbv3.files import writable
@@ -191,11 +186,11 @@ def _plot_kind(path: str | None) -> str | None:
 
 
 def _check(args: Namespace) -> int:
-    from mbv3.latency import open_runtime
+    from mbv3.latency import check_minutes, open_runtime
     from mbv3.pipeline.check import check
 
     _check_count(args.networks)
-    _check_minutes(args.minutes)
+    check_minutes(args.minutes)
     kind = _plot_kind(args.plot)
     table, caveat = _table(args)
     runtime = open_runtime(args.runtime, args.threads)
@@ -261,14 +256,14 @@ def _measure(args: Namespace) -> int:
 
 def _measure_many(args: Namespace) -> int:
     from mbv3.files import writable, write_atomic
-    from mbv3.latency import Device, LatencyTable, MeasuredNetworks, open_runtime
+    from mbv3.latency import Device, LatencyTable, MeasuredNetworks, check_minutes, open_runtime
     from mbv3.pipeline.check import unseen_networks
     from mbv3.pipeline.tables import reference_of, space_id
 
     if not args.out:
         raise BadInput("--out NETS.csv is needed with --like: where the times go")
     _check_count(args.networks)
-    _check_minutes(args.minutes)
+    check_minutes(args.minutes)
     writable(Path(args.out))
     table = LatencyTable.load(args.like)
     space = _space_of(table, args.space)

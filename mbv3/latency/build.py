@@ -34,6 +34,7 @@ __all__ = [
     "BuildPlan",
     "build_table",
     "build_with",
+    "check_minutes",
     "check_table",
     "network_time",
     "noise_warning",
@@ -58,6 +59,12 @@ class BuildPlan:
     about: Mapping[str, Any]  # JSON-ready: space, scale
 
 
+def check_minutes(minutes: float) -> None:
+    """Raises: BadInput for a time that nothing can be timed for."""
+    if not 0 < minutes <= 10_000:
+        raise BadInput(f"--minutes must be more than 0 and at most 10000 (got {minutes:g})")
+
+
 def work_of(plan: BuildPlan, *, error: float, minutes: float) -> dict[str, Any]:
     """What is to be timed for `plan`, as the runner reads it: until chance adds no more than `error` percent to a
     prediction's error, or `minutes` are used.
@@ -68,8 +75,7 @@ def work_of(plan: BuildPlan, *, error: float, minutes: float) -> dict[str, Any]:
     """
     if not 0 < error <= 100:
         raise BadInput(f"--error must be a part of 100 percent (got {error:g})")
-    if not 0 < minutes <= 10_000:
-        raise BadInput(f"--minutes must be more than 0 and at most 10000 (got {minutes:g})")
+    check_minutes(minutes)
     if not plan.calibration:
         raise BadInput("a plan without whole networks cannot be calibrated; give at least one")
     keys = tuple(dict.fromkeys(plan.keys))

@@ -65,7 +65,7 @@ def verify(path: Path) -> dict[str, Any]:
     except RuntimeError as e:  # torch lists every tensor that is missing or of another shape
         check("weights fit the network", "yes", f"no: {len(str(e).splitlines()) - 1} difference(s)", False)
     else:
-        check("output of the ONNX file against torch", *_onnx_error(path, net, spec.resolution))
+        check("output of the ONNX file against torch", "1e-4", *_onnx_error(path, net, spec.resolution))
     table = LatencyTable.load(path / "latency-table.csv")
     predicted = table.predict(spec, estimate=True).ms * _number(r.get("correction", 1.0))
     claimed = _number(r.get("predicted_ms"))
@@ -95,28 +95,21 @@ def _number(claimed: Any) -> float:
     return float(claimed) if type(claimed) in (int, float) and claimed else float("nan")
 
 
-def _onnx_error(path: Path, net: torch.nn.Module, resolution: tuple[int, int]) -> tuple[str, float | str, bool]:
-    """The largest relative difference that will do, the one found, and whether it does; a reason where the file cannot
-    be run. 1e-4 will do, and more, up to 5 %, for a network whose own answer moves further when its input moves by a
-    millionth: single precision cannot tell such a one more closely."""
+def _onnx_error(path: Path, net: torch.nn.Module, resolution: tuple[int, int]) -> tuple[float | str, bool]:
+    """The largest relative difference and whether it will do; a reason where the file cannot be run."""
     import onnxruntime
 
     # smooth, as images are: white noise, which it never saw, is hard on a network that was tuned on a small task alone
-    rng = np.random.default_rng(0)
-    coarse = torch.from_numpy(rng.standard_normal((1, 3, 8, 8), dtype=np.float32))
+    coarse = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 3, 8, 8), dtype=np.float32))
     x = torch.nn.functional.interpolate(coarse, resolution, mode="bilinear").numpy()
     try:
         session = onnxruntime.InferenceSession(str(path / "mobilenetv3.onnx"), providers=["CPUExecutionProvider"])
         [onnx_out] = session.run(None, {"input": x})
     except Exception as e:  # ONNX Runtime has an exception of its own for every reason
-        return "1e-04", f"does not run: {type(e).__name__}", False
-    moves = (np.float32(1e-6) * rng.standard_normal(x.shape, dtype=np.float32) for _ in range(4))
+        return f"does not run: {type(e).__name__}", False
     with torch.inference_mode():
-        net.eval()
-        torch_out, *moved = (net(torch.from_numpy(v)).numpy() for v in (x, *(x + m for m in moves)))
+        torch_out = net.eval()(torch.from_numpy(x)).numpy()
     if onnx_out.shape != torch_out.shape:
-        return "1e-04", f"shape {onnx_out.shape}, not {torch_out.shape}", False
-    scale = max(float(np.abs(torch_out).max()), 1e-9)
-    error, *own = (float(np.abs(out - torch_out).max()) / scale for out in (onnx_out, *moved))
-    allowed = max(1e-4, min(max(own), 0.05))
-    return f"{allowed:.0e}", error, error <= allowed
+        return f"shape {onnx_out.shape}, not {torch_out.shape}", False
+    error = float(np.abs(onnx_out - torch_out).max() / max(float(np.abs(torch_out).max()), 1e-9))
+    return error, error <= 1e-4
