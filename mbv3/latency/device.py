@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import trim_mean
 
 from mbv3.latency.fingerprint import Fingerprint
-from mbv3.latency.protocol import noise_floor, p10, shares
+from mbv3.latency.protocol import Layers, noise_floor, shares
 from mbv3.latency.runner import grouped, grouped_evenly
 from mbv3.latency.runtime import Runtime
 from mbv3.latency.table import Timed
@@ -21,6 +21,7 @@ from mbv3.spec import ArchSpec, LayerKey, lower, lower_key
 
 __all__ = ["Device", "Measured"]
 
+NEAR = 10  # layers of known time that another is told against
 PARTS, MOST_PARTS = 4, 32
 NOISE = 0.7  # percent; what a table's error of 2 % hardly feels
 
@@ -74,12 +75,6 @@ def chunks(keys: Sequence[LayerKey]) -> list[list[LayerKey]]:
     return [[keys[i] for i in group] for group in grouped(range(len(keys)), [layer_bytes(k) for k in keys])]
 
 
-def _timed(passes: Sequence[Sequence[float]]) -> Timed:
-    """One measurement from the runs of each pass."""
-    runs = [t for part in passes for t in part]
-    return Timed(sum(map(p10, passes)) / len(passes), len(runs), float(np.mean(runs)), float(np.std(runs)))
-
-
 class Device:
     """This machine under one runtime, with the reference network that its times are told against."""
 
@@ -103,23 +98,34 @@ class Device:
     def layers(
         self, keys: Sequence[LayerKey], known: Mapping[LayerKey, float] | None = None, *, passes: int = 1, seed: int = 0
     ) -> dict[LayerKey, Timed]:
-        """Hot times of one chunk of layers: told against layers whose ms in a table are `known`, timed beside them, not
-        against the reference, which is slow to run and in one session of one minute may be off by two percent, and all
-        that is told against it. Without `known` there is the reference alone. Every one of `passes` is on sessions
-        opened anew; one is quick, and off by a few percent a layer."""
-        timed = [self._layers(keys, list((known or {}).items()), passes * seed + p) for p in range(passes)]
-        return {key: _timed([runs[i] for runs in timed]) for i, key in enumerate(keys)}
-
-    def _layers(self, keys: Sequence[LayerKey], told: Sequence[tuple[LayerKey, float]], seed: int) -> list[list[float]]:
-        """The runs of each layer in one pass, in ms at the table's reference."""
-        items = [self.runtime.layer(k) for k in (*(k for k, _ in told), *keys)]
-        times, reference_ms, _ = time_layers(
-            items, items[0] if told else self._anchor, rounds=3, seed=seed, max_runs=2, threads=self.fingerprint.threads
-        )
-        ratios = [ms / p10(runs) for (_, ms), runs in zip(told, times, strict=False)]
-        # the mean without the outer quarters: no row decides, and less is left to chance than by the median
-        scale = float(trim_mean(ratios, 0.25)) if told else self.reference_ms / reference_ms
-        return [[t * scale for t in runs] for runs in times[len(told) :]]
+        """Hot times of one chunk of layers in `passes`, each on sessions opened anew; one is quick, and off by a few
+        percent a layer. They are told against layers whose ms in a table are `known`, timed beside them, each against
+        those NEAR it in size: what disturbs, and what few runs miss of the fastest, is not the same for small and large
+        layers. Without `known` there is the reference alone."""
+        told = list((known or {}).items())
+        runs: list[list[list[float]]] = []
+        references = []
+        for p in range(passes):
+            items = [self.runtime.layer(k) for k in (*(k for k, _ in told), *keys)]
+            times, reference_ms, _ = time_layers(
+                items, items[0] if told else self._anchor, rounds=3, seed=passes * seed + p, max_runs=2,
+                threads=self.fingerprint.threads,
+            )  # fmt: skip
+            references.append(reference_ms)
+            runs.append(times)
+        fast = Layers([[(now, len(now)) for now in times] for times in runs]).ms()
+        ratios = np.array([ms for _, ms in told]) / fast[: len(told)]
+        sizes = np.log(fast)
+        out = {}
+        for i, key in enumerate(keys, len(told)):
+            scale = self.reference_ms / min(references)
+            if told:
+                near = np.argsort(np.abs(sizes[: len(told)] - sizes[i]), kind="stable")[:NEAR]
+                # the mean without the outer quarters: no row decides, and less is left to chance than by the median
+                scale = float(trim_mean(ratios[near], 0.25))
+            every = np.concatenate([times[i] for times in runs]) * scale
+            out[key] = Timed(float(fast[i]) * scale, len(every), float(every.mean()), float(every.std()))
+        return out
 
     def networks(
         self,

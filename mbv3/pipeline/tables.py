@@ -358,8 +358,9 @@ class Latency:
         self.correction = 1.0
         most = max((t.n for t in table.layers.values()), default=0)  # those of the table's build, not rows on demand
         by_time = sorted((k for k, t in table.layers.items() if 2 * t.n >= most), key=table.hot_ms)
-        picks = np.linspace(0, len(by_time) - 1, min(KNOWN_ROWS, len(by_time))).astype(int)
-        self._known = {by_time[i]: table.hot_ms(by_time[i]) for i in picks}
+        ms = np.log([table.hot_ms(k) for k in by_time])
+        evenly = np.linspace(ms[0], ms[-1], KNOWN_ROWS) if by_time else ()  # of all sizes
+        self._known = {by_time[i]: table.hot_ms(by_time[i]) for i in (int(np.abs(ms - at).argmin()) for at in evenly)}
 
     @property
     def fine(self) -> int:
