@@ -18,11 +18,9 @@ from typing import Any
 import numpy as np
 
 from mbv3.latency import CHECK_MINUTES, Device, LatencyTable, check_table, fidelity, open_runtime
-from mbv3.netadapt.proposals import channels, cut, sites
 from mbv3.pipeline.check import panel_of
-from mbv3.pipeline.tables import Latency, random_networks, reference_of
+from mbv3.pipeline.tables import Latency, cut_network, random_networks, reference_of
 from mbv3.space import load_space, scale
-from mbv3.spec import ArchSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,17 +28,6 @@ ROOT = Path(__file__).resolve().parents[1]
 def keep(name: str, result: dict[str, Any]) -> None:
     (ROOT / f"results/latency_{name}.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     print(json.dumps({k: v for k, v in result.items() if not isinstance(v, list)}, indent=1))
-
-
-def pruned(spec: ArchSpec, rng: np.random.Generator) -> ArchSpec:
-    """`spec` with half of its sites cut to any count of channels, as NetAdapt leaves them."""
-    for _ in range(len(sites(spec)) // 2):
-        places = sites(spec)
-        site = places[int(rng.integers(len(places)))]
-        now = channels(spec, site)
-        smaller = cut(spec, site, int(rng.integers(max(8, now // 2), now + 1)))
-        spec = smaller or spec
-    return spec
 
 
 def bench_channels(args: argparse.Namespace) -> None:
@@ -51,9 +38,8 @@ def bench_channels(args: argparse.Namespace) -> None:
     f = table.fingerprint
     runtime = open_runtime(f.runtime + ("-int8" if f.precision == "int8" else ""), f.threads)
     table.require(runtime.fingerprint, args.table)
-    rng = np.random.default_rng(args.seed)
-    nets = [(f"pruned-{i}", pruned(s, rng)) for i, (_, s) in enumerate(
-        random_networks(space, args.networks, 7000 + args.seed, "pruned"))]  # fmt: skip
+    drawn = random_networks(space, args.networks, 7000 + args.seed, "pruned")
+    nets = [(f"pruned-{i}", cut_network(s, 1000 * (args.seed + 1) + i)) for i, (_, s) in enumerate(drawn)]
     device = Device(runtime, reference_of(table), table.reference_ms)
     latency = Latency(table, device, passes=args.passes)
     began = time.monotonic()

@@ -6,7 +6,7 @@ from typing import Any
 
 from mbv3.errors import BadInput
 from mbv3.latency import CHECK_MINUTES, Device, LatencyTable, NetworkTime, Runtime, check_table
-from mbv3.pipeline.tables import random_networks, reference_of
+from mbv3.pipeline.tables import calibration_network, random_networks, reference_of
 from mbv3.space import SearchSpace
 from mbv3.spec import ArchSpec
 
@@ -19,7 +19,7 @@ def unseen_networks(table: LatencyTable, space: SearchSpace, n: int, seed: int) 
     Raises:
         BadInput: the space has no others.
     """
-    seen = {net.label.partition(":")[2] for net in table.networks}
+    seen = {net.label.rpartition(":")[2] for net in table.networks}
     drawn = random_networks(space, n + len(seen), 1000 + seed, "check")
     unseen = [(label, spec) for label, spec in drawn if label.partition(":")[2] not in seen][:n]
     if not unseen:
@@ -29,8 +29,8 @@ def unseen_networks(table: LatencyTable, space: SearchSpace, n: int, seed: int) 
 
 def panel_of(table: LatencyTable, space: SearchSpace) -> list[tuple[NetworkTime, ArchSpec]]:
     """Calibration networks of the table that a check times again."""
-    random = [n for n in table.networks if n.label.startswith(("calibration:", "check:"))]  # not those of a user's list
-    return [(n, space.deployed(space.genome(n.label.partition(":")[2]))) for n in random]
+    ours = ("calibration:", "check:", "cut:")  # not those of a user's list
+    return [(n, calibration_network(space, n.label)) for n in table.networks if n.label.startswith(ours)]
 
 
 def check(

@@ -10,7 +10,9 @@ import pytest
 
 from mbv3.errors import BadInput
 from mbv3.pipeline.check import unseen_networks
-from mbv3.space import load_space
+from mbv3.pipeline.tables import calibration_network, table_plan
+from mbv3.space import load_space, scale, under_head
+from mbv3.spec import count, lower
 
 from .conftest import computed_table
 
@@ -25,3 +27,21 @@ def test_networks_that_calibrated_the_table_are_left_out(folder: Path) -> None:
     whole = replace(table, networks=tuple(replace(some, label=f"calibration:{g}") for g in every))
     with pytest.raises(BadInput, match="all networks of space tiny calibrated the table; none is left to check it"):
         unseen_networks(whole, space, 4, 0)
+
+
+@pytest.mark.parametrize("head", [None, "lraspp-torchvision"])
+def test_a_third_of_the_calibration_is_cut_as_netadapt_cuts(head: str | None) -> None:
+    space = scale(load_space("mnasnet-imagenet"), 0.5, 64)
+    if head:
+        space = under_head(space, head, 5)
+    plan = table_plan(space)
+    assert len(set(plan.keys)) == len(plan.keys)
+    cut = {label: spec for label, spec in plan.calibration if label.startswith("cut:")}
+    assert len(plan.calibration) == 60 and len(cut) == 20
+    assert {x.key for spec in cut.values() for x in lower(spec)} <= set(plan.keys)
+    for label, spec in plan.calibration:
+        whole = space.deployed(space.genome(label.rpartition(":")[2]))
+        assert (count(spec).madds < count(whole).madds) == (label in cut)
+        assert calibration_network(space, label) == spec  # a check finds it again by its name
+    odd = {row.out for spec in cut.values() for row in spec.rows}
+    assert len({out % 8 for out in odd}) == 8
