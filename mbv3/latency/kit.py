@@ -1,8 +1,8 @@
 """A table for a device that can only run a copied folder: `write_kit` here, `python run.py` there, `import_kit` here.
 
-A kit holds every model without its weights, which the device fills in at random: 345 layers and 60 networks take about
-two megabytes unpacked. (int8 models keep theirs, a quarter of the size in float.) Python 3.10, numpy and the runtime are
-all that the device needs.
+A kit holds every model without its weights, which the device fills in at random: 343 layers and 60 networks take about
+two megabytes. (int8 models keep theirs, a quarter of the size in float.) Python 3.10, numpy and the runtime are all
+that the device needs.
 """
 
 from __future__ import annotations
