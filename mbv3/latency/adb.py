@@ -26,7 +26,7 @@ import numpy as np
 from mbv3.errors import BadInput, plain
 from mbv3.events import Event, Note
 from mbv3.files import cache_folder
-from mbv3.latency.benchmark import SCRIPT, Visit, ms_of, read_said, row, visit_script
+from mbv3.latency.benchmark import SCRIPT, Visit, read_said, row, visit_script
 from mbv3.latency.build import ERROR, MINUTES, STAGE, BuildPlan, build_with
 from mbv3.latency.fingerprint import Fingerprint, vectors
 from mbv3.latency.runtime import MODELS
@@ -278,15 +278,15 @@ class Pushed:
             parts = [mixed[at : at + every] for at in range(0, len(mixed), every)]
             rounds.append([i for part in parts for i in (self._reference, *part)])
         visits, more = self._visited(rounds, most_s)
-        return {"reference_ms": ms_of(visits[self._reference]), "ms": [row(visits[i]) for i in models], **more}
+        return {"reference_ms": row(visits[self._reference])[0], "ms": [row(visits[i]) for i in models], **more}
 
     def networks(self, models: Sequence[int], *, seed: int, most_s: float) -> dict[str, Any]:
         rng = np.random.default_rng(seed)
         rounds = [rng.permutation([*models, self._reference]).tolist() for _ in range(NETWORK_ROUNDS)]
         visits, more = self._visited(rounds, most_s)
         anchor = [v.mean_ms for v in visits[self._reference]]  # one a round
-        said = {"reference_ms": ms_of(visits[self._reference]), "drift": float(np.std(anchor) / np.mean(anchor))}
-        return {**said, "ms": [ms_of(visits[i]) for i in models], **more}
+        said = {"reference_ms": row(visits[self._reference])[0], "drift": float(np.std(anchor) / np.mean(anchor))}
+        return {**said, "ms": [row(visits[i])[0] for i in models], **more}
 
 
 def measure_over_adb(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from mbv3.latency.protocol import FEWEST, low, p10
+from mbv3.latency.protocol import FEWEST, p10
 
-__all__ = ["SCRIPT", "Said", "Visit", "ms_of", "read_said", "row", "visit_script"]
+__all__ = ["SCRIPT", "Said", "Visit", "read_said", "row", "visit_script"]
 
 SCRIPT = "visit.sh"
 # its own defaults are 50 runs, 1 s, and half a second to warm up: many short visits beat few long ones
@@ -23,7 +23,7 @@ class Visit(NamedTuple):
     """One process of benchmark_model: its runs, their mean and deviation in ms.
 
     Its average is taken, not its p5, which older ones do not tell and which is a whole number of microseconds: one
-    percent or two of a small layer. What spoils a whole process a low percentile over the visits leaves out.
+    percent or two of a small layer. What spoils a whole process the p10 over the visits leaves out.
     """
 
     runs: int
@@ -89,15 +89,10 @@ def read_said(text: str) -> Said:
     return Said(visits, failed)
 
 
-def row(visits: Sequence[Visit]) -> list[Any]:
-    """The means of the fastest visits, the number of visits, mean and deviation of all runs, in ms."""
+def row(visits: Sequence[Visit]) -> list[float | int]:
+    """p10 over the visits, and runs, mean and deviation of them all, in ms."""
     n = np.array([v.runs for v in visits], dtype=float)
     means, stds = np.array([v.mean_ms for v in visits]), np.array([v.std_ms for v in visits])
     mean = float((n * means).sum() / n.sum())
     variance = float((n * (stds**2 + (means - mean) ** 2)).sum() / n.sum())
-    return [low(means.tolist()), len(visits), mean, variance**0.5]
-
-
-def ms_of(visits: Sequence[Visit]) -> float:
-    """p10 over the visits to a network."""
-    return p10([v.mean_ms for v in visits])
+    return [p10(means), int(n.sum()), mean, variance**0.5]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mbv3.errors import BadInput, MissingLayerError
 from mbv3.events import Done, Event, Note, Progress, StageStart
@@ -192,10 +193,9 @@ def table_of(plan: BuildPlan, fingerprint: Fingerprint, told: Told, work: Mappin
     """The table of `plan` from what was measured for it. Raises: ValueError where that makes no table."""
     references = [ms for now in told.references[: told.passes] for ms in now]
     reference_ms = sum(references) / len(references)
-    rows = {
-        key: _merged(ms, [told.layers[p][i][1:] for p in range(told.passes)])
-        for i, (key, ms) in enumerate(zip(dict.fromkeys(plan.keys), told.times().ms().tolist(), strict=True))
-    }
+    rows, weights = {}, shares(told.sums(work["uses"]))
+    for i, key in enumerate(dict.fromkeys(plan.keys)):
+        rows[key] = _merged([told.layers[p][i] for p in range(told.passes)], weights, reference_ms)
     table = LatencyTable(
         fingerprint=fingerprint,
         reference=_reference(plan, reference_ms),
@@ -223,12 +223,14 @@ def table_of(plan: BuildPlan, fingerprint: Fingerprint, told: Told, work: Mappin
     return replace(table, report={**table.report, **noise})
 
 
-def _merged(ms: float, passes: Sequence[tuple[int, float, float]]) -> Timed:
-    """One measurement from its time and (runs, mean, deviation) of each pass."""
-    n, mean, std = (np.array(column) for column in zip(*passes, strict=True))
+def _merged(
+    passes: Sequence[tuple[float, int, float, float]], weights: NDArray[np.float64], reference_ms: float
+) -> Timed:
+    """One measurement from (p10, runs, mean, deviation) of each pass, told over the reference's."""
+    ms, n, mean, std = (np.array(column) for column in zip(*passes, strict=True))
     whole = float((n * mean).sum() / n.sum())
     variance = float((n * (std**2 + (mean - whole) ** 2)).sum() / n.sum())
-    return timed(ms, n.sum(), whole, variance**0.5)
+    return timed(float(ms @ weights) * reference_ms, n.sum(), whole * reference_ms, variance**0.5 * reference_ms)
 
 
 def _settings(told: Told) -> dict[str, list[float]]:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import trim_mean
 
 from mbv3.latency.fingerprint import Fingerprint
-from mbv3.latency.protocol import Layers, noise_floor, shares
+from mbv3.latency.protocol import noise_floor, shares
 from mbv3.latency.runner import grouped, grouped_evenly
 from mbv3.latency.runtime import Runtime
 from mbv3.latency.table import Timed
@@ -22,6 +22,7 @@ from mbv3.spec import ArchSpec, LayerKey, lower, lower_key
 __all__ = ["Device", "Measured"]
 
 NEAR = 10  # layers of known time that another is told against
+FAST = 2  # percentile of the few runs of a layer: what disturbs only adds
 PARTS, MOST_PARTS = 4, 32
 NOISE = 0.7  # percent; what a table's error of 2 % hardly feels
 
@@ -111,9 +112,11 @@ class Device:
                 items, items[0] if told else self._anchor, rounds=3, seed=passes * seed + p, max_runs=2,
                 threads=self.fingerprint.threads,
             )  # fmt: skip
+            del items
             references.append(reference_ms)
             runs.append(times)
-        fast = Layers([[(now, len(now)) for now in times] for times in runs]).ms()
+        every = [np.concatenate(times) for times in zip(*runs, strict=True)]
+        fast = np.array([np.percentile(times, FAST) for times in every])
         ratios = np.array([ms for _, ms in told]) / fast[: len(told)]
         sizes = np.log(fast)
         out = {}
@@ -123,8 +126,8 @@ class Device:
                 near = np.argsort(np.abs(sizes[: len(told)] - sizes[i]), kind="stable")[:NEAR]
                 # the mean without the outer quarters: no row decides, and less is left to chance than by the median
                 scale = float(trim_mean(ratios[near], 0.25))
-            every = np.concatenate([times[i] for times in runs]) * scale
-            out[key] = Timed(float(fast[i]) * scale, len(every), float(every.mean()), float(every.std()))
+            mean, std = float(every[i].mean()), float(every[i].std())
+            out[key] = Timed(float(fast[i]) * scale, len(every[i]), mean * scale, std * scale)
         return out
 
     def networks(

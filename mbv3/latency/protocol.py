@@ -2,14 +2,8 @@
 
 Noise is drift over time (two equal networks timed one after the other differ by up to 20 %, run by run
 interleaved by less than 1 %), so every item is visited once a round, in shuffled order, with the reference
-network among them.
-
-A network's time is the 10th percentile of its runs, told over the reference's of the same rounds. A layer's is the 2nd
-percentile of its runs in all passes together, as it is: a disturbance only adds, and a short run finds a moment without
-one. 200 layers of one server core, timed in several of its states from quiet to 16 % slower throughout, differed
-between two of these by 3.2 % (RMS) so told, by 5.2 % in the means of their passes' 10th percentiles, in which small
-layers suffer more than large ones; by 2.7 % in their fastest runs, but those of large layers were erratic, and so were
-sums.
+network among them; the statistic is the 10th percentile, and an item's time is reported relative to the
+reference of the same rounds.
 """
 
 from __future__ import annotations
@@ -27,19 +21,17 @@ from numpy.typing import NDArray
 from mbv3.latency.conditions import undisturbed
 from mbv3.latency.sessions import Run
 
-__all__ = ["Layers", "Samples", "fast", "interleave", "low", "noise_floor", "p10", "shares"]
+__all__ = ["Samples", "interleave", "noise_floor", "p10", "shares", "sums"]
 
 Clock = Callable[[], float]
 
 
 def p10(samples: Sequence[float] | NDArray[np.float64]) -> float:
-    """The 10th percentile, the statistic of networks."""
+    """The 10th percentile, the statistic of every time in mbv3."""
     return float(np.percentile(np.asarray(samples), 10))
 
 
 FEWEST = 3  # rounds
-FAST = 2  # percent: the percentile of a layer's runs
-LOWEST = 8  # of the runs of one pass are kept
 MANY = 8  # networks: what so many share a calibration takes up, and how noisy a part was can be told from them
 
 
@@ -92,69 +84,11 @@ def noise_floor(parts: Sequence[Sequence[float]]) -> float:
     return round(100 * float(np.sqrt((off**2).sum() / free / k)), 3)
 
 
-def low(runs: Sequence[float]) -> list[float]:
-    """The fastest of `runs`: as many as `fast` may ask for of some passes."""
-    return sorted(runs)[:LOWEST]
-
-
-def fast(lows: NDArray[np.float64], n: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The 2nd percentile of the runs of each layer: `lows[i]` are the fastest of its `n[i]`, in any order."""
-    ordered = np.sort(lows, axis=1)
-    rank = np.minimum(FAST / 100 * (n - 1), np.isfinite(ordered).sum(axis=1) - 1)
-    floor = np.floor(rank).astype(int)
-    each = np.arange(len(ordered))
-    below, above = ordered[each, floor], ordered[each, np.minimum(np.ceil(rank).astype(int), ordered.shape[1] - 1)]
-    return np.asarray(below + (above - below) * (rank - floor))
-
-
-class Layers:
-    """Runs of layers in several passes. `passes[p][i]` is (fastest runs, number of runs) of layer i in pass p; each of
-    `steps` is a pass and the layers that were timed together in it.
-
-    A step is slowed down where three quarters of its layers were faster than in every other pass, to that: a build may
-    be gone on with on a machine that has got slower, or be let run faster for a moment. Whole passes would not need it.
-    """
-
-    def __init__(
-        self,
-        passes: Sequence[Sequence[tuple[Sequence[float], int]]],
-        steps: Sequence[tuple[int, Sequence[int]]] = (),
-    ) -> None:
-        self._lows = np.full((len(passes[0]), len(passes), LOWEST), np.inf)
-        for p, rows in enumerate(passes):
-            for i, (runs, _) in enumerate(rows):
-                self._lows[i, p, : len(runs)] = low(runs)
-        self._n = np.array([[n for _, n in rows] for rows in passes], dtype=float).T
-        fastest = self._lows.min(axis=2)
-        for p, ids in steps if len(passes) > 1 else ():
-            mine = list(ids)
-            others = np.delete(fastest[mine], p, axis=1).min(axis=1)
-            self._lows[mine, p] /= min(1.0, float(np.percentile(fastest[mine, p] / others, 75)))
-
-    def ms(self) -> NDArray[np.float64]:
-        """The time of each layer."""
-        return self._of(self._lows, self._n)
-
-    @staticmethod
-    def _of(lows: NDArray[np.float64], n: NDArray[np.float64]) -> NDArray[np.float64]:
-        return fast(lows.reshape(len(lows), -1), n.sum(axis=1))
-
-    def chance(self, uses: Sequence[Sequence[int]]) -> float:
-        """What chance adds, in percent, to sums of layers: `uses[j]` are those of network j. By leaving out each pass
-        in turn (jackknife, Tukey 1958); of many networks what they share is left out, as a calibration takes it up."""
-        n, k = len(uses), self._n.shape[1]
-        if not n or k < 2:
-            return 0.0
-        without = np.stack(
-            [self._of(np.delete(self._lows, p, axis=1), np.delete(self._n, p, axis=1)) for p in range(k)], axis=1
-        )
-        sums = np.array([without[list(use)].sum(axis=0) for use in uses])
-        off = sums / sums.mean(axis=1, keepdims=True) - 1
-        free = n
-        if n >= MANY:
-            off = off - off.mean(axis=0)
-            free = n - 1
-        return round(100 * float(np.sqrt((off**2).sum() / free * (k - 1) / k)), 3)
+def sums(layers: Sequence[Sequence[float]], uses: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Of every network the sum of its layers in each pass: `layers[i][p]` is the time of layer i in pass p, `uses[j]`
+    the layers of network j."""
+    times = np.array(layers, dtype=float)
+    return [times[list(use)].sum(axis=0).tolist() for use in uses]
 
 
 @dataclass(frozen=True, slots=True)

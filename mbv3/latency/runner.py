@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from mbv3.latency.fingerprint import Fingerprint
-from mbv3.latency.protocol import LOWEST, Layers, noise_floor
+from mbv3.latency.protocol import noise_floor, sums
 from mbv3.latency.sessions import KINDS, Run
 from mbv3.latency.timers import InProcess, Timer
 
@@ -41,7 +41,7 @@ __all__ = [
     "run_kit",
 ]
 
-RESULTS = "mbv3-results/4"
+RESULTS = "mbv3-results/3"
 LEAST = 3  # passes
 LAYERS_PART, NETWORKS_PART = 0.15, 0.15  # of the time given, at most, in one pass: slow networks get fewer rounds
 CHUNK_BYTES = 1_200_000_000  # sessions open at one time: weights and activations
@@ -107,14 +107,13 @@ def _positive(value: Any, what: str) -> float:
 class Told:
     """What the lines of a journal say, each checked as it is taken.
 
-    Of every pass: `layers[p][i]` is (fastest runs, number of runs, mean, deviation) of layer i in ms, `networks[p][i]`
-    the time of network i over the reference's in the same minute, `references[p]` the reference's own times in ms.
+    Of every pass: `layers[p][i]` is (p10, runs, mean, deviation) of layer i and `networks[p][i]` the time of network i,
+    both over the reference's in the same minute; `references[p]` the reference's own times in ms.
     """
 
     def __init__(self, work: Mapping[str, Any]) -> None:
         self.n_layers, self.n_networks = len(work["keys"]), len(work["networks"])
-        self.layers: list[dict[int, tuple[list[float], int, float, float]]] = []
-        self.steps: list[tuple[int, list[int]]] = []  # passes, and layers timed together in them
+        self.layers: list[dict[int, tuple[float, int, float, float]]] = []
         self.networks: list[dict[int, float]] = []
         self.references: list[list[float]] = []
         self.drift = 0.0
@@ -164,7 +163,7 @@ class Told:
         if len(rows) != len(ids):
             raise ValueError(f"{which} of pass {p} are missing or too many")
         if which == "layers":
-            new: dict[int, Any] = {i: self._row(row, f"layer {i}") for i, row in zip(ids, rows, strict=True)}
+            new: dict[int, Any] = {i: self._row(row, f"layer {i}", anchor) for i, row in zip(ids, rows, strict=True)}
         else:
             new = {i: _positive(ms, f"network {i}") / anchor for i, ms in zip(ids, rows, strict=True)}
         if p == len(self.layers):
@@ -174,34 +173,29 @@ class Told:
         getattr(self, which)[p].update(new)
         if which == "networks":
             self.references[p].append(anchor)
-        else:
-            self.steps.append((p, ids))
         self.drift = max(self.drift, drift)
         self.seconds += s
         self.timed_s += timed
         self.conditions.append(conditions)
 
     @staticmethod
-    def _row(row: Any, what: str) -> tuple[list[float], int, float, float]:
-        runs, n, mean, std = row
+    def _row(row: Any, what: str, anchor: float) -> tuple[float, int, float, float]:
+        ms, n, mean, std = row
         if type(n) is not int or not 0 < n < 10**9 or not 0 <= float(std) < 1e7:
             raise ValueError(f"{what} has {n} runs with a deviation of {std} ms")
-        if type(runs) is not list or len(runs) != min(n, LOWEST):
-            raise ValueError(f"{what} does not tell the fastest of its {n} runs")
-        return [_positive(ms, what) for ms in runs], n, _positive(mean, what), float(std)
+        return _positive(ms, what) / anchor, n, _positive(mean, what) / anchor, float(std) / anchor
 
     def parts(self) -> list[list[float]]:
         """Of every network its time in every whole pass, over the reference's."""
         return [[self.networks[p][i] for p in range(self.passes)] for i in range(self.n_networks)]
 
-    def times(self) -> Layers:
-        """The layers of every whole pass, in ms."""
-        passes = [[self.layers[p][i][:2] for i in range(self.n_layers)] for p in range(self.passes)]
-        return Layers(passes, [(p, ids) for p, ids in self.steps if p < self.passes])
+    def sums(self, uses: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Of every network the sum of its layers in every whole pass, over the reference's time."""
+        return sums([[self.layers[p][i][0] for p in range(self.passes)] for i in range(self.n_layers)], uses)
 
     def noise(self, uses: Sequence[Sequence[int]]) -> tuple[float, float]:
         """What chance adds to a prediction's error, in percent: by the networks it is held against, by its layers."""
-        return noise_floor(self.parts()), self.times().chance(uses)
+        return noise_floor(self.parts()), noise_floor(self.sums(uses))
 
     def enough(self, work: Mapping[str, Any]) -> bool:
         """Whether no further pass is asked for."""

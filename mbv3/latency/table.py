@@ -30,7 +30,7 @@ _COLUMNS = ("kind", "key", "ms", "n", "mean", "std", "predicted")
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """One measurement: p2 in ms, and the number, mean and deviation of all runs."""
+    """One measurement: p10 in ms at the table's reference, and the raw summary of its n runs."""
 
     ms: float
     n: int

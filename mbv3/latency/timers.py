@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mbv3.latency.conditions import Watch, setting
-from mbv3.latency.protocol import interleave, low
+from mbv3.latency.protocol import interleave, p10
 from mbv3.latency.sessions import Run
 
 __all__ = ["LAYER_ROUNDS", "NETWORKS_S", "NETWORK_ROUNDS", "InProcess", "Timer", "time_layers", "time_networks"]
@@ -27,9 +27,9 @@ class Timer(Protocol):
     """Times models that it knows by number: the layers of a work, behind them its networks, at last the reference.
 
     Each method visits them all in mixed order, the reference among them, for about `most_s` seconds at most, and
-    returns a journal's line but for what was timed: `reference_ms`; `ms`, of a layer (fastest runs, number of them all,
-    mean, deviation), of a network p10; `drift`, the reference's variation between rounds, with networks; `timed`, the
-    seconds of timed runs, `s`, those of all; `conditions` by their names.
+    returns a journal's line but for what was timed: `reference_ms`; `ms`, of a layer (p10, runs, mean, deviation), of a
+    network p10; `drift`, the reference's variation between rounds, with networks; `timed`, the seconds of timed runs,
+    `s`, those of all; `conditions` by their names.
     """
 
     def layers(self, models: Sequence[int], *, seed: int, most_s: float) -> dict[str, Any]: ...
@@ -73,8 +73,8 @@ def time_networks(
     return [samples.ms(i) for i in range(len(opened))], samples.anchor_variation(), samples.timed_s
 
 
-def _row(times: Sequence[float]) -> list[Any]:
-    return [low(times), len(times), float(np.mean(times)), float(np.std(times))]
+def _row(times: Sequence[float]) -> list[float | int]:
+    return [p10(times), len(times), float(np.mean(times)), float(np.std(times))]
 
 
 class InProcess:

@@ -19,7 +19,7 @@ def unseen_networks(table: LatencyTable, space: SearchSpace, n: int, seed: int) 
     Raises:
         BadInput: the space has no others.
     """
-    seen = {net.label.rpartition(":")[2] for net in table.networks}
+    seen = {net.label.partition(":")[2] for net in table.networks}
     drawn = random_networks(space, n + len(seen), 1000 + seed, "check")
     unseen = [(label, spec) for label, spec in drawn if label.partition(":")[2] not in seen][:n]
     if not unseen:

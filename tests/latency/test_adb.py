@@ -55,7 +55,7 @@ def test_a_table_of_a_phone(phone: Phone, few: BuildPlan, tmp_path: Path) -> Non
     table = measure(few, out)[-1]
     assert isinstance(table, LatencyTable) and table.dumps() == LatencyTable.load(out).dumps()
     assert tuple(table.layers) == few.keys and len(table.networks) == 3
-    assert all(t.n >= 3 * 3 for t in table.layers.values())  # passes, rounds
+    assert all(t.n >= 3 * 3 * 4 for t in table.layers.values())  # passes, rounds, runs
     f = table.fingerprint
     assert (f.cpu, f.cores, f.vector, f.governor) == ("Phone 9 Pro SoC-1 (0xd44) taskset 8", 4, "asimd", "schedutil")
     assert f.system.startswith("Android ") and (f.runtime, f.threads) == ("litert", 1)
@@ -245,7 +245,7 @@ def test_what_benchmark_model_says() -> None:
 def test_visits_are_summed_up() -> None:
     rng = np.random.default_rng(0)
     runs = [rng.normal(5, 1, n) for n in (3, 8, 5)]
-    fastest, n, mean, std = row([Visit(len(r), float(r.mean()), float(r.std())) for r in runs])
+    ms, n, mean, std = row([Visit(len(r), float(r.mean()), float(r.std())) for r in runs])
     everything = np.concatenate(runs)
-    assert n == 3 and (mean, std) == pytest.approx((everything.mean(), everything.std()))
-    assert fastest == pytest.approx(sorted(float(r.mean()) for r in runs))
+    assert n == 16 and (mean, std) == pytest.approx((everything.mean(), everything.std()))
+    assert ms == pytest.approx(np.percentile([r.mean() for r in runs], 10))

@@ -10,7 +10,7 @@ import pytest
 
 from mbv3.latency import BuildPlan, Device, Measured, chunks, runner
 from mbv3.latency import device as module
-from mbv3.latency.protocol import LOWEST, Layers, low, noise_floor, shares
+from mbv3.latency.protocol import noise_floor, shares, sums
 from mbv3.latency.sessions import Run
 from mbv3.spec import ArchSpec, LayerKey, MBConv
 
@@ -88,61 +88,8 @@ def test_noisy_parts_count_less_and_the_floor_is_the_error_that_is_left() -> Non
     assert shares([[1.0] * 4] * 9).tolist() == [0.25] * 4 and noise_floor([[1.0] * 4] * 9) == 0.0
 
 
-def test_the_2nd_percentile_of_all_passes_is_taken_from_the_fastest_runs_of_each() -> None:
-    rng = np.random.default_rng(3)
-    runs = [[rng.exponential(1.0, n).tolist() for n in (1, 3, 30, 400)] for _ in range(3)]
-    ms = Layers([[(now, len(now)) for now in times] for times in runs]).ms()
-    for i in range(3):  # of 1200 runs only 24 are kept, and that many lie below
-        assert ms[i] == pytest.approx(np.percentile(np.concatenate([times[i] for times in runs]), 2))
-    assert len(low(runs[0][2])) == LOWEST and low([3.0, 1.0]) == [1.0, 3.0]
-    assert ms[3] == max(max(low(times[3])) for times in runs)
-
-
-def layers_of(rows: list[list[float]], steps: list[tuple[int, list[int]]] | None = None) -> Layers:
-    """One run of each layer in each pass: `rows[i][p]`."""
-    return Layers([[([row[p]], 1) for row in rows] for p in range(len(rows[0]))], steps or [])
-
-
-def test_chance_of_sums_by_hand() -> None:
-    # without each pass in turn: layer 0 is 2.02, 1.04, 1.02 and layer 1 is 4.04, 5.02, 4.02
-    layers = layers_of([[1.0, 2.0, 3.0], [5.0, 4.0, 6.0]])
-    assert layers.ms() == pytest.approx([1.04, 4.04])
-    sums = np.array([2.02 + 4.04, 1.04 + 5.02, 1.02 + 4.02])
-    off = sums / sums.mean() - 1
-    assert layers.chance([[0, 1]]) == pytest.approx(100 * (2 / 3 * (off**2).sum()) ** 0.5, abs=1e-3)
-    assert layers.chance([[0, 1]] * 8) == 0.0  # all of them alike: a calibration takes it up
-    assert layers_of([[1.0]]).chance([[0]]) == layers_of([[1.0, 2.0]]).chance([]) == 0.0
-
-
-def test_a_step_on_a_faster_machine_is_slowed_down_to_the_others() -> None:
-    rows = [[2.0, 4.0, 5.0], [1.0, 2.0, 2.2], [3.0, 6.0, 6.5], [7.0, 7.0, 8.0]]
-    steps = [(0, [0, 1, 2]), (0, [3]), (1, [0, 1, 2, 3]), (2, [3, 2, 1, 0])]
-    assert layers_of(rows, steps).ms() == pytest.approx([4.0, 2.0, 6.0, 7.0])
-    lucky = [[2.0, 4.0], [2.0, 2.0], [6.0, 6.0], [7.0, 7.0]]  # a layer that found its moment keeps it
-    assert layers_of(lucky, [(0, [0, 1, 2, 3]), (1, [0, 1, 2, 3])]).ms()[0] == pytest.approx(2.04)
-
-
-def test_chance_is_the_error_of_sums() -> None:
-    rng = np.random.default_rng(2)
-    truth = rng.uniform(0.1, 2.0, 200)
-    uses = [rng.integers(200, size=20).tolist() for _ in range(60)]
-    errors, told = [], []
-    for _ in range(20):
-        runs = truth[:, None, None] * (1 + rng.exponential(0.1, (200, 5, 20)))  # a disturbance only adds
-        layers = Layers([[(runs[i, p].tolist(), 20) for i in range(200)] for p in range(5)])
-        ratio = np.array([layers.ms()[use].sum() / truth[use].sum() for use in uses])
-        errors.append(float((ratio / ratio.mean()).std()))
-        told.append(layers.chance(uses) / 100)
-    assert 0.8 * np.mean(errors) < np.mean(told) < 1.5 * np.mean(errors)
-
-
-def test_the_fastest_runs_are_read_through_heavy_disturbances(clock: Clock, plan: BuildPlan) -> None:
-    """Half of the time the machine is 40 % slower, and never faster."""
-    noisy = FakeRuntime(clock, slowness=lambda now: 1.4 if crc32(str(int(now * 50)).encode()) % 2 else 1.0)
-    known = {k: layer_cost(k) for k in plan.keys[:8]}
-    layers = Device(noisy, plan.reference, network_cost(plan.reference)).layers(plan.keys[8:20], known, passes=6)
-    for key, timed in layers.items():
-        assert timed.ms == pytest.approx(layer_cost(key), rel=0.01) and timed.mean > 1.05 * timed.ms
+def test_sums_by_hand() -> None:
+    assert sums([[1.0, 2.0], [10.0, 20.0], [100.0, 300.0]], [[0, 1], [2, 2, 0]]) == [[11.0, 22.0], [201.0, 602.0]]
 
 
 class Ticking(FakeRuntime):
@@ -246,3 +193,34 @@ def test_a_small_board_opens_no_more_than_half_of_its_memory_holds(monkeypatch: 
     assert runner.room() == runner.CHUNK_BYTES
     told["/proc/meminfo"] = "of another system"
     assert runner.room() == runner.CHUNK_BYTES
+
+
+def test_layers_on_demand_are_told_against_known_ones_of_their_size(clock: Clock, plan: BuildPlan) -> None:
+    """Small layers suffer by 40 % and large ones not at all: one scale for both would be off by far."""
+
+    size = {key: 0.05 * 1.2**i for i, key in enumerate(plan.keys)}
+
+    class Uneven(FakeRuntime):
+        def layer(self, key: LayerKey) -> Run:
+            cost = size[key] * (1.4 if size[key] < 1.0 else 1.0) * 1e-3
+
+            def run() -> None:
+                self.clock.now += cost
+
+            return run
+
+    asked = [plan.keys[2], plan.keys[-2]]
+    known = {k: ms for k, ms in size.items() if k not in asked}
+    layers = Device(Uneven(clock), plan.reference, network_cost(plan.reference)).layers(asked, known)
+    assert len(known) > 2 * module.NEAR
+    for key in asked:
+        assert layers[key].ms == pytest.approx(size[key], rel=1e-6)
+
+
+def test_the_fastest_runs_are_read_through_heavy_disturbances(clock: Clock, plan: BuildPlan) -> None:
+    """Half of the time the machine is 40 % slower, and never faster."""
+    noisy = FakeRuntime(clock, slowness=lambda now: 1.4 if crc32(str(int(now * 50)).encode()) % 2 else 1.0)
+    known = {k: layer_cost(k) for k in plan.keys[:8]}
+    layers = Device(noisy, plan.reference, network_cost(plan.reference)).layers(plan.keys[8:20], known, passes=6)
+    for key, timed in layers.items():
+        assert timed.ms == pytest.approx(layer_cost(key), rel=0.01) and timed.mean > 1.05 * timed.ms

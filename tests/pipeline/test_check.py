@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from mbv3.errors import BadInput
+from mbv3.pipeline import tables
 from mbv3.pipeline.check import unseen_networks
-from mbv3.pipeline.tables import calibration_network, table_plan
+from mbv3.pipeline.tables import calibration_network, cut_network, table_plan
 from mbv3.space import load_space, scale, under_head
-from mbv3.spec import count, lower
+from mbv3.spec import count, load_spec, lower
 
 from .conftest import computed_table
 
@@ -45,3 +46,20 @@ def test_a_third_of_the_calibration_is_cut_as_netadapt_cuts(head: str | None) ->
         assert calibration_network(space, label) == spec  # a check finds it again by its name
     odd = {row.out for spec in cut.values() for row in spec.rows}
     assert len({out % 8 for out in odd}) == 8
+
+
+def test_every_network_of_a_small_space_is_timed_as_it_is_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "CALIBRATION_NETWORKS", 400)  # more than it has
+    space = load_space(folder / "tiny.yaml")
+    labels = [label for label, _ in table_plan(space).calibration]
+    whole = {x.partition(":")[2] for x in labels if x.startswith("calibration:")}
+    cut = {x.rpartition(":")[2] for x in labels if x.startswith("cut:")}
+    assert cut and cut < whole and len(labels) == len(whole) + len(cut)
+
+
+def test_a_network_with_fewer_than_eight_channels_is_cut_too() -> None:
+    spec = load_spec("mobilenet_v3_small")
+    rows = tuple(replace(row, skip="none", out=4 if i == 1 else row.out) for i, row in enumerate(spec.rows))
+    thin = replace(spec, rows=rows)
+    for seed in range(20):
+        assert count(cut_network(thin, seed)).madds <= count(thin).madds
