@@ -283,7 +283,7 @@ def _measure_many(args: Namespace) -> int:
 
 def _transfer(args: Namespace) -> int:
     from mbv3.latency import Fingerprint, LatencyTable, read_networks, transfer
-    from mbv3.pipeline.tables import reference_of, space_id
+    from mbv3.pipeline.tables import calibration_network, reference_of, space_id
 
     table = LatencyTable.load(args.table)
     space = _space_of(table, args.space)
@@ -297,8 +297,8 @@ def _transfer(args: Namespace) -> int:
         raise BadInput(f"--name {args.name!r}: {args.measured} says itself of which device it is; leave --name out")
 
     def named(name: str) -> ArchSpec:
-        label, colon, genome = name.partition(":")
-        return space.deployed(space.genome(genome)) if colon and label in ("check", "calibration") else load_spec(name)
+        label, colon, _ = name.partition(":")
+        return calibration_network(space, name) if colon and label in ("check", "calibration", "cut") else load_spec(name)
 
     unknown = Fingerprint(
         cpu=args.name or f"of {args.measured}", vector="", cores=1, system="", kernel="", governor="",

@@ -117,13 +117,13 @@ class Device:
             runs.append(times)
         every = [np.concatenate(times) for times in zip(*runs, strict=True)]
         fast = np.array([np.percentile(times, FAST) for times in every])
-        ratios = np.array([ms for _, ms in told]) / fast[: len(told)]
-        sizes = np.log(fast)
+        known_fast = fast[: len(told)]
+        ratios = np.array([ms for _, ms in told]) / known_fast
+        scale = self.reference_ms / min(references)
         out = {}
         for i, key in enumerate(keys, len(told)):
-            scale = self.reference_ms / min(references)
             if told:
-                near = np.argsort(np.abs(sizes[: len(told)] - sizes[i]), kind="stable")[:NEAR]
+                near = np.argsort(np.abs(np.log(known_fast / fast[i])), kind="stable")[:NEAR]
                 # the mean without the outer quarters: no row decides, and less is left to chance than by the median
                 scale = float(trim_mean(ratios[near], 0.25))
             mean, std = float(every[i].mean()), float(every[i].std())

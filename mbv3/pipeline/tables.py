@@ -29,6 +29,7 @@ from mbv3.latency import (
     profile_names,
     table_path,
 )
+from mbv3.netadapt.proposals import channels, cut, sites
 from mbv3.pipeline.options import pixels
 from mbv3.space import Genome, SearchSpace, scale, tabulate
 from mbv3.space.additive import layer_keys
@@ -90,8 +91,6 @@ def random_networks(space: SearchSpace, n: int, seed: int, label: str) -> list[t
 
 def cut_network(spec: ArchSpec, seed: int) -> ArchSpec:
     """`spec` with half of its sites cut to any count of channels, as NetAdapt leaves them."""
-    from mbv3.netadapt.proposals import channels, cut, sites
-
     rng = np.random.default_rng(seed)
     for _ in range(len(sites(spec)) // 2):
         places = sites(spec)
@@ -112,11 +111,11 @@ def calibration_network(space: SearchSpace, label: str) -> ArchSpec:
 
 def calibration_networks(space: SearchSpace) -> list[tuple[str, ArchSpec]]:
     """What a table of this (scaled) space is calibrated on."""
-    drawn = [label for label, _ in random_networks(space, CALIBRATION_NETWORKS, 12345, "calibration")]
+    drawn = random_networks(space, CALIBRATION_NETWORKS, 12345, "calibration")
     few = len(drawn) < CALIBRATION_NETWORKS  # of a small space each is timed as it is, too
-    labels = [f"cut:{i}:{x.partition(':')[2]}" for i, x in enumerate(drawn) if i % CUT_EVERY == 0]
-    labels = [x for i, x in enumerate(drawn) if few or i % CUT_EVERY] + labels
-    return [(label, calibration_network(space, label)) for label in labels]
+    whole = [network for i, network in enumerate(drawn) if few or i % CUT_EVERY]
+    thin = [f"cut:{i}:{label.partition(':')[2]}" for i, (label, _) in enumerate(drawn) if i % CUT_EVERY == 0]
+    return whole + [(label, calibration_network(space, label)) for label in thin]
 
 
 def space_id(space: SearchSpace) -> str:
