@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mbv3.latency import CHECK_MINUTES, Device, LatencyTable, check_table, fidelity, open_runtime
+from mbv3.latency import Device, LatencyTable, check_table, fidelity, open_runtime
 from mbv3.pipeline.check import panel_of
 from mbv3.pipeline.tables import Latency, cut_network, random_networks, reference_of
 from mbv3.space import load_space, scale
@@ -65,13 +65,17 @@ def wrong(pairs: list[tuple[int, int]], times: np.ndarray, gold: np.ndarray) -> 
 
 def bench_pairs(args: argparse.Namespace) -> None:
     """Pairs of networks that differ by 2 to 5 % in a measurement ten times as long as ours, ordered by ours, by one run
-    each and by 500 runs of one network after the other."""
+    each and by 500 runs of one network after the other.
+
+    Half of the long measurement is before the others and half after them: what networks take wanders, each its own way,
+    and a long measurement that only follows would tell how far they have wandered since."""
     space = scale(load_space("mnasnet-imagenet"), 0.5, 224)
     nets = [s for _, s in random_networks(space, args.networks, 4321, "pair")]
     runtime = open_runtime("onnxruntime", 1)
     device = Device(runtime, nets[0])
+    before = device.networks(nets, parts=5 * args.parts, seed=4)
     began = time.monotonic()
-    ours = device.networks(nets, seed=3, more_s=60 * CHECK_MINUTES)  # as `mbv3 latency check` and `measure --like`
+    ours = device.networks(nets, parts=args.parts, seed=3)  # as `mbv3 latency check` and `measure --like`
     ours_s = time.monotonic() - began
     one, many = [], []
     began = time.monotonic()
@@ -86,16 +90,18 @@ def bench_pairs(args: argparse.Namespace) -> None:
         one.append(runs[0])
         many.append(float(np.mean(runs)))
     many_s = time.monotonic() - began
-    gold = device.networks(nets, parts=10 * len(ours.parts[0]), seed=4)
-    g = np.array(gold.ms)
+    after = device.networks(nets, parts=5 * args.parts, seed=5)
+    g = (np.array(before.ms) + np.array(after.ms)) / 2
     near = [(a, b) for a in range(len(nets)) for b in range(a) if 0.02 <= abs(g[a] / g[b] - 1) <= 0.05]
     rng = np.random.default_rng(0)
     pairs = [near[i] for i in rng.permutation(len(near))[: args.pairs]]
     keep("pairs", {
-        "command": f"python scripts/bench_latency.py pairs --pairs {args.pairs} --networks {args.networks}",
+        "command": f"python scripts/bench_latency.py pairs --pairs {args.pairs} --networks {args.networks} "
+        f"--parts {args.parts}",
         "device": runtime.fingerprint.cpu, "runtime": "onnxruntime", "space": f"{space.name}@0.5",
         "pairs": len(pairs), "pairs_there_are": len(near), "noise_floor": ours.noise_floor,
-        "parts": len(ours.parts[0]), "gold_noise_floor": gold.noise_floor,
+        "parts": args.parts, "gold_noise_floors": [before.noise_floor, after.noise_floor],
+        "gold_halves_differ_percent": round(100 * float(np.std(np.log(np.array(after.ms) / before.ms))), 3),
         "wrong_percent": {
             "ours": wrong(pairs, np.array(ours.ms), g), "one_run": wrong(pairs, np.array(one), g),
             "500_runs_in_turn": wrong(pairs, np.array(many), g),
@@ -105,7 +111,8 @@ def bench_pairs(args: argparse.Namespace) -> None:
             "500_runs_in_turn": wrong(near, np.array(many), g),
         },
         "seconds": {"ours": round(ours_s, 1), "500_runs_in_turn": round(many_s, 1)},
-        "networks": [list(map(float, row)) for row in zip(g, ours.ms, one, many, strict=True)],
+        "columns": ["gold before", "gold after", "ours", "one run", "500 runs in turn"],
+        "networks": [list(map(float, row)) for row in zip(before.ms, after.ms, ours.ms, one, many, strict=True)],
     })  # fmt: skip
 
 
@@ -140,7 +147,8 @@ def main() -> None:
     s.set_defaults(run=bench_channels)
     s = verbs.add_parser("pairs")
     s.add_argument("--pairs", type=int, default=100)
-    s.add_argument("--networks", type=int, default=40)
+    s.add_argument("--networks", type=int, default=70)
+    s.add_argument("--parts", type=int, default=7, help="of our own measurement; the long one has ten times as many")
     s.set_defaults(run=bench_pairs)
     s = verbs.add_parser("same")
     s.add_argument("a")

@@ -297,8 +297,8 @@ def _transfer(args: Namespace) -> int:
         raise BadInput(f"--name {args.name!r}: {args.measured} says itself of which device it is; leave --name out")
 
     def named(name: str) -> ArchSpec:
-        label, colon, _ = name.partition(":")
-        return calibration_network(space, name) if colon and label in ("check", "calibration", "cut") else load_spec(name)
+        ours = name.startswith(("check:", "calibration:", "cut:"))
+        return calibration_network(space, name) if ours else load_spec(name)
 
     unknown = Fingerprint(
         cpu=args.name or f"of {args.measured}", vector="", cores=1, system="", kernel="", governor="",

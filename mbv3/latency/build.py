@@ -279,7 +279,7 @@ def noise_warning(table: LatencyTable, error: float | None = None) -> Iterator[N
     told = "; ".join(why) or "no cause can be seen from inside (neighbours in the same machine?); give more --minutes"
     yield Note(
         STAGE,
-        f"chance makes up {noise:.1f} % of a prediction's error after {report['seconds'] / 60:.1f} minutes, more than "
+        f"chance makes up {noise:.3g} % of a prediction's error after {report['seconds'] / 60:.1f} minutes, more than "
         f"the {asked:g} % asked for: {told}",
         warning=True,
     )

@@ -121,11 +121,13 @@ class _Train(Judge):
         return evaluate(net, self.held, self.images.size).top1
 
 
-def calibration_batches(images: Images, count: int, batch: int = 128) -> Iterator[Tensor]:
-    """The same few training batches every time, for batch-norm statistics."""
+def calibration_batches(
+    images: Images, count: int, batch: int = 128, size: tuple[int, int] | None = None
+) -> Iterator[Tensor]:
+    """The same few training batches every time, for batch-norm statistics; (height, width) is the images' or `size`."""
     order = np.random.default_rng(0).permutation(len(images.train))
     for i in range(min(count, max(1, len(order) // batch))):
-        yield make_batch(images.train, order[i * batch : (i + 1) * batch], images.size)[0]
+        yield make_batch(images.train, order[i * batch : (i + 1) * batch], size or images.size)[0]
 
 
 def rescore(net: Any, images: Images, held: ImageSet, batches: int) -> Score:

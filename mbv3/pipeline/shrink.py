@@ -16,13 +16,22 @@ from mbv3.data import batch_order, make_batch
 from mbv3.events import Event, Note, Progress, StageStart
 from mbv3.netadapt import Scored, Start, Step, netadapt, sites
 from mbv3.nn import build
-from mbv3.pipeline.accuracy import Images, Judge, rescore, step_seconds, subset
+from mbv3.pipeline.accuracy import Images, Judge, calibration_batches, rescore, step_seconds, subset
 from mbv3.pipeline.options import Options
 from mbv3.pipeline.rundir import RunDir
 from mbv3.pipeline.tables import VERDICT_PARTS, Latency, Whole
 from mbv3.space import Genome
 from mbv3.spec import ArchSpec, Dense, SSDLite, dump_spec, parse_spec
-from mbv3.training import Diverged, Fit, fit, load_checkpoint, make_optimizer, one_step, save_checkpoint
+from mbv3.training import (
+    Diverged,
+    Fit,
+    fit,
+    load_checkpoint,
+    make_optimizer,
+    one_step,
+    recalibrate,
+    save_checkpoint,
+)
 
 __all__ = ["Shrunk", "shrink"]
 
@@ -362,10 +371,22 @@ def shrink(
         off = f"{verdict.ms:.3f} +- {verdict.error_ms:.3f} ms"
         yield Note(STAGE, f"measured whole it takes {off}, not surely within {target:g}: NetAdapt goes on")
     reached = (verdict.ms if verdict else start.scored.latency_ms) <= target
-    yield Shrunk(
-        deployed.spec(start.spec), deployed.state(start.spec, start.state, options.seed),
-        start.scored.latency_ms, verdict, start.scored.accuracy, reached,
-    )  # fmt: skip
+    found = deployed.spec(start.spec)
+    left = _at_own_size(found, deployed.state(start.spec, start.state, options.seed), images)
+    yield Shrunk(found, left, start.scored.latency_ms, verdict, start.scored.accuracy, reached)
+
+
+def _at_own_size(spec: ArchSpec, state: dict[str, Tensor], images: Images) -> dict[str, Tensor]:
+    """`state` with batch-norm statistics of the network's own resolution, where it was trained at another: those of
+    maps of a pixel are near no variance at all, and on larger maps single precision does not carry what comes of it."""
+    if spec.resolution == images.size:
+        return state
+    net = build(spec, 0)
+    net.load_state_dict(state)
+    h, w = spec.resolution
+    batch = int(np.clip(2**22 // (h * w), 2, 16))
+    recalibrate(net, calibration_batches(images, 16 // batch, batch, spec.resolution))
+    return net.state_dict()
 
 
 def _corrected(deployed: _Deployed, start: Start, whole: Whole) -> Start:

@@ -10,8 +10,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from mbv3.graph import network_model, quantized
-from mbv3.spec import load_spec, lower
+from mbv3.graph import layer_model, network_model, quantized
+from mbv3.graph.quantize import _pools_as_convolutions
+from mbv3.spec import LayerKey, MBConv, load_spec, lower
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "mobilenet_v2"])
@@ -32,3 +33,15 @@ def test_an_int8_network_agrees_with_its_float_original(name: str, caplog: pytes
 def test_without_images_it_is_the_same_every_time() -> None:
     whole = network_model(load_spec("mobilenet_v3_small@0.35"))
     assert quantized(whole) == quantized(whole)
+
+
+@pytest.mark.parametrize(("s", "h", "w"), [(1, 14, 14), (1, 1, 3), (2, 14, 9), (2, 7, 12)])
+def test_pooled_skips_are_convolutions_in_int8(s: int, h: int, w: int) -> None:
+    """Exactly the pool that does not count its padding, and none of ONNX Runtime's integer pools is left."""
+    whole = layer_model(LayerKey(MBConv(exp=24, out=16, k=3, s=s, nl="RE", skip="pool"), 16, h, w))
+    x = {"input": np.random.default_rng(0).standard_normal((1, 16, h, w), dtype=np.float32) + 2}
+    other = _pools_as_convolutions(onnx.load_from_string(whole)).SerializeToString()
+    y, z, q = (onnxruntime.InferenceSession(m).run(None, x)[0] for m in (whole, other, quantized(whole, [x["input"]])))
+    assert np.abs(z - y).max() < 1e-5 * np.abs(y).max() and np.corrcoef(q.ravel(), y.ravel())[0, 1] > 0.99
+    before, after = ([n.op_type for n in onnx.load_from_string(m).graph.node] for m in (whole, quantized(whole)))
+    assert "AveragePool" in before and "AveragePool" not in after
