@@ -159,6 +159,8 @@ def _told(table: LatencyTable, args: Namespace) -> int:
     how = f"{f.runtime} {f.runtime_version} {f.precision}, {f.threads} thread(s)"
     out(f"{len(table.layers)} layers on {f.cpu}, {how}")
     out(f"reference {ref['spec']}@{ref['width']:g}, {ref['resolution'][0]} px: {table.reference_ms:.3f} ms")
+    if factors := (table.about or {}).get("transferred", {}).get("factors"):
+        out("its work against the other's: " + ", ".join(f"{kind} {factor:.2f}" for kind, factor in factors.items()))
     if table.report:
         out(f"trust ({table.report['how']}):")
         out("\n".join(_report_lines(dict(table.report))))
@@ -257,7 +259,7 @@ def _measure(args: Namespace) -> int:
 def _measure_many(args: Namespace) -> int:
     from mbv3.files import writable, write_atomic
     from mbv3.latency import Device, LatencyTable, MeasuredNetworks, check_minutes, open_runtime
-    from mbv3.pipeline.check import unseen_networks
+    from mbv3.pipeline.check import telling_networks
     from mbv3.pipeline.tables import reference_of, space_id
 
     if not args.out:
@@ -267,7 +269,7 @@ def _measure_many(args: Namespace) -> int:
     writable(Path(args.out))
     table = LatencyTable.load(args.like)
     space = _space_of(table, args.space)
-    nets = unseen_networks(table, space, args.networks, args.seed)
+    nets = telling_networks(table, space, args.networks, args.seed)
     runtime = open_runtime(args.runtime, args.threads)
     device = Device(runtime, reference_of(table))
     measured = device.networks([spec for _, spec in nets], more_s=60 * args.minutes, max_s=15 * args.minutes)

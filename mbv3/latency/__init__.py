@@ -24,11 +24,12 @@ from mbv3.latency.protocol import interleave, p10
 from mbv3.latency.runtime import RUNTIMES, Here, Runtime, open_runtime
 from mbv3.latency.ssh import measure_over_ssh
 from mbv3.latency.table import LatencyTable, Prediction, Timed
-from mbv3.latency.transfer import MeasuredNetworks, read_networks, transfer
+from mbv3.latency.transfer import FIT, MeasuredNetworks, most_telling, read_networks, transfer, work_ms
 
 __all__ = [
     "CHECK_MINUTES",
     "ERROR",
+    "FIT",
     "MINUTES",
     "RUNTIMES",
     "BuildPlan",
@@ -57,6 +58,7 @@ __all__ = [
     "load_profile",
     "measure_over_adb",
     "measure_over_ssh",
+    "most_telling",
     "network_time",
     "noise_warning",
     "open_runtime",
@@ -67,5 +69,6 @@ __all__ = [
     "this_cpu",
     "transfer",
     "weights_mb",
+    "work_ms",
     "write_kit",
 ]

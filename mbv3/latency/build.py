@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mbv3.errors import BadInput, MissingLayerError
 from mbv3.events import Done, Event, Note, Progress, StageStart
-from mbv3.latency.calibration import NetworkTime, fit_calibration, kinds, weights_mb, written_mb
+from mbv3.latency.calibration import NetworkTime, fit_calibration, kinds, reread, weights_mb, written_mb
 from mbv3.latency.device import PARTS, Device, layer_bytes, network_bytes
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.metrics import fidelity
@@ -115,6 +115,7 @@ def network_time(label: str, spec: ArchSpec, table: LatencyTable, ms: float, *, 
         mb=sum(map(weights_mb, keys)),
         madds=count(spec).madds,
         written_mb=sum(map(written_mb, keys)),
+        reread_ms=sum(ms * reread(k) for k, ms in zip(keys, hot, strict=True)),
         kinds_ms=tuple((np.array(hot) @ mine).tolist()),
         kinds_n=tuple(mine.sum(axis=0).tolist()),
     )

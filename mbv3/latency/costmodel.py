@@ -14,7 +14,7 @@ from mbv3.errors import BadInput
 from mbv3.latency.metrics import fidelity
 from mbv3.spec import Classify, Dense, Head, LayerKey, MBConv, lower_key
 
-__all__ = ["CostModel", "features", "fit_cost_model"]
+__all__ = ["FEATURES", "WORK", "WORK_OF", "CostModel", "features", "fit_cost_model"]
 
 LEAST_MS = 1e-4
 # Log channels over which a relative's miss falls to 1/e of itself. Of 1,749 layers of `mnasnet` those of channel pairs
@@ -25,10 +25,21 @@ FADE = 0.25
 FEATURES = (
     "layer", "ops", "full conv MMAdds", "expand MMAdds", "project MMAdds", "depthwise k3 MMAdds",
     "depthwise k5 MMAdds", "depthwise k7+ MMAdds", "strided depthwise MMAdds", "small-map MMAdds", "SE layer",
-    "SE MMAdds", "scaled Melements", "activated Melements", "h-swish Melements",
+    "SE MMAdds", "scaled Melements", "pooled Melements", "activated Melements", "h-swish Melements",
     "moved Melements", "weights MB",
 )  # fmt: skip
+# Kinds of work: a runtime, a precision or a core that is slower at one of them need not be at the others.
+WORK = {
+    "full convolutions": ("full conv MMAdds",),
+    "pointwise": ("expand MMAdds", "project MMAdds", "small-map MMAdds", "weights MB"),
+    "depthwise": ("depthwise k3 MMAdds", "depthwise k5 MMAdds", "depthwise k7+ MMAdds", "strided depthwise MMAdds"),
+    "SE": ("SE layer", "SE MMAdds", "scaled Melements"),
+    "pooling": ("pooled Melements",),
+    "moving": ("moved Melements", "activated Melements", "h-swish Melements"),
+    "calls": ("layer", "ops"),
+}
 _INDEX = {name: i for i, name in enumerate(FEATURES)}
+WORK_OF = np.array([[f in names for f in FEATURES] for names in WORK.values()], dtype=float)  # (kinds, features)
 
 
 def features(key: LayerKey) -> NDArray[np.float64]:
@@ -61,6 +72,8 @@ def features(key: LayerKey) -> NDArray[np.float64]:
                 add("small-map MMAdds", m)
         elif op.kind == "act":
             add("h-swish Melements" if op.nl == "HS" else "activated Melements", elements)
+        elif op.kind == "pool":
+            add("pooled Melements", elements)
         elif op.kind not in ("add", "concat"):
             add("scaled Melements", elements)
     if not isinstance(key.row, Head) and key.row.se:
@@ -109,6 +122,12 @@ class CostModel:
     def plain_ms(self, key: LayerKey) -> float:
         """The same by its features alone."""
         return max(float(features(key) @ self.coefficients), LEAST_MS)
+
+    def shares(self, key: LayerKey) -> NDArray[np.float64]:
+        """Which part of a layer's time goes into each kind of WORK; they add up to 1."""
+        parts = WORK_OF @ (features(key) * self.coefficients)
+        whole = float(parts.sum())
+        return parts / whole if whole > 0 else np.full(len(WORK), 1 / len(WORK))
 
     def _nearby(self, key: LayerKey) -> float:
         """The nearest relative's miss, which fades with its distance: so cut rows stay comparable."""

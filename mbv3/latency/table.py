@@ -23,7 +23,8 @@ from mbv3.spec import ArchSpec, LayerKey, lower, parse_key
 
 __all__ = ["LatencyTable", "Prediction", "Timed"]
 
-FORMAT = "mbv3-table/3"
+FORMAT = "mbv3-table/4"
+BY = "abcde"
 MAX_TABLE_BYTES = 30_000_000
 _COLUMNS = ("kind", "key", "ms", "n", "mean", "std", "predicted")
 
@@ -176,11 +177,12 @@ class LatencyTable:
             "format": FORMAT,
             "fingerprint": self.fingerprint.as_dict(),
             "reference": dict(self.reference),
-            "calibration": {"a": c.a, "b": c.b, "c": c.c, "d": c.d, "kinds": _named(c.kinds), "each": _named(c.each)},
+            "calibration": {**{k: getattr(c, k) for k in BY}, "kinds": _named(c.kinds), "each": _named(c.each)},
             "report": dict(self.report) if self.report else None,
             "about": dict(self.about) if self.about else None,
             "networks": [
-                [n.label, n.hot_ms, n.mb, n.madds, n.written_mb, n.kinds_ms, n.kinds_n] for n in self.networks
+                [n.label, n.hot_ms, n.mb, n.madds, n.written_mb, n.reread_ms, n.kinds_ms, n.kinds_n]
+                for n in self.networks
             ],
         }
         if self.model is not None:
@@ -275,22 +277,22 @@ class LatencyTable:
             except ValueError as e:
                 raise ValueError(f"{key}: {e}") from None
         networks = []
-        for (label, ms_), (same, hot, mb, madds, written, *by_kind) in zip(measured, header["networks"], strict=True):
+        for (label, ms_), (same, hot, mb, madds, *more) in zip(measured, header["networks"], strict=True):
             if label != same:
                 raise ValueError(f"network {label!r} stands where the header has {same!r}")
+            written, reread, *by_kind = more
             if len(by_kind) != 2 or any(len(parts) != len(KINDS) for parts in by_kind):
                 raise ValueError(f"network {label!r} does not tell its layers of each of {len(KINDS)} kinds")
             kinds_ms, kinds_n = (tuple(map(float, parts)) for parts in by_kind)
-            networks.append(
-                NetworkTime(label, ms_, float(hot), float(mb), int(madds), float(written), kinds_ms, kinds_n)
-            )
+            by_mb = float(written), float(reread)
+            networks.append(NetworkTime(label, ms_, float(hot), float(mb), int(madds), *by_mb, kinds_ms, kinds_n))
         reference = header["reference"]
         positive_ms(reference["ms"])
         given = header["calibration"]
-        a, b, c, d = (float(given[k]) for k in "abcd")
+        by = {k: float(given[k]) for k in BY}
         factors, each = (tuple(float(given[which][k]) for k in KINDS) for which in ("kinds", "each"))
-        calibration = Calibration(a, b, c, d, factors, each)
-        if not all(map(math.isfinite, (a, b, c, d, *factors, *each))):
+        calibration = Calibration(**by, kinds=factors, each=each)
+        if not all(map(math.isfinite, (*by.values(), *factors, *each))):
             raise ValueError("the calibration is not made of finite numbers")
         model = None
         if "model" in header:

@@ -1,6 +1,7 @@
 """A table for another device or setting from few whole networks timed there (Lee 2021, HELP, asks the same of ten).
 
-The rows stay those of the table's own device; the calibration, which tells kinds of layers apart, is fitted anew.
+What one device is slower at than another is a kind of work rather than a kind of layer: int8 takes a quarter of the
+time of float convolutions and more than the time of float depthwise ones. So each kind of work has its factor.
 """
 
 from __future__ import annotations
@@ -14,18 +15,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import lsq_linear
+
 from mbv3.errors import BadInput
 from mbv3.latency.build import network_time
-from mbv3.latency.calibration import fit_calibration
+from mbv3.latency.costmodel import WORK, WORK_OF
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.metrics import fidelity
-from mbv3.latency.table import LatencyTable, positive_ms
-from mbv3.spec import ArchSpec
+from mbv3.latency.table import LatencyTable, Timed, positive_ms
+from mbv3.spec import ArchSpec, LayerKey, lower
 
-__all__ = ["MeasuredNetworks", "read_networks", "transfer"]
+__all__ = ["FIT", "MeasuredNetworks", "most_telling", "read_networks", "transfer", "work_ms"]
 
 FORMAT = "mbv3-networks/2"
-LEAST = 8
+FIT, LEAST = 10, 8
+# How strongly factors are held to a common one: the error of a network, some percent, over how much factors differ. Of
+# 0.01, 0.02 and 0.05 the middle one was best, for int8 as for LiteRT (tables of both, ten networks, 2 % of noise).
+HELD = 0.02
+LEAST_FACTOR = 0.02  # of the median network's
 _HEADER = ("format", "fingerprint", "reference_ms", "space_id", "seal")
 
 
@@ -112,45 +121,101 @@ def read_networks(path: Path) -> MeasuredNetworks:
     return MeasuredNetworks(tuple(times.items()), fingerprint, reference_ms, header.get("space_id"))
 
 
+def work_ms(table: LatencyTable, specs: Sequence[ArchSpec]) -> NDArray[np.float64]:
+    """(networks, kinds of WORK and the rest): the predicted ms of each network, divided by what they go into."""
+    known: dict[LayerKey, NDArray[np.float64]] = {}
+    rows = []
+    for spec in specs:
+        keys = [x.key for x in lower(spec)]
+        for key in keys:
+            if key not in known:
+                hot = table.hot_ms(key, estimate=True)
+                known[key] = table.calibration.factor(key) * hot * table.cost_model.shares(key)
+        by_kind = np.sum([known[key] for key in keys], axis=0)
+        rows.append([*by_kind, table.latency_ms(spec, estimate=True) - by_kind.sum()])
+    return np.array(rows)
+
+
+def most_telling(x: NDArray[np.float64], n: int = FIT) -> list[int]:
+    """Rows of `work_ms` whose times would tell most of its columns' factors: D-optimal, one after the other (Fedorov
+    1972), for factors as `_factors` holds them."""
+    share = np.column_stack([x / x.sum(axis=1, keepdims=True), np.zeros(len(x))])
+    information = _held(x.shape[1]).T @ _held(x.shape[1]) + 1e-9 * np.eye(x.shape[1] + 1)
+    chosen: list[int] = []
+    for _ in range(min(n, len(x))):
+        gain = np.einsum("ij,jk,ik->i", share, np.linalg.inv(information), share)
+        gain[chosen] = -1
+        chosen.append(int(gain.argmax()))
+        information = information + np.outer(share[chosen[-1]], share[chosen[-1]])
+    return chosen
+
+
+def _held(n: int) -> NDArray[np.float64]:
+    """Rows by which least squares hold `n` factors to a common one, the last unknown."""
+    return HELD * np.column_stack([np.eye(n), -np.ones(n)])
+
+
+def _factors(x: NDArray[np.float64], t: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each column of `work_ms` the factor by which the times `t` follow: least squares of relative errors, the
+    factors held to a common one, which is free (ridge regression, Hoerl 1970)."""
+    n = x.shape[1]
+    unit = float(np.median(t / x.sum(axis=1)))
+    rows = np.column_stack([x * unit / t[:, None], np.zeros(len(t))])
+    found = lsq_linear(np.vstack([rows, _held(n)]), [*np.ones(len(t)), *np.zeros(n)], (LEAST_FACTOR, np.inf)).x
+    factors: NDArray[np.float64] = unit * found[:-1]
+    return factors
+
+
 def transfer(
     table: LatencyTable,
     networks: Sequence[tuple[str, ArchSpec, float]],
     fingerprint: Fingerprint,
     reference: tuple[ArchSpec, float | None],
-    fit: int = 10,
+    fit: int = FIT,
 ) -> LatencyTable:
-    """`table` for the device on which `networks` (label, network, ms) were timed: the calibration is fitted on the
-    first `fit` of them, the report is on the others. `reference`: the table's reference network and its ms there, None
-    where it is not known and is predicted.
+    """`table` for the device on which `networks` (label, network, ms) were timed. Every layer's time is divided into
+    kinds of WORK by the table's own cost model; on the first `fit` networks a factor is fitted for each kind, the
+    report is on the others. `reference`: the table's reference network and its ms there, None where it is not known and
+    is predicted.
 
     Raises:
         BadInput: too few networks.
     """
     if fit < LEAST or len(networks) < fit:
         raise BadInput(f"a transfer needs at least {LEAST} measured networks to fit on (got {min(fit, len(networks))})")
-    nets = [network_time(label, spec, table, ms, estimate=True) for label, spec, ms in networks]
-    some, rest = nets[:fit], nets[fit:]
-    calibration = fit_calibration(some)
-    report: dict[str, Any] | None = None
-    if rest:
-        t = [n.ms for n in rest]
-        scale = sum(n.ms for n in some) / sum(n.hot_ms for n in some)
-        report = {
-            **fidelity([calibration(n) for n in rest], t),
-            "how": f"on {len(rest)} networks not used in the fit on {fit}",
-            "noise_floor": None,
-            "baselines": {"table_scaled": fidelity([scale * n.hot_ms for n in rest], t)},
-        }
+    x, t = work_ms(table, [spec for _, spec, _ in networks]), np.array([ms for *_, ms in networks])
+    *of, rest = _factors(x[:fit], t[:fit]).tolist()
     source = {"cpu": table.fingerprint.cpu, "runtime": table.fingerprint.runtime, "threads": table.fingerprint.threads}
     about = {k: v for k, v in (table.about or {}).items() if k not in ("kit", "benchmark")}
-    spec, ms = reference
-    reference_ms = ms or calibration(network_time("reference", spec, table, 1.0, estimate=True))
-    return replace(
+    c = table.calibration
+    moved = replace(
         table,
-        reference={**table.reference, "ms": reference_ms},
         fingerprint=fingerprint,
-        networks=tuple(nets),
-        calibration=calibration,
+        layers={key: _scaled(row, float(table.cost_model.shares(key) @ of)) for key, row in table.layers.items()},
+        model=table.model and replace(table.model, coefficients=table.model.coefficients * (np.array(of) @ WORK_OF)),
+        calibration=replace(c, b=rest * c.b, c=rest * c.c, d=rest * c.d, each=tuple(rest * e for e in c.each)),
+        about={**about, "transferred": {
+            **source, "fitted_on": fit, "factors": {k: round(f, 4) for k, f in zip(WORK, of, strict=True)},
+        }},
+    )  # fmt: skip
+    report: dict[str, Any] | None = None
+    if len(t) > fit:
+        scale = t[:fit].sum() / x[:fit].sum()
+        told = [moved.latency_ms(spec, estimate=True) for _, spec, _ in networks[fit:]]
+        report = {
+            **fidelity(told, t[fit:]),
+            "how": f"on {len(t) - fit} networks not used in the fit on {fit}",
+            "noise_floor": None,
+            "baselines": {"table_scaled": fidelity(scale * x[fit:].sum(axis=1), t[fit:])},
+        }
+    spec, ms = reference
+    return replace(
+        moved,
+        reference={**table.reference, "ms": ms or moved.latency_ms(spec, estimate=True)},
+        networks=tuple(network_time(label, spec, moved, ms, estimate=True) for label, spec, ms in networks),
         report=report,
-        about={**about, "transferred": {**source, "fitted_on": fit}},
     )
+
+
+def _scaled(row: Timed, factor: float) -> Timed:
+    return replace(row, ms=factor * row.ms, mean=factor * row.mean, std=factor * row.std)

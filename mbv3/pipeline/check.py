@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from mbv3.errors import BadInput
-from mbv3.latency import CHECK_MINUTES, Device, LatencyTable, NetworkTime, Runtime, check_table
+from mbv3.latency import (
+    CHECK_MINUTES,
+    FIT,
+    Device,
+    LatencyTable,
+    NetworkTime,
+    Runtime,
+    check_table,
+    most_telling,
+    work_ms,
+)
 from mbv3.pipeline.tables import calibration_network, random_networks, reference_of
 from mbv3.space import SearchSpace
 from mbv3.spec import ArchSpec
 
-__all__ = ["check", "panel_of", "unseen_networks"]
+__all__ = ["check", "panel_of", "telling_networks", "unseen_networks"]
+
+CANDIDATES = 400
 
 
 def unseen_networks(table: LatencyTable, space: SearchSpace, n: int, seed: int) -> list[tuple[str, ArchSpec]]:
@@ -25,6 +38,19 @@ def unseen_networks(table: LatencyTable, space: SearchSpace, n: int, seed: int) 
     if not unseen:
         raise BadInput(f"all networks of space {space.name} calibrated the table; none is left to check it with")
     return unseen
+
+
+def telling_networks(table: LatencyTable, space: SearchSpace, n: int, seed: int) -> list[tuple[str, ArchSpec]]:
+    """`n` of `unseen_networks`, first the ten of CANDIDATES whose times on another device or setting tell most of how
+    it differs from the table's, as `transfer` fits it, then others as they come.
+
+    Raises:
+        BadInput: the space has no others.
+    """
+    drawn = unseen_networks(table, space, CANDIDATES + n, seed)
+    first = most_telling(work_ms(table, [spec for _, spec in drawn]), min(n, FIT))
+    others = (i for i in range(len(drawn)) if i not in set(first))
+    return [drawn[i] for i in [*first, *islice(others, n - len(first))]]
 
 
 def panel_of(table: LatencyTable, space: SearchSpace) -> list[tuple[NetworkTime, ArchSpec]]:

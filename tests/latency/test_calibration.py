@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mbv3.latency import Calibration, LatencyTable, NetworkTime, Timed, fit_calibration, network_time, weights_mb
-from mbv3.latency.calibration import KINDS, NONE, _positive, kinds, written_mb
+from mbv3.latency.calibration import KINDS, NONE, _positive, kinds, reread, written_mb
 from mbv3.latency.metrics import fidelity
 from mbv3.netadapt import cut, sites
 from mbv3.netadapt.proposals import channels
@@ -86,6 +88,26 @@ def test_what_is_written_by_hand() -> None:
     assert written_mb(LayerKey(row, 8, 9, 9)) == pytest.approx(4e-6 * wrote)
 
 
+def test_what_is_read_back_by_hand() -> None:
+    for row in (DSConv(k=3, out=8), MBConv(k=3, exp=16, out=8, se=4, nl="RE", s=2, skip="none")):
+        key = LayerKey(row, 8, 40, 30)
+        assert reread(key) ** 2 == pytest.approx(written_mb(key)) and reread(key) > 0.1
+        assert Calibration(1.1, e=0.2).layer_ms(key, 3.0) == pytest.approx((1.1 + 0.2 * reread(key)) * 3)
+    assert reread(LayerKey(Conv(k=3, s=2, out=8, nl="HS"), 3, 90, 90)) == 0
+
+
+def test_what_reading_back_costs_is_found() -> None:
+    rng = np.random.default_rng(2)
+    nets = []
+    for i, (hot, share) in enumerate(rng.uniform((3, 0), (20, 0.8), (60, 2)).tolist()):
+        ms = 1.1 * hot + 0.2 + 0.05 * share * hot
+        nets.append(NetworkTime(str(i), ms, hot, 1.0, 0, reread_ms=share * hot))
+    found = fit_calibration(nets)
+    assert found.e == pytest.approx(0.05, abs=0.01) and error(found, nets) < 0.2
+    faster = [replace(n, ms=n.ms - 0.1 * n.reread_ms) for n in nets]
+    assert fit_calibration(faster).e < 1e-9  # never less than nothing
+
+
 def test_no_cut_changes_a_kind() -> None:
     spec = load_spec("mobilenet_v3_large")
     for site in sites(spec):
@@ -105,7 +127,7 @@ def with_kinds(
         counts = rng.integers(0, 12, len(KINDS))
         ms = 1.1 * hot + 0.03 * mb + 0.2 + d * written + float(parts @ factors + counts @ each)
         ms *= 1 + noise * rng.standard_normal()
-        nets.append(NetworkTime(str(i), ms, hot, mb, 0, written, tuple(parts.tolist()), tuple(counts.tolist())))
+        nets.append(NetworkTime(str(i), ms, hot, mb, 0, written, 0.0, tuple(parts.tolist()), tuple(counts.tolist())))
     return nets
 
 
@@ -155,14 +177,17 @@ def test_networks_that_differ_in_width_alone_say_nothing_of_kinds() -> None:
             by_kind = tuple((hot @ of).tolist()), tuple(of.sum(axis=0).tolist())
             ms = float(hot.sum()) * (1 + 0.01 * rng.standard_normal())
             mb, written = sum(map(weights_mb, mine)), sum(map(written_mb, mine))
-            nets.append(NetworkTime(str(i), ms, float(hot.sum()), mb, 0, written, *by_kind))
+            again = float(hot @ [reread(k) for k in mine])
+            nets.append(NetworkTime(str(i), ms, float(hot.sum()), mb, 0, written, again, *by_kind))
         largest = max(largest, float(np.abs(fit_calibration(nets).kinds).max()))
     assert largest < 0.06
 
 
 def test_a_kind_that_all_networks_share_is_left_to_the_scale() -> None:
     shared = (0.0,) * (len(KINDS) - 1)
-    nets = [NetworkTime(n.label, n.ms, n.hot_ms, n.mb, 0, 0.0, (0.4 * n.ms, *shared)) for n in networks(1.2, 0.1, 0.1)]
+    nets = [
+        NetworkTime(n.label, n.ms, n.hot_ms, n.mb, 0, kinds_ms=(0.4 * n.ms, *shared)) for n in networks(1.2, 0.1, 0.1)
+    ]
     assert fit_calibration(nets).kinds == pytest.approx(NONE, abs=0.01)
 
 
@@ -180,6 +205,6 @@ def test_rows_and_networks_say_the_same() -> None:
     keys = {x.key for x in lower(spec)}
     table = LatencyTable(
         FINGERPRINT, {}, {k: Timed(layer_cost(k), 1, layer_cost(k), 0.0) for k in keys},
-        calibration=Calibration(1.1, 0.04, -0.2, 0.01, FACTORS, EACH),
+        calibration=Calibration(1.1, 0.04, -0.2, 0.01, 0.05, FACTORS, EACH),
     )  # fmt: skip
     assert table.latency_ms(spec) == pytest.approx(table.calibration(network_time("x", spec, table, 1.0)))

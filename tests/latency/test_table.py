@@ -277,11 +277,11 @@ def test_times_that_are_none_are_refused_though_sealed(table: Callable[[], Laten
         ("kind,key,ms\n", "not a latency table"),
         (
             '# format: "mbv3-table/2"\n',
-            "is a table of another version .'mbv3-table/2', not 'mbv3-table/3'.; measure it anew",
+            "is a table of another version .'mbv3-table/2', not 'mbv3-table/4'.; measure it anew",
         ),
         ("# format: mbv3\n", "line 1: the value of 'format' is not valid JSON"),
-        ('# format: "mbv3-table/3"\n# x: ' + "[" * 10**5, "line 2: the value of 'x' is not valid JSON"),
-        ('# format: "mbv3-table/3"\n' + "x" * 200_000, "field larger than field limit"),
+        ('# format: "mbv3-table/4"\n# x: ' + "[" * 10**5, "line 2: the value of 'x' is not valid JSON"),
+        ('# format: "mbv3-table/4"\n' + "x" * 200_000, "field larger than field limit"),
     ],
 )
 def test_what_is_no_table_is_told(text: str, why: str) -> None:

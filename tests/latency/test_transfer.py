@@ -2,49 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mbv3.errors import BadInput
-from mbv3.latency import LatencyTable, MeasuredNetworks, Timed, read_networks, transfer, weights_mb
-from mbv3.latency.calibration import kinds
-from mbv3.space import SearchSpace
+from mbv3.latency import (
+    Calibration,
+    CostModel,
+    LatencyTable,
+    MeasuredNetworks,
+    Timed,
+    most_telling,
+    read_networks,
+    transfer,
+    work_ms,
+)
+from mbv3.latency.costmodel import FEATURES, WORK, WORK_OF, features
+from mbv3.space import SearchSpace, load_space, scale
 from mbv3.space.additive import layer_keys
 from mbv3.spec import ArchSpec, LayerKey, lower
 
-from .fake import FINGERPRINT, layer_cost
+from .fake import FINGERPRINT
+
+COSTS = dict(zip(FEATURES, np.full(len(FEATURES), 0.05), strict=True)) | {"layer": 0.002, "ops": 0.001}
+INT8 = dict(zip(WORK, (0.25, 0.3, 1.7, 1.0, 1.2, 0.8, 2.0), strict=True))  # as a server core's, of float
 
 
-def there(key: LayerKey) -> float:
-    """Another device: twice as slow, thrice for 5x5, its memory slower."""
-    return (3.0 if kinds(key)[0] else 2.0) * layer_cost(key) + 0.2 * weights_mb(key)
+def cost(key: LayerKey, factors: Mapping[str, float] = dict.fromkeys(WORK, 1.0)) -> float:
+    """ms of a layer by its features alone, the time of each kind of work multiplied."""
+    work = WORK_OF @ (features(key) * [COSTS[f] for f in FEATURES])
+    return float(work @ [factors[kind] for kind in WORK])
 
 
-def timed(space: SearchSpace, n: int, noise: float = 0.0) -> list[tuple[str, ArchSpec, float]]:
+def timed(
+    space: SearchSpace, n: int, factors: Mapping[str, float], noise: float = 0.0
+) -> list[tuple[str, ArchSpec, float]]:
     rng = np.random.default_rng(3)
     specs = [space.spec(tuple(int(v) for v in g)) for g in space.sample(rng, n)]
-    ms = [sum(there(x.key) for x in lower(s)) * (1 + noise * rng.standard_normal()) for s in specs]
+    ms = [sum(cost(x.key, factors) for x in lower(s)) * (1 + noise * rng.standard_normal()) for s in specs]
     return [(f"net {i}", s, t) for i, (s, t) in enumerate(zip(specs, ms, strict=True))]
 
 
 @pytest.fixture(scope="module")
+def space() -> SearchSpace:
+    return scale(load_space("mnasnet-imagenet"), 0.5, 64)
+
+
+@pytest.fixture(scope="module")
 def table(space: SearchSpace) -> LatencyTable:
-    layers = {k: Timed(layer_cost(k), 1, layer_cost(k), 0.0) for k in layer_keys(space)}
-    reference = {"spec": "reference", "width": 1.0, "resolution": [32, 32], "classes": 4, "ms": 1.0}
-    return LatencyTable(FINGERPRINT, reference, layers, about={"space": "tiny"})
+    layers = {k: Timed(cost(k), 3, 2 * cost(k), 0.1 * cost(k)) for k in layer_keys(space)}
+    reference = {"spec": "reference", "width": 1.0, "resolution": [64, 64], "classes": 1000, "ms": 1.0}
+    return LatencyTable(FINGERPRINT, reference, layers, about={"space": "mnasnet-imagenet"})
 
 
 def test_ten_networks_are_enough(table: LatencyTable, space: SearchSpace) -> None:
-    other = type(FINGERPRINT)(**{**FINGERPRINT.as_dict(), "cpu": "Other 1"})
-    nets = timed(space, 60, 0.005)
+    other = replace(FINGERPRINT, cpu="Other 1")
+    nets = timed(space, 60, INT8, 0.005)
     moved = transfer(table, nets, other, (nets[0][1], None))
     assert moved.report is not None and moved.report["n"] == 50
     scaled = moved.report["baselines"]["table_scaled"]["rmspe"]
-    assert moved.report["rmspe"] < 2 and moved.report["rmspe"] < 0.5 * scaled
-    assert moved.fingerprint == other and moved.layers == table.layers
-    assert (moved.about or {})["transferred"] == {"cpu": "Fake 9000", "runtime": "fake", "threads": 1, "fitted_on": 10}
+    assert moved.report["rmspe"] < 3 and moved.report["rmspe"] < 0.3 * scaled
+    assert moved.fingerprint == other and moved.layers.keys() == table.layers.keys()
+    known = (moved.about or {})["transferred"]
+    factors = known.pop("factors")
+    assert known == {"cpu": "Fake 9000", "runtime": "fake", "threads": 1, "fitted_on": 10} and [*factors] == [*WORK]
+    for key, row in moved.layers.items():
+        assert row.ms / table.layers[key].ms == pytest.approx(row.mean / table.layers[key].mean)
     assert moved.latency_ms(nets[20][1]) == pytest.approx(nets[20][2], rel=0.06)
     assert moved.reference_ms == pytest.approx(nets[0][2], rel=0.06)  # predicted where it was not timed
     assert transfer(table, nets, other, (nets[0][1], 4.5)).reference_ms == 4.5
@@ -52,8 +79,48 @@ def test_ten_networks_are_enough(table: LatencyTable, space: SearchSpace) -> Non
     assert transfer(table, nets[:10], other, (nets[0][1], 1.0)).report is None  # nothing left to test on
 
 
+def test_each_kind_of_work_has_its_factor(table: LatencyTable, space: SearchSpace) -> None:
+    nets = timed(space, 200, INT8)
+    moved = transfer(table, nets, FINGERPRINT, (nets[0][1], None), 200)
+    factors = (moved.about or {})["transferred"]["factors"]
+    assert {k: factors[k] for k in WORK} == pytest.approx(INT8, rel=0.2)
+    for key, row in moved.layers.items():
+        assert row.ms == pytest.approx(cost(key, INT8), rel=0.1)
+
+
+def test_the_same_device_keeps_its_times(table: LatencyTable, space: SearchSpace) -> None:
+    """The calibration is kept too: what goes by weights, layers and kinds of layers."""
+    kinds = (0.05, -0.1, 0.02, 0.0, 0.03, 0.01, 0.2, -0.02)
+    ours = replace(table, calibration=Calibration(1.04, 0.02, 0.3, 0.01, 0.03, kinds, (0.01,) * 8))
+    nets = [(label, spec, 2 * ours.latency_ms(spec)) for label, spec, _ in timed(space, 40, INT8)]
+    moved = transfer(ours, nets, FINGERPRINT, (nets[0][1], None))
+    assert moved.report is not None and moved.report["rmspe"] < 0.1
+    assert (moved.about or {})["transferred"]["factors"] == pytest.approx(dict.fromkeys(WORK, 2.0), rel=0.01)
+
+
+def test_a_profile_without_rows_can_be_moved_too(table: LatencyTable, space: SearchSpace) -> None:
+    model = CostModel(np.array([COSTS[f] for f in FEATURES]), 10.0)
+    nets = timed(space, 60, INT8, 0.005)
+    moved = transfer(replace(table, layers={}, model=model), nets, FINGERPRINT, (nets[0][1], None))
+    assert moved.report is not None and moved.report["rmspe"] < 3 and not moved.layers
+    assert LatencyTable.loads(moved.dumps()).dumps() == moved.dumps()
+
+
+def test_ten_that_are_chosen_tell_more_than_any_ten(table: LatencyTable, space: SearchSpace) -> None:
+    nets, noisy = timed(space, 150, INT8), timed(space, 150, INT8, 0.03)
+    chosen = most_telling(work_ms(table, [spec for _, spec, _ in nets]))
+    assert len(set(chosen)) == 10 and most_telling(work_ms(table, [nets[0][1]] * 3)) == [0, 1, 2]
+
+    def error(ten: list[int]) -> float:
+        moved = transfer(table, [*(noisy[i] for i in ten), *nets[:50]], FINGERPRINT, (nets[0][1], None))
+        return float((moved.report or {})["rmspe"])
+
+    others = [error(list(range(i, i + 10))) for i in range(0, 60, 10)]
+    assert error(chosen) < 0.8 * np.median(others)
+
+
 def test_too_few(table: LatencyTable, space: SearchSpace) -> None:
-    nets = timed(space, 12)
+    nets = timed(space, 12, INT8)
     for few, fit, got in ((nets[:9], 10, 9), (nets, 4, 4), ([], 10, 0)):
         with pytest.raises(BadInput, match=rf"at least 8 measured networks to fit on \(got {got}\)"):
             transfer(table, few, FINGERPRINT, (nets[0][1], 1.0), fit)

@@ -10,7 +10,7 @@ import pytest
 
 from mbv3.errors import BadInput
 from mbv3.pipeline import tables
-from mbv3.pipeline.check import unseen_networks
+from mbv3.pipeline.check import CANDIDATES, telling_networks, unseen_networks
 from mbv3.pipeline.tables import calibration_network, cut_network, table_plan
 from mbv3.space import load_space, scale, under_head
 from mbv3.spec import count, load_spec, lower
@@ -28,6 +28,15 @@ def test_networks_that_calibrated_the_table_are_left_out(folder: Path) -> None:
     whole = replace(table, networks=tuple(replace(some, label=f"calibration:{g}") for g in every))
     with pytest.raises(BadInput, match="all networks of space tiny calibrated the table; none is left to check it"):
         unseen_networks(whole, space, 4, 0)
+
+
+def test_the_first_ten_tell_most_and_the_others_are_as_they_come(folder: Path) -> None:
+    space = load_space(folder / "tiny.yaml")
+    table = computed_table(space)
+    drawn = [label for label, _ in unseen_networks(table, space, CANDIDATES + 15, 0)]
+    labels = [label for label, _ in telling_networks(table, space, 15, 0)]
+    assert len(set(labels)) == 15 and labels[10:] == [x for x in drawn if x not in labels[:10]][:5]
+    assert labels[:10] != drawn[:10] and len(telling_networks(table, space, 4, 0)) == 4
 
 
 @pytest.mark.parametrize("head", [None, "lraspp-torchvision"])

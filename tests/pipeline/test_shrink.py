@@ -1,4 +1,4 @@
-"""How NetAdapt divides the time that a run was given."""
+"""How NetAdapt divides the time that a run was given, and what it leaves."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from mbv3.data import procedural_images, split
 from mbv3.netadapt import Scored, Start
 from mbv3.nn import build
-from mbv3.pipeline.accuracy import Images
+from mbv3.pipeline.accuracy import Images, calibration_batches
 from mbv3.pipeline.options import Options
-from mbv3.pipeline.shrink import _decide_steps, _keep_pace
+from mbv3.pipeline.shrink import _at_own_size, _decide_steps, _keep_pace
 from mbv3.spec import load_spec
+from mbv3.training import recalibrate
 
 
 @pytest.mark.parametrize(
@@ -58,3 +60,26 @@ def test_a_run_behind_its_forecast_tunes_less_and_then_cuts_more(
 def test_steps_given_by_hand_are_kept_however_long_they_take() -> None:
     plan = {"finetune_steps": 5, "delta": 0.01}
     assert _keep_pace(Options(target_ms=1.0, finetune_steps=5), plan, (5, 0.01), 0.0) == (5, 0.01)
+
+
+def test_the_weights_left_fit_the_networks_own_resolution() -> None:
+    """Batch norms of small images do not describe large ones: measured anew, they answer as on the batch itself."""
+    data = procedural_images(64, 32, 0)
+    images = Images(data, data, (32, 32), True)
+    spec = replace(load_spec("mobilenet_v3_small@0.35"), resolution=(96, 64))
+    net = build(spec, 0)
+    recalibrate(net, calibration_batches(images, 1))
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+    left = _at_own_size(spec, state, images)
+    assert _at_own_size(replace(spec, resolution=(32, 32)), state, images) is state
+    assert all(torch.equal(left[k], state[k]) for k, _ in net.named_parameters())
+    [x] = calibration_batches(images, 1, 16, spec.resolution)
+    with torch.inference_mode():
+        off = []
+        for weights in (state, left):
+            net.load_state_dict(weights)
+            told = net.eval()(x)
+            for m in net.modules():
+                m.train(isinstance(m, torch.nn.BatchNorm2d))
+            off.append(float((net(x) - told).norm() / told.norm()))
+    assert off[1] < 0.2 and off[0] > 0.8, off  # a batch's own variance is a little less than what is kept

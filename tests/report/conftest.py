@@ -139,7 +139,7 @@ REPORT = {
 
 def table(report: dict[str, Any] | None = None) -> str:
     rng = Random(5)
-    lines = ['# format: "mbv3-table/3"', "# device: " + json.dumps({"cpu": "AMD EPYC 9B14"})]
+    lines = ['# format: "mbv3-table/4"', "# device: " + json.dumps({"cpu": "AMD EPYC 9B14"})]
     lines.append("# report: " + json.dumps(REPORT if report is None else report))
     lines.append("kind,key,ms,n,mean,std,predicted")
     lines += [f'layer,"mbconv:{i},40,40",{0.1 + i / 100:.4f},30,0.2,0.01,' for i in range(60)]
