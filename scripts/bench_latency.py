@@ -75,7 +75,7 @@ def bench_pairs(args: argparse.Namespace) -> None:
     device = Device(runtime, nets[0])
     before = device.networks(nets, parts=5 * args.parts, seed=4)
     began = time.monotonic()
-    ours = device.networks(nets, parts=args.parts, seed=3)  # as `mbv3 latency check` and `measure --like`
+    ours = device.networks(nets, parts=args.parts, seed=3)  # about what `mbv3 latency measure --like` comes to
     ours_s = time.monotonic() - began
     one, many = [], []
     began = time.monotonic()

@@ -8,8 +8,8 @@ pixel-1 (TFLite, one big core): pixel1_singlepath_nas_blocks.csv, 80 measured bl
 (dstamoulis/single-path-nas). What they lack is taken from elsewhere: 7x7 from the differences within each layer of
 pixel1_tunas_blocks.csv (google-research, tunas), whose costs are known up to a constant a layer and disagree with the
 other table by up to 1.7 in scale, so that only the ratio of 7x7 to 5x5 is used; SE from note-10, times how much slower
-Pixel 1 is on the same blocks; pooled skip paths, of which no block is published, as what SE scales; h-swish from what
-it costs over ReLU in V3-Large (Howard 2019, Table 5).
+Pixel 1 is on the same blocks; pooling and resizing, of which no block is published, as what SE scales; h-swish from
+what it costs over ReLU in V3-Large (Howard 2019, Table 5).
 
 Times of whole networks are not used in any fit; the errors are told on them.
 """
@@ -51,7 +51,7 @@ PIXEL_1 = (
     ("mobilenet_v2@0.35", 19.7, SLIM),
 )
 H_SWISH_OVER_RELU_MS = 51.4 - 50.5  # of V3-Large on a Pixel 1, Howard 2019, Table 5
-ON_NOTE_10_ONLY = ("SE layer", "SE MMAdds", "scaled Melements", "pooled Melements")
+ON_NOTE_10_ONLY = ("SE layer", "SE MMAdds", "scaled Melements", "resampled Melements")
 
 
 def rows(path: Path) -> Iterator[dict[str, str]]:
@@ -192,7 +192,7 @@ def main() -> None:
     keys, t = note_10(data / "note10_ofa_mbv3_blocks.csv")
     x = np.stack([features(k) for k in keys])
     note = solve(x, t, 1 / t)
-    note[FEATURES.index("pooled Melements")] = note[FEATURES.index("scaled Melements")]
+    note[FEATURES.index("resampled Melements")] = note[FEATURES.index("scaled Melements")]
     write(
         "note-10",
         {"cpu": "Samsung Galaxy Note10, one thread", "system": "Android aarch64", "runtime": "tflite",

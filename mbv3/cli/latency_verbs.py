@@ -159,8 +159,9 @@ def _told(table: LatencyTable, args: Namespace) -> int:
     how = f"{f.runtime} {f.runtime_version} {f.precision}, {f.threads} thread(s)"
     out(f"{len(table.layers)} layers on {f.cpu}, {how}")
     out(f"reference {ref['spec']}@{ref['width']:g}, {ref['resolution'][0]} px: {table.reference_ms:.3f} ms")
-    if factors := (table.about or {}).get("transferred", {}).get("factors"):
-        out("its work against the other's: " + ", ".join(f"{kind} {factor:.2f}" for kind, factor in factors.items()))
+    if moved := (table.about or {}).get("transferred"):
+        told = ", ".join(f"{work} {factor:.2f}" for work, factor in moved["factors"].items())
+        out(f"ms over those on {moved['cpu']}, {moved['runtime']}, {moved['threads']} thread(s): {told}")
     if table.report:
         out(f"trust ({table.report['how']}):")
         out("\n".join(_report_lines(dict(table.report))))

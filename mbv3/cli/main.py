@@ -209,7 +209,7 @@ def _parser() -> argparse.ArgumentParser:
     s = latency.add_parser("measure", help="time networks on this CPU, against the reference network")
     s.add_argument("spec", metavar="SPEC", nargs="?", help=_SPEC)
     _head(s)
-    s.add_argument("--like", metavar="TABLE.csv", help="random networks of the space that this table is of")
+    s.add_argument("--like", metavar="TABLE.csv", help="networks of its space: ten that tell transfer most, then any")
     s.add_argument("--networks", type=int, default=40, metavar="N", help="how many with --like (default 40)")
     s.add_argument("--seed", type=int, default=0, help="of their draw (default 0)")
     s.add_argument("--space", default="mnasnet-imagenet", metavar="FILE", help="the table's space, if it is your own")

@@ -56,8 +56,8 @@ def quantized(model: bytes, images: Sequence[NDArray[np.float32]] = ()) -> bytes
 
 
 def _pools_as_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` with padded average pools as depthwise convolutions by 1 / k^2, times k^2 over the places of each window
-    that are not padding."""
+    """`model`, as `network_model` writes it, with its padded average pools as depthwise convolutions by 1 / k^2, times
+    k^2 over the places of each window that are not padding."""
     shapes = {
         x.name: [d.dim_value for d in x.type.tensor_type.shape.dim]
         for x in (*onnx.shape_inference.infer_shapes(model).graph.value_info, *model.graph.input)
@@ -65,7 +65,7 @@ def _pools_as_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
     nodes = []
     for node in model.graph.node:
         at = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type != "AveragePool" or not any(at.get("pads", ())):
+        if node.op_type != "AveragePool" or not any(at.get("pads", ())):  # heads' windows, and no skip path's
             nodes.append(node)
             continue
         (x,), (y,) = node.input, node.output

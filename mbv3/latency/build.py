@@ -309,9 +309,9 @@ def check_table(
 
     `panel`: calibration networks of the table, timed again in the same rounds; with at least eight the calibration is
     fitted anew on them and on those of the build, brought to now by the median change, as milliseconds wander between
-    two hours and not equally for every network. `as_built` holds the figures without that, `drift` the median change of
-    the panel since the table was built, in percent. `minutes`: so long is timed while the noise is over what a check
-    can bear.
+    two hours and not equally for every network. A table that `transfer` made is only brought to now. `as_built` holds
+    the figures without that, `drift` the median change of the panel since the table was built, in percent. `minutes`:
+    so long is timed while the noise is over what a check can bear.
     """
     measured = device.networks(
         [s for _, s in networks] + [s for _, s in panel], rounds=rounds, seed=1, more_s=60 * minutes,
@@ -324,8 +324,10 @@ def check_table(
     # with what the build measured too, brought to now: one measurement alone would add more noise
     brought = [replace(n, ms=n.ms * drift) for n in table.networks]
     known = [replace(n, ms=(n.ms + now.get(n.label, n.ms)) / 2) for n in brought]
-    calibration = fit_calibration(known) if len(now) >= 8 else table.calibration
-    predicted = [calibration(n) for n in nets]
+    moved = "transferred" in (table.about or {})  # too few networks and too little of its own for a calibration
+    anew = len(now) >= 8 and not moved
+    calibration = fit_calibration(known) if anew else table.calibration
+    predicted = [(drift if moved else 1.0) * calibration(n) for n in nets]
     slope = sum(t) / max(sum(n.madds for n in nets), 1)
     errors = [abs(p / m - 1) for p, m in zip(predicted, t, strict=True)]
     worst = max(range(len(nets)), key=errors.__getitem__)
@@ -333,7 +335,7 @@ def check_table(
     return {
         **fidelity(predicted, t),
         "noise_floor": measured.noise_floor,
-        "calibrated_on": len(now) if len(now) >= 8 else 0,
+        "calibrated_on": len(now) if anew else 0,
         "as_built": fidelity([table.calibration(n) for n in nets], t),
         "drift": round(100 * (drift - 1), 2),
         "reference_drift": round(100 * (measured.raw_reference_ms / table.reference_ms - 1), 2),

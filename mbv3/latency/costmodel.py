@@ -25,16 +25,16 @@ FADE = 0.25
 FEATURES = (
     "layer", "ops", "full conv MMAdds", "expand MMAdds", "project MMAdds", "depthwise k3 MMAdds",
     "depthwise k5 MMAdds", "depthwise k7+ MMAdds", "strided depthwise MMAdds", "small-map MMAdds", "SE layer",
-    "SE MMAdds", "scaled Melements", "pooled Melements", "activated Melements", "h-swish Melements",
+    "SE MMAdds", "scaled Melements", "resampled Melements", "activated Melements", "h-swish Melements",
     "moved Melements", "weights MB",
 )  # fmt: skip
 # Kinds of work: a runtime, a precision or a core that is slower at one of them need not be at the others.
 WORK = {
-    "full convolutions": ("full conv MMAdds",),
-    "pointwise": ("expand MMAdds", "project MMAdds", "small-map MMAdds", "weights MB"),
+    "other convolutions": ("full conv MMAdds",),  # k x k, and 1x1 but those of MBConv: tail, classifier, heads
+    "expanding and projecting": ("expand MMAdds", "project MMAdds", "small-map MMAdds", "weights MB"),
     "depthwise": ("depthwise k3 MMAdds", "depthwise k5 MMAdds", "depthwise k7+ MMAdds", "strided depthwise MMAdds"),
     "SE": ("SE layer", "SE MMAdds", "scaled Melements"),
-    "pooling": ("pooled Melements",),
+    "resampling": ("resampled Melements",),
     "moving": ("moved Melements", "activated Melements", "h-swish Melements"),
     "calls": ("layer", "ops"),
 }
@@ -72,8 +72,8 @@ def features(key: LayerKey) -> NDArray[np.float64]:
                 add("small-map MMAdds", m)
         elif op.kind == "act":
             add("h-swish Melements" if op.nl == "HS" else "activated Melements", elements)
-        elif op.kind == "pool":
-            add("pooled Melements", elements)
+        elif op.kind in ("pool", "wpool", "apool", "resize"):
+            add("resampled Melements", elements)
         elif op.kind not in ("add", "concat"):
             add("scaled Melements", elements)
     if not isinstance(key.row, Head) and key.row.se:

@@ -30,7 +30,7 @@ from mbv3.spec import parse_key, parse_spec
 
 __all__ = ["import_kit", "kit_files", "parse_kit", "table_of_results", "write_kit"]
 
-FORMAT = "mbv3-kit/3"
+FORMAT = "mbv3-kit/4"
 LEAST_HOLE = 16  # floats; what is smaller stays in the model
 _TRAVEL = ("protocol.py", "sessions.py", "fingerprint.py", "conditions.py", "timers.py", "runner.py")
 _RUN = """\

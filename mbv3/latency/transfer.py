@@ -1,7 +1,8 @@
 """A table for another device or setting from few whole networks timed there (Lee 2021, HELP, asks the same of ten).
 
 What one device is slower at than another is a kind of work rather than a kind of layer: int8 takes a quarter of the
-time of float convolutions and more than the time of float depthwise ones. So each kind of work has its factor.
+time of float convolutions and more than the time of float depthwise ones. So each kind of work has its factor, and what
+the table's own calibration says of layers in a network is kept.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from mbv3.spec import ArchSpec, LayerKey, lower
 
 __all__ = ["FIT", "MeasuredNetworks", "most_telling", "read_networks", "transfer", "work_ms"]
 
-FORMAT = "mbv3-networks/2"
+FORMAT = "mbv3-networks/3"
 FIT, LEAST = 10, 8
 # How strongly factors are held to a common one: the error of a network, some percent, over how much factors differ. Of
 # 0.01, 0.02 and 0.05 the middle one was best, for int8 as for LiteRT (tables of both, ten networks, 2 % of noise).
@@ -157,11 +158,13 @@ def _held(n: int) -> NDArray[np.float64]:
 
 def _factors(x: NDArray[np.float64], t: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of each column of `work_ms` the factor by which the times `t` follow: least squares of relative errors, the
-    factors held to a common one, which is free (ridge regression, Hoerl 1970)."""
+    factors held to a common one, which is free (ridge regression, Hoerl 1970). The last column, which may be below 0,
+    grows by no more than the median network: a small network would take less than no time."""
     n = x.shape[1]
     unit = float(np.median(t / x.sum(axis=1)))
     rows = np.column_stack([x * unit / t[:, None], np.zeros(len(t))])
-    found = lsq_linear(np.vstack([rows, _held(n)]), [*np.ones(len(t)), *np.zeros(n)], (LEAST_FACTOR, np.inf)).x
+    most = [*[np.inf] * (n - 1), 1.0, np.inf]
+    found = lsq_linear(np.vstack([rows, _held(n)]), [*np.ones(len(t)), *np.zeros(n)], (LEAST_FACTOR, most)).x
     factors: NDArray[np.float64] = unit * found[:-1]
     return factors
 
@@ -179,7 +182,7 @@ def transfer(
     is predicted.
 
     Raises:
-        BadInput: too few networks.
+        BadInput: too few networks, or too few rows for a cost model.
     """
     if fit < LEAST or len(networks) < fit:
         raise BadInput(f"a transfer needs at least {LEAST} measured networks to fit on (got {min(fit, len(networks))})")
@@ -187,6 +190,8 @@ def transfer(
     *of, rest = _factors(x[:fit], t[:fit]).tolist()
     source = {"cpu": table.fingerprint.cpu, "runtime": table.fingerprint.runtime, "threads": table.fingerprint.threads}
     about = {k: v for k, v in (table.about or {}).items() if k not in ("kit", "benchmark")}
+    factors = {k: round(f, 4) for k, f, ms in zip(WORK, of, x.T, strict=False) if ms.any()}
+    factors["the rest"] = round(rest, 4)
     c = table.calibration
     moved = replace(
         table,
@@ -194,10 +199,8 @@ def transfer(
         layers={key: _scaled(row, float(table.cost_model.shares(key) @ of)) for key, row in table.layers.items()},
         model=table.model and replace(table.model, coefficients=table.model.coefficients * (np.array(of) @ WORK_OF)),
         calibration=replace(c, b=rest * c.b, c=rest * c.c, d=rest * c.d, each=tuple(rest * e for e in c.each)),
-        about={**about, "transferred": {
-            **source, "fitted_on": fit, "factors": {k: round(f, 4) for k, f in zip(WORK, of, strict=True)},
-        }},
-    )  # fmt: skip
+        about={**about, "transferred": {**source, "fitted_on": fit, "factors": factors}},
+    )
     report: dict[str, Any] | None = None
     if len(t) > fit:
         scale = t[:fit].sum() / x[:fit].sum()

@@ -46,7 +46,8 @@ AIM = 0.985  # of the target: the verdict asks for two of its own standard error
 
 @dataclass(frozen=True)
 class Shrunk:
-    """What NetAdapt left: the network, its weights, predicted ms, the verdict (None without a device)."""
+    """What NetAdapt left: the network, its weights, predicted ms, the verdict (None without a device), accuracy at the
+    size of the images."""
 
     spec: ArchSpec
     state: dict[str, Tensor]
@@ -384,8 +385,9 @@ def _at_own_size(spec: ArchSpec, state: dict[str, Tensor], images: Images) -> di
     net = build(spec, 0)
     net.load_state_dict(state)
     h, w = spec.resolution
-    batch = int(np.clip(2**22 // (h * w), 2, 16))
-    recalibrate(net, calibration_batches(images, 16 // batch, batch, spec.resolution))
+    n = int(np.clip(2**22 // (h * w), 16, 256))
+    batch = int(np.clip(2**20 // (h * w), 2, 32))
+    recalibrate(net, calibration_batches(images, n // batch, batch, spec.resolution))
     return net.state_dict()
 
 

@@ -215,8 +215,8 @@ def read_table(path: str, runtime: str, threads: int, force: bool) -> tuple[Late
 
 def _transferred(path: str, moved: Mapping[str, Any]) -> str:
     return (
-        f"{path} was fitted to {moved['fitted_on']} whole networks of its device; its layers were timed on "
-        f"{moved['cpu']}, {moved['runtime']}, {moved['threads']} thread(s)"
+        f"{path} was fitted to {moved['fitted_on']} whole networks of its device; its layers' times are those on "
+        f"{moved['cpu']}, {moved['runtime']}, {moved['threads']} thread(s), a factor for each kind of work"
     )
 
 

@@ -253,9 +253,9 @@ def test_what_is_no_kit_or_no_results(kit: Path, tmp_path: Path) -> None:
     (edited / "kit.json").write_text(text.replace('"threads": 1', '"threads": 2'))
     with pytest.raises(BadInput, match=r"edited: its kit\.json was edited after it was made"):
         import_kit(edited, results)
-    (edited / "kit.json").write_text(text.replace("mbv3-kit/3", "mbv3-kit/2"))
+    (edited / "kit.json").write_text(text.replace("mbv3-kit/4", "mbv3-kit/1"))
     with pytest.raises(
-        BadInput, match=r"is a kit of another version \('mbv3-kit/2', not 'mbv3-kit/3'\); make the kit anew"
+        BadInput, match=r"is a kit of another version \('mbv3-kit/1', not 'mbv3-kit/4'\); make the kit anew"
     ):
         import_kit(edited, results)
     (edited / "kit.json").write_text("[" * 10**5)

@@ -29,7 +29,7 @@ from mbv3.spec import ArchSpec, LayerKey, lower
 from .fake import FINGERPRINT
 
 COSTS = dict(zip(FEATURES, np.full(len(FEATURES), 0.05), strict=True)) | {"layer": 0.002, "ops": 0.001}
-INT8 = dict(zip(WORK, (0.25, 0.3, 1.7, 1.0, 1.2, 0.8, 2.0), strict=True))  # as a server core's, of float
+INT8 = dict(zip(WORK, (0.25, 0.3, 1.7, 1.0, 1.2, 0.8, 2.0), strict=True))  # about as a server core's, of float
 
 
 def cost(key: LayerKey, factors: Mapping[str, float] = dict.fromkeys(WORK, 1.0)) -> float:
@@ -69,7 +69,8 @@ def test_ten_networks_are_enough(table: LatencyTable, space: SearchSpace) -> Non
     assert moved.fingerprint == other and moved.layers.keys() == table.layers.keys()
     known = (moved.about or {})["transferred"]
     factors = known.pop("factors")
-    assert known == {"cpu": "Fake 9000", "runtime": "fake", "threads": 1, "fitted_on": 10} and [*factors] == [*WORK]
+    assert known == {"cpu": "Fake 9000", "runtime": "fake", "threads": 1, "fitted_on": 10}
+    assert factors.keys() == {*WORK, "the rest"} - {"resampling"}  # the space has none
     for key, row in moved.layers.items():
         assert row.ms / table.layers[key].ms == pytest.approx(row.mean / table.layers[key].mean)
     assert moved.latency_ms(nets[20][1]) == pytest.approx(nets[20][2], rel=0.06)
@@ -83,19 +84,19 @@ def test_each_kind_of_work_has_its_factor(table: LatencyTable, space: SearchSpac
     nets = timed(space, 200, INT8)
     moved = transfer(table, nets, FINGERPRINT, (nets[0][1], None), 200)
     factors = (moved.about or {})["transferred"]["factors"]
-    assert {k: factors[k] for k in WORK} == pytest.approx(INT8, rel=0.2)
+    assert factors == pytest.approx({k: INT8.get(k, factors[k]) for k in factors}, rel=0.2)
     for key, row in moved.layers.items():
         assert row.ms == pytest.approx(cost(key, INT8), rel=0.1)
 
 
 def test_the_same_device_keeps_its_times(table: LatencyTable, space: SearchSpace) -> None:
     """The calibration is kept too: what goes by weights, layers and kinds of layers."""
-    kinds = (0.05, -0.1, 0.02, 0.0, 0.03, 0.01, 0.2, -0.02)
-    ours = replace(table, calibration=Calibration(1.04, 0.02, 0.3, 0.01, 0.03, kinds, (0.01,) * 8))
+    kinds = (0.05, -0.1, 0.02, 0.0, 0.03, 0.04, 0.01, 0.2, -0.02)
+    ours = replace(table, calibration=Calibration(1.04, 0.02, 0.3, 0.01, 0.03, kinds, (0.01,) * 9))
     nets = [(label, spec, 2 * ours.latency_ms(spec)) for label, spec, _ in timed(space, 40, INT8)]
     moved = transfer(ours, nets, FINGERPRINT, (nets[0][1], None))
     assert moved.report is not None and moved.report["rmspe"] < 0.1
-    assert (moved.about or {})["transferred"]["factors"] == pytest.approx(dict.fromkeys(WORK, 2.0), rel=0.01)
+    assert [*(moved.about or {})["transferred"]["factors"].values()] == pytest.approx([2.0] * 7, rel=0.01)
 
 
 def test_a_profile_without_rows_can_be_moved_too(table: LatencyTable, space: SearchSpace) -> None:
@@ -140,7 +141,7 @@ def test_lists_of_networks(tmp_path: Path) -> None:
 
 def test_a_list_of_ours_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
     file, text = tmp_path / "nets.csv", MeasuredNetworks((("a", 1.5), ("b", 2.25)), FINGERPRINT, 3.5, "x").dumps()
-    for edited in (text[:-1], text[:-4], text.replace("1.5", "1.6"), text.replace("networks/2", "networks/1")):
+    for edited in (text[:-1], text[:-4], text.replace("1.5", "1.6"), text.replace("networks/3", "networks/2")):
         assert edited != text
         file.write_text(edited)
         with pytest.raises(BadInput, match=r"nets\.csv: is not whole, was edited, or is of another version"):
