@@ -152,16 +152,18 @@ def _table_from_afar(args: Namespace, over_adb: bool) -> LatencyTable:
 
 def _told(table: LatencyTable, args: Namespace) -> int:
     """Say what a table holds."""
+    moved = (table.about or {}).get("transferred")
     if args.json:
-        dump({"layers": len(table.layers), "reference_ms": table.reference_ms, "report": table.report, "out": args.out})
+        told = {"layers": len(table.layers), "reference_ms": table.reference_ms, "report": table.report, "out": args.out}
+        dump({**told, **({"transferred": moved} if moved else {})})
         return 0
     ref, f = table.reference, table.fingerprint
     how = f"{f.runtime} {f.runtime_version} {f.precision}, {f.threads} thread(s)"
     out(f"{len(table.layers)} layers on {f.cpu}, {how}")
     out(f"reference {ref['spec']}@{ref['width']:g}, {ref['resolution'][0]} px: {table.reference_ms:.3f} ms")
-    if moved := (table.about or {}).get("transferred"):
-        told = ", ".join(f"{work} {factor:.2f}" for work, factor in moved["factors"].items())
-        out(f"ms over those on {moved['cpu']}, {moved['runtime']}, {moved['threads']} thread(s): {told}")
+    if moved:
+        factors = ", ".join(f"{work} {factor:.2f}" for work, factor in moved["factors"].items())
+        out(f"ms over those on {moved['cpu']}, {moved['runtime']}, {moved['threads']} thread(s): {factors}")
     if table.report:
         out(f"trust ({table.report['how']}):")
         out("\n".join(_report_lines(dict(table.report))))
@@ -219,10 +221,13 @@ def _say_check(report: dict[str, Any]) -> None:
     worst = report["worst"]
     out(f"worst: {worst['network']}, {worst['predicted_ms']:.3f} ms predicted, {worst['measured_ms']:.3f} measured")
     built = report["as_built"]
-    out(
+    anew = (
         f"calibrated anew with {report['calibrated_on']} of the table's calibration networks timed again in the same "
-        f"rounds, beside all as the build timed them; as built: RMSPE {built['rmspe']} %, bias {built['bias']:+} %, "
-        f"within 5 % {built['within_5']} %, Spearman {built['spearman']}"
+        "rounds, beside all as the build timed them"
+    )
+    out(
+        f"{anew if report['calibrated_on'] else 'with the calibration as it is'}; as built: RMSPE {built['rmspe']} %, "
+        f"bias {built['bias']:+} %, within 5 % {built['within_5']} %, Spearman {built['spearman']}"
     )
     out(
         f"since the table was built this machine changed by {report['drift']:+.1f} % against the reference network, "
@@ -235,7 +240,7 @@ def _measure(args: Namespace) -> int:
     from mbv3.pipeline.tables import measure_whole, reference_at
 
     if (args.spec is None) == (args.like is None):
-        raise BadInput("give one SPEC, or --like TABLE.csv for random networks of its space")
+        raise BadInput("give one SPEC, or --like TABLE.csv for networks of its space")
     if args.spec is not None and args.out is not None:
         raise BadInput("--out: a list of times comes from --like TABLE.csv; the time of one SPEC is printed")
     if args.like is not None:

@@ -22,6 +22,7 @@ from mbv3.errors import BadInput, MissingLayerError
 from mbv3.events import Done, Event, Note, Progress, StageStart
 from mbv3.latency import (
     BuildPlan,
+    Calibration,
     Device,
     LatencyTable,
     Timed,
@@ -465,6 +466,21 @@ def test_check_calibrates_anew_on_a_panel_of_at_least_eight(
         assert report["rmspe"] < 0.1 and abs(report["bias"]) < 0.1
     else:
         assert report["bias"] == report["as_built"]["bias"]
+
+
+def test_check_only_brings_a_transferred_table_to_now(
+    clock: Clock, plan: BuildPlan, path: Path, space: SearchSpace
+) -> None:
+    build(FakeRuntime(clock), plan, path)
+    table = LatencyTable.load(path)
+    moved = replace(table, about={**(table.about or {}), "transferred": {}}, calibration=Calibration(a=2.0))
+    fresh = [(f"n{i}", space.spec((i % 2, 1, 0, i // 2, 1, 0, 1, 0))) for i in range(4)]
+    panel = [(net, spec) for net, (_, spec) in zip(table.networks, plan.calibration, strict=True)]
+    device = Device(Changed(clock), plan.reference, table.reference_ms)
+    report = check_table(device, moved, fresh, panel, rounds=2)
+    assert report["calibrated_on"] == 0 and report["drift"] == 10.0
+    told = {n["network"]: n["predicted_ms"] for n in report["networks"]}
+    assert told == pytest.approx({label: 1.1 * moved.latency_ms(spec) for label, spec in fresh})
 
 
 def test_network_time_by_hand_and_all_that_is_missing(plan: BuildPlan) -> None:
