@@ -154,8 +154,8 @@ def _told(table: LatencyTable, args: Namespace) -> int:
     """Say what a table holds."""
     moved = (table.about or {}).get("transferred")
     if args.json:
-        told = {"layers": len(table.layers), "reference_ms": table.reference_ms, "report": table.report, "out": args.out}
-        dump({**told, **({"transferred": moved} if moved else {})})
+        told = {"layers": len(table.layers), "reference_ms": table.reference_ms, "report": table.report}
+        dump({**told, **({"transferred": moved} if moved else {}), "out": args.out})
         return 0
     ref, f = table.reference, table.fingerprint
     how = f"{f.runtime} {f.runtime_version} {f.precision}, {f.threads} thread(s)"
