@@ -64,7 +64,7 @@ def test_steps_given_by_hand_are_kept_however_long_they_take() -> None:
 
 def test_the_weights_left_fit_the_networks_own_resolution() -> None:
     """Batch norms of small images do not describe large ones: measured anew, they answer as on the batch itself."""
-    data = procedural_images(64, 32, 0)
+    data = procedural_images(32, 32, 0)
     images = Images(data, data, (32, 32), True)
     spec = replace(load_spec("mobilenet_v3_small@0.35"), resolution=(96, 64))
     net = build(spec, 0)
@@ -73,7 +73,7 @@ def test_the_weights_left_fit_the_networks_own_resolution() -> None:
     left = _at_own_size(spec, state, images)
     assert _at_own_size(replace(spec, resolution=(32, 32)), state, images) is state
     assert all(torch.equal(left[k], state[k]) for k, _ in net.named_parameters())
-    [x] = calibration_batches(images, 1, 16, spec.resolution)
+    [x] = calibration_batches(images, 1, 32, spec.resolution)
     with torch.inference_mode():
         off = []
         for weights in (state, left):
