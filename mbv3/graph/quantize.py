@@ -55,19 +55,26 @@ def quantized(model: bytes, images: Sequence[NDArray[np.float32]] = ()) -> bytes
         logging.disable(before)
 
 
+def _padded_pool(node: onnx.NodeProto) -> bool:
+    """Whether it is a skip path's pool: heads' windows have no padding."""
+    return node.op_type == "AveragePool" and any(a.name == "pads" and any(a.ints) for a in node.attribute)
+
+
 def _pools_as_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
     """`model`, as `network_model` writes it, with its padded average pools as depthwise convolutions by 1 / k^2, times
     k^2 over the places of each window that are not padding."""
+    if not any(map(_padded_pool, model.graph.node)):  # shapes are not needed
+        return model
     shapes = {
         x.name: [d.dim_value for d in x.type.tensor_type.shape.dim]
         for x in (*onnx.shape_inference.infer_shapes(model).graph.value_info, *model.graph.input)
     }
     nodes = []
     for node in model.graph.node:
-        at = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type != "AveragePool" or not any(at.get("pads", ())):  # heads' windows, and no skip path's
+        if not _padded_pool(node):
             nodes.append(node)
             continue
+        at = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         (x,), (y,) = node.input, node.output
         _, c, h, w = shapes[x]
         (k, _), (s, _), (pad, *_) = at["kernel_shape"], at["strides"], at["pads"]

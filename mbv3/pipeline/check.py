@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import Any
 
 from mbv3.errors import BadInput
@@ -49,8 +48,8 @@ def telling_networks(table: LatencyTable, space: SearchSpace, n: int, seed: int)
     """
     drawn = unseen_networks(table, space, CANDIDATES + n, seed)
     first = most_telling(work_ms(table, [spec for _, spec in drawn]), min(n, FIT))
-    others = (i for i in range(len(drawn)) if i not in set(first))
-    return [drawn[i] for i in [*first, *islice(others, n - len(first))]]
+    others = [i for i in range(len(drawn)) if i not in first]
+    return [drawn[i] for i in [*first, *others[: n - len(first)]]]
 
 
 def panel_of(table: LatencyTable, space: SearchSpace) -> list[tuple[NetworkTime, ArchSpec]]:

@@ -65,7 +65,7 @@ def test_ten_networks_are_enough(table: LatencyTable, space: SearchSpace) -> Non
     moved = transfer(table, nets, other, (nets[0][1], None))
     assert moved.report is not None and moved.report["n"] == 50
     scaled = moved.report["baselines"]["table_scaled"]["rmspe"]
-    assert moved.report["rmspe"] < 3 and moved.report["rmspe"] < 0.3 * scaled
+    assert moved.report["rmspe"] < 2 and moved.report["rmspe"] < 0.3 * scaled
     assert moved.fingerprint == other and moved.layers.keys() == table.layers.keys()
     known = (moved.about or {})["transferred"]
     factors = known.pop("factors")
@@ -103,11 +103,11 @@ def test_a_profile_without_rows_can_be_moved_too(table: LatencyTable, space: Sea
     model = CostModel(np.array([COSTS[f] for f in FEATURES]), 10.0)
     nets = timed(space, 60, INT8, 0.005)
     moved = transfer(replace(table, layers={}, model=model), nets, FINGERPRINT, (nets[0][1], None))
-    assert moved.report is not None and moved.report["rmspe"] < 3 and not moved.layers
+    assert moved.report is not None and moved.report["rmspe"] < 2 and not moved.layers
     assert LatencyTable.loads(moved.dumps()).dumps() == moved.dumps()
 
 
-def test_ten_that_are_chosen_tell_more_than_any_ten(table: LatencyTable, space: SearchSpace) -> None:
+def test_ten_that_are_chosen_tell_more_than_ten_others(table: LatencyTable, space: SearchSpace) -> None:
     nets, noisy = timed(space, 150, INT8), timed(space, 150, INT8, 0.03)
     chosen = most_telling(work_ms(table, [spec for _, spec, _ in nets]))
     assert len(set(chosen)) == 10 and most_telling(work_ms(table, [nets[0][1]] * 3)) == [0, 1, 2]
