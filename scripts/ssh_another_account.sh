@@ -7,6 +7,8 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=$(dirname "$(command -v mbv3)")/python3 # where the package is installed
 w=$1
+sshd=$(command -v sshd || echo /usr/sbin/sshd)
+[ -x "$sshd" ] || { echo "error: needs sshd; apt-get install openssh-server" >&2; exit 2; }
 mkdir -m 755 "$w"
 w=$(cd "$w" && pwd)
 export MBV3_CACHE=$w/cache
@@ -52,7 +54,7 @@ Host *
 X
 usermod -p '*' mbv3-board # no password, but not locked: a locked account is refused with a key too
 mkdir -p /run/sshd
-"$(command -v sshd || echo /usr/sbin/sshd)" -D -e -f "$w/sshd_config" 2>"$w/sshd.log" &
+"$sshd" -D -e -f "$w/sshd_config" 2>"$w/sshd.log" &
 listener=$!
 sleep 1
 

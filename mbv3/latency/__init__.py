@@ -15,7 +15,7 @@ from mbv3.latency.build import (
 )
 from mbv3.latency.calibration import Calibration, NetworkTime, fit_calibration, weights_mb
 from mbv3.latency.costmodel import CostModel, fit_cost_model
-from mbv3.latency.device import Device, Measured, chunks
+from mbv3.latency.device import Device, Measured
 from mbv3.latency.fingerprint import Fingerprint, this_cpu
 from mbv3.latency.kit import import_kit, kit_files, write_kit
 from mbv3.latency.metrics import fidelity
@@ -48,7 +48,6 @@ __all__ = [
     "build_table",
     "check_minutes",
     "check_table",
-    "chunks",
     "fidelity",
     "fit_calibration",
     "fit_cost_model",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import time
@@ -97,37 +98,44 @@ class Device:
         return self.runtime.fingerprint
 
     def layers(
-        self, keys: Sequence[LayerKey], known: Mapping[LayerKey, float] | None = None, *, passes: int = 1, seed: int = 0
+        self, keys: Sequence[LayerKey], known: Mapping[LayerKey, float] | None = None, *, passes: int = 1
     ) -> dict[LayerKey, Timed]:
-        """Hot times of one chunk of layers in `passes`, each on sessions opened anew; one is quick, and off by a few
-        percent a layer. They are told against layers whose ms in a table are `known`, timed beside them, each against
+        """Hot times of layers in `passes`, each over them all, chunk by chunk, on sessions opened anew: one is quick,
+        and off by a few percent a layer; what disturbs for half a minute spoils some chunks of a pass and no layer's
+        every pass. They are told against layers whose ms in a table are `known`, timed beside each chunk, each against
         those NEAR it in size: what disturbs, and what few runs miss of the fastest, is not the same for small and large
         layers. Without `known` there is the reference alone."""
         told = list((known or {}).items())
-        runs: list[list[list[float]]] = []
-        references = []
-        for p in range(passes):
-            items = [self.runtime.layer(k) for k in (*(k for k, _ in told), *keys)]
+        groups = [[*(k for k, _ in told), *chunk] for chunk in chunks(keys)]
+        runs: list[list[list[list[float]]]] = [[] for _ in groups]
+        references: list[list[float]] = [[] for _ in groups]
+        for p, g in itertools.product(range(passes), range(len(groups))):
+            seed = p * len(groups) + g
+            # opened in any order: where a session's memory happens to lie moves its time
+            order = np.random.default_rng(seed).permutation(len(groups[g]))
+            opened = [self.runtime.layer(groups[g][i]) for i in order]
+            items = [opened[i] for i in np.argsort(order)]
             times, reference_ms, _ = time_layers(
-                items, items[0] if told else self._anchor, rounds=3, seed=passes * seed + p, max_runs=2,
+                items, items[0] if told else self._anchor, rounds=3, seed=seed, max_runs=2,
                 threads=self.fingerprint.threads,
             )  # fmt: skip
-            del items
-            references.append(reference_ms)
-            runs.append(times)
-        every = [np.concatenate(times) for times in zip(*runs, strict=True)]
-        fast = np.array([np.percentile(times, FAST) for times in every])
-        known_fast = fast[: len(told)]
-        ratios = np.array([ms for _, ms in told]) / known_fast
-        scale = self.reference_ms / min(references)
+            del items, opened
+            references[g].append(reference_ms)
+            runs[g].append(times)
         out = {}
-        for i, key in enumerate(keys, len(told)):
-            if told:
-                near = np.argsort(np.abs(np.log(known_fast / fast[i])), kind="stable")[:NEAR]
-                # the mean without the outer quarters: no row decides, and less is left to chance than by the median
-                scale = float(trim_mean(ratios[near], 0.25))
-            mean, std = float(every[i].mean()), float(every[i].std())
-            out[key] = Timed(float(fast[i]) * scale, len(every[i]), mean * scale, std * scale)
+        for group, timed, reference in zip(groups, runs, references, strict=True):
+            every = [np.concatenate(times) for times in zip(*timed, strict=True)]
+            fast = np.array([np.percentile(times, FAST) for times in every])
+            known_fast = fast[: len(told)]
+            ratios = np.array([ms for _, ms in told]) / known_fast
+            scale = self.reference_ms / min(reference)
+            for i, key in enumerate(group[len(told) :], len(told)):
+                if told:
+                    near = np.argsort(np.abs(np.log(known_fast / fast[i])), kind="stable")[:NEAR]
+                    # the mean without the outer quarters: no row decides, and less is left to chance than by the median
+                    scale = float(trim_mean(ratios[near], 0.25))
+                mean, std = float(every[i].mean()), float(every[i].std())
+                out[key] = Timed(float(fast[i]) * scale, len(every[i]), mean * scale, std * scale)
         return out
 
     def networks(

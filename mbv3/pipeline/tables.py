@@ -21,7 +21,6 @@ from mbv3.latency import (
     LatencyTable,
     Runtime,
     build_table,
-    chunks,
     interleave,
     load_profile,
     noise_warning,
@@ -410,8 +409,7 @@ class Latency:
         """
         if self.device is not None:
             missing = list(dict.fromkeys(k for s in specs for k in self.table.missing(s)))
-            for n, chunk in enumerate(chunks(missing)):
-                self.table = self.table.with_layers(self.device.layers(chunk, self._known, passes=self.passes, seed=n))
+            self.table = self.table.with_layers(self.device.layers(missing, self._known, passes=self.passes))
         out = []
         for spec in specs:
             prediction = self.table.predict(spec, estimate=self.device is None)

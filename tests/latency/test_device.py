@@ -8,8 +8,9 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from mbv3.latency import BuildPlan, Device, Measured, chunks, runner
+from mbv3.latency import BuildPlan, Device, Measured, runner
 from mbv3.latency import device as module
+from mbv3.latency.device import chunks
 from mbv3.latency.protocol import noise_floor, shares, sums
 from mbv3.latency.sessions import Run
 from mbv3.spec import ArchSpec, LayerKey, MBConv
@@ -224,3 +225,50 @@ def test_the_fastest_runs_are_read_through_heavy_disturbances(clock: Clock, plan
     layers = Device(noisy, plan.reference, network_cost(plan.reference)).layers(plan.keys[8:20], known, passes=6)
     for key, timed in layers.items():
         assert timed.ms == pytest.approx(layer_cost(key), rel=0.01) and timed.mean > 1.05 * timed.ms
+
+
+def test_half_a_minute_that_slows_only_some_layers_spoils_none(
+    clock: Clock, plan: BuildPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers beside known ones that do not suffer, for as long as one chunk takes in all of its passes."""
+    monkeypatch.setattr(runner, "CHUNK_LAYERS", 4)
+    known = {k: layer_cost(k) for k in plan.keys[:6]}
+    asked = plan.keys[6:26]
+    slow = (0.0, 0.0)
+
+    class Disturbed(FakeRuntime):
+        def layer(self, key: LayerKey) -> Run:
+            def run() -> None:
+                disturbed = key in asked and slow[0] <= self.clock.now < slow[1]
+                self.clock.now += layer_cost(key) * 1e-3 * (1.3 if disturbed else 1.0)
+
+            return run
+
+    device = Device(Disturbed(clock), plan.reference, network_cost(plan.reference))
+    began = clock.now
+    device.layers(asked, known, passes=6)
+    took = clock.now - began
+    slow = (clock.now + 0.4 * took, clock.now + 0.6 * took)
+    for key, timed in device.layers(asked, known, passes=6).items():
+        assert timed.ms == pytest.approx(layer_cost(key), rel=1e-6)
+        assert timed.mean < 1.2 * timed.ms
+    assert clock.now > slow[1]
+
+
+def test_layers_opened_last_are_not_always_the_same(clock: Clock, plan: BuildPlan) -> None:
+    """The last third of what is opened lies badly in memory; in some pass every layer is not among it."""
+    known = {k: layer_cost(k) for k in plan.keys[:12]}
+
+    class Late(FakeRuntime):
+        def layer(self, key: LayerKey) -> Run:
+            late = len(self.opened) % 24 >= 16
+            run = super().layer(key)
+            slow = self._run(0.3 * layer_cost(key))
+            return (lambda: (run(), slow())[0]) if late else run
+
+    runtime = Late(clock)
+    device = Device(runtime, plan.reference, network_cost(plan.reference))
+    runtime.opened.clear()
+    for key, timed in device.layers(plan.keys[12:24], known, passes=12).items():
+        assert timed.ms == pytest.approx(layer_cost(key), rel=0.01)
+    assert len(runtime.opened) == 12 * 24
