@@ -327,8 +327,8 @@ def _guard(args: argparse.Namespace) -> int:
         return e.exit_code
     except KeyboardInterrupt:
         kept = f"what was measured and trained is kept{verbs.resume_hint()}"
-        if args.verb == "latency" and args.action in ("check", "measure"):  # these have no journal
-            kept = "times of whole networks are not kept"
+        if args.verb == "latency" and args.action in ("check", "measure", "predict"):  # these have no journal
+            kept = "what was timed is not kept"
         _say(f"interrupted; {kept}")
         return 4
     except BrokenPipeError:

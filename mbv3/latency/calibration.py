@@ -2,7 +2,7 @@
 
 A layer timed alone in a loop has its weights and inputs in cache and nobody to hand its output to. What that hides
 depends on the kind of layer, in part by its time and in part by its mere presence, on what it writes, and on whether it
-reads that back. Left out of the fit, 60 networks of the `mnasnet` space are told with 1.7 to 2.4 % RMSPE, by the plain
+reads that back. Left out of the fit, 60 networks of the `mnasnet` space are told with 1.6 to 2.4 % RMSPE, by the plain
 sum with 5.0 to 6.5 % (tables of one server core, results/latency_check_mnasnet.json).
 """
 

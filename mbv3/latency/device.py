@@ -100,10 +100,10 @@ class Device:
     def layers(
         self, keys: Sequence[LayerKey], known: Mapping[LayerKey, float] | None = None, *, passes: int = 1
     ) -> dict[LayerKey, Timed]:
-        """Hot times of layers in `passes`, each over them all, chunk by chunk, on sessions opened anew: one is quick,
-        and off by a few percent a layer; what disturbs for half a minute spoils some chunks of a pass and no layer's
-        every pass. They are told against layers whose ms in a table are `known`, timed beside each chunk, each against
-        those NEAR it in size: what disturbs, and what few runs miss of the fastest, is not the same for small and large
+        """Hot times of layers in `passes`, each over them all, chunk by chunk, on sessions opened anew. One is quick,
+        and off by a few percent a layer; what disturbs for less than a pass over several chunks spoils no layer's every
+        pass. They are told against layers whose ms in a table are `known`, timed beside each chunk, each against those
+        NEAR it in size: what disturbs, and what few runs miss of the fastest, is not the same for small and large
         layers. Without `known` there is the reference alone."""
         told = list((known or {}).items())
         groups = [[*(k for k, _ in told), *chunk] for chunk in chunks(keys)]
@@ -112,7 +112,7 @@ class Device:
         for p, g in itertools.product(range(passes), range(len(groups))):
             seed = p * len(groups) + g
             # opened in any order: where a session's memory happens to lie moves its time
-            order = np.random.default_rng(seed).permutation(len(groups[g]))
+            order = np.random.default_rng((seed, 1)).permutation(len(groups[g]))  # not that of the visits
             opened = [self.runtime.layer(groups[g][i]) for i in order]
             items = [opened[i] for i in np.argsort(order)]
             times, reference_ms, _ = time_layers(

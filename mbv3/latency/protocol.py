@@ -27,7 +27,7 @@ Clock = Callable[[], float]
 
 
 def p10(samples: Sequence[float] | NDArray[np.float64]) -> float:
-    """The 10th percentile, the statistic of every time in mbv3."""
+    """The 10th percentile, the statistic of every time but those of layers on demand (`device.FAST`)."""
     return float(np.percentile(np.asarray(samples), 10))
 
 

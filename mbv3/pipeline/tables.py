@@ -402,7 +402,7 @@ class Latency:
         return 2 if self.device is not None else 0
 
     def __call__(self, specs: Sequence[ArchSpec]) -> list[float]:
-        """Predicted ms of each network; layers that the table lacks are measured first, all interleaved.
+        """Predicted ms of each network; layers that the table lacks are measured first, interleaved.
 
         By default in one pass, where the table takes more: NetAdapt asks for hundreds at a time and compares
         neighbouring counts of one layer, whose times it makes monotone.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,3 +45,6 @@ def together() -> Iterator[None]:
         yield
     finally:
         distributed.destroy_process_group()
+        # DistributedDataParallel is held by cycles of its own, and holds the group's threads: found running when the
+        # interpreter ends they abort the process, and torchrun tells of a failure of what had come to its end
+        gc.collect()

