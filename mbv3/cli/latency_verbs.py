@@ -206,13 +206,15 @@ def _check(args: Namespace) -> int:
         dump({**report, "caveat": caveat})
     else:
         _say_check(report)
+        if caveat:
+            out(f"but: {caveat}")
     if kind:
         from mbv3.files import write_atomic
         from mbv3.report import check_plot
 
         f = runtime.fingerprint
         how = f"{f.cpu}, {f.runtime} {f.runtime_version} {f.precision}, {f.threads} thread(s)"
-        write_atomic(Path(args.plot), check_plot(report, how, kind))
+        write_atomic(Path(args.plot), check_plot(report, how, kind, caveat))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
@@ -19,10 +20,11 @@ _DOTS = (
 )
 
 
-def check_plot(report: Mapping[str, Any], title: str, kind: str = "png") -> bytes:
+def check_plot(report: Mapping[str, Any], title: str, kind: str = "png", caveat: str | None = None) -> bytes:
     """A figure of the trust report of `mbv3 latency check`, as a PNG, SVG or PDF file (`kind`).
 
     `report["networks"]` are {"measured_ms", "predicted_ms", "plain_sum_ms", "madds_ms"} of every network.
+    `caveat`: what makes the table another's, under the title.
     """
     nets = report["networks"]
     measured = [n["measured_ms"] for n in nets]
@@ -51,8 +53,8 @@ def check_plot(report: Mapping[str, Any], title: str, kind: str = "png") -> byte
         right.set(xlabel="measured, ms", ylabel="error of the prediction, %")
         floor = f", noise floor {report['noise_floor']:.1f} %" if report.get("noise_floor") is not None else ""
         right.set_title(f"within ±5 %: {report['within_5']:g} %, Spearman {report['spearman']}{floor}")
-        right.legend(loc="best", fontsize=8)
-        figure.suptitle(title)
+        figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+        figure.suptitle("\n".join([title, *textwrap.wrap(caveat or "", 120)]))
         out = BytesIO()
         figure.savefig(out, format=kind, dpi=120)
     return out.getvalue()

@@ -87,6 +87,10 @@ def test_a_killed_build_keeps_its_rows_and_the_table_serves(
     wanted = {"n", "rmspe", "bias", "within_5", "within_10", "spearman", "noise_floor", "baselines"}
     assert json.loads(said).keys() >= wanted and json.loads(said)["n"] == 4
 
+    code, said, err = mbv3("latency", "check", "--space", space, "--networks", "4", "--minutes", "0.1", *forced[3:],
+                           "--plot", tmp_path / "forced.svg")  # fmt: skip
+    assert code == 0 and "but: forced: " in said and (tmp_path / "forced.svg").exists(), err
+
     code, said, _ = mbv3("show", spec, "--device", out, "--json")
     shown = json.loads(said)
     assert code == 0 and shown["predicted_ms"] == pytest.approx(value["ms"])

@@ -30,6 +30,9 @@ def test_the_figure_says_what_the_report_says(monkeypatch: pytest.MonkeyPatch) -
         "plain sum of layers: RMSPE 10.0 %", "within ±5 %: 100 %, Spearman 1.0, noise floor 0.8 %",
     ):  # fmt: skip
         assert words in svg
+    assert "forced" not in svg
+    forced = check_plot(report(), "Fake 9000", "svg", "forced: the table t.csv was measured elsewhere").decode()
+    assert "Fake 9000" in forced and "forced: the table t.csv was measured elsewhere" in forced
     assert "noise floor" not in check_plot(report(noise_floor=None), "Fake 9000", "svg").decode()
 
 
