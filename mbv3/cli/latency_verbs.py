@@ -157,9 +157,8 @@ def _told(table: LatencyTable, args: Namespace) -> int:
         told = {"layers": len(table.layers), "reference_ms": table.reference_ms, "report": table.report}
         dump({**told, **({"transferred": moved} if moved else {}), "out": args.out})
         return 0
-    ref, f = table.reference, table.fingerprint
-    how = f"{f.runtime} {f.runtime_version} {f.precision}, {f.threads} thread(s)"
-    out(f"{len(table.layers)} layers on {f.cpu}, {how}")
+    ref = table.reference
+    out(f"{len(table.layers)} layers on {table.fingerprint}")
     out(f"reference {ref['spec']}@{ref['width']:g}, {ref['resolution'][0]} px: {table.reference_ms:.3f} ms")
     if moved:
         factors = ", ".join(f"{work} {factor:.2f}" for work, factor in moved["factors"].items())
@@ -212,9 +211,7 @@ def _check(args: Namespace) -> int:
         from mbv3.files import write_atomic
         from mbv3.report import check_plot
 
-        f = runtime.fingerprint
-        how = f"{f.cpu}, {f.runtime} {f.runtime_version} {f.precision}, {f.threads} thread(s)"
-        write_atomic(Path(args.plot), check_plot(report, how, kind, caveat))
+        write_atomic(Path(args.plot), check_plot(report, str(runtime.fingerprint), kind, caveat))
     return 0
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import trim_mean
 
 from mbv3.latency.fingerprint import Fingerprint
@@ -77,6 +78,13 @@ def chunks(keys: Sequence[LayerKey]) -> list[list[LayerKey]]:
     return [[keys[i] for i in group] for group in grouped(range(len(keys)), [layer_bytes(k) for k in keys])]
 
 
+def _scale(now: float, known_now: NDArray[np.float64], known: NDArray[np.float64]) -> float:
+    """By what a layer that takes `now` is to be multiplied, from the NEAR in size of those `known`."""
+    near = np.argsort(np.abs(np.log(known_now / now)), kind="stable")[:NEAR]
+    # the mean without the outer quarters: no row decides, and less is left to chance than by the median
+    return float(trim_mean(known[near] / known_now[near], 0.25))
+
+
 class Device:
     """This machine under one runtime, with the reference network that its times are told against."""
 
@@ -105,8 +113,8 @@ class Device:
         pass. They are told against layers whose ms in a table are `known`, timed beside each chunk, each against those
         NEAR it in size: what disturbs, and what few runs miss of the fastest, is not the same for small and large
         layers. Without `known` there is the reference alone."""
-        told = list((known or {}).items())
-        groups = [[*(k for k, _ in told), *chunk] for chunk in chunks(keys)]
+        told, told_ms = list(known or {}), np.array(list((known or {}).values()))
+        groups = [[*told, *chunk] for chunk in chunks(keys)]
         runs: list[list[list[list[float]]]] = [[] for _ in groups]
         references: list[list[float]] = [[] for _ in groups]
         for p, g in itertools.product(range(passes), range(len(groups))):
@@ -126,14 +134,8 @@ class Device:
         for group, timed, reference in zip(groups, runs, references, strict=True):
             every = [np.concatenate(times) for times in zip(*timed, strict=True)]
             fast = np.array([np.percentile(times, FAST) for times in every])
-            known_fast = fast[: len(told)]
-            ratios = np.array([ms for _, ms in told]) / known_fast
-            scale = self.reference_ms / min(reference)
             for i, key in enumerate(group[len(told) :], len(told)):
-                if told:
-                    near = np.argsort(np.abs(np.log(known_fast / fast[i])), kind="stable")[:NEAR]
-                    # the mean without the outer quarters: no row decides, and less is left to chance than by the median
-                    scale = float(trim_mean(ratios[near], 0.25))
+                scale = _scale(fast[i], fast[: len(told)], told_ms) if told else self.reference_ms / min(reference)
                 mean, std = float(every[i].mean()), float(every[i].std())
                 out[key] = Timed(float(fast[i]) * scale, len(every[i]), mean * scale, std * scale)
         return out

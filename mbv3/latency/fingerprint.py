@@ -44,6 +44,9 @@ class Fingerprint:
     precision: str = "fp32"
     batch: int = 1
 
+    def __str__(self) -> str:
+        return f"{self.cpu}, {self.runtime} {self.runtime_version} {self.precision}, {self.threads} thread(s)"
+
     def differences(self, other: Fingerprint) -> list[tuple[str, object, object]]:
         """(field, self's, other's) of everything that makes timings incomparable."""
         return [(f, getattr(self, f), getattr(other, f)) for f in _COMPARED if getattr(self, f) != getattr(other, f)]

@@ -201,8 +201,7 @@ def read_table(path: str, runtime: str, threads: int, force: bool) -> tuple[Late
         return table, moved
     by = "a kit" if "kit" in about else "benchmark_model" if f.runtime_version.startswith("benchmark_model") else None
     if by:  # brought here on purpose
-        where = f"{f.cpu}, {f.runtime} {f.runtime_version} {f.precision}, {f.threads} thread(s)"
-        return table, f"{path} was measured by {by} on {where}: times are of that device and nothing is timed here"
+        return table, f"{path} was measured by {by} on {f}: times are of that device and nothing is timed here"
     here = open_runtime(runtime, threads).fingerprint
     differing = [name for name, _, _ in f.differences(here)]
     if not differing:
