@@ -9,7 +9,7 @@ from mbv3.spec import ArchSpec, Counts, count, dump_spec, load_spec, parse_spec
 if TYPE_CHECKING:
     from mbv3.latency import LatencyTable
     from mbv3.nn import build
-    from mbv3.pipeline import find
+    from mbv3.runs import find
     from mbv3.search import imagenet_top1
     from mbv3.space import load_space
 
@@ -32,7 +32,7 @@ __all__ = [
 _LATER = {
     "LatencyTable": "mbv3.latency",
     "build": "mbv3.nn",
-    "find": "mbv3.pipeline",
+    "find": "mbv3.runs",
     "imagenet_top1": "mbv3.search",
     "load_space": "mbv3.space",
 }

@@ -145,7 +145,7 @@ def test_the_table_itself_has_no_ring() -> None:
         ("search", "from mbv3.latency import LatencyTable"),
         ("netadapt", "from mbv3.latency import LatencyTable"),
         ("netadapt", "from mbv3.search import make_reward"),
-        ("report", "from mbv3.pipeline import find"),
+        ("report", "from mbv3.runs import find"),
         ("pipeline", "from mbv3.cli import main"),
         ("errors", "from mbv3.events import Event"),
         ("files", "from mbv3.spec import ArchSpec"),
@@ -161,7 +161,7 @@ def test_a_wrong_arrow_is_seen(room: str, text: str) -> None:
     [
         ("latency", "import fcntl\nfrom mbv3.graph import layer_model\nfrom mbv3.files import write_atomic"),
         ("search", "from mbv3 import errors, space\nimport optuna"),
-        ("cli", "from mbv3.pipeline import find"),
+        ("cli", "from mbv3.runs import find"),
         ("pipeline", "import torch\nfrom mbv3.supernet import Supernet"),
     ],
 )

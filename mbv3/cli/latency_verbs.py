@@ -30,8 +30,8 @@ def run_latency(args: Namespace) -> int:
 
 def _space_of(table: LatencyTable, given: str) -> SearchSpace:
     """The scaled space that a table was built for; `given`, from --space, where the table's bears its name."""
-    from mbv3.pipeline.tables import space_id
     from mbv3.space import load_space, scale, under_head
+    from mbv3.tables import space_id
 
     about = dict(table.about or {})
     try:
@@ -53,8 +53,7 @@ def _space_of(table: LatencyTable, given: str) -> SearchSpace:
 
 
 def _scaled_space(args: Namespace) -> SearchSpace:
-    from mbv3.pipeline.options import parse_scale
-    from mbv3.space import load_space, scale
+    from mbv3.space import load_space, parse_scale, scale
 
     fixed = parse_scale(args.scale)
     if fixed is None:
@@ -67,7 +66,7 @@ def _table(args: Namespace, **how: Any) -> tuple[LatencyTable, str | None]:
     wherever its figures are, said here once to whoever watches."""
     from mbv3.cli.show_events import follow
     from mbv3.latency import open_runtime
-    from mbv3.pipeline import open_table, read_table, table_plan
+    from mbv3.tables import open_table, read_table, table_plan
 
     if args.device:
         table, caveat = read_table(args.device, args.runtime, args.threads, args.force_table)
@@ -93,7 +92,7 @@ def _report_lines(report: dict[str, Any]) -> list[str]:
 
 def _kit(args: Namespace) -> int:
     from mbv3.latency import kit_files, write_kit
-    from mbv3.pipeline import table_plan
+    from mbv3.tables import table_plan
 
     plan = table_plan(_scaled_space(args))
     files = kit_files(plan, args.runtime, args.threads, error=args.error, minutes=args.minutes)
@@ -136,7 +135,7 @@ def _build(args: Namespace) -> int:
 def _table_from_afar(args: Namespace, over_adb: bool) -> LatencyTable:
     from mbv3.cli.show_events import follow
     from mbv3.latency import measure_over_adb, measure_over_ssh
-    from mbv3.pipeline import table_plan
+    from mbv3.tables import table_plan
 
     if not args.out:
         raise BadInput("--out TABLE.csv is needed with --device: where the device's table goes")
@@ -191,7 +190,7 @@ def _plot_kind(path: str | None) -> str | None:
 
 def _check(args: Namespace) -> int:
     from mbv3.latency import check_minutes, open_runtime
-    from mbv3.pipeline.check import check
+    from mbv3.tables import check
 
     _check_count(args.networks)
     check_minutes(args.minutes)
@@ -236,7 +235,7 @@ def _say_check(report: dict[str, Any]) -> None:
 
 def _measure(args: Namespace) -> int:
     from mbv3.latency import Device, open_runtime
-    from mbv3.pipeline.tables import measure_whole, reference_at
+    from mbv3.tables import measure_whole, reference_at
 
     if (args.spec is None) == (args.like is None):
         raise BadInput("give one SPEC, or --like TABLE.csv for networks of its space")
@@ -264,8 +263,7 @@ def _measure(args: Namespace) -> int:
 def _measure_many(args: Namespace) -> int:
     from mbv3.files import writable, write_atomic
     from mbv3.latency import Device, LatencyTable, MeasuredNetworks, check_minutes, open_runtime
-    from mbv3.pipeline.check import telling_networks
-    from mbv3.pipeline.tables import reference_of, space_id
+    from mbv3.tables import reference_of, space_id, telling_networks
 
     if not args.out:
         raise BadInput("--out NETS.csv is needed with --like: where the times go")
@@ -290,7 +288,7 @@ def _measure_many(args: Namespace) -> int:
 
 def _transfer(args: Namespace) -> int:
     from mbv3.latency import Fingerprint, LatencyTable, read_networks, transfer
-    from mbv3.pipeline.tables import calibration_network, reference_of, space_id
+    from mbv3.tables import calibration_network, reference_of, space_id
 
     table = LatencyTable.load(args.table)
     space = _space_of(table, args.space)
@@ -358,7 +356,7 @@ def _predict(args: Namespace) -> int:
     table, caveat = _table(args)
     if not args.device and table.missing(spec):  # the device is at hand: what the table lacks is measured
         from mbv3.latency import Device, open_runtime
-        from mbv3.pipeline.tables import Latency, reference_of
+        from mbv3.tables import Latency, reference_of
 
         runtime = open_runtime(args.runtime, args.threads)
         latency = Latency(table, Device(runtime, reference_of(table), table.reference_ms), passes=6)

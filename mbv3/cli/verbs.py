@@ -47,7 +47,7 @@ _OPTIONS = (
 
 def _search(args: Namespace) -> int:
     from mbv3.cli.show_events import follow
-    from mbv3.pipeline import find
+    from mbv3.runs import find
 
     if args.resume:
         _resumed(args)
@@ -80,7 +80,7 @@ def _noting(events: Any) -> Any:
 
 
 def _show_run(record: dict[str, Any], as_json: bool) -> int:
-    from mbv3.pipeline import times_text
+    from mbv3.runs import times_text
 
     if as_json:
         dump(record)
@@ -124,7 +124,7 @@ def _show(args: Namespace) -> int:
     predicted: dict[str, tuple[float, bool]] = {}
     total: Any = None
     if args.device:
-        from mbv3.pipeline import read_table
+        from mbv3.tables import read_table
 
         table, caveat = read_table(args.device, args.runtime, args.threads, args.force_table)
         if caveat:
@@ -180,7 +180,7 @@ def _show(args: Namespace) -> int:
 
 def _netadapt(args: Namespace) -> int:
     from mbv3.cli.show_events import follow
-    from mbv3.pipeline.alone import netadapt_alone
+    from mbv3.runs.netadapt import netadapt_alone
 
     given = {n: getattr(args, n) for n in
              ("data", "delta", "finetune_steps", "budget_minutes", "seed", "runtime", "threads")}  # fmt: skip
@@ -193,7 +193,7 @@ _NO_OPTION = ("spec", "out", "resume", "json", "verb")
 
 def _train(args: Namespace) -> int:
     from mbv3.cli.show_events import follow
-    from mbv3.pipeline import train
+    from mbv3.runs import train
 
     if args.resume:
         _resumed(args)
@@ -217,7 +217,7 @@ def _train(args: Namespace) -> int:
 
 
 def _export(args: Namespace) -> int:
-    from mbv3.pipeline.exporting import export_network
+    from mbv3.runs.exporting import export_network
 
     given = {n: getattr(args, n) for n in ("weights", "out", "precision", "data")}
     record = export_network(network(args), args.to, **given)
@@ -231,7 +231,7 @@ def _export(args: Namespace) -> int:
 
 
 def _verify(args: Namespace) -> int:
-    from mbv3.pipeline import verify
+    from mbv3.runs import verify
 
     result = verify(Path(args.run))
     if args.json:

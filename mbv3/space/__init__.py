@@ -1,7 +1,8 @@
 """Search spaces: choices, genomes, networks; scaling; costs of every network at once."""
 
-from mbv3.space.additive import Additive, tabulate
+from mbv3.space.additive import Additive, layer_keys, tabulate
 from mbv3.space.model import Block, Gene, Genome, SearchSpace, Variant, scale, under_head
+from mbv3.space.scales import parse_scale
 from mbv3.space.yamlio import load_space, parse_space, preset_names
 
 __all__ = [
@@ -11,7 +12,9 @@ __all__ = [
     "Genome",
     "SearchSpace",
     "Variant",
+    "layer_keys",
     "load_space",
+    "parse_scale",
     "parse_space",
     "preset_names",
     "scale",

@@ -1,6 +1,6 @@
 """The ground: what a network is, as a value; YAML; the one lowering; counts."""
 
-from mbv3.spec.arch import MAX_CHANNELS, ArchSpec, parse_resolution
+from mbv3.spec.arch import MAX_CHANNELS, ArchSpec, parse_resolution, pixels
 from mbv3.spec.changes import (
     DILATIONS,
     Dilation,
@@ -85,6 +85,7 @@ __all__ = [
     "parse_resolution",
     "parse_spec",
     "parse_yaml",
+    "pixels",
     "read_spec",
     "read_text",
     "reference_names",

@@ -37,6 +37,12 @@ def parse_resolution(text: str) -> tuple[int, int]:
     return height, width
 
 
+def pixels(resolution: tuple[int, int]) -> int | str:
+    """A resolution as records and messages have it: 224, or `512x1024`; `parse_resolution` of its text inverts it."""
+    height, width = resolution
+    return height if height == width else f"{height}x{width}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchSpec:
     """A MobileNetV3-class network: stem, rows, optional tail, head.

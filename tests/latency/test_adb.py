@@ -16,8 +16,8 @@ from mbv3.events import Event, Note
 from mbv3.latency import BuildPlan, LatencyTable, adb, measure_over_adb
 from mbv3.latency.adb import parse_serial
 from mbv3.latency.benchmark import Visit, read_said, row
-from mbv3.pipeline import read_table
 from mbv3.spec import lower
+from mbv3.tables import read_table
 
 from .phone import BENCHMARK, SERIAL, Phone, plug_in
 

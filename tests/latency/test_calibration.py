@@ -12,7 +12,7 @@ from mbv3.latency.calibration import KINDS, NONE, _positive, kinds, reread, writ
 from mbv3.latency.metrics import fidelity
 from mbv3.netadapt import cut, sites
 from mbv3.netadapt.proposals import channels
-from mbv3.pipeline.alone import _WIDTHS
+from mbv3.runs.netadapt import _WIDTHS
 from mbv3.spec import Classify, Conv, DSConv, LayerKey, MBConv, load_spec, lower
 
 from .fake import FINGERPRINT, layer_cost

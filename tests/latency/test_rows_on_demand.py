@@ -8,9 +8,9 @@ import pytest
 
 from mbv3.latency import BuildPlan, Device, LatencyTable, build_table
 from mbv3.latency.sessions import Run
-from mbv3.pipeline.tables import Latency
 from mbv3.space import SearchSpace
 from mbv3.spec import LayerKey, lower
+from mbv3.tables import Latency
 
 from .fake import Clock, FakeRuntime, layer_cost
 

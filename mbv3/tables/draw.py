@@ -1,0 +1,57 @@
+"""Networks of a space that a table is calibrated on and checked with."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mbv3.netadapt import channels, cut, sites
+from mbv3.space import SearchSpace, tabulate
+from mbv3.spec import ArchSpec, lower_key
+
+__all__ = ["calibration_network", "calibration_networks", "cut_network", "random_networks"]
+
+CALIBRATION_NETWORKS = 60
+CUT_EVERY = 3  # one of so many is cut: without them what NetAdapt leaves was told lower still, by up to 2 %
+
+
+def random_networks(space: SearchSpace, n: int, seed: int, label: str) -> list[tuple[str, ArchSpec]]:
+    """`n` random networks spread over the space's sizes, not only around its middle: every other one is drawn from
+    the smaller half by MAdds."""
+    rng = np.random.default_rng(seed)
+    genomes = space.sample(rng, 8 * n)
+    madds = tabulate(space, lambda k: lower_key(k).madds)(genomes)
+    order = np.argsort(madds)
+    picks = [*order[np.linspace(0, len(order) - 1, n - n // 2).astype(int)], *rng.permutation(len(order))]
+    chosen = [tuple(int(v) for v in genomes[i]) for i in dict.fromkeys(int(p) for p in picks)]
+    unique = list(dict.fromkeys(chosen))[:n]
+    mixed = [unique[i] for i in rng.permutation(len(unique))]  # the first few of them are of all sizes too
+    return [(f"{label}:{'-'.join(map(str, g))}", space.deployed(g)) for g in mixed]
+
+
+def cut_network(spec: ArchSpec, seed: int) -> ArchSpec:
+    """`spec` with half of its sites cut to any count of channels, as NetAdapt leaves them."""
+    rng = np.random.default_rng(seed)
+    for _ in range(len(sites(spec)) // 2):
+        places = sites(spec)
+        site = places[int(rng.integers(len(places)))]
+        now = channels(spec, site)
+        spec = cut(spec, site, int(rng.integers(min(now, max(8, now // 2)), now + 1))) or spec
+    return spec
+
+
+def calibration_network(space: SearchSpace, label: str) -> ArchSpec:
+    """The network of the (scaled) space that `label` names: KIND:GENOME, or cut:SEED:GENOME for one that was cut."""
+    kind, _, genome = label.partition(":")
+    if kind != "cut":
+        return space.deployed(space.genome(genome))
+    seed, _, genome = genome.partition(":")
+    return space.dress(cut_network(space.spec(space.genome(genome)), int(seed)))
+
+
+def calibration_networks(space: SearchSpace) -> list[tuple[str, ArchSpec]]:
+    """What a table of this (scaled) space is calibrated on."""
+    drawn = random_networks(space, CALIBRATION_NETWORKS, 12345, "calibration")
+    few = len(drawn) < CALIBRATION_NETWORKS  # of a small space each is timed as it is, too
+    whole = [network for i, network in enumerate(drawn) if few or i % CUT_EVERY]
+    thin = [f"cut:{i}:{label.partition(':')[2]}" for i, (label, _) in enumerate(drawn) if i % CUT_EVERY == 0]
+    return whole + [(label, calibration_network(space, label)) for label in thin]

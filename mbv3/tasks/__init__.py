@@ -1,0 +1,1 @@
+"""What a task is: its data, head, metric and pictures."""

@@ -1,0 +1,202 @@
+"""`mbv3.find` and `netadapt_alone` as functions: events come out, Done comes last, an interruption is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import mbv3
+from mbv3.errors import BadInput
+from mbv3.events import Done, Event, Note, Progress, StageStart
+from mbv3.latency import BuildPlan, LatencyTable, Measured, Runtime, Timed
+from mbv3.runs import netadapt as alone
+from mbv3.runs.netadapt import netadapt_alone
+from mbv3.runs.rundir import RunDir
+from mbv3.stages.adapt import _Deployed
+from mbv3.tables import VERDICT_PARTS, Latency, Whole
+
+from .conftest import Said, layer_ms, record
+from .driven import Run
+
+
+def arguments(folder: Path) -> dict[str, Any]:
+    return {
+        "target_ms": 1.45, "device": str(folder / "tiny.csv"), "space": str(folder / "tiny.yaml"),
+        "data": str(folder / "images"), "accuracy": "supernet", "supernet_steps": 2, "trials": 5, "finetune_steps": 0,
+        "final_epochs": 1, "sampler": "random", "delta": 0.1,
+    }  # fmt: skip
+
+
+def test_events(folder: Path, tmp_path: Path) -> None:
+    events = list(mbv3.find(out=tmp_path / "run", **arguments(folder)))
+    assert all(isinstance(e, (StageStart, Progress, Note, Done)) for e in events)
+    last = events[-1]
+    assert isinstance(last, Done) and last.data == record(tmp_path / "run") and last.data["status"] == "done"
+    started = list(dict.fromkeys(e.stage for e in events if isinstance(e, StageStart)))
+    assert started == ["images", "supernet", "search", "netadapt", "training"]
+    [row] = last.data["comparison"]  # trained from scratch for an epoch, on the held-out images
+    assert row["name"] == "found" and row["n"] == 8 and row["ms"] is None
+
+
+def test_a_dropped_generator_is_an_interruption(folder: Path, tmp_path: Path) -> None:
+    events = mbv3.find(out=tmp_path / "run", **arguments(folder))
+    for event in events:
+        if isinstance(event, StageStart) and event.stage == "supernet":
+            break
+    events.close()  # type: ignore[attr-defined]
+    assert (record(tmp_path / "run")["status"], record(tmp_path / "run")["exit"]) == ("interrupted", 4)
+
+
+def test_a_resumed_run_keeps_to_its_own_table(folder: Path, tmp_path: Path) -> None:
+    table = tmp_path / "mine.csv"
+    table.write_bytes((folder / "tiny.csv").read_bytes())
+    events = mbv3.find(out=tmp_path / "run", **{**arguments(folder), "device": str(table), "final_epochs": 0})
+    for event in events:
+        if isinstance(event, StageStart) and event.stage == "search":
+            break
+    events.close()  # type: ignore[attr-defined]
+    table.unlink()
+    run = RunDir.open(tmp_path / "run")
+    run.lock()
+    with pytest.raises(BadInput, match="another process is at work on this run"):
+        list(mbv3.find(resume=run.path))
+    run.unlock()
+    assert record(run.path)["status"] == "interrupted"  # what was refused left it as it was
+    *_, last = mbv3.find(resume=run.path)
+    assert isinstance(last, Done) and last.data["hashes"]["table"]
+
+
+def test_options_are_checked_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no such option: colour; there are accuracy, "):
+        next(mbv3.find(target_ms=5, out=tmp_path / "run", colour="red"))
+    with pytest.raises(BadInput, match=r"--target-ms must be a positive number of milliseconds \(got 50\)"):
+        next(mbv3.find(target_ms="50", out=tmp_path / "run"))  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
+# ---- NetAdapt alone
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Tables are computed, whole networks take what the table says; the tables that were built."""
+    built: list[Path] = []
+
+    def build_table(runtime: Runtime, plan: BuildPlan, path: Path, **how: float) -> Iterator[Event]:
+        layers = {k: Timed(layer_ms(k), 1, layer_ms(k), 0.0) for k in plan.keys}
+        reference = {
+            "spec": "mobilenet_v3_large", "width": 1.0, "resolution": [32, 32], "classes": 1000, "ms": 3.0,
+        }  # fmt: skip
+        LatencyTable(runtime.fingerprint, reference, layers, about=dict(plan.about)).save(path)
+        built.append(path)
+        yield Note("table", "computed")
+
+    def layers(self: object, keys: Any, known: object = None, **_: object) -> dict[Any, Timed]:
+        return {k: Timed(layer_ms(k), 1, layer_ms(k), 0.0) for k in keys}
+
+    def networks(self: Any, specs: Any, **_: object) -> Any:
+        ms = tuple(self_ms(s) for s in specs)
+        return Measured(ms, tuple((t, t) for t in ms), 3.0, 0.0)
+
+    def self_ms(spec: Any) -> float:
+        from mbv3.spec import lower
+
+        return sum(layer_ms(x.key) for x in lower(spec))
+
+    monkeypatch.setattr(alone, "build_table", build_table)
+    monkeypatch.setattr(alone, "quick_ms", lambda _, specs: [self_ms(s) for s in specs])
+    monkeypatch.setattr("mbv3.latency.Device.layers", layers)
+    monkeypatch.setattr("mbv3.latency.Device.networks", networks)
+    return built
+
+
+def test_netadapt_alone_is_resumable(
+    whole: Run, folder: Path, tmp_path: Path, computed: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`mbv3-search --resume` goes on with what `mbv3 netadapt` began."""
+    spec = mbv3.load_spec(whole.path / "seed.yaml")
+    options = {"data": str(folder / "images"), "finetune_steps": 0, "delta": 0.05}
+    out = tmp_path / "run"
+    measure, calls = Latency.measure, 0
+
+    def once(self: Latency, *a: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return measure(self, *a)
+
+    with monkeypatch.context() as m:
+        m.setattr(Latency, "measure", once)
+        with pytest.raises(KeyboardInterrupt):
+            list(netadapt_alone(spec, 1.35, str(out), **options))
+    assert (record(out)["status"], record(out)["exit"]) == ("interrupted", 4)
+
+    *_, last = mbv3.find(resume=out)
+    assert isinstance(last, Done)
+    assert last.data["status"] == "done" and last.data["measured_ms"] <= 1.35
+    assert computed == [out / "latency-table.csv"]  # built once
+    assert mbv3.load_spec(out / "mobilenetv3.yaml").rows[0] != spec.rows[0] or (out / "netadapt.csv").exists()
+
+
+def test_a_verdict_that_chance_could_overturn_is_not_taken(
+    whole: Run, folder: Path, tmp_path: Path, computed: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two standard errors above the measured time must lie within the target; else NetAdapt takes one more step."""
+    spec, target = mbv3.load_spec(whole.path / "seed.yaml"), 1.3
+    measure, verdicts = Latency.measure, 0
+
+    def unsure(self: Latency, spec: mbv3.ArchSpec, parts: int) -> Whole | None:
+        nonlocal verdicts
+        exact = measure(self, spec, parts)
+        assert exact is not None
+        verdicts += parts == VERDICT_PARTS
+        if parts == VERDICT_PARTS and verdicts <= 2:
+            return replace(exact, ms=0.97 * target, error_ms=0.016 * target)
+        return exact
+
+    monkeypatch.setattr(Latency, "measure", unsure)
+    options = {"data": str(folder / "images"), "finetune_steps": 0, "delta": 0.05}
+    events = list(netadapt_alone(spec, target, str(tmp_path / "run"), **options))
+    ends = [i for i, e in enumerate(events) if isinstance(e, Note) and "not surely within 1.3:" in e.text]
+    steps = [i for i, e in enumerate(events) if isinstance(e, Note) and e.text.startswith("step ")]
+    assert len(ends) == 2 and verdicts == 3
+    on_the_way = [e.text for e in events if isinstance(e, Note) and e.text.startswith("measured whole it takes")]
+    assert len(on_the_way) > len(ends)  # every few percent, not only at the end
+    assert any(ends[0] < i < ends[1] for i in steps) and any(i > ends[1] for i in steps)
+    last = events[-1]
+    assert isinstance(last, Done) and last.data["measured_ms"] <= target and last.data["measured_error_ms"] == 0
+
+
+def test_netadapt_of_a_network_that_is_fast_enough(
+    mbv3: Callable[..., Said], whole: Run, folder: Path, tmp_path: Path, computed: list[Path]
+) -> None:
+    out = tmp_path / "run"
+    given = ("--target-ms", "50", "--data", folder / "images", "--out", out)
+    code, said, err = mbv3("netadapt", whole.path / "seed.yaml", *given)
+    assert code == 3 and said == "" and "under the target of 50 ms; NetAdapt only shrinks" in err
+    assert record(out)["status"] == "unreachable" and not (out / "netadapt.csv").exists()
+
+    given = ("--target-ms", "0.01", "--data", folder / "images", "--out", tmp_path / "low")
+    code, said, err = mbv3("netadapt", whole.path / "seed.yaml", *given)
+    assert code == 3 and said == "" and "cut to 8 channels everywhere, still" in err
+    assert record(tmp_path / "low")["status"] == "unreachable" and computed == []  # before its table is built
+
+
+def test_the_deployed_network_has_its_own_classes(whole: Run) -> None:
+    """Trained on images of other classes it keeps its weights, but for a classifier that is left as initialised."""
+    spec = mbv3.load_spec(whole.path / "seed.yaml")  # of two classes
+    state = mbv3.build(spec, 1).state_dict()
+    for classes in (2, 7):
+        deployed = _Deployed(SimpleNamespace(dress=lambda s: s), classes)  # type: ignore[arg-type]
+        assert deployed.spec(spec).head.classes == classes
+        left = deployed.state(spec, state, 3)
+        fresh = mbv3.build(deployed.spec(spec), 3).state_dict()
+        own = [k for k in left if left[k] is not state[k]]
+        assert len(own) == (0 if classes == 2 else 2) and all(torch.equal(left[k], fresh[k]) for k in own)

@@ -1,0 +1,85 @@
+"""How NetAdapt divides the time that a run was given, and what it leaves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from mbv3.data import procedural_images, split
+from mbv3.netadapt import Scored, Start
+from mbv3.nn import build
+from mbv3.runs.options import Options
+from mbv3.spec import load_spec
+from mbv3.stages.adapt import _at_own_size, _decide_steps, _keep_pace
+from mbv3.stages.judge import Images, calibration_batches
+from mbv3.training import recalibrate
+
+
+@pytest.mark.parametrize(
+    ("minutes", "delta", "steps_then", "delta_then"),
+    [(0.01, None, 1, 0.04), (1e5, None, 60, 0.01), (0.01, 0.02, 1, 0.02), (1e5, 0.02, 60, 0.02)],
+)
+def test_short_of_time_the_cuts_are_fewer_and_larger_unless_their_size_was_given(
+    minutes: float, delta: float | None, steps_then: int, delta_then: float
+) -> None:
+    images = Images(*split(procedural_images(80, 32, 0), 0.25, 16, 0), (32, 32), True)
+    spec = replace(load_spec("mobilenet_v3_small@0.35"), resolution=(32, 32))
+    spec = replace(spec, head=replace(spec.head, classes=len(images.train.classes)))
+    start = Start(0, spec, build(spec, 0).state_dict(), Scored(2.0, 50.0, 1.0))
+    run: Any = SimpleNamespace(record={"plan": {}}, save=lambda: None)
+    options = Options(target_ms=1.0, budget_minutes=minutes, delta=delta)
+    assert _decide_steps(options, run, start, images, 1.0) == (steps_then, delta_then)
+    # a run that goes on keeps to it, whatever its time is now
+    assert _decide_steps(replace(options, budget_minutes=1.0), run, start, images, 1.0) == (steps_then, delta_then)
+
+
+@pytest.mark.parametrize(
+    ("first", "now", "pace", "delta", "then"),
+    [
+        (10, (10, 0.01), 1.0, None, (10, 0.01)),
+        (10, (10, 0.01), 3.0, None, (10, 0.01)),  # never more than was planned
+        (12, (12, 0.01), 0.5, None, (6, 0.01)),
+        (12, (6, 0.01), 1.5, None, (9, 0.01)),  # it had been slow for a while only
+        (12, (12, 0.01), 0.2, None, (4, 4 / 240)),  # fewer than four steps tell little: larger cuts instead
+        (3, (3, 0.01), 0.5, None, (3, 0.02)),
+        (3, (3, 0.01), 0.0, None, (1, 0.04)),  # no time left
+        (3, (3, 0.01), 0.5, 0.01, (2, 0.01)),  # the cuts' size was given by hand
+    ],
+)
+def test_a_run_behind_its_forecast_tunes_less_and_then_cuts_more(
+    first: int, now: tuple[int, float], pace: float, delta: float | None, then: tuple[int, float]
+) -> None:
+    plan: dict[str, Any] = {"finetune_steps": first, "delta": 0.01, "netadapt_given_s": 100.0}
+    assert _keep_pace(Options(target_ms=1.0, delta=delta), plan, now, pace) == (then[0], pytest.approx(then[1]))
+
+
+def test_steps_given_by_hand_are_kept_however_long_they_take() -> None:
+    plan = {"finetune_steps": 5, "delta": 0.01}
+    assert _keep_pace(Options(target_ms=1.0, finetune_steps=5), plan, (5, 0.01), 0.0) == (5, 0.01)
+
+
+def test_the_weights_left_fit_the_networks_own_resolution() -> None:
+    """Batch norms of small images do not describe large ones: measured anew, they answer as on the batch itself."""
+    data = procedural_images(32, 32, 0)
+    images = Images(data, data, (32, 32), True)
+    spec = replace(load_spec("mobilenet_v3_small@0.35"), resolution=(96, 64))
+    net = build(spec, 0)
+    recalibrate(net, calibration_batches(images, 1))
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+    left = _at_own_size(spec, state, images)
+    assert _at_own_size(replace(spec, resolution=(32, 32)), state, images) is state
+    assert all(torch.equal(left[k], state[k]) for k, _ in net.named_parameters())
+    [x] = calibration_batches(images, 1, 32, spec.resolution)
+    with torch.inference_mode():
+        off = []
+        for weights in (state, left):
+            net.load_state_dict(weights)
+            told = net.eval()(x)
+            for m in net.modules():
+                m.train(isinstance(m, torch.nn.BatchNorm2d))
+            off.append(float((net(x) - told).norm() / told.norm()))
+    assert off[1] < 0.2 and off[0] > 0.8, off  # a batch's own variance is a little less than what is kept
