@@ -20,8 +20,7 @@ from mbv3.runs.result import Found
 from mbv3.runs.rundir import RunDir, file_sha256, versions
 from mbv3.space import load_space, scale
 from mbv3.spec import ArchSpec, dump_spec, parse_spec
-from mbv3.stages.images import drawn_images, read_images
-from mbv3.stages.measure import check_reach, fast_enough, network_table
+from mbv3.stages import check_reach, drawn_images, fast_enough, network_table, read_images
 from mbv3.tables import Latency, reference_of
 
 __all__ = ["adapt_events", "adapt_stages"]
