@@ -1,12 +1,13 @@
-"""What a long task tells whoever runs it: values that are yielded, never printed."""
+"""What a long task reports to its caller: values that are yielded, never printed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-__all__ = ["Done", "Event", "Note", "Progress", "StageStart"]
+__all__ = ["Done", "Event", "Note", "Progress", "RunStarted", "StageStart"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,17 @@ class Note:
     stage: str
     text: str
     warning: bool = False
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class RunStarted(Note):
+    """A run works in the directory `path`, which `--resume` takes. Shown like any other note."""
+
+    path: Path = Path()
+
+    def __init__(self, path: Path) -> None:
+        Note.__init__(self, "run", f"run directory {path}")
+        object.__setattr__(self, "path", path)
 
 
 @dataclass(frozen=True, slots=True)

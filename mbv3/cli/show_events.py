@@ -36,13 +36,19 @@ def _line(event: Event) -> str:
     return f"[{event.stage}] {event.text}"
 
 
-def follow(events: Iterable[Any]) -> Any:
-    """Show events as they come; return Done's data, or the last value that is no event."""
+def follow(events: Any) -> Any:
+    """Show events as they come; return what the generator returns, else Done's data, or the last value that is no
+    event."""
+    returned: list[Any] = []
+
+    def watched() -> Any:
+        returned.append((yield from events))
+
     result: Any = None
     show = _rich if sys.stderr.isatty() else _plain
-    for event in show(events):
+    for event in show(watched()):
         result = event.data if isinstance(event, Done) else event
-    return result
+    return result if returned[0] is None else returned[0]
 
 
 def _plain(events: Iterable[Any]) -> Iterable[Any]:

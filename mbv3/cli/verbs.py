@@ -6,9 +6,9 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mbv3.cli.asked import network
 from mbv3.cli.say import columns, dump, out, warn
@@ -16,7 +16,14 @@ from mbv3.errors import BadInput
 from mbv3.files import vacant, write_atomic
 from mbv3.spec import count, dump_spec, load_spec, lower
 
+if TYPE_CHECKING:
+    from mbv3.events import Event
+    from mbv3.record import Accuracy
+    from mbv3.runs import Found
+
 __all__ = ["resume_hint", "run"]
+
+T = TypeVar("T")
 
 _current: dict[str, str] = {}
 
@@ -47,15 +54,15 @@ _OPTIONS = (
 
 def _search(args: Namespace) -> int:
     from mbv3.cli.show_events import follow
-    from mbv3.runs import find
+    from mbv3.runs import find_events
 
     if args.resume:
         _resumed(args)
-        events = find(resume=args.resume)
+        events = find_events(resume=args.resume)
     else:
         given = {name: getattr(args, name) for name in _OPTIONS}
-        events = find(target_ms=args.target_ms, out=args.out, **given)
-    return _show_run(follow(_noting(events)), args.json)
+        events = find_events(target_ms=args.target_ms, out=args.out, **given)
+    return _show_found(follow(_noting(events)), args.json)
 
 
 def _resumed(args: Namespace) -> None:
@@ -69,47 +76,57 @@ def _resumed(args: Namespace) -> None:
         raise BadInput(f"--resume goes on with the run's own options; leave out {flags}")
 
 
-def _noting(events: Any) -> Any:
+def _noting(events: Generator[Event, None, T]) -> Generator[Event, None, T]:
     """Remember the run directory for the message of an interruption."""
-    from mbv3.events import Note
+    from mbv3.events import RunStarted
 
-    for event in events:
-        if isinstance(event, Note) and event.stage == "run":
-            _current["run"] = event.text.removeprefix("run directory ")
+    def watched() -> Generator[Event, None, T]:
+        return (yield from events)
+
+    work = watched()
+    while True:
+        try:
+            event = next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        if isinstance(event, RunStarted):
+            _current["run"] = str(event.path)
         yield event
 
 
-def _show_run(record: dict[str, Any], as_json: bool) -> int:
+def _show_found(found: Found, as_json: bool) -> int:
     from mbv3.runs import times_text
 
+    r = found.record
+    assert r.exit is not None and r.total_s is not None
     if as_json:
-        dump(record)
-        return int(record["exit"])
-    if record.get("comparison"):
+        dump(found.as_dict())
+        return r.exit
+    if r.comparison:
         rows = [["network", "ms", "parameters", "MAdds M", "top-1 %", "n"]]
-        for r in record["comparison"]:
-            ms = "-" if r["ms"] is None else f"{r['ms']:.3f}"
-            top1 = f"{r['top1']:.2f} +- {r['sigma']:.2f}"
-            rows.append([r["name"], ms, f"{r['params']:,}", f"{r['madds'] / 1e6:.1f}", top1, str(r["n"])])
+        for c in r.comparison:
+            ms, top1 = "-" if c.ms is None else f"{c.ms:.3f}", f"{c.top1:.2f} +- {c.sigma:.2f}"
+            rows.append([c.name, ms, f"{c.params:,}", f"{c.madds / 1e6:.1f}", top1, str(c.n)])
         out(columns(rows))
     lines = [
-        ("target", f"{record['target_ms']:g} ms"),
-        *times_text(record).items(),
-        ("accuracy", _accuracy(record["accuracy"])),
-        ("parameters", f"{record['params']:,}"),
-        ("MAdds", f"{record['madds'] / 1e6:.1f} M"),
-        ("took", f"{record['total_s'] / 60:.1f} min"),
+        ("target", f"{r.target_ms:g} ms"),
+        *times_text(r).items(),
+        ("accuracy", _accuracy(r.accuracy)),
+        ("parameters", f"{r.params:,}"),
+        ("MAdds", f"{(r.madds or 0) / 1e6:.1f} M"),
+        ("took", f"{r.total_s / 60:.1f} min"),
+        ("spec", str(found.folder / (r.spec or ""))),
     ]
     out("\n".join(f"{k:<11}{v}" for k, v in lines))
-    out(f"{'spec':<11}{Path(_current.get('run', '.')) / record['spec']}")
-    return int(record["exit"])
+    return r.exit
 
 
-def _accuracy(accuracy: dict[str, Any]) -> str:
+def _accuracy(accuracy: Accuracy | None) -> str:
     """The seed's accuracy with what it means; nothing where no judge scored it."""
-    if accuracy["value"] is None:
-        return str(accuracy["note"])
-    return f"{accuracy['value']:.1f} % of the seed: {accuracy['note']}"
+    if accuracy is None or accuracy.value is None:
+        return "" if accuracy is None else accuracy.note
+    return f"{accuracy.value:.1f} % of the seed: {accuracy.note}"
 
 
 # ---- show ----------------------------------------------------------------------------------------------------
@@ -180,12 +197,12 @@ def _show(args: Namespace) -> int:
 
 def _netadapt(args: Namespace) -> int:
     from mbv3.cli.show_events import follow
-    from mbv3.runs.netadapt import netadapt_alone
+    from mbv3.runs import adapt_events
 
     given = {n: getattr(args, n) for n in
              ("data", "delta", "finetune_steps", "budget_minutes", "seed", "runtime", "threads")}  # fmt: skip
-    events = netadapt_alone(load_spec(args.spec), args.target_ms, args.out, **given)
-    return _show_run(follow(_noting(events)), args.json)
+    events = adapt_events(load_spec(args.spec), args.target_ms, args.out, **given)
+    return _show_found(follow(_noting(events)), args.json)
 
 
 _NO_OPTION = ("spec", "out", "resume", "json", "verb")

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mbv3.errors import BadInput
-from mbv3.search.reward import REWARDS
-from mbv3.search.samplers import SAMPLERS
+from mbv3.search import REWARDS, SAMPLERS
 from mbv3.space import SearchSpace, parse_scale, under_head
 from mbv3.spec import head_names, parse_resolution
 
@@ -108,10 +107,6 @@ class Options:
                 f"--device {self.device}: measure its table first (mbv3 latency build --device {self.device}{more} "
                 f"--space {self.space_name} --scale 1 --out board.csv), then search with --device board.csv"
             )
-        if not self.estimate_only:
-            from mbv3.latency import open_runtime
-
-            open_runtime(self.runtime, self.threads)
 
     @property
     def estimate_only(self) -> bool:
@@ -161,6 +156,17 @@ class Options:
     @property
     def minutes(self) -> float:
         return self.budget_minutes or (IMAGENET_MINUTES if self.data is None else DATA_MINUTES)
+
+    def command(self) -> str:
+        """What was asked for, as a command line."""
+        parts = ["mbv3-search"]
+        default = Options(target_ms=1.0)
+        for name, value in self.as_dict().items():
+            if name == "target_ms" or value != getattr(default, name):
+                flag = "--" + name.replace("_", "-")
+                text = f"{value:g}" if isinstance(value, float) else str(value)
+                parts.append(flag if value is True else f"{flag} {text}")
+        return " ".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -23,9 +23,9 @@ from mbv3.export.read import initial_weights
 from mbv3.files import write_atomic
 from mbv3.nn import build
 from mbv3.report import contact_sheet, training_curve
-from mbv3.runs.rundir import RunDir, file_sha256, json_ready, versions
 from mbv3.runs.train_log import logged, read_rows, write_rows
 from mbv3.runs.train_options import TrainOptions
+from mbv3.runs.train_rundir import RunDir, file_sha256, json_ready, versions
 from mbv3.spec import ArchSpec, count, dump_spec, load_spec, parse_spec, with_head
 from mbv3.tasks.classify import classify_job
 from mbv3.tasks.detect import detect_job
