@@ -252,13 +252,12 @@ def _verify(args: Namespace) -> int:
 
     result = verify(Path(args.run))
     if args.json:
-        dump(result)
+        dump(result.as_dict())
     else:
         rows = [["check", "claimed", "found", ""]]
-        for c in result["checks"]:
-            rows.append([c["check"], _short(c["claimed"]), _short(c["found"]), "ok" if c["ok"] else "DIFFERS"])
+        rows += [[c.check, _short(c.claimed), _short(c.found), "ok" if c.ok else "DIFFERS"] for c in result.checks]
         out(columns(rows))
-    return 0 if result["ok"] else 1
+    return 0 if result.ok else 1
 
 
 def _short(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mbv3.report.html import ABSENT, Html, bar, count_text, join, ms_text, section, table, tag, why
-from mbv3.report.read import RunFiles
+from mbv3.report.run_files import RunFiles
 from mbv3.spec import ArchSpec, Classify, Conv, Dense, DSConv, Head, MBConv, Row, count
 
 __all__ = ["NetworkInfo", "NetworkRow", "network_info", "render"]
@@ -69,10 +69,11 @@ def network_info(files: RunFiles) -> NetworkInfo | None:
     counts, parts = count(spec), _parts(spec)
     comparable = files.seed is not None and len(files.seed.rows) == len(spec.rows)
     before = _parts(files.seed) if files.seed is not None and comparable else {}
-    times = {r.text("path"): (r.number("ms"), r.data.get("estimated") is True) for r in files.record.parts("rows_ms")}
+    times = {r.path: (r.ms, r.estimated) for r in files.record.rows_ms}
+    unknown: tuple[float | None, bool] = (None, False)
     rows = []
     for share in counts.by_row:
-        ms, estimated = times.get(share.path, (None, False))
+        ms, estimated = times.get(share.path, unknown)
         rows.append(
             NetworkRow(
                 path=share.path,
@@ -91,7 +92,7 @@ def network_info(files: RunFiles) -> NetworkInfo | None:
         params=counts.params,
         madds=counts.madds,
         rows=tuple(rows),
-        predicted_ms=files.record.number("predicted_ms"),
+        predicted_ms=files.record.predicted_ms,
         compared=comparable,
     )
 
