@@ -16,11 +16,12 @@ import torch
 from mbv3 import __version__
 from mbv3.data import peek_class_folder
 from mbv3.errors import BadInput, Mbv3Error, MissingLayerError, Unreachable
-from mbv3.events import Done, Event, Note, Progress, StageStart
+from mbv3.events import Done, Event, Note, Progress, RunStarted, StageStart
 from mbv3.files import write_atomic
 from mbv3.graph import network_model, quantized
 from mbv3.latency import Device, LatencyTable, open_runtime
 from mbv3.report import write_report
+from mbv3.runs.declare import command_line
 from mbv3.runs.exporting import calibration_images
 from mbv3.runs.options import Options
 from mbv3.runs.rundir import RunDir, file_sha256, versions
@@ -56,10 +57,7 @@ def find(
         if target_ms is not None or out is not None or options:
             raise BadInput("--resume goes on with the run's own options; give it alone")
         run = RunDir.open(Path(resume))
-        try:
-            asked = Options.of(run.record["args"])
-        except TypeError as e:
-            raise BadInput(f"{run.path / 'run.json'}: its args were edited ({e})") from None
+        asked = Options.of(run.record["args"])
         if run.record["status"] == "done":
             _remove_checkpoints(run)  # it may have been killed between its last two steps
             if not (run.path / "report.html").exists():
@@ -83,19 +81,21 @@ def find(
             peek_class_folder(Path(asked.data))
         if asked.test is not None:
             peek_class_folder(Path(asked.test), like=Path(str(asked.data)))
-        if asked.estimate_only:
+        if not asked.estimate_only:
+            open_runtime(asked.runtime, asked.threads)  # refused before anything is made
+        else:
             table, _ = read_table(asked.device, asked.runtime, asked.threads, asked.force_table)
             try:
                 _ = table.cost_model  # NetAdapt's cuts will need it, long after this
             except BadInput as e:
                 raise BadInput(f"{asked.device}: too small a table to estimate cut layers from ({e})") from None
         record = {
-            "version": __version__, "command": _command(asked), "args": asked.as_dict(),
+            "version": __version__, "command": command_line("mbv3-search", options=asked), "args": asked.as_dict(),
             "target_ms": asked.target_ms, "versions": versions(), "seeds": {"search": asked.seed},
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "hashes": {},
         }  # fmt: skip
         run = RunDir.create(Path(out) if out is not None else _free_folder(asked.target_ms), record)
-        yield Note("run", f"run directory {run.path}")
+        yield RunStarted(run.path)
     yield from guarded(run, _stages(asked, run))
 
 
@@ -127,17 +127,6 @@ def _free_folder(target_ms: float) -> Path:
     while base.with_name(f"{base.name}-{n}").exists():
         n += 1
     return base.with_name(f"{base.name}-{n}")
-
-
-def _command(o: Options) -> str:
-    parts = ["mbv3-search"]
-    default = Options(target_ms=1.0)
-    for name, value in o.as_dict().items():
-        if name == "target_ms" or value != getattr(default, name):
-            flag = "--" + name.replace("_", "-")
-            text = f"{value:g}" if isinstance(value, float) else str(value)
-            parts.append(flag if value is True else f"{flag} {text}")
-    return " ".join(parts)
 
 
 def _stages(o: Options, run: RunDir) -> Iterator[Event]:

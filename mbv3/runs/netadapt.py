@@ -10,9 +10,10 @@ from typing import Any
 from mbv3 import __version__
 from mbv3.data import peek_class_folder
 from mbv3.errors import Unreachable
-from mbv3.events import Done, Event, Note
+from mbv3.events import Done, Event, RunStarted
 from mbv3.latency import BuildPlan, Device, LatencyTable, build_table, open_runtime
 from mbv3.netadapt import smallest
+from mbv3.runs.declare import command_line
 from mbv3.runs.find import conclude, guarded
 from mbv3.runs.options import Options
 from mbv3.runs.rundir import RunDir, file_sha256, versions
@@ -37,10 +38,11 @@ def netadapt_alone(spec: ArchSpec, target_ms: float, out: str | None, **options:
         Unreachable: the network is already faster than the target.
     """
     o = Options.of({"target_ms": target_ms, **options})
+    open_runtime(o.runtime, o.threads)  # refused before anything is made
     if o.data is not None:
         peek_class_folder(Path(o.data))  # before anything is made
     path = Path(out) if out else Path("runs") / f"netadapt-{spec.name}-{target_ms:g}ms"
-    command = f"mbv3 netadapt {spec.name} --target-ms {target_ms:g}"
+    command = command_line("mbv3 netadapt", spec.name, options=o)
     run = RunDir.create(
         path,
         {
@@ -48,7 +50,7 @@ def netadapt_alone(spec: ArchSpec, target_ms: float, out: str | None, **options:
             "versions": versions(), "seeds": {"search": o.seed}, "hashes": {}, "plan": {}, "network": dump_spec(spec),
         },
     )  # fmt: skip
-    yield Note("run", f"run directory {run.path}")
+    yield RunStarted(run.path)
     yield from guarded(run, alone_stages(o, run))
 
 

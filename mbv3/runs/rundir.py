@@ -11,11 +11,11 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mbv3.errors import BadInput
 from mbv3.files import write_atomic
@@ -24,6 +24,7 @@ from mbv3.space import SearchSpace
 
 __all__ = ["RunDir", "file_sha256", "json_ready", "versions"]
 
+T = TypeVar("T")
 FORMAT = "mbv3-run/1"
 _NEEDED: dict[str, type] = {"args": dict, "status": str, "stages": dict, "notes": list, "hashes": dict}
 _TRIAL_COLUMNS = ("number", "genome", "accuracy", "latency_ms", "reward", "estimated", "state", "sampler_state")
@@ -60,11 +61,16 @@ def json_ready(value: Any) -> Any:
 
 
 class RunDir:
-    """A run's files. `record` is run.json, kept on disk after every change through `save`."""
+    """A run's files. `record` is run.json, kept on disk after every change through `save`.
 
-    def __init__(self, path: Path, record: dict[str, Any]) -> None:
+    It is the `Keep` of the run's stages. With `writes` False nothing is written: the run of a process that trains
+    beside the one that writes.
+    """
+
+    def __init__(self, path: Path, record: dict[str, Any], writes: bool = True) -> None:
         self.path = path
         self.record = record
+        self.writes = writes
 
     @classmethod
     def create(cls, path: Path, record: Mapping[str, Any], form: str = FORMAT) -> RunDir:
@@ -117,7 +123,7 @@ class RunDir:
     def save(self, **changes: Any) -> None:
         """Update run.json."""
         self.record.update(changes)
-        write_atomic(self.path / "run.json", json.dumps(json_ready(self.record), indent=1) + "\n")
+        self.write("run.json", json.dumps(json_ready(self.record), indent=1) + "\n")
 
     def note(self, text: str) -> None:
         """A caveat that the report shows, once."""
@@ -137,7 +143,39 @@ class RunDir:
             self.save()
 
     def write(self, name: str, text: str) -> None:
-        write_atomic(self.path / name, text)
+        if self.writes:
+            write_atomic(self.path / name, text)
+
+    # ---- Keep ------------------------------------------------------------------------------------------------
+
+    def value(self, name: str, decide: Callable[[], T]) -> T:
+        """What was decided first, from run.json's plan."""
+        plan: dict[str, T] = self.record.setdefault("plan", {})
+        if name not in plan:
+            plan[name] = decide()
+            self.save()
+        return plan[name]
+
+    def file(self, name: str) -> Path | None:
+        return self.path / name
+
+    def rows(self, name: str) -> list[dict[str, str]]:
+        """Rows of a CSV file of the run; none where there is no such file."""
+        file = self.path / name
+        if not file.exists():
+            return []
+        with file.open(encoding="utf-8", newline="") as f:
+            return list(csv.DictReader(f))
+
+    def write_rows(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+        out = io.StringIO()
+        w = csv.DictWriter(out, columns, restval="", lineterminator="\n")
+        w.writeheader()
+        w.writerows(rows)
+        self.write(name, out.getvalue())
+
+    def text(self, name: str, content: str) -> None:
+        self.write(name, content)
 
     # ---- trials ----------------------------------------------------------------------------------------------
 
