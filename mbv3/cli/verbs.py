@@ -6,9 +6,9 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mbv3.cli.asked import network
 from mbv3.cli.say import columns, dump, out, warn
@@ -16,7 +16,14 @@ from mbv3.errors import BadInput
 from mbv3.files import vacant, write_atomic
 from mbv3.spec import count, dump_spec, load_spec, lower
 
+if TYPE_CHECKING:
+    from mbv3.events import Event
+    from mbv3.record import Accuracy
+    from mbv3.runs import Found
+
 __all__ = ["resume_hint", "run"]
+
+T = TypeVar("T")
 
 _current: dict[str, str] = {}
 
@@ -40,16 +47,16 @@ def run(args: Namespace) -> int:
 
 def _search(args: Namespace) -> int:
     from mbv3.cli.show_events import follow
-    from mbv3.runs import find
+    from mbv3.runs import find_events
     from mbv3.runs.declare import given
     from mbv3.runs.options import Options
 
     if args.resume:
         _resumed(args, Options)
-        events = find(resume=args.resume)
+        events = find_events(resume=args.resume)
     else:
-        events = find(out=args.out, **given(args, Options))
-    return _show_run(follow(_noting(events)), args.json)
+        events = find_events(out=args.out, **given(args, Options))
+    return _show_found(follow(_noting(events)), args.json)
 
 
 def _resumed(args: Namespace, options: Any) -> None:
@@ -64,7 +71,7 @@ def _resumed(args: Namespace, options: Any) -> None:
         raise BadInput(f"--resume goes on with the run's own options; leave out {', '.join(flags)}")
 
 
-def _noting(events: Any) -> Any:
+def _noting(events: Generator[Event, None, T]) -> Generator[Event, None, T]:
     """Remember the run directory for the message of an interruption."""
     from mbv3.events import RunStarted, watched
 
@@ -75,37 +82,38 @@ def _noting(events: Any) -> Any:
     return watched(events, see)
 
 
-def _show_run(record: dict[str, Any], as_json: bool) -> int:
+def _show_found(found: Found, as_json: bool) -> int:
     from mbv3.runs import times_text
 
+    r = found.record
+    assert r.exit is not None and r.total_s is not None
     if as_json:
-        dump(record)
-        return int(record["exit"])
-    if record.get("comparison"):
+        dump(found.as_dict())
+        return r.exit
+    if r.comparison:
         rows = [["network", "ms", "parameters", "MAdds M", "top-1 %", "n"]]
-        for r in record["comparison"]:
-            ms = "-" if r["ms"] is None else f"{r['ms']:.3f}"
-            top1 = f"{r['top1']:.2f} +- {r['sigma']:.2f}"
-            rows.append([r["name"], ms, f"{r['params']:,}", f"{r['madds'] / 1e6:.1f}", top1, str(r["n"])])
+        for c in r.comparison:
+            ms, top1 = "-" if c.ms is None else f"{c.ms:.3f}", f"{c.top1:.2f} +- {c.sigma:.2f}"
+            rows.append([c.name, ms, f"{c.params:,}", f"{c.madds / 1e6:.1f}", top1, str(c.n)])
         out(columns(rows))
     lines = [
-        ("target", f"{record['target_ms']:g} ms"),
-        *times_text(record).items(),
-        ("accuracy", _accuracy(record["accuracy"])),
-        ("parameters", f"{record['params']:,}"),
-        ("MAdds", f"{record['madds'] / 1e6:.1f} M"),
-        ("took", f"{record['total_s'] / 60:.1f} min"),
+        ("target", f"{r.target_ms:g} ms"),
+        *times_text(r).items(),
+        ("accuracy", _accuracy(r.accuracy)),
+        ("parameters", f"{r.params:,}"),
+        ("MAdds", f"{(r.madds or 0) / 1e6:.1f} M"),
+        ("took", f"{r.total_s / 60:.1f} min"),
+        ("spec", str(found.folder / (r.spec or ""))),
     ]
     out("\n".join(f"{k:<11}{v}" for k, v in lines))
-    out(f"{'spec':<11}{Path(_current.get('run', '.')) / record['spec']}")
-    return int(record["exit"])
+    return r.exit
 
 
-def _accuracy(accuracy: dict[str, Any]) -> str:
+def _accuracy(accuracy: Accuracy | None) -> str:
     """The seed's accuracy with what it means; nothing where no judge scored it."""
-    if accuracy["value"] is None:
-        return str(accuracy["note"])
-    return f"{accuracy['value']:.1f} % of the seed: {accuracy['note']}"
+    if accuracy is None or accuracy.value is None:
+        return "" if accuracy is None else accuracy.note
+    return f"{accuracy.value:.1f} % of the seed: {accuracy.note}"
 
 
 # ---- show ----------------------------------------------------------------------------------------------------
@@ -176,15 +184,15 @@ def _show(args: Namespace) -> int:
 
 def _netadapt(args: Namespace) -> int:
     from mbv3.cli.show_events import follow
+    from mbv3.runs import adapt_events
     from mbv3.runs.declare import given
-    from mbv3.runs.netadapt import netadapt_alone
     from mbv3.runs.options import Options
 
     options = given(args, Options)
     if "target_ms" not in options:
-        raise BadInput("--target-ms is missing: how many milliseconds may one image take?")
-    events = netadapt_alone(load_spec(args.spec), out=args.out, **options)
-    return _show_run(follow(_noting(events)), args.json)
+        raise BadInput("--target-ms is missing: milliseconds that one image may take")
+    events = adapt_events(load_spec(args.spec), out=args.out, **options)
+    return _show_found(follow(_noting(events)), args.json)
 
 
 def _train(args: Namespace) -> int:
@@ -202,11 +210,11 @@ def _train(args: Namespace) -> int:
     if int(os.environ.get("RANK", "0")) > 0:  # under torchrun the first process prints
         return 0
     if args.json:
-        dump(result.record)
+        dump(result.as_dict())
         return 0
     lines = [(k, f"{v:.2f} %") for k, v in result.metrics.items()]
     lines += [
-        ("on", f"{result.n} {result.judged_on} images"), ("took", f"{result.record['total_s'] / 60:.1f} min"),
+        ("on", f"{result.n} {result.judged_on} images"), ("took", f"{result.minutes:.1f} min"),
         ("weights", str(result.weights)),
     ]  # fmt: skip
     lines += [(n, str(result.folder / f)) for n, f in (("network", "network.yaml"), ("curve", "curve.png"),

@@ -8,9 +8,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mbv3.runs.adapt import adapt_events
     from mbv3.runs.exporting import ExportResult, export_events, export_to
-    from mbv3.runs.find import find, times_text
+    from mbv3.runs.find import find_events
     from mbv3.runs.options import Options
+    from mbv3.runs.result import Found, times_text
+    from mbv3.runs.rundir import RunDir
     from mbv3.runs.train import train, train_events
     from mbv3.runs.train_options import TrainOptions
     from mbv3.runs.train_result import TrainResult
@@ -18,12 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ExportResult",
+    "Found",
     "Options",
+    "RunDir",
     "TrainOptions",
     "TrainResult",
+    "adapt_events",
     "export_events",
     "export_to",
-    "find",
+    "find_events",
     "times_text",
     "train",
     "train_events",
@@ -31,9 +37,12 @@ __all__ = [
 ]
 
 _WHERE = {
+    "adapt": ("adapt_events",),
     "exporting": ("ExportResult", "export_events", "export_to"),
-    "find": ("find", "times_text"),
+    "find": ("find_events",),
     "options": ("Options",),
+    "result": ("Found", "times_text"),
+    "rundir": ("RunDir",),
     "train": ("train", "train_events"),
     "train_options": ("TrainOptions",),
     "train_result": ("TrainResult",),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mbv3.errors import BadInput
-from mbv3.runs.declare import always, as_args, check, existing, from_args, option
+from mbv3.runs.declare import always, as_args, check, command_line, existing, from_args, option
 from mbv3.space import SearchSpace, parse_scale, under_head
 from mbv3.spec import parse_resolution
 from mbv3.tasks import TASKS
@@ -27,7 +27,7 @@ def _samplers() -> Iterable[str]:
 
 
 def _rewards() -> Iterable[str]:
-    from mbv3.search.reward import REWARDS
+    from mbv3.search import REWARDS
 
     return REWARDS
 
@@ -163,6 +163,10 @@ class Options:
     @property
     def minutes(self) -> float:
         return self.budget_minutes or (IMAGENET_MINUTES if self.data is None else DATA_MINUTES)
+
+    def command(self) -> str:
+        """The command line that repeats the search."""
+        return command_line("mbv3-search", options=self)
 
     def as_dict(self) -> dict[str, Any]:
         return as_args(self)

@@ -6,32 +6,25 @@ import csv
 import fcntl
 import hashlib
 import io
-import json
-import math
 import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
+from mbv3 import record as records
 from mbv3.errors import BadInput
 from mbv3.files import write_atomic
-from mbv3.search import Trial
-from mbv3.space import SearchSpace
+from mbv3.record import SearchRecord, TrainRecord
 
-__all__ = ["RunDir", "file_sha256", "json_ready", "versions"]
+__all__ = ["RunDir", "file_sha256", "versions"]
 
+R = TypeVar("R", SearchRecord, TrainRecord)
 T = TypeVar("T")
-FORMAT = "mbv3-run/1"
-_NEEDED: dict[str, type] = {"args": dict, "status": str, "stages": dict, "notes": list, "hashes": dict}
-_TRIAL_COLUMNS = ("number", "genome", "accuracy", "latency_ms", "reward", "estimated", "state", "sampler_state")
-NETADAPT_COLUMNS = (
-    "step", "proposal", "kind", "where", "before", "after", "latency_ms", "delta_ms", "accuracy", "delta_accuracy",
-    "loss", "score", "chosen",
-)  # fmt: skip
 
 
 def file_sha256(path: Path) -> str:
@@ -49,31 +42,19 @@ def versions() -> dict[str, str]:
     return found
 
 
-def json_ready(value: Any) -> Any:
-    """NaN and infinity have no JSON: they become null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(k): json_ready(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [json_ready(v) for v in value]
-    return value
+class RunDir(Generic[R]):
+    """A run's files. `record` is run.json, on disk after every `update`. Stages use it as their `Keep`.
 
-
-class RunDir:
-    """A run's files. `record` is run.json, kept on disk after every change through `save`.
-
-    It is the `Keep` of the run's stages. With `writes` False nothing is written: the run of a process that trains
-    beside the one that writes.
+    With `writes` False nothing is written: a process of a training beside the one that writes.
     """
 
-    def __init__(self, path: Path, record: dict[str, Any], writes: bool = True) -> None:
+    def __init__(self, path: Path, record: R, writes: bool = True) -> None:
         self.path = path
-        self.record = record
+        self.record: R = record
         self.writes = writes
 
     @classmethod
-    def create(cls, path: Path, record: Mapping[str, Any], form: str = FORMAT) -> RunDir:
+    def create(cls, path: Path, record: R) -> RunDir[R]:
         """A new folder. Raises: BadInput when it exists with anything in it, or cannot be made."""
         try:
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -83,26 +64,14 @@ class RunDir:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise BadInput(f"--out {path}: cannot be made ({e.strerror})") from None
-        run = cls(path, {"format": form, **record, "status": "running", "exit": None, "stages": {}, "notes": []})
-        run.save()
+        run = cls(path, record)
+        run.update()
         return run
 
     @classmethod
-    def open(cls, path: Path, form: str = FORMAT) -> RunDir:
+    def open(cls, path: Path, kind: type[R]) -> RunDir[R]:
         """An existing run. Raises: BadInput."""
-        file = path / "run.json"
-        try:
-            record = json.loads(file.read_text("utf-8"))
-        except FileNotFoundError:
-            raise BadInput(f"{path}: not a run directory (it has no run.json)") from None
-        except (OSError, ValueError) as e:
-            raise BadInput(f"{file}: cannot be read ({e})") from None
-        if not isinstance(record, dict) or record.get("format") != form:
-            raise BadInput(f"{file}: its format must be {form}")
-        for name, kind in _NEEDED.items():
-            if not isinstance(record.get(name), kind):
-                raise BadInput(f"{file}: {name} is missing or not a {kind.__name__}; the file was edited")
-        return cls(path, record)
+        return cls(path, records.load_as(path, kind))
 
     def lock(self) -> None:
         """Hold the run for this process until it ends. Raises: BadInput when another process works on it."""
@@ -120,16 +89,24 @@ class RunDir:
         """Let other processes have the run."""
         self._lock.close()
 
-    def save(self, **changes: Any) -> None:
-        """Update run.json."""
-        self.record.update(changes)
-        self.write("run.json", json.dumps(json_ready(self.record), indent=1) + "\n")
+    # ---- run.json --------------------------------------------------------------------------------------------
+
+    def update(self, **changes: Any) -> None:
+        """Change fields of the record; it is on disk when this returns."""
+        self.record = replace(self.record, **changes)
+        if self.writes:
+            records.save(self.path, self.record)
 
     def note(self, text: str) -> None:
         """A caveat that the report shows, once."""
-        if text not in self.record["notes"]:
-            self.record["notes"].append(text)
-            self.save()
+        if text not in self.record.notes:
+            self.record = records.noted(self.record, text)
+            self.update()
+
+    def hash(self, **sha256: str) -> None:
+        """Keep the SHA-256 of files, by name."""
+        self.record = records.hashed(self.record, **sha256)
+        self.update()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -138,112 +115,55 @@ class RunDir:
         try:
             yield
         finally:
-            stages = self.record["stages"]
-            stages[name] = round(stages.get(name, 0.0) + time.monotonic() - began, 2)
-            self.save()
-
-    def write(self, name: str, text: str) -> None:
-        if self.writes:
-            write_atomic(self.path / name, text)
+            self.record = records.timed(self.record, name, time.monotonic() - began)
+            self.update()
 
     # ---- Keep ------------------------------------------------------------------------------------------------
 
     def value(self, name: str, decide: Callable[[], T]) -> T:
-        """What was decided first, from run.json's plan."""
-        plan: dict[str, T] = self.record.setdefault("plan", {})
-        if name not in plan:
-            plan[name] = decide()
-            self.save()
-        return plan[name]
+        """What `decide()` returned the first time; the plan of run.json."""
+        record = self.record
+        assert isinstance(record, SearchRecord)
+        if name not in record.plan:
+            value: Any = decide()
+            self.update(plan={**self.record.plan, name: value})
+        return self.record.plan[name]  # type: ignore[return-value]
 
-    def file(self, name: str) -> Path | None:
+    def file(self, name: str) -> Path:
         return self.path / name
 
+    def text(self, name: str, content: str) -> None:
+        if self.writes:
+            write_atomic(self.path / name, content)
+
     def rows(self, name: str) -> list[dict[str, str]]:
-        """Rows of a CSV file of the run; none where there is no such file."""
+        """Rows of a CSV file; a half-written last line is left out."""
         file = self.path / name
         if not file.exists():
             return []
-        with file.open(encoding="utf-8", newline="") as f:
-            return list(csv.DictReader(f))
+        text = file.read_text("utf-8")
+        return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
 
     def write_rows(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
-        out = io.StringIO()
-        w = csv.DictWriter(out, columns, restval="", lineterminator="\n")
-        w.writeheader()
-        w.writerows(rows)
-        self.write(name, out.getvalue())
+        self.text(name, _csv(columns, rows, header=True))
 
-    def text(self, name: str, content: str) -> None:
-        self.write(name, content)
-
-    # ---- trials ----------------------------------------------------------------------------------------------
-
-    def read_trials(self, space: SearchSpace, estimated: bool) -> list[Trial]:
-        """Trials of an interrupted search; a half-written last line is dropped and the file mended."""
-        file = self.path / "trials.csv"
+    def append_rows(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+        file = self.path / name
         if not file.exists():
-            return []
-        text = file.read_text("utf-8")
-        rows = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))[1:]
-        trials: list[Trial] = []
-        for row in rows:
-            try:
-                number, genome, accuracy, latency, reward, _, state, extra = row
-                trial = Trial(
-                    int(number), space.genome(genome), float(accuracy), float(latency), float(reward), state, extra
-                )
-            except (ValueError, BadInput):
-                break
-            if trial.number != len(trials):
-                break
-            trials.append(trial)
-        self._rewrite_trials(trials, estimated)
-        return trials
-
-    def _rewrite_trials(self, trials: Sequence[Trial], estimated: bool) -> None:
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerow(_TRIAL_COLUMNS)
-        self.write("trials.csv", out.getvalue() + self._trial_lines(trials, estimated))
-
-    @staticmethod
-    def _trial_lines(trials: Sequence[Trial], estimated: bool) -> str:
-        out = io.StringIO()
-        w = csv.writer(out, lineterminator="\n")
-        for t in trials:
-            # repr keeps every bit: a resumed study must see the rewards that the first one saw
-            w.writerow([
-                t.number, "-".join(map(str, t.genome)), repr(t.accuracy), repr(t.latency_ms), repr(t.reward),
-                int(estimated), t.state, t.sampler_state,
-            ])  # fmt: skip
-        return out.getvalue()
-
-    def append_trials(self, trials: Sequence[Trial], estimated: bool) -> None:
-        """Add finished trials, on disk when this returns."""
-        file = self.path / "trials.csv"
-        if not file.exists():
-            self._rewrite_trials([], estimated)
+            self.write_rows(name, columns, ())
         try:
             with file.open("a", encoding="utf-8") as f:
-                f.write(self._trial_lines(trials, estimated))
+                f.write(_csv(columns, rows, header=False))
                 f.flush()
                 os.fsync(f.fileno())
         except OSError as e:
             raise BadInput(f"{file}: cannot be written ({e.strerror})") from None
 
-    # ---- netadapt --------------------------------------------------------------------------------------------
 
-    def read_netadapt(self, upto: int) -> list[dict[str, str]]:
-        """Rows of finished steps."""
-        file = self.path / "netadapt.csv"
-        if not file.exists():
-            return []
-        with file.open(encoding="utf-8", newline="") as f:
-            return [row for row in csv.DictReader(f) if int(row["step"]) <= upto]
-
-    def write_netadapt(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        out = io.StringIO()
-        w = csv.DictWriter(out, NETADAPT_COLUMNS, lineterminator="\n")
+def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, object]], *, header: bool) -> str:
+    out = io.StringIO()
+    w = csv.DictWriter(out, columns, lineterminator="\n")
+    if header:
         w.writeheader()
-        w.writerows(rows)
-        self.write("netadapt.csv", out.getvalue())
+    w.writerows(rows)
+    return out.getvalue()

@@ -20,9 +20,10 @@ from mbv3.export.read import initial_weights
 from mbv3.files import write_atomic
 from mbv3.nn import build
 from mbv3.progress import drain, silent
+from mbv3.record import Images, TrainRecord
 from mbv3.report import contact_sheet, training_curve
 from mbv3.runs.declare import takes
-from mbv3.runs.rundir import RunDir, file_sha256, json_ready, versions
+from mbv3.runs.rundir import RunDir, file_sha256, versions
 from mbv3.runs.train_log import logged
 from mbv3.runs.train_options import TrainOptions
 from mbv3.runs.train_result import TrainResult
@@ -30,10 +31,10 @@ from mbv3.spec import ArchSpec, count, dump_spec, load_spec, parse_spec, with_he
 from mbv3.stages.learn import CHECKPOINT, Learned, default_device, learn
 from mbv3.tasks import PREFIX, TASKS, Source, TaskData, class_folders, shaped, task_of
 from mbv3.training import Diverged, Fit, adopt, load_checkpoint, processes, recipe_for, save_weights, together
+from mbv3.typed_json import json_ready
 
 __all__ = ["train", "train_events"]
 
-FORMAT = "mbv3-train/1"
 PIXELS = ("pixels-*.u8", "pixels-*.json", "images.json")  # removed at the end
 R = TypeVar("R")
 
@@ -78,9 +79,9 @@ def train_events(
                 raise BadInput("--resume goes on with the run's own options; give it alone")
             run, o, spec = _again(Path(resume))
         yield RunStarted(run.path)
-        if run.record["status"] == "done":
-            result = TrainResult.of(run.path)
-            yield Done("train", result.summary, result.record)
+        if run.record.status == "done":
+            result = TrainResult(run.path, run.record)
+            yield Done("train", result.summary)
         elif run.writes:
             result = yield from _writing(o, run, spec, new=resume is None)
         else:
@@ -90,7 +91,7 @@ def train_events(
 
 def _new(
     spec: ArchSpec | None, out: Path | str | None, options: dict[str, Any]
-) -> tuple[RunDir, TrainOptions, ArchSpec]:
+) -> tuple[RunDir[TrainRecord], TrainOptions, ArchSpec]:
     """A run directory for a new training. Raises: BadInput; then there is none."""
     if spec is None:
         raise BadInput("SPEC is missing: a YAML file or a name such as mobilenet_v3_small")
@@ -103,14 +104,17 @@ def _new(
     path = Path(out or f"runs/train-{spec.name}-{Path(o.data).name}")
     rank, world = processes()
     if rank == 0:
-        run = RunDir.create(path, {"command": command, "args": o.as_dict(), "hashes": {}}, FORMAT)
-        run.write("network.yaml", dump_spec(spec))
+        record = TrainRecord(
+            command=command, args=o.as_dict(), hashes={}, status="running", exit=None, stages={}, notes=()
+        )
+        run = RunDir.create(path, record)
+        run.text("network.yaml", dump_spec(spec))
     if world > 1:
         distributed.barrier()
     return (run if rank == 0 else _opened(path)), o, spec
 
 
-def _again(path: Path) -> tuple[RunDir, TrainOptions, ArchSpec]:
+def _again(path: Path) -> tuple[RunDir[TrainRecord], TrainOptions, ArchSpec]:
     """An existing run. Raises: BadInput."""
     run = _opened(path)
     network = path / "network.yaml"
@@ -118,16 +122,18 @@ def _again(path: Path) -> tuple[RunDir, TrainOptions, ArchSpec]:
         spec = parse_spec(network.read_text("utf-8"), str(network))
     except OSError as e:
         raise BadInput(f"{network}: cannot be read ({e.strerror or e}); begin again with another --out") from None
-    return run, TrainOptions.of(run.record["args"]), spec
+    return run, TrainOptions.of(dict(run.record.args)), spec
 
 
-def _opened(path: Path) -> RunDir:
-    run = RunDir.open(path, FORMAT)
+def _opened(path: Path) -> RunDir[TrainRecord]:
+    run = RunDir.open(path, TrainRecord)
     run.writes = processes()[0] == 0
     return run
 
 
-def _writing(o: TrainOptions, run: RunDir, spec: ArchSpec, new: bool) -> Generator[Event, None, TrainResult]:
+def _writing(
+    o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec, new: bool
+) -> Generator[Event, None, TrainResult]:
     """The process that writes; the directory is locked."""
     run.lock()
     try:
@@ -138,7 +144,7 @@ def _writing(o: TrainOptions, run: RunDir, spec: ArchSpec, new: bool) -> Generat
         raise
     except Diverged as e:
         kept = _keep_last_good(run)
-        run.save(status="diverged", exit=1)
+        run.update(status="diverged", exit=1)
         if processes()[1] > 1:
             distributed.barrier()
         raise Diverged(f"{e}; {kept}") from None
@@ -146,7 +152,7 @@ def _writing(o: TrainOptions, run: RunDir, spec: ArchSpec, new: bool) -> Generat
         run.unlock()
 
 
-def _beside(o: TrainOptions, run: RunDir, spec: ArchSpec) -> TrainResult:
+def _beside(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> TrainResult:
     """A process that trains beside the one that writes."""
     try:
         return drain(_stages(o, run, spec), silent)
@@ -155,7 +161,7 @@ def _beside(o: TrainOptions, run: RunDir, spec: ArchSpec) -> TrainResult:
         raise
 
 
-def _stages(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Generator[Event, None, TrainResult]:
+def _stages(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> Generator[Event, None, TrainResult]:
     """Images, training, scores; what they leave in the run directory."""
     _, world = processes()
     begun = (run.path / CHECKPOINT).exists()
@@ -181,11 +187,11 @@ def _stages(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Generator[Event, No
         ),
     )  # fmt: skip
     result = _concluded(run, o, data, learned)
-    yield Done("train", result.summary, result.record)
+    yield Done("train", result.summary)
     return result
 
 
-def _timed(run: RunDir, first: str, events: Generator[Event, None, R]) -> Generator[Event, None, R]:
+def _timed(run: RunDir[TrainRecord], first: str, events: Generator[Event, None, R]) -> Generator[Event, None, R]:
     """`events`, the time of their stages added to run.json: `first`, then whatever stage an event begins."""
     now = first
     with ExitStack() as stage:
@@ -234,7 +240,7 @@ def _precision(o: TrainOptions) -> str:
     return "bf16" if default_device().type == "cuda" and torch.cuda.is_bf16_supported(False) else "fp32"
 
 
-def _images(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Generator[Event, None, TaskData]:
+def _images(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> Generator[Event, None, TaskData]:
     """The task's data. Under torchrun the first process decodes, and the others then find its files."""
     rank, world = processes()
     if rank > 0:
@@ -244,7 +250,7 @@ def _images(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Generator[Event, No
         path = run.path / "images"
         if rank == 0 and not (run.path / "images.json").exists():
             yield from class_folders(o.data.removeprefix(PREFIX), path)
-            run.write("images.json", json.dumps({"source": o.data}) + "\n")
+            run.text("images.json", json.dumps({"source": o.data}) + "\n")
     source = Source(
         path=path, test=Path(o.test) if o.test else None, augment=o.augment_name, seed=o.seed,
         skip_broken=o.skip_broken, store=run.path, store_gb=o.store_gb,
@@ -255,24 +261,24 @@ def _images(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Generator[Event, No
     return data
 
 
-def _refuse_another(run: RunDir, o: TrainOptions, data: TaskData, recipe: Fit) -> None:
+def _refuse_another(run: RunDir[TrainRecord], o: TrainOptions, data: TaskData, recipe: Fit) -> None:
     """Raises: BadInput: the run began with other images, another teacher, recipe or number of processes: its steps
     would not go on."""
     then = run.record
-    if then.setdefault("data_sha256", data.sha256) != data.sha256:
+    if then.data_sha256 not in (None, data.sha256):
         raise BadInput(
             f"--resume {run.path}: the images of {o.data} are not those that this training began with; restore them, "
             "or begin again with another --out"
         )
-    if o.teacher_weights is not None:
-        sha = file_sha256(Path(o.teacher_weights))
-        if then.setdefault("teacher_sha256", sha) != sha:
-            raise BadInput(f"--resume {run.path}: {o.teacher_weights} is not the teacher that this training began with")
-    if not (run.path / CHECKPOINT).exists() or "recipe" not in then:
+    sha = file_sha256(Path(o.teacher_weights)) if o.teacher_weights is not None else None
+    if then.teacher_sha256 not in (None, sha):
+        raise BadInput(f"--resume {run.path}: {o.teacher_weights} is not the teacher that this training began with")
+    run.record = replace(then, data_sha256=data.sha256, teacher_sha256=sha)
+    if not (run.path / CHECKPOINT).exists() or not then.recipe:
         return
-    now = json.loads(json.dumps(json_ready(asdict(recipe)))) | {"processes": processes()[1]}
-    before = then["recipe"] | {"processes": then.get("processes")}
-    apart = [f"{k} {before.get(k)}, now {v}" for k, v in now.items() if before.get(k) != v]
+    pairs = [(name, then.recipe.get(name), value) for name, value in json_ready(asdict(recipe)).items()]
+    pairs.append(("processes", then.processes, processes()[1]))
+    apart = [f"{name} {before}, now {now}" for name, before, now in pairs if before != now]
     if apart:
         raise BadInput(
             f"--resume {run.path}: it began with {'; '.join(apart)}; resume it with the same images, machine and "
@@ -280,19 +286,19 @@ def _refuse_another(run: RunDir, o: TrainOptions, data: TaskData, recipe: Fit) -
         )
 
 
-def _describe(run: RunDir, o: TrainOptions, spec: ArchSpec, data: TaskData, recipe: Fit) -> None:
+def _describe(run: RunDir[TrainRecord], o: TrainOptions, spec: ArchSpec, data: TaskData, recipe: Fit) -> None:
     """What is trained, into run.json."""
     counts = count(spec)
-    run.save(
-        network=spec.name, params=counts.params, madds=counts.madds, classes=list(data.classes), task=o.task,
-        images={"training": len(data.train), "validation": len(data.validation), "test": len(data.test or ())},
+    run.update(
+        network=spec.name, params=counts.params, madds=counts.madds, classes=tuple(data.classes), task=o.task,
+        images=Images(training=len(data.train), validation=len(data.validation), test=len(data.test or ())),
         recipe=asdict(recipe),
         device=str(default_device()), processes=processes()[1], threads=torch.get_num_threads(), versions=versions(),
-        started=run.record.get("started") or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        started=run.record.started or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )  # fmt: skip
 
 
-def _concluded(run: RunDir, o: TrainOptions, data: TaskData, learned: Learned) -> TrainResult:
+def _concluded(run: RunDir[TrainRecord], o: TrainOptions, data: TaskData, learned: Learned) -> TrainResult:
     """Weights, curve, contact sheet and scores; what only a resume needs is removed."""
     spec, judged = learned.spec, data.validation if data.test is None else data.test
     with run.stage("scoring"):
@@ -309,19 +315,16 @@ def _concluded(run: RunDir, o: TrainOptions, data: TaskData, learned: Learned) -
         main = f"{data.main_metric} {learned.metrics[data.main_metric]:.2f} %"
         title = f"{spec.name} on {learned.judged_on} images, {main}"
         write_atomic(run.path / "predictions.png", contact_sheet(sheet, data.classes, title))
-        for name in ("network.yaml", "weights.safetensors"):
-            run.record["hashes"][name] = file_sha256(run.path / name)
-    run.save(
-        log=learned.rows[-1] if learned.rows else None, **metrics, metrics=metrics, judged_on=learned.judged_on,
-        n=learned.n, status="done", exit=0, total_s=round(sum(run.record["stages"].values()), 1),
+        run.hash(**{name: file_sha256(run.path / name) for name in ("network.yaml", "weights.safetensors")})
+    run.update(
+        log=learned.rows[-1] if learned.rows else None, metrics=metrics, judged_on=learned.judged_on, n=learned.n,
+        status="done", exit=0, total_s=round(sum(run.record.stages.values()), 1),
     )  # fmt: skip
     if run.writes:
         for file in _left_over(run.path):
             file.unlink()
         shutil.rmtree(run.path / "images", ignore_errors=True)  # of a data set of the hub
-    return TrainResult(
-        folder=run.path, spec=spec, metrics=metrics, judged_on=learned.judged_on, n=learned.n, record=run.record
-    )
+    return TrainResult(run.path, run.record)
 
 
 def _left_over(folder: Path) -> Iterator[Path]:
@@ -329,7 +332,7 @@ def _left_over(folder: Path) -> Iterator[Path]:
         yield from list(folder.glob(pattern))
 
 
-def _keep_last_good(run: RunDir) -> str:
+def _keep_last_good(run: RunDir[TrainRecord]) -> str:
     """After a loss that is not finite: the weights of the last checkpoint, and what to do with them."""
     found = load_checkpoint(run.path / CHECKPOINT)
     if found is None:

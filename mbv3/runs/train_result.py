@@ -1,15 +1,14 @@
-"""What a training gives back."""
+"""What a training hands over."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mbv3.errors import BadInput
-from mbv3.runs.rundir import RunDir
-from mbv3.spec import ArchSpec, parse_spec
+from mbv3.record import TrainRecord, as_json
+from mbv3.spec import ArchSpec, read_spec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,35 +16,42 @@ if TYPE_CHECKING:
 __all__ = ["TrainResult"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class TrainResult:
-    """A trained network in its run directory `folder`. `metrics` are in percent, over the `n` images of `judged_on`
-    (test, or held-out where there is no test set). `record` is run.json."""
+    """The result of `mbv3.train`: the run directory `folder` and its record."""
 
     folder: Path
-    spec: ArchSpec
-    metrics: Mapping[str, float]
-    judged_on: str
-    n: int
-    record: Mapping[str, Any] = field(repr=False)
+    record: TrainRecord
 
-    @classmethod
-    def of(cls, folder: Path | str) -> TrainResult:
-        """The result of a finished run. Raises: BadInput."""
-        folder = Path(folder)
-        record = RunDir.open(folder, "mbv3-train/1").record
-        if record["status"] != "done":
-            raise BadInput(f"{folder}: its training is not finished; go on with: mbv3 train --resume {folder}")
-        spec = parse_spec((folder / "network.yaml").read_text("utf-8"), str(folder / "network.yaml"))
-        return cls(
-            folder=folder, spec=spec, metrics=record["metrics"], judged_on=record["judged_on"], n=record["n"],
-            record=record,
-        )  # fmt: skip
+    @property
+    def spec(self) -> ArchSpec:
+        """The trained network."""
+        return read_spec(self.folder / "network.yaml")
 
     @property
     def weights(self) -> Path:
-        """The safetensors file."""
+        """Its weights, a safetensors file."""
         return self.folder / "weights.safetensors"
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Scores in percent, over the `n` images of `judged_on`."""
+        return {name: float("nan") if value is None else value for name, value in self.record.metrics.items()}
+
+    @property
+    def judged_on(self) -> str:
+        """test, or held-out where there are no test images."""
+        return self.record.judged_on or ""
+
+    @property
+    def n(self) -> int:
+        """Images that the scores are of."""
+        return self.record.n or 0
+
+    @property
+    def minutes(self) -> float:
+        """What the training took, over all its resumes."""
+        return (self.record.total_s or 0.0) / 60
 
     @property
     def log(self) -> pd.DataFrame:
@@ -58,4 +64,8 @@ class TrainResult:
     def summary(self) -> str:
         """The scores in one line."""
         scores = ", ".join(f"{k} {v:.2f} %" for k, v in self.metrics.items())
-        return f"{scores} on {self.n} {self.judged_on} images; {self.record['total_s'] / 60:.1f} min"
+        return f"{scores} on {self.n} {self.judged_on} images; {self.minutes:.1f} min"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of run.json."""
+        return as_json(self.record)

@@ -1,11 +1,12 @@
 """Reward, samplers, study, and the ImageNet predictor. Accuracy and latency come in as callables."""
 
 from mbv3.search.predictor import ImagenetPredictor, imagenet_top1
-from mbv3.search.reward import Reward, make_reward
+from mbv3.search.reward import REWARDS, Reward, make_reward
 from mbv3.search.samplers import SAMPLERS, EvolutionSampler, RnnSampler
 from mbv3.search.study import Search, Trial, pareto
 
 __all__ = [
+    "REWARDS",
     "SAMPLERS",
     "EvolutionSampler",
     "ImagenetPredictor",

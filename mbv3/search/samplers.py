@@ -6,7 +6,7 @@ storage, reconstructs it by replay and goes on as if it had never stopped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,6 @@ from mbv3.search.controller import Controller
 from mbv3.space import Genome, SearchSpace
 
 __all__ = ["SAMPLERS", "EvolutionSampler", "RnnSampler", "distributions", "genome_of", "make_sampler"]
-
-SAMPLERS = ("rnn", "evolution", "nsga2", "tpe", "random")
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
@@ -150,25 +148,29 @@ class _Nsga2(NSGAIISampler):
         return sorted(super().get_parent_population(study, generation), key=lambda t: t.number)
 
 
+# name: (space, seed) -> sampler. The RNN controller and evolution are Samplers of ours, with a state; Optuna's own draw
+# from a generator without history, so a search makes one again for every trial, seeded by the trial's number too.
+SAMPLERS: dict[str, Callable[[SearchSpace, int], BaseSampler]] = {
+    "rnn": RnnSampler,
+    "evolution": EvolutionSampler,
+    "nsga2": lambda _, seed: _Nsga2(seed=seed, population_size=50),
+    "tpe": lambda _, seed: TPESampler(seed=seed, multivariate=False, n_startup_trials=50),
+    "random": lambda _, seed: RandomSampler(seed=seed),
+}
+
+
 def make_sampler(name: str, space: SearchSpace, seed: int, number: int = 0) -> BaseSampler:
-    """A sampler by name. Optuna's own draw from a generator without history, so a run makes one anew for every trial
-    `number`, seeded by both.
+    """A sampler by name, for trial `number`.
 
     Raises:
         BadInput: an unknown name.
     """
-    if name == "rnn":
-        return RnnSampler(space, seed)
-    if name == "evolution":
-        return EvolutionSampler(space, seed)
-    own = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
-    if name == "nsga2":
-        return _Nsga2(seed=own, population_size=50)
-    if name == "tpe":
-        return TPESampler(seed=own, multivariate=False, n_startup_trials=50)
-    if name == "random":
-        return RandomSampler(seed=own)
-    raise BadInput(f"--sampler must be one of {', '.join(SAMPLERS)} (got {name!r})")
+    if name not in SAMPLERS:
+        raise BadInput(f"--sampler must be one of {', '.join(SAMPLERS)} (got {name!r})")
+    make = SAMPLERS[name]
+    if isinstance(make, type) and issubclass(make, _GenomeSampler):
+        return make(space, seed)
+    return make(space, int(np.random.SeedSequence((seed, number)).generate_state(1)[0]))
 
 
 def quiet() -> None:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.samplers import BaseSampler
 from optuna.trial import TrialState, create_trial
 
 from mbv3.errors import BadInput
 from mbv3.search.reward import Reward
-from mbv3.search.samplers import SAMPLERS, distributions, genome_of, make_sampler, quiet
+from mbv3.search.samplers import distributions, genome_of, make_sampler, quiet
 from mbv3.space import Genome, SearchSpace
 
 __all__ = ["Search", "Trial", "pareto"]
@@ -46,7 +47,11 @@ class Search:
     """One study over a space.
 
     `accuracy(genome)` in percent and `latency_ms(genome)` are the caller's; each genome is asked for once.
-    `history`: trials of an interrupted run, told to the study before it goes on.
+    `sampler`: a name of SAMPLERS, or an object of Optuna's; an object goes on after a resume, though not with the
+    bits of an uninterrupted run. `history`: trials of an interrupted run, added to the study before it goes on.
+
+    Raises:
+        BadInput: an unknown sampler, or a storage that cannot be opened.
     """
 
     def __init__(
@@ -56,25 +61,26 @@ class Search:
         latency_ms: Callable[[Genome], float],
         reward: Reward,
         *,
-        sampler: str = "rnn",
+        sampler: str | BaseSampler = "rnn",
         seed: int = 0,
         history: Sequence[Trial] = (),
         storage: str | None = None,
         name: str = "mbv3-search",
     ) -> None:
         quiet()
-        if sampler not in SAMPLERS:
-            raise BadInput(f"--sampler must be one of {', '.join(SAMPLERS)} (got {sampler!r})")
-        self.space, self.reward, self.name, self.seed = space, reward, sampler, seed
+        self.space, self.reward, self.seed = space, reward, seed
+        self.sampler_name = sampler if isinstance(sampler, str) else type(sampler).__name__
+        first = make_sampler(sampler, space, seed) if isinstance(sampler, str) else sampler
         self._accuracy, self._latency = accuracy, latency_ms
         self._known: dict[Genome, tuple[float, float]] = {}
         self._distributions = distributions(space)
         self.two = sampler == "nsga2"  # accuracy and latency as two objectives
-        self.stateful = sampler in ("rnn", "evolution")
+        # Optuna's own draw from a generator without history: by name they are made again for every trial
+        self.redrawn = sampler if isinstance(sampler, str) and not hasattr(first, "genome") else None
         try:
             self.study = optuna.create_study(
                 directions=["maximize", "minimize"] if self.two else ["maximize"],
-                sampler=make_sampler(sampler, space, seed),
+                sampler=first,
                 storage=storage,
                 study_name=name,
                 load_if_exists=True,
@@ -111,13 +117,12 @@ class Search:
 
     def run(self, trials: int) -> Iterator[Trial]:
         """Go on until the study has `trials` trials."""
-        while self.study._storage.get_n_trials(self.study._study_id) < trials:
-            yield self._one()
+        while (number := len(self.study.get_trials(deepcopy=False))) < trials:
+            yield self._one(number)
 
-    def _one(self) -> Trial:
-        if not self.stateful:
-            number = self.study._storage.get_n_trials(self.study._study_id)
-            self.study.sampler = make_sampler(self.name, self.space, self.seed, number)
+    def _one(self, number: int) -> Trial:
+        if self.redrawn is not None:
+            self.study.sampler = make_sampler(self.redrawn, self.space, self.seed, number)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", category=optuna.exceptions.ExperimentalWarning)
             asked = self.study.ask(self._distributions)
@@ -134,7 +139,8 @@ class Search:
         return trial
 
     def _attrs(self, asked: optuna.Trial) -> str:
-        if self.stateful:
+        if self.redrawn is None:
             return ""
-        attrs: dict[str, Any] = dict(self.study._storage.get_trial_system_attrs(asked._trial_id))
+        [mine] = [t for t in self.study.get_trials(deepcopy=False)[asked.number :] if t.number == asked.number]
+        attrs: dict[str, Any] = dict(mine.system_attrs)
         return json.dumps(attrs) if attrs else ""

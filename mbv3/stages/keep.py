@@ -16,7 +16,7 @@ class Keep(Protocol):
     """Where a stage puts what a resumed run needs, and what people read. A run directory satisfies it; in a notebook
     `Memory()` does.
 
-    Names are file names for `file`, `rows`, `write_rows` and `text` (`netadapt.csv`), plain names for `value`.
+    Names are file names for all but `value` (`netadapt.csv`), and plain names for `value`.
     """
 
     def value(self, name: str, decide: Callable[[], T]) -> T:
@@ -30,6 +30,9 @@ class Keep(Protocol):
 
     def write_rows(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
         """Write the whole CSV file `name` in one step; a missing column is left empty."""
+
+    def append_rows(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+        """Add rows to the CSV file `name`, on disk when this returns."""
 
     def text(self, name: str, content: str) -> None:
         """Write a file that people read, such as a YAML spec, in one step."""
@@ -60,6 +63,9 @@ class Memory:
 
     def write_rows(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
         self.tables[name] = [{c: str(row.get(c, "")) for c in columns} for row in rows]
+
+    def append_rows(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+        self.tables.setdefault(name, []).extend({c: str(row.get(c, "")) for c in columns} for row in rows)
 
     def text(self, name: str, content: str) -> None:
         self.texts[name] = content

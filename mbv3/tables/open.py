@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from mbv3.errors import BadInput
@@ -35,8 +35,8 @@ def open_table(
     rebuild: bool = False,
     error: float | None = None,
     minutes: float = MINUTES,
-) -> Iterator[Event | LatencyTable]:
-    """The cache's table for `plan`, built if it is not there. Yields events and at last the table.
+) -> Generator[Event, None, LatencyTable]:
+    """The cache's table for `plan`, built if it is not there.
 
     Where `error` is given, a table that is noisier and was timed for clearly less than `minutes` is measured anew."""
     path = table_path(cache_folder(), runtime.fingerprint, plan.about)
@@ -49,13 +49,12 @@ def open_table(
                 yield Note("table", f"using the latency table of {date} in {path} (--rebuild-table measures it anew)")
                 if error is not None:
                     yield from noise_warning(table, error)
-                yield table
-                return
+                return table
             yield Note("table", f"the latency table of {date} in {path} is noisier than asked for; it is measured anew")
         except BadInput as e:
             yield Note("table", f"{e}; it is measured anew", warning=True)
     yield from build_table(runtime, plan, path, error=ERROR if error is None else error, minutes=minutes)
-    yield LatencyTable.load(path)
+    return LatencyTable.load(path)
 
 
 def _rougher(table: LatencyTable, error: float, minutes: float) -> bool:

@@ -1,0 +1,89 @@
+"""`mbv3 netadapt SPEC --target-ms T`: NetAdapt on any network, named, found or hand-written."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mbv3 import __version__
+from mbv3.data import peek_class_folder
+from mbv3.events import Event, RunStarted
+from mbv3.latency import Device, LatencyTable, open_runtime
+from mbv3.record import Accuracy, Scale, SearchRecord
+from mbv3.record import Device as DeviceRecord
+from mbv3.runs.declare import command_line
+from mbv3.runs.deliver import deliver, guarded
+from mbv3.runs.options import Options
+from mbv3.runs.prepare import TABLE
+from mbv3.runs.result import Found
+from mbv3.runs.rundir import RunDir, file_sha256, versions
+from mbv3.space import load_space, scale
+from mbv3.spec import ArchSpec, dump_spec, parse_spec
+from mbv3.stages.images import drawn_images, read_images
+from mbv3.stages.measure import check_reach, fast_enough, network_table
+from mbv3.tables import Latency, reference_of
+
+__all__ = ["adapt_events", "adapt_stages"]
+
+NOTE = "NetAdapt's own accuracy after short fine-tuning"
+
+
+def adapt_events(
+    spec: ArchSpec, target_ms: float, out: str | Path | None = None, **options: Any
+) -> Generator[Event, None, Found]:
+    """Shrink `spec` to `target_ms`. Its table holds the network's own layers, calibrated on twelve widths of it.
+
+    Raises:
+        BadInput: an option cannot be used.
+        Unreachable: the network is already faster than the target, or no cut leads to it.
+    """
+    o = Options.of({"target_ms": target_ms, **options})
+    open_runtime(o.runtime, o.threads)
+    if o.data is not None:
+        peek_class_folder(Path(o.data))  # before anything is made
+    path = Path(out) if out else Path("runs") / f"netadapt-{spec.name}-{target_ms:g}ms"
+    command = command_line("mbv3 netadapt", spec.name, options=o)
+    record = SearchRecord(
+        version=__version__, command=command, args=o.as_dict(), target_ms=target_ms, versions=versions(),
+        seeds={"search": o.seed}, hashes={}, network=dump_spec(spec), status="running", exit=None, stages={}, notes=(),
+    )  # fmt: skip
+    run = RunDir.create(path, record)
+    yield RunStarted(run.path)
+    return (yield from guarded(run, adapt_stages(o, run)))
+
+
+def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, Found]:
+    """The stages of `adapt_events`, each resumable."""
+    assert run.record.network is not None
+    spec = parse_spec(run.record.network, "run.json: network")
+    runtime = open_runtime(o.runtime, o.threads)
+    if run.record.seed_ms is None:
+        check_reach(spec, o.target_ms, runtime)
+    with run.stage("images"):
+        if o.data is None:
+            images = drawn_images(o.seed)
+        else:
+            images = read_images(o.data, scale(load_space("mobilenetv3"), 1.0, spec.resolution).resolution, o.seed)
+    own = run.file(TABLE)
+    with run.stage("table"):
+        table = LatencyTable.load(own) if own.exists() else (yield from network_table(spec, runtime, own))
+    latency = Latency(table, Device(runtime, reference_of(table), table.reference_ms))
+    measured = latency.measure(spec, 4)
+    assert measured is not None
+    if run.record.seed_ms is None and measured.ms <= o.target_ms:
+        raise fast_enough(spec, measured.ms, o.target_ms, 0.0)
+    run.text("seed.yaml", dump_spec(spec))
+    side = spec.resolution[0]
+    run.update(
+        scale=Scale(space=spec.name, width=1.0, resolution=side, why="the network's own size"),
+        device=DeviceRecord(**runtime.fingerprint.as_dict()),
+        reference_ms=table.reference_ms,
+        reference=f"mobilenet_v3_large@1, {side} px",
+        seed_ms=measured.ms,
+        accuracy=Accuracy(value=None, kind="netadapt", unit="%", note=NOTE),
+    )
+    if "table" not in run.record.hashes:
+        run.hash(table=file_sha256(own))
+    return (yield from deliver(o, run, replace(spec, provenance=()), None, images, latency))

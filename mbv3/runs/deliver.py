@@ -1,0 +1,225 @@
+"""From the network that a run starts NetAdapt with to the finished run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from mbv3.data import load_class_folder
+from mbv3.errors import Mbv3Error, Unreachable
+from mbv3.events import Done, Event, Note, StageStart
+from mbv3.files import write_atomic
+from mbv3.graph import network_model, quantized
+from mbv3.record import Baseline, Compared, LayerTime, SearchRecord
+from mbv3.report import write_report
+from mbv3.runs.exporting import calibration_images
+from mbv3.runs.options import Options
+from mbv3.runs.prepare import TABLE
+from mbv3.runs.result import Found, times_text
+from mbv3.runs.rundir import RunDir, file_sha256
+from mbv3.spec import ArchSpec, count, dump_spec, parse_spec, pixels
+from mbv3.stages.adapt import Adapted, adapt
+from mbv3.stages.budget import Budget
+from mbv3.stages.compare import Compared as Trained
+from mbv3.stages.compare import Rival, final_steps, rivals_at, train_alike
+from mbv3.stages.images import Images
+from mbv3.stages.measure import reference_times
+from mbv3.tables import Latency
+from mbv3.training import read_weights, save_weights
+
+__all__ = ["SPEC", "WEIGHTS", "budget_of", "deliver", "guarded", "remove_checkpoints"]
+
+SPEC, WEIGHTS, ONNX = "mobilenetv3.yaml", "weights.safetensors", "mobilenetv3.onnx"
+
+
+def budget_of(o: Options) -> Budget:
+    """The run's minutes, and whether amounts may follow this machine's speed."""
+    return Budget(o.minutes, images=o.data is not None, timed=not o.estimate_only)
+
+
+def guarded(run: RunDir[SearchRecord], work: Generator[Event, None, Found]) -> Generator[Event, None, Found]:
+    """Run `work` with the directory locked; how it ends is kept in run.json."""
+    run.lock()
+    try:
+        run.update(status="running", exit=None, error=None)
+        return (yield from work)
+    except Unreachable as e:
+        run.update(status="unreachable", exit=3, error=str(e), range_ms=(e.smallest_ms, e.largest_ms))
+        raise
+    except Mbv3Error as e:
+        run.update(status="failed", exit=e.exit_code, error=str(e))
+        raise
+    except (KeyboardInterrupt, GeneratorExit):
+        run.update(status="interrupted", exit=4)
+        raise
+    finally:
+        run.unlock()
+
+
+def deliver(
+    o: Options,
+    run: RunDir[SearchRecord],
+    seed: ArchSpec,
+    weights: dict[str, Tensor] | None,
+    images: Images,
+    latency: Latency,
+) -> Generator[Event, None, Found]:
+    """NetAdapt, verdict, results, training, report. `weights`: what the seed inherits."""
+    if images.procedural:
+        note = (
+            "no images were given: NetAdapt chose its cuts on a small built-in task of procedurally generated images, "
+            "and the weights are trained on that task only; give --data DIR for a choice on your images"
+        )
+        run.note(note)
+        yield Note("netadapt", note, warning=True)
+    budget = budget_of(o)
+    with run.stage("netadapt"):
+        adapted = yield from adapt(
+            seed, latency, images, o.target_ms, weights=weights, steps=o.finetune_steps, delta=o.delta, budget=budget,
+            seed=o.seed, keep=run,
+        )  # fmt: skip
+    spec = _write_result(o, run, adapted, images, latency)
+    if not images.procedural:
+        with run.stage("training"):
+            compared = yield from _train_and_compare(o, run, spec, images, latency, budget)
+        # the paper trains the result from scratch; a budget too short for that must not spoil NetAdapt's weights
+        if compared and compared[0].held_out_top1 >= adapted.accuracy:
+            save_weights(run.file(WEIGHTS), compared[0].state, network=spec.name)
+            _write_onnx(run, spec, images)
+    _finish(run, adapted, spec, latency)
+    yield Note("report", f"wrote {write_report(run.path)}")
+    if not adapted.reached:
+        raise Mbv3Error(
+            f"NetAdapt could cut no further: {adapted.ms:.3g} ms, over the target of {o.target_ms:g} ms; the smallest "
+            f"network it passed is {run.file(SPEC)}. Give a smaller --scale"
+        )
+    yield Done("run", _verdict(run, spec))
+    return Found(run.path, run.record)
+
+
+def _write_result(
+    o: Options, run: RunDir[SearchRecord], adapted: Adapted, images: Images, latency: Latency
+) -> ArchSpec:
+    """mobilenetv3.yaml with its provenance, weights, ONNX, table."""
+    r = run.record
+    assert r.scale is not None and r.device is not None and r.accuracy is not None
+    untrained = "; the head's as initialised" if o.segment else ""
+    provenance = (
+        ("tool", f"mbv3-search {r.version}"),
+        ("target_ms", o.target_ms),
+        ("device", r.device.cpu),
+        ("runtime", f"{r.device.runtime} {r.device.runtime_version}"),
+        ("precision", r.device.precision),
+        ("threads", r.device.threads),
+        ("space", r.scale.space),
+        ("width", r.scale.width),
+        ("accuracy", r.accuracy.kind),
+        ("sampler", o.sampler),
+        ("seed", o.seed),
+        ("table_sha256", r.hashes["table"]),
+        ("weights", ("procedural images" if images.procedural else "user's images") + untrained),
+    )
+    spec = replace(adapted.spec, name=f"found_{o.target_ms:g}ms", provenance=provenance)
+    run.text(SPEC, dump_spec(spec))
+    save_weights(run.file(WEIGHTS), adapted.state, network=spec.name)
+    _write_onnx(run, spec, images)
+    latency.table.save(run.file(TABLE))
+    verdict = adapted.verdict
+    run.update(
+        predicted_ms=adapted.predicted_ms,
+        measured_ms=verdict and verdict.ms,
+        measured_error_ms=verdict and verdict.error_ms,
+        raw_reference_ms=verdict and verdict.raw_reference_ms,
+    )
+    return spec
+
+
+def _write_onnx(run: RunDir[SearchRecord], spec: ArchSpec, images: Images) -> None:
+    """mobilenetv3.onnx, and what was timed beside it where that is int8."""
+    state = {k: v.numpy() for k, v in read_weights(run.file(WEIGHTS)).items()}
+    model = network_model(spec, state)
+    write_atomic(run.file(ONNX), model)
+    if run.record.device is not None and run.record.device.precision == "int8":
+        few = calibration_images(images.train.images, spec.resolution)
+        write_atomic(run.file("mobilenetv3.int8.onnx"), quantized(model, few))
+        run.note("mobilenetv3.int8.onnx is the network that was timed; its accuracy in int8 was not judged")
+
+
+def _train_and_compare(
+    o: Options, run: RunDir[SearchRecord], found: ArchSpec, images: Images, latency: Latency, budget: Budget
+) -> Generator[Event, None, list[Trained]]:
+    """The found network trained from scratch and, with --test, MobileNetV3 at the same ms beside it."""
+    rivals = [Rival(found, run.record.measured_ms)]
+    test = None
+    if o.test is not None:
+        test = load_class_folder(Path(o.test), images.size[0], classes=images.train.classes)
+        device = latency.device
+        if device is not None:
+            if "rivals" not in run.record.plan:
+                yield StageStart("training", "scaling MobileNetV3-Large and -Small to the same measured milliseconds")
+            kept = run.value("rivals", lambda: tuple((dump_spec(r.spec), r.ms) for r in rivals_at(device, found)))
+            rivals = [Rival(found if i == 0 else parse_spec(text), ms) for i, (text, ms) in enumerate(kept)]
+    steps = final_steps(found, images, len(rivals), o.final_epochs, budget, run)
+    if steps == 0:
+        return []
+    compared = yield from train_alike(rivals, images, steps, test=test, seed=o.seed, keep=run)
+    run.update(comparison=tuple(_row("found" if i == 0 else c.spec.name, c) for i, c in enumerate(compared)))
+    return compared
+
+
+def _row(name: str, c: Trained) -> Compared:
+    return Compared(
+        name=name, ms=c.ms, params=c.params, madds=c.madds, top1=round(c.top1, 2), sigma=round(c.error, 2), n=c.n
+    )
+
+
+def _finish(run: RunDir[SearchRecord], adapted: Adapted, spec: ArchSpec, latency: Latency) -> None:
+    prediction = latency.table.predict(spec, estimate=True)
+    counts = count(spec)
+    assert run.record.scale is not None
+    references = reference_times(spec, run.record.scale.width, latency)
+    run.hash(**{name: file_sha256(run.file(name)) for name in (SPEC, WEIGHTS)})
+    factor = latency.correction
+    run.update(
+        status="done" if adapted.reached else "failed",
+        exit=0 if adapted.reached else 1,
+        spec=SPEC,
+        params=counts.params,
+        madds=counts.madds,
+        references=tuple(Baseline(name=r.name, ms=round(r.ms, 4), accuracy=None) for r in references),
+        netadapt_accuracy=round(adapted.accuracy, 3),
+        correction=factor,
+        estimated_layers=prediction.estimated,
+        rows_ms=tuple(LayerTime(path=p, ms=round(ms * factor, 5), estimated=e) for p, ms, e in prediction.rows),
+        total_s=round(sum(run.record.stages.values()), 1),
+    )
+    if adapted.reached:
+        remove_checkpoints(run)
+
+
+def _checkpoints(run: RunDir[SearchRecord]) -> Iterator[Path]:
+    for pattern in ("supernet", "seed-training", "netadapt", "trained-*", "training-*"):
+        yield from run.path.glob(f"{pattern}.safetensors")
+
+
+def remove_checkpoints(run: RunDir[SearchRecord]) -> None:
+    """Remove what only a resumed run needs."""
+    for file in _checkpoints(run):
+        file.unlink()
+
+
+def _verdict(run: RunDir[SearchRecord], spec: ArchSpec) -> str:
+    r = run.record
+    counts = count(spec)
+    times = times_text(r)
+    if r.measured_ms is not None:
+        time_text = f"{times['measured']} measured whole ({times['predicted']} predicted)"
+    else:
+        time_text = f"{times['predicted']} predicted, not measured"
+    return (
+        f"{time_text}, target {r.target_ms:g} ms; {counts.params / 1e6:.2f} M parameters, "
+        f"{counts.madds / 1e6:.0f} M MAdds at {pixels(spec.resolution)} px; {run.file(SPEC)}"
+    )

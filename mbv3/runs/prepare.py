@@ -1,0 +1,164 @@
+"""The scale and the table of a search: measured on this CPU, or given as a file or a device's name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from mbv3.data import peek_class_folder
+from mbv3.events import Event, Note, StageStart
+from mbv3.latency import Device, LatencyTable, open_runtime
+from mbv3.record import Device as DeviceRecord
+from mbv3.record import Scale, SearchRecord
+from mbv3.runs.options import Options
+from mbv3.runs.rundir import RunDir, file_sha256
+from mbv3.space import SearchSpace, layer_keys, load_space, parse_scale, scale
+from mbv3.spec import ArchSpec, parse_resolution, pixels
+from mbv3.stages.scale import choose_scale, quick_ms
+from mbv3.tables import TABLE_MINUTES, Latency, open_table, read_table, reference_of, table_plan
+
+__all__ = ["TABLE", "prepare"]
+
+TABLE = "latency-table.csv"
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What is known of the space before its scale: the space under its head, the classes of the images (None: the
+    space's own), and the most pixels that make sense for them."""
+
+    space: SearchSpace
+    classes: int | None
+    most_pixels: int | None
+
+
+def _base(o: Options) -> _Base:
+    space = o.headed(scale(load_space(o.space_name), 1.0, o.pinned_resolution))
+    if o.data is None:
+        return _Base(space, None, None)
+    classes, _, side = peek_class_folder(Path(o.data))
+    # finer than twice the pictures there is nothing to see
+    return _Base(space, classes, max(32, min(1024, -(-2 * side // 32) * 32)))
+
+
+def prepare(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, tuple[SearchSpace, Latency]]:
+    """The scaled space and the latency of its networks; both are kept in the run directory."""
+    base = _base(o)
+    if o.estimate_only:
+        with run.stage("table"):
+            space, table = yield from _given(o, run, base)
+        return space, Latency(table, None, space.dress)
+    space, table, device = yield from _measured(o, run, base)
+    return space, Latency(table, device, space.dress)
+
+
+def _given(
+    o: Options, run: RunDir[SearchRecord], base: _Base
+) -> Generator[Event, None, tuple[SearchSpace, LatencyTable]]:
+    """The table of another device."""
+    own = run.file(TABLE)
+    # a resumed run keeps to its copy: the file may have changed, moved, or be named from another folder
+    source = str(own) if own.exists() else o.device
+    table, caveat = read_table(source, o.runtime, o.threads, o.force_table)
+    if caveat and source == o.device:
+        run.note(caveat)
+        yield Note("table", caveat, warning=True)
+    space, why = _scale_of_table(o, base, table)
+    missing = sum(k not in table.layers for k in layer_keys(space))
+    if missing and table.model is None:
+        note = f"{missing} layers of the space are not in the table and are estimated"
+        run.note(note)
+        yield Note("table", note, warning=True)
+    if not own.exists():
+        table.save(own)
+    _keep_scale(run, space, why, table)
+    run.update(device=DeviceRecord(**table.fingerprint.as_dict()))
+    if "table" not in run.record.hashes:
+        run.hash(table=file_sha256(own if table.model is not None else Path(o.device)))
+    return space, table
+
+
+def _scale_of_table(o: Options, base: _Base, table: LatencyTable) -> tuple[SearchSpace, str]:
+    """The scaled space and the reason: chosen for the target where any layer can be predicted, else the table's."""
+    fixed = parse_scale(o.scale)
+    width = fixed[0] if fixed else None
+    if table.model is not None:
+        choice = choose_scale(
+            partial(_predicted_ms, table), base.space, width, o.pinned_resolution, o.target_ms, o.seed_ratio,
+            base.classes, base.most_pixels,
+        )  # fmt: skip
+        return choice.space, choice.why
+    resolution = o.asked_resolution
+    if width is None:  # an older table records the side of a square
+        about = dict(table.about or {})
+        width = float(about.get("width", 1))
+        resolution = resolution or parse_resolution(str(about.get("resolution", 224)))
+    space = scale(base.space, width, resolution, base.classes)
+    return (
+        space,
+        f"width {width:g} at {pixels(space.resolution)} px, {'as asked' if fixed else 'the scale of the table'}",
+    )
+
+
+def _measured(
+    o: Options, run: RunDir[SearchRecord], base: _Base
+) -> Generator[Event, None, tuple[SearchSpace, LatencyTable, Device]]:
+    """This CPU's table at the scale that suits the target."""
+    runtime = open_runtime(o.runtime, o.threads)
+    known = run.record.scale
+    with run.stage("scale"):
+        if known is None:
+            yield StageStart("scale", f"timing networks of space {base.space.name} on {runtime.fingerprint.cpu}")
+            choice = choose_scale(
+                partial(quick_ms, runtime), base.space, (parse_scale(o.scale) or (None,))[0], o.pinned_resolution,
+                o.target_ms, o.seed_ratio, base.classes, base.most_pixels,
+            )  # fmt: skip
+            space, why = choice.space, choice.why
+            yield Note("scale", why)
+            run.update(
+                scale=_scale(space, why),
+                device=DeviceRecord(**runtime.fingerprint.as_dict(), load_at_start=os.getloadavg()[0]),
+            )
+        else:
+            why = known.why
+            space = scale(base.space, known.width, parse_resolution(str(known.resolution)), base.classes)
+    own = run.file(TABLE)
+    with run.stage("table"):
+        if own.exists():
+            table = LatencyTable.load(own)
+        else:
+            plan = table_plan(space)
+            table = yield from open_table(runtime, plan, rebuild=o.rebuild_table, minutes=TABLE_MINUTES)
+        table.require(runtime.fingerprint, str(own))
+        table.save(own)
+        if "table" not in run.record.hashes:
+            run.hash(table=file_sha256(own))
+        _keep_scale(run, space, why, table)
+        report = table.report or {}
+        if report:
+            yield Note(
+                "table",
+                f"the table predicts whole networks to {report.get('rmspe')} % RMSPE, {report.get('within_5')} % "
+                f"within 5 % (noise floor {report.get('noise_floor')} %)",
+            )
+    return space, table, Device(runtime, reference_of(table), table.reference_ms)
+
+
+def _predicted_ms(table: LatencyTable, specs: Sequence[ArchSpec]) -> list[float]:
+    return [table.latency_ms(s, estimate=True) for s in specs]
+
+
+def _scale(space: SearchSpace, why: str) -> Scale:
+    return Scale(space=space.name, width=space.width, resolution=pixels(space.resolution), why=why)
+
+
+def _keep_scale(run: RunDir[SearchRecord], space: SearchSpace, why: str, table: LatencyTable) -> None:
+    ref = table.reference
+    run.update(
+        scale=_scale(space, why),
+        reference_ms=table.reference_ms,
+        reference=f"{ref['spec']}@{ref['width']:g}, {pixels(reference_of(table).resolution)} px",
+    )

@@ -1,0 +1,70 @@
+"""The images that a chain learns from and chooses on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from mbv3.data import ImageSet, load_class_folder, make_batch, procedural_images, split
+from mbv3.errors import BadInput
+from mbv3.training import Score, evaluate, recalibrate
+
+__all__ = ["Images", "calibration_batches", "drawn_images", "read_images", "rescore", "subset"]
+
+DRAWN, DRAWN_SIDE, DRAWN_HELD_OUT = 6000, 32, 1024
+
+
+@dataclass(frozen=True)
+class Images:
+    """Disjoint sets: `train` is learned from, `held_out` chooses. `size`: (height, width) in pixels. `procedural`: the
+    built-in task of drawn shapes, which stands in where the user gives no images."""
+
+    train: ImageSet
+    held_out: ImageSet
+    size: tuple[int, int]
+    procedural: bool = False
+
+
+def drawn_images(seed: int = 0) -> Images:
+    """The built-in task: 6,000 drawn shapes at 32 px."""
+    train, held = split(procedural_images(DRAWN, DRAWN_SIDE, seed), 0.25, DRAWN_HELD_OUT, seed)
+    return Images(train, held, (DRAWN_SIDE, DRAWN_SIDE), True)
+
+
+def read_images(folder: Path | str, size: tuple[int, int], seed: int = 0) -> Images:
+    """Class folders, a tenth of every class (at most 5,000 images) held out.
+
+    Raises:
+        BadInput: the folder is missing, has under two classes, or broken images.
+    """
+    data = load_class_folder(Path(folder), size[0], seed=seed)
+    train, held = split(data, 0.1, 5000, seed)
+    if len(train) < 2:
+        raise BadInput(f"--data {folder}: too few images to hold some out")
+    return Images(train, held, size)
+
+
+def subset(data: ImageSet, most: int) -> ImageSet:
+    """At most `most` images, the same ones every time."""
+    if len(data) <= most:
+        return data
+    return data.take(np.sort(np.random.default_rng(3).permutation(len(data))[:most]))
+
+
+def calibration_batches(
+    images: Images, count: int, batch: int = 128, size: tuple[int, int] | None = None
+) -> Iterator[Tensor]:
+    """The same few training batches every time, for batch-norm statistics; (height, width) is the images' or `size`."""
+    order = np.random.default_rng(0).permutation(len(images.train))
+    for i in range(min(count, max(1, len(order) // batch))):
+        yield make_batch(images.train, order[i * batch : (i + 1) * batch], size or images.size)[0]
+
+
+def rescore(net: nn.Module, images: Images, held: ImageSet, batches: int) -> Score:
+    """Recalibrate batch norms, then evaluate."""
+    recalibrate(net, calibration_batches(images, batches))
+    return evaluate(net, held, images.size)

@@ -1,0 +1,89 @@
+"""Measuring stages: the table of one network's widths, and the reference networks beside a found one."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mbv3.errors import Unreachable
+from mbv3.events import Event
+from mbv3.latency import BuildPlan, LatencyTable, Runtime, build_table
+from mbv3.netadapt import smallest
+from mbv3.spec import ArchSpec, load_spec, lower, scale_spec, width_rules
+from mbv3.stages.scale import quick_ms
+from mbv3.tables import REFERENCE, TABLE_MINUTES, Latency, reference_at
+
+__all__ = ["ReferenceTime", "check_reach", "fast_enough", "network_table", "reference_times"]
+
+WIDTHS = (0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1)
+UNSURE = 0.05  # of a time from six runs; what is nearer is measured first
+REFERENCES = ("mobilenet_v3_large", "mobilenet_v3_small")
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceTime:
+    """A published network at a width, and its ms: measured where the device is at hand, else predicted."""
+
+    name: str
+    ms: float
+
+
+def network_table(
+    spec: ArchSpec, runtime: Runtime, path: Path, minutes: float = TABLE_MINUTES
+) -> Generator[Event, None, LatencyTable]:
+    """A table of the layers of `spec` and of twelve widths of it, on which it is calibrated; written to `path`."""
+    exp_rule, tail_rule = width_rules(spec.name)
+    relatives = [scale_spec(spec, w, exp_rule=exp_rule, tail_rule=tail_rule) for w in WIDTHS]
+    plan = BuildPlan(
+        keys=tuple(x.key for s in [spec, *relatives] for x in lower(s)),
+        calibration=tuple((f"calibration:@{w:g}", s) for w, s in zip(WIDTHS, relatives, strict=True)),
+        reference=reference_at(1.0, spec.resolution),
+        about={
+            "space": f"widths of {spec.name}", "space_id": "0" * 8, "width": 1.0, "resolution": spec.resolution[0],
+            "reference": REFERENCE,
+        },
+    )  # fmt: skip
+    yield from build_table(runtime, plan, path, minutes=minutes)
+    return LatencyTable.load(path)
+
+
+def fast_enough(spec: ArchSpec, now: float, target_ms: float, least: float) -> Unreachable:
+    """The error where nothing needs shrinking."""
+    return Unreachable(
+        f"{spec.name} already takes {now:.3g} ms, under the target of {target_ms:g} ms; NetAdapt only shrinks",
+        least,
+        now,
+    )
+
+
+def check_reach(spec: ArchSpec, target_ms: float, runtime: Runtime) -> None:
+    """A few runs of `spec` and of its smallest cut, before anything is measured long or trained.
+
+    Raises:
+        Unreachable: the network is clearly under the target, or no cut leads to it.
+    """
+    now, least = quick_ms(runtime, [spec, smallest(spec)])
+    if now <= (1 - UNSURE) * target_ms:
+        raise fast_enough(spec, now, target_ms, least)
+    if least > (1 + UNSURE) * target_ms:
+        raise Unreachable(
+            f"a target of {target_ms:g} ms cannot be met: {spec.name} takes {now:.3g} ms and, cut to 8 channels "
+            f"everywhere, still {least:.3g} ms on this device; a smaller input resolution may reach it",
+            least,
+            now,
+        )
+
+
+def reference_times(found: ArchSpec, width: float, latency: Latency) -> Sequence[ReferenceTime]:
+    """MobileNetV3-Large and -Small at `width`, with the resolution, classes and head of `found`."""
+    times: list[ReferenceTime] = []
+    for name in REFERENCES:
+        ref = scale_spec(load_spec(name), width, found.resolution)
+        ref = latency.dress(replace(ref, head=replace(ref.head, classes=found.head.classes)))
+        if latency.device is not None:
+            ms = latency.device.networks([ref]).ms[0]
+        else:
+            ms = latency.table.predict(ref, estimate=True).ms
+        times.append(ReferenceTime(f"{name}@{width:g}", ms))
+    return times

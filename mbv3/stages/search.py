@@ -1,0 +1,200 @@
+"""The search stage: trials over a space under a reward, and the network that goes on to NetAdapt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from optuna.samplers import BaseSampler
+
+from mbv3.errors import BadInput, Mbv3Error, MissingLayerError
+from mbv3.events import Event, Progress, StageStart
+from mbv3.search import Reward, Search, Trial, make_reward
+from mbv3.space import Additive, Genome, SearchSpace, tabulate
+from mbv3.spec import LayerKey
+from mbv3.stages.budget import Budget
+from mbv3.stages.judge import Judge
+from mbv3.stages.keep import Keep, Memory
+from mbv3.tables import Latency
+
+__all__ = ["TRIALS", "SpaceLatency", "default_w", "pick_seed", "search", "space_latency"]
+
+TRIALS = {"imagenet": 4000, "supernet": 240, "train": 24}
+LEAST_SCORED, MOST_SCORED = 40, 400  # trials with shared weights, whose time decides
+COLUMNS = ("number", "genome", "accuracy", "latency_ms", "reward", "estimated", "state", "sampler_state")
+_FILE, _BATCH = "trials.csv", 20
+
+
+class SpaceLatency:
+    """Calibrated latency in ms of every network of a space, as a sum over its layers."""
+
+    def __init__(self, additive: Additive, constant_ms: float) -> None:
+        self.additive, self.constant_ms = additive, constant_ms
+
+    def __call__(self, genome: Genome) -> float:
+        return float(self.additive(np.array([genome]))[0]) + self.constant_ms
+
+    def range_ms(self) -> tuple[float, float]:
+        """The fastest and the slowest network's."""
+        least, most = (self.additive.extreme(largest)[0] + self.constant_ms for largest in (False, True))
+        return least, most
+
+
+def space_latency(space: SearchSpace, latency: Latency) -> SpaceLatency:
+    """Raises: BadInput where the table lacks layers of the space and the device that could be asked is at hand."""
+    table = latency.table
+    calibration = table.calibration
+
+    def ms(key: LayerKey) -> float:
+        return calibration.layer_ms(key, table.hot_ms(key, estimate=latency.device is None))
+
+    try:
+        return SpaceLatency(tabulate(space, ms), calibration.c)
+    except MissingLayerError as e:
+        raise BadInput(
+            f"the latency table does not hold this space; measure it again with --rebuild-table ({e})"
+        ) from None
+
+
+def default_w(reward: str, target_ms: float, large_ms: float) -> float:
+    """The reward's exponent for a target, where MobileNetV3-Large takes `large_ms`: the paper's -0.15 belongs to its
+    small network, a third of the large one's time (Howard 2019, section 4.1)."""
+    if reward == "tunas":
+        return -0.1
+    return -0.15 if target_ms < 0.4 * large_ms else -0.07
+
+
+def search(
+    space: SearchSpace,
+    judge: Judge,
+    latency_ms: Callable[[Genome], float],
+    target_ms: float,
+    *,
+    sampler: str | BaseSampler = "rnn",
+    reward: str | Reward = "mnasnet-soft",
+    w: float = -0.07,
+    trials: int | None = None,
+    budget: Budget | None = None,
+    seed: int = 0,
+    estimated: bool = False,
+    keep: Keep | None = None,
+) -> Generator[Event, None, list[Trial]]:
+    """Score `trials` networks of `space`; returns them in order.
+
+    `target_ms` is TAR of the reward. `trials` defaults to TRIALS of the judge's kind, with shared weights to what the
+    budget's share allows. `estimated` marks the trials of a table whose device is not at hand.
+
+    Raises:
+        BadInput: an unknown sampler or reward.
+    """
+    budget, keep = budget or Budget(10.0, images=judge.kind != "imagenet"), keep or Memory()
+    history = _finished(space, keep, estimated)
+    goal = make_reward(reward, target_ms, w) if isinstance(reward, str) else reward
+    study = Search(space, judge.accuracy, latency_ms, goal, sampler=sampler, seed=seed, history=history)
+    wanted = keep.value("trials", lambda: trials or _affordable(space, judge, budget))
+    done, pending = list(history), list[Trial]()
+    began, before = time.monotonic(), len(done)
+    yield StageStart(
+        "search",
+        f"{study.sampler_name}: {wanted} trials of {space.size:.2g} networks, reward "
+        f"{reward if isinstance(reward, str) else getattr(reward, '__name__', 'of your own')} with w {w:g}, "
+        f"TAR {target_ms:g} ms" + (f", going on after {before}" if before else ""),
+    )
+    try:
+        with _one_thread(judge.kind == "imagenet"):
+            shown = 0.0
+            for trial in study.run(wanted):
+                done.append(trial)
+                pending.append(trial)
+                if len(done) % _BATCH == 0 or len(done) >= wanted:
+                    keep.append_rows(_FILE, COLUMNS, [_row(t, estimated) for t in pending])
+                    pending = []
+                now = time.monotonic()
+                if now - shown > 1 or len(done) >= wanted:
+                    shown = now
+                    rate = (len(done) - before) / max(now - began, 1e-9)
+                    best = max((t.reward for t in done if t.state == "complete"), default=float("nan"))
+                    yield Progress("search", len(done), wanted, f"best reward {best:.4f}", (wanted - len(done)) / rate)
+    finally:
+        if pending:
+            keep.append_rows(_FILE, COLUMNS, [_row(t, estimated) for t in pending])
+    return done
+
+
+def _affordable(space: SearchSpace, judge: Judge, budget: Budget) -> int:
+    """Trials by default; with shared weights as many as their share of the budget scores, by the second of two."""
+    if judge.kind != "supernet":
+        return TRIALS[judge.kind]
+    middle = tuple(n // 2 for n in space.sizes)
+    judge.accuracy(middle)
+    began = time.monotonic()
+    judge.accuracy(middle)
+    fit = int(budget.seconds("search") / (time.monotonic() - began))
+    return min(MOST_SCORED, max(LEAST_SCORED, fit))
+
+
+@contextmanager
+def _one_thread(alone: bool) -> Iterator[None]:
+    """One thread of torch where the score is free: the controller's matrices are too small to share."""
+    threads = torch.get_num_threads()
+    if alone:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _row(t: Trial, estimated: bool) -> dict[str, object]:
+    # repr keeps every bit: a resumed study must see the rewards that the first one saw
+    return {
+        "number": t.number, "genome": "-".join(map(str, t.genome)), "accuracy": repr(t.accuracy),
+        "latency_ms": repr(t.latency_ms), "reward": repr(t.reward), "estimated": int(estimated), "state": t.state,
+        "sampler_state": t.sampler_state,
+    }  # fmt: skip
+
+
+def _trial(space: SearchSpace, row: Mapping[str, str]) -> Trial:
+    return Trial(
+        int(row["number"]), space.genome(row["genome"]), float(row["accuracy"]), float(row["latency_ms"]),
+        float(row["reward"]), row["state"], row["sampler_state"],
+    )  # fmt: skip
+
+
+def _finished(space: SearchSpace, keep: Keep, estimated: bool) -> list[Trial]:
+    """Trials of an interrupted search, up to the first that cannot be read; the others are dropped from the file."""
+    rows = keep.rows(_FILE)
+    trials: list[Trial] = []
+    for row in rows:
+        try:
+            trial = _trial(space, row)
+        except (ValueError, KeyError, TypeError, BadInput):
+            break
+        if trial.number != len(trials):
+            break
+        trials.append(trial)
+    if rows:
+        keep.write_rows(_FILE, COLUMNS, [_row(t, estimated) for t in trials])
+    return trials
+
+
+def pick_seed(trials: Sequence[Trial], target_ms: float, seed_ratio: float = 1.25) -> Trial:
+    """The network handed to NetAdapt: the most accurate between the target and `seed_ratio` times it; else the nearest
+    one above; else, as nothing needs shrinking, the most accurate below.
+
+    Raises:
+        Mbv3Error: no trial has a finite reward.
+    """
+    good = [t for t in trials if t.state == "complete"]
+    if not good:
+        raise Mbv3Error("the search has no finite trial: every accuracy or latency was not a number")
+    window = [t for t in good if target_ms <= t.latency_ms <= 1.02 * seed_ratio * target_ms]
+    if window:
+        return max(window, key=lambda t: (t.accuracy, -t.latency_ms, -t.number))
+    above = [t for t in good if t.latency_ms > target_ms]
+    if above:
+        return min(above, key=lambda t: (t.latency_ms, t.number))
+    return max(good, key=lambda t: (t.accuracy, -t.latency_ms, -t.number))
