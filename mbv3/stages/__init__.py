@@ -18,6 +18,7 @@ from mbv3.stages.judge import (
     training_judge,
 )
 from mbv3.stages.keep import Keep, Memory
+from mbv3.stages.learn import Learned, learn
 from mbv3.stages.measure import ReferenceTime, check_reach, fast_enough, network_table, reference_times
 from mbv3.stages.scale import Scale, check_range, choose_scale, quick_ms
 from mbv3.stages.search import TRIALS, SpaceLatency, default_w, pick_seed, search, space_latency
@@ -32,6 +33,7 @@ __all__ = [
     "Images",
     "Judge",
     "Keep",
+    "Learned",
     "Memory",
     "ReferenceTime",
     "Rival",
@@ -49,6 +51,7 @@ __all__ = [
     "fast_enough",
     "final_steps",
     "imagenet_judge",
+    "learn",
     "network_table",
     "pick_seed",
     "quick_ms",
