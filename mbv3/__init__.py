@@ -9,7 +9,7 @@ from mbv3.spec import ArchSpec, Counts, count, dump_spec, load_spec, parse_spec
 if TYPE_CHECKING:
     from mbv3.latency import LatencyTable
     from mbv3.nn import build
-    from mbv3.runs import find
+    from mbv3.runs import export_events, export_to, find, train, train_events
     from mbv3.search import imagenet_top1
     from mbv3.space import load_space
 
@@ -22,19 +22,27 @@ __all__ = [
     "build",
     "count",
     "dump_spec",
+    "export_events",
+    "export_to",
     "find",
     "imagenet_top1",
     "load_space",
     "load_spec",
     "parse_spec",
+    "train",
+    "train_events",
 ]
 
 _LATER = {
     "LatencyTable": "mbv3.latency",
     "build": "mbv3.nn",
+    "export_events": "mbv3.runs",
+    "export_to": "mbv3.runs",
     "find": "mbv3.runs",
     "imagenet_top1": "mbv3.search",
     "load_space": "mbv3.space",
+    "train": "mbv3.runs",
+    "train_events": "mbv3.runs",
 }
 
 

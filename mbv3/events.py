@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["Done", "Event", "Note", "Progress", "RunStarted", "StageStart"]
+__all__ = ["Done", "Event", "Note", "Progress", "RunStarted", "StageStart", "watched"]
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +63,16 @@ class Done:
 
 
 Event = StageStart | Progress | Note | Done
+
+
+def watched(events: Generator[Event, None, R], see: Callable[[Event], None]) -> Generator[Event, None, R]:
+    """`events` and their value, passed on; `see` looks at each event first."""
+    with closing(events):
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as end:
+                value: R = end.value
+                return value
+            see(event)
+            yield event

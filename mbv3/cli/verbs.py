@@ -44,55 +44,42 @@ def run(args: Namespace) -> int:
 
 # ---- search --------------------------------------------------------------------------------------------------
 
-_OPTIONS = (
-    "device", "runtime", "threads", "data", "test", "accuracy", "space", "scale", "resolution", "task", "head",
-    "classes", "output_stride", "sampler", "reward", "w", "trials",
-    "seed", "seed_ratio", "delta", "finetune_steps", "supernet_steps", "supernet_minutes", "final_epochs",
-    "budget_minutes", "force_table", "rebuild_table",
-)  # fmt: skip
-
 
 def _search(args: Namespace) -> int:
     from mbv3.cli.show_events import follow
     from mbv3.runs import find_events
+    from mbv3.runs.declare import given
+    from mbv3.runs.options import Options
 
     if args.resume:
-        _resumed(args)
+        _resumed(args, Options)
         events = find_events(resume=args.resume)
     else:
-        given = {name: getattr(args, name) for name in _OPTIONS}
-        events = find_events(target_ms=args.target_ms, out=args.out, **given)
+        events = find_events(out=args.out, **given(args, Options))
     return _show_found(follow(_noting(events)), args.json)
 
 
-def _resumed(args: Namespace) -> None:
+def _resumed(args: Namespace, options: Any) -> None:
     """`--resume DIR` stands alone."""
-    from mbv3.cli.main import defaults
+    from mbv3.runs.declare import declared, given
 
     _current["run"] = args.resume
-    changed = [n for n, v in defaults(args.verb).items() if n not in ("resume", "json") and getattr(args, n) != v]
-    if changed:
-        flags = ", ".join("SPEC" if n == "spec" else "--" + n.replace("_", "-") for n in changed)
-        raise BadInput(f"--resume goes on with the run's own options; leave out {flags}")
+    also = given(args, options)
+    flags = [name for name, value in (("SPEC", getattr(args, "spec", None)), ("--out", args.out)) if value]
+    flags += [o.flag for o in declared(options) if o.name in also]
+    if flags:
+        raise BadInput(f"--resume goes on with the run's own options; leave out {', '.join(flags)}")
 
 
 def _noting(events: Generator[Event, None, T]) -> Generator[Event, None, T]:
     """Remember the run directory for the message of an interruption."""
-    from mbv3.events import RunStarted
+    from mbv3.events import RunStarted, watched
 
-    def watched() -> Generator[Event, None, T]:
-        return (yield from events)
-
-    work = watched()
-    while True:
-        try:
-            event = next(work)
-        except StopIteration as end:
-            result: T = end.value
-            return result
+    def see(event: object) -> None:
         if isinstance(event, RunStarted):
             _current["run"] = str(event.path)
-        yield event
+
+    return watched(events, see)
 
 
 def _show_found(found: Found, as_json: bool) -> int:
@@ -198,52 +185,58 @@ def _show(args: Namespace) -> int:
 def _netadapt(args: Namespace) -> int:
     from mbv3.cli.show_events import follow
     from mbv3.runs import adapt_events
+    from mbv3.runs.declare import given
+    from mbv3.runs.options import Options
 
-    given = {n: getattr(args, n) for n in
-             ("data", "delta", "finetune_steps", "budget_minutes", "seed", "runtime", "threads")}  # fmt: skip
-    events = adapt_events(load_spec(args.spec), args.target_ms, args.out, **given)
+    options = given(args, Options)
+    if "target_ms" not in options:
+        raise BadInput("--target-ms is missing: milliseconds that one image may take")
+    events = adapt_events(load_spec(args.spec), out=args.out, **options)
     return _show_found(follow(_noting(events)), args.json)
-
-
-_NO_OPTION = ("spec", "out", "resume", "json", "verb")
 
 
 def _train(args: Namespace) -> int:
     from mbv3.cli.show_events import follow
-    from mbv3.runs import train
+    from mbv3.runs import TrainResult, train_events
+    from mbv3.runs.declare import given
+    from mbv3.runs.train_options import TrainOptions
 
     if args.resume:
-        _resumed(args)
-        events = train(resume=args.resume)
+        _resumed(args, TrainOptions)
+        events = train_events(resume=args.resume)
     else:
-        given = {n: v for n, v in vars(args).items() if n not in _NO_OPTION}
-        events = train(load_spec(args.spec) if args.spec else None, out=args.out, **given)
-    record = follow(_noting(events))
-    if int(os.environ.get("RANK", "0")) > 0:  # under torchrun the first process speaks
+        events = train_events(args.spec, out=args.out, **given(args, TrainOptions))
+    result: TrainResult = follow(_noting(events))
+    if int(os.environ.get("RANK", "0")) > 0:  # under torchrun the first process prints
         return 0
     if args.json:
-        dump(record)
+        dump(result.as_dict())
         return 0
-    folder = Path(_current.get("run", "."))
-    lines = [(k, f"{v:.2f} %") for k, v in record["metrics"].items()]
-    lines += [("on", f"{record['n']} {record['judged_on']} images"), ("took", f"{record['total_s'] / 60:.1f} min")]
-    lines += [(n, str(folder / f)) for n, f in (("weights", "weights.safetensors"), ("network", "network.yaml"),
-                                                ("curve", "curve.png"), ("answers", "predictions.png"))]  # fmt: skip
+    lines = [(k, f"{v:.2f} %") for k, v in result.metrics.items()]
+    lines += [
+        ("on", f"{result.n} {result.judged_on} images"), ("took", f"{result.minutes:.1f} min"),
+        ("weights", str(result.weights)),
+    ]  # fmt: skip
+    lines += [(n, str(result.folder / f)) for n, f in (("network", "network.yaml"), ("curve", "curve.png"),
+                                                       ("answers", "predictions.png"))]  # fmt: skip
     out("\n".join(f"{k:<11}{v}" for k, v in lines))
     return 0
 
 
 def _export(args: Namespace) -> int:
-    from mbv3.runs.exporting import export_network
+    from mbv3.progress import drain, silent
+    from mbv3.runs import export_events
+    from mbv3.runs.declare import given
+    from mbv3.runs.export_options import ExportOptions
 
-    given = {n: getattr(args, n) for n in ("weights", "out", "precision", "data")}
-    record = export_network(network(args), args.to, **given)
-    for note in record["notes"]:
+    options = {"to": "", **given(args, ExportOptions)}
+    result = drain(export_events(network(args), out=args.out, **options), silent)
+    for note in result.notes:
         print(note, file=sys.stderr)  # noqa: T201
     if args.json:
-        dump(record)
+        dump(result.as_dict())
     else:
-        out("\n".join(record["files"]))
+        out("\n".join(map(str, result.files)))
     return 0
 
 

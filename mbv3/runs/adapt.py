@@ -13,6 +13,7 @@ from mbv3.events import Event, RunStarted
 from mbv3.latency import Device, LatencyTable, open_runtime
 from mbv3.record import Accuracy, Scale, SearchRecord
 from mbv3.record import Device as DeviceRecord
+from mbv3.runs.declare import command_line
 from mbv3.runs.deliver import deliver, guarded
 from mbv3.runs.options import Options
 from mbv3.runs.prepare import TABLE
@@ -20,8 +21,7 @@ from mbv3.runs.result import Found
 from mbv3.runs.rundir import RunDir, file_sha256, versions
 from mbv3.space import load_space, scale
 from mbv3.spec import ArchSpec, dump_spec, parse_spec
-from mbv3.stages.images import drawn_images, read_images
-from mbv3.stages.measure import check_reach, fast_enough, network_table
+from mbv3.stages import check_reach, drawn_images, fast_enough, network_table, read_images
 from mbv3.tables import Latency, reference_of
 
 __all__ = ["adapt_events", "adapt_stages"]
@@ -43,7 +43,7 @@ def adapt_events(
     if o.data is not None:
         peek_class_folder(Path(o.data))  # before anything is made
     path = Path(out) if out else Path("runs") / f"netadapt-{spec.name}-{target_ms:g}ms"
-    command = f"mbv3 netadapt {spec.name} --target-ms {target_ms:g}"
+    command = command_line("mbv3 netadapt", spec.name, options=o)
     record = SearchRecord(
         version=__version__, command=command, args=o.as_dict(), target_ms=target_ms, versions=versions(),
         seeds={"search": o.seed}, hashes={}, network=dump_spec(spec), status="running", exit=None, stages={}, notes=(),

@@ -1,8 +1,10 @@
-"""`mbv3 export`: a network, its weights and images to calibrate on, read and handed to the export room."""
+"""`mbv3 export`: a network, its weights and images to calibrate int8 on, to files of another framework."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,44 @@ from numpy.typing import NDArray
 
 from mbv3.data import Pixels, decode_all, find_images, normalise
 from mbv3.errors import BadInput
+from mbv3.events import Event, Note
 from mbv3.export import export
 from mbv3.files import vacant, write_atomic, write_folder
 from mbv3.nn import build
-from mbv3.spec import ArchSpec, Classify, count
-from mbv3.tasks.job import spread
+from mbv3.progress import drain
+from mbv3.runs.declare import takes
+from mbv3.runs.export_options import ExportOptions
+from mbv3.spec import ArchSpec, Classify, count, load_spec
+from mbv3.tasks import spread
 from mbv3.training import read_weights
 
-__all__ = ["calibration_images", "export_network"]
+__all__ = ["ExportResult", "calibration_images", "export_events", "export_to"]
 
-INT8_IMAGES = 32  # that the ranges of activations are calibrated on
+INT8_IMAGES = 32  # for the ranges of activations
 SUFFIXES = {"onnx": ".onnx", "litert": ".tflite"}  # of targets that are one file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportResult:
+    """What was written. `aux_params`: of the auxiliary head, which is not exported. `weights`: None where they are
+    random."""
+
+    spec: str
+    to: str
+    precision: str
+    params: int
+    aux_params: int
+    weights: str | None
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "spec": self.spec, "to": self.to, "precision": self.precision, "params": self.params,
+            "aux_params": self.aux_params, "weights": self.weights, "files": [str(file) for file in self.files],
+            "notes": list(self.notes),
+        }  # fmt: skip
 
 
 def calibration_images(images: Pixels, resolution: tuple[int, int]) -> list[NDArray[np.float32]]:
@@ -31,48 +60,56 @@ def calibration_images(images: Pixels, resolution: tuple[int, int]) -> list[NDAr
 
 
 def _images(folder: str, spec: ArchSpec) -> list[NDArray[np.float32]]:
-    """`calibration_images` of a folder of the user's, whatever its order, framed as training does for the task."""
+    """`calibration_images` of a user's folder, framed as the training of the task frames images."""
     files = find_images(Path(folder))
     few = [files[i] for i in spread(len(files), INT8_IMAGES)]
     decoded = decode_all(few, spec.resolution, folder, "middle" if isinstance(spec.head, Classify) else "stretch")
     return calibration_images(decoded.pixels, spec.resolution)
 
 
-def export_network(
-    spec: ArchSpec,
+@takes(ExportOptions)
+def export_to(
+    spec: ArchSpec | str,
     to: str,
     *,
-    weights: str | None = None,
-    out: str | None = None,
-    precision: str = "fp32",
-    data: str | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Write `spec` for the target `to`; what was written, ready for JSON.
+    out: Path | str | None = None,
+    **options: Any,
+) -> ExportResult:
+    """Write `spec`, a network or the name or YAML file of one, for the target `to`.
 
-    `out`: a new or empty folder, or a new file where its suffix is the target's. `data`: a folder of images, at any
-    depth, that calibrate int8.
+    `out`: a new or empty folder, or a new file where its suffix is the target's (default SPEC.onnx, SPEC.tflite or
+    SPEC-TO).
 
     Raises:
         BadInput: the weights, the images or the place cannot be used, or the target cannot express the network. Then
             nothing is written.
     """
-    if data and precision != "int8":
-        raise BadInput("--data calibrates int8: add --precision int8, or leave --data out")
-    if data and spec.in_channels != 3:
+    return drain(export_events(spec, to, out=out, **options))
+
+
+@takes(ExportOptions)
+def export_events(
+    spec: ArchSpec | str,
+    to: str,
+    *,
+    out: Path | str | None = None,
+    **options: Any,
+) -> Generator[Event, None, ExportResult]:
+    """`export_to` for those who show its notes themselves: yields events, returns the result."""
+    o = ExportOptions.of({"to": to, **options})
+    spec = load_spec(spec) if isinstance(spec, str) else spec
+    if o.data and spec.in_channels != 3:
         raise BadInput(
-            f"--data: images have 3 channels, and this network takes {spec.in_channels}; leave --data out, and ranges "
-            "are calibrated on a random image"
+            f"--data {o.data}: images have 3 channels, and this network takes {spec.in_channels}; leave --data out, "
+            "and the ranges are calibrated on a random image"
         )
-    suffix = SUFFIXES.get(to, "")
-    plain = re.sub(r"[^\w.@+-]", "_", spec.name)[:100] + (".int8" if precision == "int8" else "")
-    place = Path(out or plain + (suffix or f"-{to}"))
+    suffix = SUFFIXES.get(o.to, "")
+    plain = re.sub(r"[^\w.@+-]", "_", spec.name)[:100] + (".int8" if o.precision == "int8" else "")
+    place = Path(out or plain + (suffix or f"-{o.to}"))
     vacant(place)
-    state = read_weights(Path(weights)) if weights else build(spec, seed).state_dict()
-    images: list[NDArray[np.float32]] = []
-    if data:
-        images = _images(data, spec)
-    made = export(spec, state, to, precision=precision, images=images, source=weights or "weights")
+    state = read_weights(Path(o.weights)) if o.weights else build(spec, o.seed).state_dict()
+    images = _images(o.data, spec) if o.data else []
+    made = export(spec, state, o.to, precision=o.precision, images=images, source=o.weights or "weights")
     if suffix and place.suffix == suffix:
         [content] = made.files.values()
         write_atomic(place, content)
@@ -80,17 +117,12 @@ def export_network(
     else:
         write_folder(place, made.files)
         files = [place / file for file in made.files]
-    notes = list(made.notes)
-    if not weights:
-        notes.insert(0, f"weights are random (seed {seed}): give --weights FILE for trained ones")
+    random = () if o.weights else (f"weights are random (seed {o.seed}): give --weights FILE for trained ones",)
     counts = count(spec)
-    return {
-        "spec": spec.name,
-        "to": to,
-        "precision": precision,
-        "params": counts.params,
-        "aux_params": counts.aux_params,
-        "weights": weights,
-        "files": [str(file) for file in files],
-        "notes": notes,
-    }
+    result = ExportResult(
+        spec=spec.name, to=o.to, precision=o.precision, params=counts.params, aux_params=counts.aux_params,
+        weights=o.weights, files=tuple(files), notes=(*random, *made.notes),
+    )  # fmt: skip
+    for note in result.notes:
+        yield Note("export", note, warning=True)
+    return result

@@ -23,10 +23,21 @@ from mbv3.runs.rundir import RunDir, versions
 from mbv3.search import imagenet_top1
 from mbv3.space import SearchSpace, load_space, scale
 from mbv3.spec import dump_spec
-from mbv3.stages.images import Images, drawn_images, read_images
-from mbv3.stages.judge import Judge, imagenet_judge, supernet_judge, training_judge
-from mbv3.stages.scale import check_range
-from mbv3.stages.search import TRIALS, default_w, pick_seed, search, space_latency
+from mbv3.stages import (
+    TRIALS,
+    Images,
+    Judge,
+    check_range,
+    default_w,
+    drawn_images,
+    imagenet_judge,
+    pick_seed,
+    read_images,
+    search,
+    space_latency,
+    supernet_judge,
+    training_judge,
+)
 from mbv3.tables import read_table
 
 __all__ = ["find_events"]

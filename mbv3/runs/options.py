@@ -1,106 +1,112 @@
-"""What a run was asked for, checked once."""
+"""What a search was asked for, checked once."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from mbv3.errors import BadInput
-from mbv3.search import REWARDS, SAMPLERS
+from mbv3.runs.declare import always, as_args, check, command_line, existing, from_args, option
 from mbv3.space import SearchSpace, parse_scale, under_head
-from mbv3.spec import head_names, parse_resolution
+from mbv3.spec import parse_resolution
+from mbv3.tasks import TASKS
 
-__all__ = ["ACCURACIES", "TASKS", "Options"]
+__all__ = ["ACCURACIES", "NETADAPT", "Options"]
 
 ACCURACIES = ("imagenet", "supernet", "train")
-TASKS = ("classify", "segment")
-HEADS = tuple(n for n in head_names() if n != "classify" and not n.startswith("ssdlite"))
-# torchvision's LR-ASPP pools the whole map, which suits any resolution; the paper's 49x49 window is made for 512x1024
-HEAD, CLASSES, RESOLUTION = "lraspp-torchvision", 19, (512, 512)  # of --task segment; Cityscapes has 19 classes
 IMAGENET_MINUTES, DATA_MINUTES = 10.0, 60.0
+# the options of `mbv3 netadapt`, beside --target-ms
+NETADAPT = ("data", "delta", "finetune_steps", "budget_minutes", "seed", "runtime", "threads")
+
+
+def _samplers() -> Iterable[str]:
+    from mbv3.search import SAMPLERS
+
+    return SAMPLERS
+
+
+def _rewards() -> Iterable[str]:
+    from mbv3.search import REWARDS
+
+    return REWARDS
+
+
+def _searched() -> Iterable[str]:
+    return [name for name, task in TASKS.items() if name == "classify" or task.search_heads]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The arguments of `find`. None means: chosen by the run and recorded in its plan."""
+    """The options of `mbv3-search` and `mbv3.find`. None: the run chooses, and records it in its plan."""
 
-    target_ms: float
-    device: str = "this-cpu"
-    runtime: str = "onnxruntime"
-    threads: int = 1
-    data: str | None = None
-    test: str | None = None
-    accuracy: str | None = None
-    space: str | None = None
-    scale: str = "auto"
-    resolution: str | None = None
-    task: str = "classify"
-    head: str | None = None
-    classes: int | None = None
-    output_stride: int | None = None
-    sampler: str = "rnn"
-    reward: str = "mnasnet-soft"
-    w: float | None = None
-    trials: int | None = None
-    seed: int = 0
-    seed_ratio: float = 1.25
-    delta: float | None = None
-    finetune_steps: int | None = None
-    supernet_steps: int | None = None
-    supernet_minutes: float | None = None
-    final_epochs: float | None = None
-    budget_minutes: float | None = None
-    force_table: bool = False
-    rebuild_table: bool = False
+    target_ms: float = option(help="milliseconds that one image may take", metavar="T", above=0, high=1e6,
+                              unit="milliseconds")  # fmt: skip
+    device: str = option("this-cpu", "what to find a network for", metavar="this-cpu|NAME|TABLE.csv")
+    runtime: str = option("onnxruntime", "onnxruntime, onnxruntime-int8 or litert (TFLite)", metavar="NAME")
+    threads: int = option(1, "threads of one inference", metavar="N", low=1)
+    data: str | None = option(None, "your images: one folder a class", metavar="DIR", is_path=always)
+    test: str | None = option(None, "test images; adds a comparison with MobileNetV3 at equal ms", metavar="DIR",
+                              is_path=always)  # fmt: skip
+    accuracy: str | None = option(None, "what scores a network (default imagenet, supernet with --data)",
+                                  metavar="|".join(ACCURACIES), choices=ACCURACIES)  # fmt: skip
+    space: str | None = option(None, "search space (default mnasnet-imagenet, mobilenetv3 with --data)",
+                               metavar="NAME|FILE", is_path=existing)  # fmt: skip
+    scale: str = option("auto", "width and resolution of the space", metavar="auto|1|WIDTHxRES")
+    resolution: str | None = option(None, "input in pixels; --scale auto then chooses the width only (segment: 512)",
+                                    metavar="H|HxW")  # fmt: skip
+    task: str = option("classify", "classify, or segment: backbones under a segmentation head", metavar="NAME",
+                       choices=_searched)  # fmt: skip
+    head: str | None = option(None, "head of --task segment, as `mbv3 show --head` has them (default "
+                              "lraspp-torchvision)", metavar="NAME")  # fmt: skip
+    classes: int | None = option(None, "classes of --task segment (default 19)", metavar="N", low=1, high=10**6)
+    output_stride: int | None = option(None, "output stride of --task segment (default 16)", metavar="8|16|32", low=1)
+    sampler: str = option("rnn", "what proposes networks: rnn is the RNN controller, evolution is regularized "
+                          "evolution; nsga2, tpe and random are Optuna's", metavar="NAME",
+                          choices=_samplers)  # fmt: skip
+    reward: str = option("mnasnet-soft", "mnasnet-soft is ACC (LAT/TAR)^w, mnasnet-hard applies it only above the "
+                         "target, tunas is TuNAS's absolute reward", metavar="NAME", choices=_rewards)  # fmt: skip
+    w: float | None = option(None, "exponent of the reward (default -0.07, -0.15 for small targets)", metavar="W",
+                             low=-10, high=0)  # fmt: skip
+    trials: int | None = option(None, "networks that the search scores", metavar="N", low=1, high=10**6)
+    seed: int = option(0, "seed of every random number of the run", metavar="N", low=0, high=2**31 - 1)
+    seed_ratio: float = option(1.25, "the search aims at this multiple of the target, and NetAdapt shrinks the rest",
+                               metavar="R", low=1, high=4)  # fmt: skip
+    delta: float | None = option(None, "NetAdapt's smallest cut in one step, as a share of the start network's ms "
+                                 "(default 0.01, or what the budget allows)", metavar="SHARE", low=0.001,
+                                 high=0.5)  # fmt: skip
+    finetune_steps: int | None = option(None, "training steps of each NetAdapt proposal", metavar="T", low=0,
+                                        high=10**7)  # fmt: skip
+    supernet_steps: int | None = option(None, "training steps of the supernet", metavar="N", low=1, high=10**7)
+    supernet_minutes: float | None = option(None, "training time of the supernet (default: a share of the budget)",
+                                            metavar="M", low=0.01, high=1e6)  # fmt: skip
+    final_epochs: float | None = option(None, "training of the found network; 0 for none", metavar="E", low=0,
+                                        high=1e6)  # fmt: skip
+    budget_minutes: float | None = option(None, "time for the whole run (default 10, 60 with --data)", metavar="M",
+                                          low=0.01, high=1e6)  # fmt: skip
+    force_table: bool = option(False, "use a latency table that was measured on another device")
+    rebuild_table: bool = option(False, "measure the latency table again, though there is one")
 
     def __post_init__(self) -> None:
-        def need(ok: bool, rule: str, value: object) -> None:
-            if not ok:
-                raise BadInput(f"{rule} (got {value})")
-
-        t = self.target_ms
-        number = isinstance(t, (int, float)) and not isinstance(t, bool)
-        need(number and math.isfinite(t) and 0 < t < 1e6, "--target-ms must be a positive number of milliseconds", t)
-        need(self.accuracy in (None, *ACCURACIES), f"--accuracy must be one of {', '.join(ACCURACIES)}", self.accuracy)
-        need(self.sampler in SAMPLERS, f"--sampler must be one of {', '.join(SAMPLERS)}", self.sampler)
-        need(self.reward in REWARDS, f"--reward must be one of {', '.join(REWARDS)}", self.reward)
-        need(self.w is None or (math.isfinite(self.w) and -10 <= self.w <= 0), "--w must lie from -10 to 0", self.w)
-        need(self.trials is None or 1 <= self.trials <= 10**6, "--trials must be from 1 to a million", self.trials)
-        need(1.0 <= self.seed_ratio <= 4.0, "--seed-ratio must lie from 1 to 4", self.seed_ratio)
-        need(self.delta is None or 0.001 <= self.delta <= 0.5, "--delta must lie from 0.001 to 0.5", self.delta)
-        need(0 <= self.seed < 2**31, "--seed must be a whole number from 0 to 2147483647", self.seed)
-        for name, least in (("finetune_steps", 0), ("supernet_steps", 1)):
-            value = getattr(self, name)
-            flag = "--" + name.replace("_", "-")
-            need(value is None or least <= value <= 10**7, f"{flag} must be at least {least}", value)
-        for name in ("supernet_minutes", "budget_minutes", "final_epochs"):
-            value = getattr(self, name)
-            bound = 0.0 if name == "final_epochs" else 0.01
-            flag = "--" + name.replace("_", "-")
-            ok = value is None or (math.isfinite(value) and bound <= value <= 1e6)
-            need(ok, f"{flag} must be at least {bound:g}", value)
+        check(self)
         fixed = parse_scale(self.scale)
         if self.resolution is not None:
             parse_resolution(self.resolution)
-            need(not (fixed and fixed[1]), "--scale and --resolution both give a resolution; leave one out", self.scale)
-        need(self.task in TASKS, f"--task must be one of {', '.join(TASKS)}", self.task)
+            _need(not (fixed and fixed[1]), "--scale and --resolution both give a resolution; leave one out",
+                  self.scale)  # fmt: skip
         if self.segment:
-            need(self.dense in HEADS, f"--head must be one of {', '.join(HEADS)}", self.head)
-            need(1 <= self.dense_classes <= 10**6, "--classes must be a whole number from 1", self.classes)
-            need(self.output_stride is None or self.output_stride > 0, "--output-stride must be positive",
-                 self.output_stride)  # fmt: skip
-            need(self.data is None, "--task segment searches without --data: the ImageNet predictor ranks the "
-                 "backbones and the head counts with its time; leave --data out", self.data)  # fmt: skip
+            heads = TASKS[self.task].search_heads
+            _need(self.dense in heads, f"--head must be one of {', '.join(heads)}", self.head)
+            _need(self.data is None, f"--task {self.task} searches without --data: the ImageNet predictor ranks the "
+                  "backbones and the head adds its time; leave --data out", self.data)  # fmt: skip
         else:
-            for flag in ("head", "classes", "output_stride"):
-                value = getattr(self, flag)
-                need(value is None, f"--{flag.replace('_', '-')} belongs to --task segment; add it", value)
+            for name in ("head", "classes", "output_stride"):
+                value = getattr(self, name)
+                _need(value is None, f"--{name.replace('_', '-')} belongs to --task segment; add it", value)
         if self.data is None:
-            need(self.accuracy in (None, "imagenet"), "--accuracy supernet and train need images: give --data DIR",
-                 self.accuracy)  # fmt: skip
-            need(self.test is None, "--test needs --data", self.test)
+            _need(self.accuracy in (None, "imagenet"), "--accuracy supernet and train need images: give --data DIR",
+                  self.accuracy)  # fmt: skip
+            _need(self.test is None, "--test needs --data", self.test)
         if self.device.startswith(("ssh://", "adb:")):
             more = " --runtime litert --benchmark PATH" if self.device.startswith("adb:") else ""
             raise BadInput(
@@ -115,16 +121,17 @@ class Options:
 
     @property
     def segment(self) -> bool:
-        return self.task == "segment"
+        """Whether networks are searched under a head of another task."""
+        return self.task != "classify"
 
     @property
     def dense(self) -> str:
-        """The head of --task segment."""
-        return HEAD if self.head is None else self.head
+        """The head that networks are searched under; empty for a classifier's own."""
+        return self.head or TASKS[self.task].head
 
     @property
     def dense_classes(self) -> int:
-        return CLASSES if self.classes is None else self.classes
+        return TASKS[self.task].search_classes if self.classes is None else self.classes
 
     @property
     def asked_resolution(self) -> tuple[int, int] | None:
@@ -137,10 +144,10 @@ class Options:
     @property
     def pinned_resolution(self) -> tuple[int, int] | None:
         """The resolution that --scale auto keeps; None where it chooses one too."""
-        return self.asked_resolution or (RESOLUTION if self.segment else None)
+        return self.asked_resolution or TASKS[self.task].search_resolution
 
     def headed(self, space: SearchSpace) -> SearchSpace:
-        """`space` under the head of --task segment; for a classifier as it is. Raises: BadInput."""
+        """`space` with its networks under the task's head; for a classifier as it is. Raises: BadInput."""
         if not self.segment:
             return space
         return under_head(space, self.dense, self.dense_classes, self.output_stride)
@@ -158,29 +165,18 @@ class Options:
         return self.budget_minutes or (IMAGENET_MINUTES if self.data is None else DATA_MINUTES)
 
     def command(self) -> str:
-        """What was asked for, as a command line."""
-        parts = ["mbv3-search"]
-        default = Options(target_ms=1.0)
-        for name, value in self.as_dict().items():
-            if name == "target_ms" or value != getattr(default, name):
-                flag = "--" + name.replace("_", "-")
-                text = f"{value:g}" if isinstance(value, float) else str(value)
-                parts.append(flag if value is True else f"{flag} {text}")
-        return " ".join(parts)
+        """The command line that repeats the search."""
+        return command_line("mbv3-search", options=self)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return as_args(self)
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Options:
-        """Options from a mapping such as run.json's `args`. Raises: BadInput for names that are none."""
-        known = cls.__dataclass_fields__
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise BadInput(f"no such option: {', '.join(unknown)}; there are {', '.join(sorted(known))}")
-        # whole paths: a run is resumed from any folder
-        paths = {k: str(Path(v).resolve()) for k, v in values.items() if k in ("data", "test") and v is not None}
-        space = values.get("space")
-        if space is not None and Path(space).is_file():
-            paths["space"] = str(Path(space).resolve())
-        return cls(**{**values, **paths})
+        """Options from names and values, such as run.json's `args`. Raises: BadInput."""
+        return from_args(cls, values)
+
+
+def _need(ok: bool, rule: str, value: object) -> None:
+    if not ok:
+        raise BadInput(f"{rule} (got {value})")

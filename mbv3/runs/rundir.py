@@ -43,11 +43,15 @@ def versions() -> dict[str, str]:
 
 
 class RunDir(Generic[R]):
-    """A run's files. `record` is run.json, on disk after every `update`. Stages use it as their `Keep`."""
+    """A run's files. `record` is run.json, on disk after every `update`. Stages use it as their `Keep`.
 
-    def __init__(self, path: Path, record: R) -> None:
+    With `writes` False nothing is written: a process of a training beside the one that writes.
+    """
+
+    def __init__(self, path: Path, record: R, writes: bool = True) -> None:
         self.path = path
         self.record: R = record
+        self.writes = writes
 
     @classmethod
     def create(cls, path: Path, record: R) -> RunDir[R]:
@@ -90,7 +94,8 @@ class RunDir(Generic[R]):
     def update(self, **changes: Any) -> None:
         """Change fields of the record; it is on disk when this returns."""
         self.record = replace(self.record, **changes)
-        records.save(self.path, self.record)
+        if self.writes:
+            records.save(self.path, self.record)
 
     def note(self, text: str) -> None:
         """A caveat that the report shows, once."""
@@ -128,7 +133,8 @@ class RunDir(Generic[R]):
         return self.path / name
 
     def text(self, name: str, content: str) -> None:
-        write_atomic(self.path / name, content)
+        if self.writes:
+            write_atomic(self.path / name, content)
 
     def rows(self, name: str) -> list[dict[str, str]]:
         """Rows of a CSV file; a half-written last line is left out."""

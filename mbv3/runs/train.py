@@ -1,364 +1,345 @@
-"""`mbv3 train`: a spec and images to a trained network, resumable, with its score, curve and contact sheet."""
+"""`mbv3 train`: a spec and images to a trained network in a run directory, resumable."""
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
-from mbv3.data import batch_order, normalise
 from mbv3.errors import BadInput
-from mbv3.events import Done, Event, Note, Progress, StageStart
+from mbv3.events import Done, Event, Progress, RunStarted, StageStart, watched
 from mbv3.export.read import initial_weights
 from mbv3.files import write_atomic
 from mbv3.nn import build
+from mbv3.progress import drain, silent
+from mbv3.record import Images, TrainRecord
 from mbv3.report import contact_sheet, training_curve
-from mbv3.runs.train_log import logged, read_rows, write_rows
+from mbv3.runs.declare import takes
+from mbv3.runs.rundir import RunDir, file_sha256, versions
+from mbv3.runs.train_log import logged
 from mbv3.runs.train_options import TrainOptions
-from mbv3.runs.train_rundir import RunDir, file_sha256, json_ready, versions
+from mbv3.runs.train_result import TrainResult
 from mbv3.spec import ArchSpec, count, dump_spec, load_spec, parse_spec, with_head
-from mbv3.tasks.classify import classify_job
-from mbv3.tasks.detect import detect_job
-from mbv3.tasks.hub import PREFIX, class_folders
-from mbv3.tasks.job import STAGE, Job
-from mbv3.tasks.segment import segment_job
-from mbv3.tasks.shape import shaped, smallest_map, task_of
-from mbv3.training import (
-    RECIPES,
-    Diverged,
-    Epoch,
-    Fit,
-    Objective,
-    WithAux,
-    adopt,
-    and_aux,
-    distilled,
-    fit,
-    load_checkpoint,
-    measure,
-    processes,
-    recalibrate,
-    recipe_for,
-    save_weights,
-    together,
-)
+from mbv3.stages.learn import CHECKPOINT, Learned, default_device, learn
+from mbv3.tasks import PREFIX, TASKS, Source, TaskData, class_folders, shaped, task_of
+from mbv3.training import Diverged, Fit, adopt, load_checkpoint, processes, recipe_for, save_weights, together
+from mbv3.typed_json import json_ready
 
-__all__ = ["train"]
+__all__ = ["train", "train_events"]
 
-FORMAT = "mbv3-train/1"
-_PIXELS = ("pixels-*.u8", "pixels-*.json", "images.json")
+PIXELS = ("pixels-*.u8", "pixels-*.json", "images.json")  # removed at the end
+R = TypeVar("R")
 
 
+@takes(TrainOptions)
 def train(
-    spec: ArchSpec | None = None, *, out: Path | str | None = None, resume: Path | str | None = None, **options: Any
-) -> Iterator[Event]:
-    """Train `spec`; options are those of TrainOptions. Yields events, at last Done with the content of run.json.
+    spec: ArchSpec | str | None = None,
+    *,
+    out: Path | str | None = None,
+    resume: Path | str | None = None,
+    **options: Any,
+) -> TrainResult:
+    """Train `spec`, a network or the name or YAML file of one, and score it. Shows progress on a terminal and in a
+    notebook; `train_events` yields it.
+
+    `out`: the run directory. `resume`: go on with an interrupted one, under its own options.
 
     Raises:
         BadInput: options, data or weights that cannot be used.
         Diverged: the loss is not finite any more; the last good state is kept and named.
     """
+    return drain(train_events(spec, out=out, resume=resume, **options))
+
+
+@takes(TrainOptions)
+def train_events(
+    spec: ArchSpec | str | None = None,
+    *,
+    out: Path | str | None = None,
+    resume: Path | str | None = None,
+    **options: Any,
+) -> Generator[Event, None, TrainResult]:
+    """`train` for those who show progress themselves: yields events, returns the result.
+
+    Under torchrun every process calls it, and the first one yields events and writes.
+    """
     with together():
-        rank, world = processes()
-        if resume is not None:
-            run = RunDir.open(Path(resume), FORMAT)
-            if run.record["status"] == "done":
-                yield Note("run", f"run directory {run.path}")
-                yield Done("train", _verdict(run.record), run.record)
-                return
-            o = TrainOptions.of(run.record["args"])
-            spec = parse_spec((run.path / "network.yaml").read_text("utf-8"), str(run.path / "network.yaml"))
+        if resume is None:
+            run, o, spec = _new(load_spec(spec) if isinstance(spec, str) else spec, out, options)
         else:
-            if spec is None:
-                raise BadInput("SPEC is needed: a YAML file or a name such as mobilenet_v3_small")
-            o = TrainOptions.of(options)
-            command = o.command(spec.name)
-            spec = shaped(spec, o)
-            path = Path(out or f"runs/train-{spec.name}-{Path(o.data).name}")
-            if rank == 0:
-                run = RunDir.create(path, {"command": command, "args": o.as_dict(), "hashes": {}}, FORMAT)
-                run.write("network.yaml", dump_spec(spec))
-            if world > 1:
-                distributed.barrier()
-            run = run if rank == 0 else RunDir.open(path, FORMAT)
-        yield Note("run", f"run directory {run.path}")
-        if rank > 0:
-            run.save = lambda **changes: run.record.update(changes)  # type: ignore[method-assign]
-            try:
-                yield from (e for e in _stages(o, run, spec) if isinstance(e, Done))
-            except Diverged:
-                distributed.barrier()  # torchrun ends them all when one ends: the first is still writing
-                raise
-            return
-        run.lock()
-        try:
-            yield from logged(run.path, _stages(o, run, spec))
-        except BadInput:
-            if resume is None and not (run.path / "checkpoint.safetensors").exists():
-                shutil.rmtree(run.path)  # nothing was learned: the same --out is free for the next try
-            raise
-        except Diverged as e:
-            kept = _keep_last_good(run)
-            run.save(status="diverged", exit=1)
-            if world > 1:
-                distributed.barrier()
-            raise Diverged(f"{e}; {kept}") from None
-        finally:
-            run.unlock()
+            if spec is not None or out is not None or options:
+                raise BadInput("--resume goes on with the run's own options; give it alone")
+            run, o, spec = _again(Path(resume))
+        yield RunStarted(run.path)
+        if run.record.status == "done":
+            result = TrainResult(run.path, run.record)
+            yield Done("train", result.summary)
+        elif run.writes:
+            result = yield from _writing(o, run, spec, new=resume is None)
+        else:
+            result = _beside(o, run, spec)
+        return result
 
 
-def _stages(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event]:
+def _new(
+    spec: ArchSpec | None, out: Path | str | None, options: dict[str, Any]
+) -> tuple[RunDir[TrainRecord], TrainOptions, ArchSpec]:
+    """A run directory for a new training. Raises: BadInput; then there is none."""
+    if spec is None:
+        raise BadInput("SPEC is missing: a YAML file or a name such as mobilenet_v3_small")
+    o = TrainOptions.of(options)
+    command = o.command(spec.name)
+    spec = shaped(
+        spec, TASKS[o.task], resolution=o.resolution, head=o.head, output_stride=o.output_stride, unstride=o.unstride,
+        dropout=o.dropout,
+    )  # fmt: skip
+    path = Path(out or f"runs/train-{spec.name}-{Path(o.data).name}")
     rank, world = processes()
-    where = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    precision = o.precision
-    if precision == "auto":
-        precision = "bf16" if where.type == "cuda" and torch.cuda.is_bf16_supported(False) else "fp32"
-    begun = (run.path / "checkpoint.safetensors").exists()
-    started = initial_weights(Path(o.init), spec) if o.init is not None and not begun else None
-    # weights of another network are told before the images are decoded; their heads, when the classes are known
-    if o.init is not None and started is not None:
-        adopt(build(spec, o.seed), started[0], o.init)
+    if rank == 0:
+        record = TrainRecord(
+            command=command, args=o.as_dict(), hashes={}, status="running", exit=None, stages={}, notes=()
+        )
+        run = RunDir.create(path, record)
+        run.text("network.yaml", dump_spec(spec))
+    if world > 1:
+        distributed.barrier()
+    return (run if rank == 0 else _opened(path)), o, spec
+
+
+def _again(path: Path) -> tuple[RunDir[TrainRecord], TrainOptions, ArchSpec]:
+    """An existing run. Raises: BadInput."""
+    run = _opened(path)
+    network = path / "network.yaml"
+    try:
+        spec = parse_spec(network.read_text("utf-8"), str(network))
+    except OSError as e:
+        raise BadInput(f"{network}: cannot be read ({e.strerror or e}); begin again with another --out") from None
+    return run, TrainOptions.of(dict(run.record.args)), spec
+
+
+def _opened(path: Path) -> RunDir[TrainRecord]:
+    run = RunDir.open(path, TrainRecord)
+    run.writes = processes()[0] == 0
+    return run
+
+
+def _writing(
+    o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec, new: bool
+) -> Generator[Event, None, TrainResult]:
+    """The process that writes; the directory is locked."""
+    run.lock()
+    try:
+        return (yield from logged(run.path, _stages(o, run, spec)))
+    except BadInput:
+        if new and not (run.path / CHECKPOINT).exists():
+            shutil.rmtree(run.path)  # nothing was learned: the same --out is free for the next try
+        raise
+    except Diverged as e:
+        kept = _keep_last_good(run)
+        run.update(status="diverged", exit=1)
+        if processes()[1] > 1:
+            distributed.barrier()
+        raise Diverged(f"{e}; {kept}") from None
+    finally:
+        run.unlock()
+
+
+def _beside(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> TrainResult:
+    """A process that trains beside the one that writes."""
+    try:
+        return drain(_stages(o, run, spec), silent)
+    except Diverged:
+        distributed.barrier()  # torchrun ends all processes when one ends, and the first is still writing
+        raise
+
+
+def _stages(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> Generator[Event, None, TrainResult]:
+    """Images, training, scores; what they leave in the run directory."""
+    _, world = processes()
+    begun = (run.path / CHECKPOINT).exists()
+    # weights of another network are refused before the images are decoded; their heads, when the classes are known
+    start = _start(o, spec) if o.init is not None and not begun else None
     if o.teacher is not None and not begun:
         _teacher(o, spec, None)
-    job: Job | None = None
     with run.stage("images"):
-        if rank > 0:
-            distributed.barrier()
-        for event in _job(o, run, spec):
-            if isinstance(event, Job):
-                job = event
-            else:
-                yield event
-        if rank == 0 and world > 1:
-            distributed.barrier()
-    assert job is not None
-    spec = with_head(spec, spec.head, len(job.classes) + (o.task == "detect"))  # a detector counts the background
+        data = yield from _images(o, run, spec)
+    spec = with_head(spec, spec.head, data.outputs)
     recipe = recipe_for(
-        o.recipe_name, len(job.train), spec.resolution, processes=world, seed=o.seed, precision=precision, **o.changes()
-    )
-    if run.record.setdefault("data_sha256", job.sha256) != job.sha256:
-        raise BadInput(f"--resume {run.path}: the images of {o.data} are not those that this training began with; put "
-                       "them back, or begin anew with another --out")  # fmt: skip
-    _same_training(run, recipe, world)
-    net = build(spec, o.seed)
-    yield from _describe(o, run, spec, job, recipe, where)
-    if o.init is not None and started is not None:
-        state, whose = started
-        left = adopt(net, state, o.init)
-        of = f" (names of {whose})" if whose != "mbv3" else ""
-        fresh = Counter(name.partition(".")[0] for name in left)
-        new = "".join(f"; new: the {part} ({n} tensors)" for part, n in fresh.items())
-        yield Note(STAGE, f"weights of {o.init}{of}{new}")
-    net.to(where)
-    objective = job.objective(recipe)
-    if o.teacher is not None and o.teacher_weights is not None:
-        sha = file_sha256(Path(o.teacher_weights))
-        if run.record.setdefault("teacher_sha256", sha) != sha:
-            raise BadInput(f"--resume {run.path}: {o.teacher_weights} is not the teacher that this training began with")
-        objective = distilled(objective, _teacher(o, spec, len(job.classes)).to(where), recipe)
-    module: nn.Module | None = None
-    if net.aux is not None:
-        module, objective = WithAux(net), and_aux(objective)
-    if rank == 0:
-        run.write("network.yaml", dump_spec(spec))
-    yield from _learn(o, run, net, job, recipe, objective, module)
-    yield from _conclude(run, spec, _ready(net, job, recipe), job, recipe)
+        o.recipe_name, len(data.train), spec.resolution, processes=world, seed=o.seed, precision=_precision(o),
+        **o.changes(),
+    )  # fmt: skip
+    _refuse_another(run, o, data, recipe)
+    teacher = _teacher(o, spec, data.outputs) if o.teacher is not None else None
+    _describe(run, o, spec, data, recipe)
+    learned = yield from _timed(
+        run, "training",
+        learn(
+            spec, data, recipe, init=start.weights if start else None, init_name=start.name if start else "",
+            recipe_name=o.recipe_name, teacher=teacher, score_every=o.score_every, keep=run,
+        ),
+    )  # fmt: skip
+    result = _concluded(run, o, data, learned)
+    yield Done("train", result.summary)
+    return result
 
 
-def _same_training(run: RunDir, recipe: Fit, world: int) -> None:
-    """Raises: BadInput when the run began with another recipe or number of processes: its steps would not go on."""
-    then = run.record
-    if not (run.path / "checkpoint.safetensors").exists() or "recipe" not in then:
-        return
-    pairs = [(k, then["recipe"].get(k), v) for k, v in json.loads(json.dumps(json_ready(asdict(recipe)))).items()]
-    apart = [f"{k} {a}, now {b}" for k, a, b in (*pairs, ("processes", then.get("processes"), world)) if a != b]
-    if apart:
-        raise BadInput(f"--resume {run.path}: it began with {'; '.join(apart)}; go on with it as it began (the same "
-                       "images, machine and processes), or begin anew with another --out")  # fmt: skip
+def _timed(run: RunDir[TrainRecord], first: str, events: Generator[Event, None, R]) -> Generator[Event, None, R]:
+    """`events`, the time of their stages added to run.json: `first`, then whatever stage an event begins."""
+    now = first
+    with ExitStack() as stage:
+
+        def see(event: Event) -> None:
+            nonlocal now
+            if isinstance(event, (StageStart, Progress)) and event.stage != now:
+                now = event.stage
+                stage.close()
+                stage.enter_context(run.stage(now))
+
+        stage.enter_context(run.stage(now))
+        return (yield from watched(events, see))
 
 
-def _job(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event | Job]:
-    if o.data.startswith(PREFIX):
-        fetched = run.path / "images"
-        if processes()[0] == 0 and not (run.path / "images.json").exists():
-            yield from class_folders(o.data.removeprefix(PREFIX), fetched)
-            run.write("images.json", json.dumps({"source": o.data}) + "\n")
-        o = replace(o, data=str(fetched))
-    if o.task == "classify":
-        yield from classify_job(o, spec.resolution, run.path, o.augment or RECIPES[o.recipe_name].augment)
-    elif o.task == "segment":
-        yield from segment_job(o, spec.resolution, run.path)
-    else:
-        yield from detect_job(o, spec, run.path)
+class _Start(NamedTuple):
+    weights: dict[str, Tensor]
+    name: str  # of the file, with the framework whose names it has
+
+
+def _start(o: TrainOptions, spec: ArchSpec) -> _Start:
+    """The weights of --init. Raises: BadInput: they are of another network."""
+    assert o.init is not None
+    weights, framework = initial_weights(Path(o.init), spec)
+    adopt(build(spec, o.seed), weights, o.init)
+    return _Start(weights, o.init + (f" (names of {framework})" if framework != "mbv3" else ""))
 
 
 def _teacher(o: TrainOptions, spec: ArchSpec, classes: int | None) -> nn.Module:
-    """The bigger network; of so many classes, or of any, for a first look at its weights."""
+    """The teacher with `classes` outputs; None: as many as its spec has, for a first look at its weights."""
     assert o.teacher is not None and o.teacher_weights is not None
-    bigger = load_spec(o.teacher)
-    if task_of(bigger) != o.task:
-        raise BadInput(f"--teacher {o.teacher}: has a head for {task_of(bigger)}, not for {o.task}")
-    bigger = with_head(replace(bigger, resolution=spec.resolution), bigger.head, classes or bigger.head.classes)
-    net = build(bigger, 0)
-    state = initial_weights(Path(o.teacher_weights), bigger)[0]
-    adopt(net, state, o.teacher_weights, new_head=classes is None)
+    larger = load_spec(o.teacher)
+    if task_of(larger).name != o.task:
+        raise BadInput(f"--teacher {o.teacher}: has a head for {task_of(larger).name}, not for {o.task}")
+    larger = with_head(replace(larger, resolution=spec.resolution), larger.head, classes)
+    net = build(larger, 0)
+    weights, _ = initial_weights(Path(o.teacher_weights), larger)
+    adopt(net, weights, o.teacher_weights, new_head=classes is None)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net.eval()
 
 
-def _describe(
-    o: TrainOptions, run: RunDir, spec: ArchSpec, job: Job, recipe: Fit, where: torch.device
-) -> Iterator[Event]:
-    """What is about to happen, in words and in run.json."""
-    counts = count(spec)
-    h, w = smallest_map(spec)
-    tests = f", {len(job.test)} for the test" if job.test is not None else ""
-    yield Note(
-        STAGE,
-        f"{len(job.train)} images of {len(job.classes)} classes, {len(job.validation)} held out{tests}; {spec.name}, "
-        f"{counts.params / 1e6:.2f} M parameters, {counts.madds / 1e6:.1f} M MAdds at "
-        f"{spec.resolution[0]}x{spec.resolution[1]}, last map {h}x{w}",
-    )
-    if o.task == "classify" and max(h, w) == 1:
-        yield Note(
-            STAGE,
-            f"at {spec.resolution[0]} px the network's last map is {h}x{w}: --unstride 1 or 2 takes its first strides "
-            "away, as is usual for small images",
-            warning=True,
-        )
-    average = f", weights averaged ({recipe.ema:g})" if recipe.ema else ""
-    yield StageStart(
-        STAGE,
-        f"recipe {o.recipe_name}: {recipe.optimizer}, {recipe.schedule}, lr {recipe.lr:.3g}, {recipe.batch} images x "
-        f"{processes()[1]} a step, {recipe.steps} steps ({recipe.epochs:g} epochs){average}; {where}, "
-        f"{recipe.precision}",
-    )
-    run.save(
-        network=spec.name, params=counts.params, madds=counts.madds, classes=list(job.classes), task=o.task,
-        images={"training": len(job.train), "validation": len(job.validation), "test": len(job.test or ())},
-        recipe=asdict(recipe),
-        device=str(where), processes=processes()[1], threads=torch.get_num_threads(), versions=versions(),
-        started=run.record.get("started") or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    )  # fmt: skip
+def _precision(o: TrainOptions) -> str:
+    if o.precision != "auto":
+        return o.precision
+    return "bf16" if default_device().type == "cuda" and torch.cuda.is_bf16_supported(False) else "fp32"
 
 
-def _learn(
-    o: TrainOptions, run: RunDir, net: nn.Module, job: Job, recipe: Fit, objective: Objective, module: nn.Module | None
-) -> Iterator[Event]:
-    checkpoint = run.path / "checkpoint.safetensors"
-    rank, _ = processes()
-    found = load_checkpoint(checkpoint)
-    start = int(found[1]["step"]) if found else 0
-    rows = [r for r in read_rows(run.path / "log.csv") if r["step"] <= start]
-    if found:
-        yield Note(STAGE, f"goes on at step {start} of {recipe.steps}")
-    epochs = -(-recipe.steps // recipe.epoch_steps)
-    # a score costs time: about forty points make a curve
-    every = o.score_every or max(1, epochs // 40)
-    began = time.monotonic()
-
-    def at_epoch(e: Epoch) -> Iterator[Event]:
-        number = e.step / recipe.epoch_steps
-        row: dict[str, float] = {
-            "epoch": round(number, 3), "step": e.step, "loss": e.loss, "lr": e.lr, "images_s": e.images_s,
-            "waiting": e.waiting,
-        }  # fmt: skip
-        nth = -(-e.step // recipe.epoch_steps)
-        text = ""
-        if nth % every == 0 or e.step == recipe.steps:
-            # a copy: the training's own batch norms go on as they were, scored or not
-            judged = _ready(copy.deepcopy(net), job, recipe)
-            figures = measure(judged, job.validation, job.metric(job.validation), recipe.size, recipe.batch)
-            row |= figures
-            text = ", " + ", ".join(f"{k} {v:.2f} %" for k, v in figures.items())
-        rows.append(row)
-        if rank == 0:
-            write_rows(run.path / "log.csv", rows)
-        left = (recipe.steps - e.step) * (time.monotonic() - began) / max(1, e.step - start)
-        yield Note(
-            STAGE,
-            f"epoch {number:.4g} of {recipe.epochs:g}: loss {e.loss:.4f}{text}; lr {e.lr:.2g}, "
-            f"{e.images_s:.0f} images/s, {100 * e.waiting:.1f} % of it waiting for images, {left / 60:.1f} min left",
-        )
-
-    with run.stage("training"):
-        yield from fit(net, job.train, recipe, stage=STAGE, checkpoint=checkpoint, objective=objective,
-                       module=module, at_epoch=at_epoch, keep=True)  # fmt: skip
-    if rank == 0 and rows:
-        title = f"{run.record['network']}, recipe {o.recipe_name}"
-        write_atomic(run.path / "curve.png", training_curve(rows, job.counts, title))
-    run.save(log=rows[-1] if rows else None)
-
-
-def _ready(net: nn.Module, job: Job, recipe: Fit) -> nn.Module:
-    """Batch-norm statistics of the weights as they are now, over the same training images every time."""
-    if recipe.recalibrate:
-        device = next(net.parameters()).device
-        # as many images as so many batches of at least 64 have, one pass at most, no more at once than training holds
-        batches_of = recipe.recalibrate * max(64, recipe.batch) // recipe.batch
-        order = batch_order(len(job.train), recipe.batch, recipe.seed)
-        rng = np.random.default_rng((recipe.seed, 2))
-        batches = (
-            normalise(job.train.batch(next(order), recipe.size, recipe.augment, rng)[0], recipe.size, device)
-            for _ in range(min(batches_of, len(job.train) // recipe.batch))
-        )
-        recalibrate(net, batches)
-    return net
-
-
-def _conclude(run: RunDir, spec: ArchSpec, net: nn.Module, job: Job, recipe: Fit) -> Iterator[Event]:
-    """Weights, the last word on the test images, the contact sheet."""
-    rank, _ = processes()
-    if rank == 0:
-        state = {k: v.cpu() for k, v in net.state_dict().items()}
-        save_weights(run.path / "weights.safetensors", state, network=spec.name, classes=json.dumps(job.classes))
-    judged = job.test if job.test is not None else job.validation
-    on = "test" if job.test is not None else "held-out"
-    with run.stage("scoring"):
-        yield Progress("scoring", 0, 1, f"{len(judged)} {on} images")
-        figures = measure(net, judged, job.metric(judged), spec.resolution, recipe.batch)
-        sheet = job.panels(net, judged, spec.resolution)
+def _images(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> Generator[Event, None, TaskData]:
+    """The task's data. Under torchrun the first process decodes, and the others then find its files."""
+    rank, world = processes()
     if rank > 0:
-        yield Done("train", "", run.record)
-        return
-    title = f"{spec.name} on {on} images, {job.counts} {figures[job.counts]:.2f} %"
-    write_atomic(run.path / "predictions.png", contact_sheet(sheet, job.classes, title))
-    for name in ("network.yaml", "weights.safetensors"):
-        run.record["hashes"][name] = file_sha256(run.path / name)
-    run.save(
-        **{k: round(v, 3) for k, v in figures.items()}, metrics={k: round(v, 3) for k, v in figures.items()},
-        judged_on=on, n=len(judged), status="done", exit=0, total_s=round(sum(run.record["stages"].values()), 1),
+        distributed.barrier()
+    path = Path(o.data)
+    if o.data.startswith(PREFIX):
+        path = run.path / "images"
+        if rank == 0 and not (run.path / "images.json").exists():
+            yield from class_folders(o.data.removeprefix(PREFIX), path)
+            run.text("images.json", json.dumps({"source": o.data}) + "\n")
+    source = Source(
+        path=path, test=Path(o.test) if o.test else None, augment=o.augment_name, seed=o.seed,
+        skip_broken=o.skip_broken, store=run.path, store_gb=o.store_gb,
     )  # fmt: skip
-    for pattern in ("checkpoint.safetensors", *_PIXELS):
-        for file in run.path.glob(pattern):
+    data = yield from TASKS[o.task].load(spec, source)
+    if rank == 0 and world > 1:
+        distributed.barrier()
+    return data
+
+
+def _refuse_another(run: RunDir[TrainRecord], o: TrainOptions, data: TaskData, recipe: Fit) -> None:
+    """Raises: BadInput: the run began with other images, another teacher, recipe or number of processes: its steps
+    would not go on."""
+    then = run.record
+    if then.data_sha256 not in (None, data.sha256):
+        raise BadInput(
+            f"--resume {run.path}: the images of {o.data} are not those that this training began with; restore them, "
+            "or begin again with another --out"
+        )
+    sha = file_sha256(Path(o.teacher_weights)) if o.teacher_weights is not None else None
+    if then.teacher_sha256 not in (None, sha):
+        raise BadInput(f"--resume {run.path}: {o.teacher_weights} is not the teacher that this training began with")
+    run.record = replace(then, data_sha256=data.sha256, teacher_sha256=sha)
+    if not (run.path / CHECKPOINT).exists() or not then.recipe:
+        return
+    pairs = [(name, then.recipe.get(name), value) for name, value in json_ready(asdict(recipe)).items()]
+    pairs.append(("processes", then.processes, processes()[1]))
+    apart = [f"{name} {before}, now {now}" for name, before, now in pairs if before != now]
+    if apart:
+        raise BadInput(
+            f"--resume {run.path}: it began with {'; '.join(apart)}; resume it with the same images, machine and "
+            "number of processes, or begin again with another --out"
+        )
+
+
+def _describe(run: RunDir[TrainRecord], o: TrainOptions, spec: ArchSpec, data: TaskData, recipe: Fit) -> None:
+    """What is trained, into run.json."""
+    counts = count(spec)
+    run.update(
+        network=spec.name, params=counts.params, madds=counts.madds, classes=tuple(data.classes), task=o.task,
+        images=Images(training=len(data.train), validation=len(data.validation), test=len(data.test or ())),
+        recipe=asdict(recipe),
+        device=str(default_device()), processes=processes()[1], threads=torch.get_num_threads(), versions=versions(),
+        started=run.record.started or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )  # fmt: skip
+
+
+def _concluded(run: RunDir[TrainRecord], o: TrainOptions, data: TaskData, learned: Learned) -> TrainResult:
+    """Weights, curve, contact sheet and scores; what only a resume needs is removed."""
+    spec, judged = learned.spec, data.validation if data.test is None else data.test
+    with run.stage("scoring"):
+        sheet = data.panels(learned.net, judged, spec.resolution)
+    metrics = {k: round(v, 3) for k, v in learned.metrics.items()}
+    if run.writes:
+        save_weights(
+            run.path / "weights.safetensors", learned.state, network=spec.name, classes=json.dumps(data.classes)
+        )
+        if learned.rows:
+            title = f"{spec.name}, recipe {o.recipe_name}"
+            rows = [dict(row) for row in learned.rows]
+            write_atomic(run.path / "curve.png", training_curve(rows, data.main_metric, title))
+        main = f"{data.main_metric} {learned.metrics[data.main_metric]:.2f} %"
+        title = f"{spec.name} on {learned.judged_on} images, {main}"
+        write_atomic(run.path / "predictions.png", contact_sheet(sheet, data.classes, title))
+        run.hash(**{name: file_sha256(run.path / name) for name in ("network.yaml", "weights.safetensors")})
+    run.update(
+        log=learned.rows[-1] if learned.rows else None, metrics=metrics, judged_on=learned.judged_on, n=learned.n,
+        status="done", exit=0, total_s=round(sum(run.record.stages.values()), 1),
+    )  # fmt: skip
+    if run.writes:
+        for file in _left_over(run.path):
             file.unlink()
-    shutil.rmtree(run.path / "images", ignore_errors=True)  # of a data set from the hub
-    yield Done("train", _verdict(run.record), run.record)
+        shutil.rmtree(run.path / "images", ignore_errors=True)  # of a data set of the hub
+    return TrainResult(run.path, run.record)
 
 
-def _verdict(record: dict[str, Any]) -> str:
-    figures = ", ".join(f"{k} {v:.2f} %" for k, v in record["metrics"].items())
-    return f"{figures} on {record['n']} {record['judged_on']} images; {record['total_s'] / 60:.1f} min"
+def _left_over(folder: Path) -> Iterator[Path]:
+    for pattern in (CHECKPOINT, *PIXELS):
+        yield from list(folder.glob(pattern))
 
 
-def _keep_last_good(run: RunDir) -> str:
+def _keep_last_good(run: RunDir[TrainRecord]) -> str:
     """After a loss that is not finite: the weights of the last checkpoint, and what to do with them."""
-    found = load_checkpoint(run.path / "checkpoint.safetensors")
+    found = load_checkpoint(run.path / CHECKPOINT)
     if found is None:
         return "nothing was learned before it; try a lower --lr"
     parts, meta = found
     save_weights(run.path / "weights.safetensors", parts.get("average") or parts["net"], network="before divergence")
     return (
         f"the state after step {meta['step']} is kept as {run.path / 'weights.safetensors'}; "
-        "go on from it with --init and a lower --lr"
+        "start from it with --init and a lower --lr"
     )

@@ -1,143 +1,144 @@
-"""What `mbv3 train` was asked for, checked once."""
+"""What a training was asked for, checked once."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from mbv3.data import AUGMENTS
-from mbv3.errors import BadInput
+from mbv3.errors import BadInput, shown
+from mbv3.runs.declare import always, as_args, check, command_line, declared, existing, from_args, option
 from mbv3.spec import parse_resolution
-from mbv3.tasks.hub import PREFIX
-from mbv3.training import DEFAULT_RECIPE, RECIPES
+from mbv3.tasks import PREFIX, TASKS
 
-__all__ = ["TASKS", "TrainOptions"]
+if TYPE_CHECKING:
+    from mbv3.training import Recipe
 
-TASKS = tuple(DEFAULT_RECIPE)
+__all__ = ["TrainOptions"]
+
+OPTIMIZERS = ("sgd", "adamw", "rmsprop")
+PRECISIONS = ("auto", "fp32", "bf16")
+# options that replace a value of the recipe
+CHANGES = ("epochs", "batch", "lr", "optimizer", "weight_decay", "label_smoothing", "augment", "ema", "distill",
+           "temperature")  # fmt: skip
+
+
+def _recipes() -> Iterable[str]:
+    from mbv3.training import RECIPES
+
+    return RECIPES
+
+
+def _augments() -> Iterable[str]:
+    from mbv3.data import AUGMENTS
+
+    return AUGMENTS
+
+
+def _local(data: str) -> bool:
+    """A folder, not a data set of the hub."""
+    return not data.startswith(PREFIX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainOptions:
-    """The arguments of `train`. None means: as the recipe, the network or the data has it."""
+    """The options of `mbv3 train` and `mbv3.train`. None: as the recipe, the network or the data set has it."""
 
-    data: str
-    task: str = "classify"
-    test: str | None = None
-    recipe: str | None = None
-    epochs: float | None = None
-    batch: int | None = None
-    lr: float | None = None
-    optimizer: str | None = None
-    weight_decay: float | None = None
-    label_smoothing: float | None = None
-    augment: str | None = None
-    ema: float | None = None
-    dropout: float | None = None
-    resolution: str | None = None
-    unstride: int = 0
-    head: str | None = None
-    output_stride: int | None = None
-    init: str | None = None
-    teacher: str | None = None
-    teacher_weights: str | None = None
-    distill: float | None = None
-    temperature: float | None = None
-    precision: str = "auto"
-    score_every: int | None = None
-    skip_broken: bool = False
-    store_gb: float = 20.0
-    seed: int = 0
+    data: str = option(help="class folders; images/ and masks/; Pascal VOC or COCO boxes; hf:NAME", metavar="DIR",
+                       is_path=_local)  # fmt: skip
+    task: str = option("classify", "what the network learns", metavar="|".join(TASKS), choices=TASKS)
+    test: str | None = option(None, "class folders of the last score (default DATA/test)", metavar="DIR",
+                              is_path=always)  # fmt: skip
+    recipe: str | None = option(None, "how to train: paper, torchvision, small-data, finetune, ... (docs/train.md); "
+                                "the options below replace its values", metavar="NAME", choices=_recipes)  # fmt: skip
+    epochs: float | None = option(None, "passes over the training images", metavar="E", low=0.001, high=1e5)
+    batch: int | None = option(None, "images of one step and process; a recipe's learning rate is scaled with it",
+                               metavar="B", low=2, high=10**6)  # fmt: skip
+    lr: float | None = option(None, "learning rate, used as it is", metavar="LR", low=1e-12, high=1e38)
+    optimizer: str | None = option(None, "optimizer; needs --lr where the recipe has another", choices=OPTIMIZERS,
+                                   metavar="|".join(OPTIMIZERS))  # fmt: skip
+    weight_decay: float | None = option(None, "weight decay", metavar="W", low=0, high=10)
+    label_smoothing: float | None = option(None, "label smoothing", metavar="S", low=0, high=0.999)
+    augment: str | None = option(None, "random changes of training images (docs/train.md)", metavar="NAME",
+                                 choices=_augments)  # fmt: skip
+    ema: float | None = option(None, "decay of the averaged weights; 0 for no average", metavar="D", low=0,
+                               high=0.999999)  # fmt: skip
+    dropout: float | None = option(None, "dropout before the classifier", metavar="P", low=0, high=0.999)
+    resolution: str | None = option(None, "input in pixels (default: the network's own)", metavar="R|HxW")
+    unstride: int = option(0, "set the first N strides to 1, for small images", metavar="N", low=0, high=5)
+    head: str | None = option(None, "head put on a classifier (default lraspp-torchvision for segment, ssdlite for "
+                              "detect)", metavar="NAME")  # fmt: skip
+    output_stride: int | None = option(None, "output stride under that head, for segment (default 16)", metavar="S")
+    init: str | None = option(None, "start from these weights; a head with other classes is initialised new",
+                              metavar="FILE", is_path=always)  # fmt: skip
+    teacher: str | None = option(None, "distillation: a larger network that was trained for the task", metavar="SPEC",
+                                 is_path=existing)  # fmt: skip
+    teacher_weights: str | None = option(None, "weights of the teacher", metavar="FILE", is_path=always)
+    distill: float | None = option(None, "weight of the teacher's answers in the loss (default 0.5)", metavar="S",
+                                   low=0, high=1)  # fmt: skip
+    temperature: float | None = option(None, "softmax temperature of distillation (default 1)", metavar="T", low=0.01,
+                                       high=100)  # fmt: skip
+    precision: str = option("auto", "number format; auto is bf16 on a GPU that has it, else fp32",
+                            metavar="|".join(PRECISIONS), choices=PRECISIONS)  # fmt: skip
+    score_every: int | None = option(None, "score held-out images every E epochs (default: about 40 times)",
+                                     metavar="E", low=1, high=10**6)  # fmt: skip
+    skip_broken: bool = option(False, "leave out images that cannot be decoded, instead of stopping")
+    store_gb: float = option(20.0, "most disk space of decoded images", metavar="G", low=0, high=1e6,
+                             unit="gigabytes")  # fmt: skip
+    seed: int = option(0, "seed of every random number of the run", metavar="N", low=0, high=2**31 - 1)
 
     def __post_init__(self) -> None:
-        def need(ok: bool, rule: str, value: object) -> None:
-            if not ok:
-                raise BadInput(f"{rule} (got {value})")
-
-        def real(name: str, low: float, high: float) -> None:
-            value = getattr(self, name)
-            ok = value is None or (math.isfinite(value) and low <= value <= high)
-            need(ok, f"--{name.replace('_', '-')} must be a number from {low:g} to {high:g}", value)
-
-        need(self.task in TASKS, f"--task must be one of {', '.join(TASKS)}", self.task)
-        need(self.recipe in (None, *RECIPES), f"--recipe must be one of {', '.join(RECIPES)}", self.recipe)
-        need(self.optimizer in (None, "sgd", "adamw", "rmsprop"), "--optimizer must be sgd, adamw or rmsprop",
-             self.optimizer)  # fmt: skip
-        need(self.augment in (None, *AUGMENTS), f"--augment must be one of {', '.join(AUGMENTS)}", self.augment)
-        need(self.precision in ("auto", "fp32", "bf16"), "--precision must be auto, fp32 or bf16", self.precision)
-        real("epochs", 0.001, 1e5)
-        real("lr", 1e-12, 1e38)
-        real("batch", 2, 1e6)
-        real("weight_decay", 0, 10)
-        real("label_smoothing", 0, 0.999)
-        real("ema", 0, 0.999999)
-        real("dropout", 0, 0.999)
-        real("distill", 0, 1)
-        real("temperature", 0.01, 100)
-        real("store_gb", 0, 1e6)
-        real("score_every", 1, 1e6)
-        real("unstride", 0, 5)
-        need(0 <= self.seed < 2**31, "--seed must be a whole number from 0 to 2147483647", self.seed)
-        need(self.teacher is None or self.teacher_weights is not None,
-             "--teacher needs its weights: --teacher-weights FILE", self.teacher)  # fmt: skip
-        need(self.teacher is not None or self.teacher_weights is None,
-             "--teacher-weights needs the network: --teacher SPEC", self.teacher_weights)  # fmt: skip
-        need(self.teacher is None or self.task != "detect", "--teacher works for classify and segment", self.task)
+        check(self)
+        task, own = TASKS[self.task], self._recipe
+        for o in declared(type(self)):
+            value = getattr(self, o.name)
+            if value != o.default and o.name in task.refuses:
+                raise BadInput(f"{o.flag} {task.refuses[o.name]} (got {shown(value)})")
+        if self.data.startswith(PREFIX) and not task.takes_hub:
+            able = ", ".join(name for name, t in TASKS.items() if t.takes_hub)
+            raise BadInput(f"--data {PREFIX}NAME is for --task {able} (got {self.task})")
+        if self.teacher is not None and self.teacher_weights is None:
+            raise BadInput(f"--teacher {self.teacher}: needs its weights; add --teacher-weights FILE")
+        if self.teacher is None and self.teacher_weights is not None:
+            raise BadInput(f"--teacher-weights {self.teacher_weights}: needs the network; add --teacher SPEC")
         for name in ("distill", "temperature"):
-            value = getattr(self, name)
-            need(self.teacher is not None or value is None, f"--{name} needs a --teacher", value)
-        need(self.label_smoothing is None or self.task != "detect", "--label-smoothing: SSD's loss has none",
-             self.label_smoothing)  # fmt: skip
-        own = RECIPES[self.recipe_name].optimizer
-        need(self.lr is not None or self.optimizer in (None, own),
-             f"--optimizer: the rate of recipe {self.recipe_name} is for {own}; give --lr with another",
-             self.optimizer)  # fmt: skip
-        need(self.test is None or self.task == "classify",
-             "--test is for class folders; data of masks or boxes names its own test part", self.test)  # fmt: skip
-        need(not self.data.startswith(PREFIX) or self.task == "classify", f"--data {PREFIX}NAME is for --task classify",
-             self.task)  # fmt: skip
+            if self.teacher is None and getattr(self, name) is not None:
+                raise BadInput(f"--{name} needs a --teacher (got {getattr(self, name)})")
+        if self.lr is None and self.optimizer not in (None, own.optimizer):
+            raise BadInput(f"--optimizer: the learning rate of recipe {self.recipe_name} is for {own.optimizer}; give "
+                           f"--lr with another (got {self.optimizer})")  # fmt: skip
+        if self.augment_name not in task.augments:
+            raise BadInput(f"--augment must be one of {', '.join(task.augments)} for --task {self.task} (got "
+                           f"{self.augment_name}); recipe {self.recipe_name} may be for another task")  # fmt: skip
         if self.resolution is not None:
             parse_resolution(self.resolution)
 
     @property
     def recipe_name(self) -> str:
-        return self.recipe or DEFAULT_RECIPE[self.task]
+        return self.recipe or TASKS[self.task].recipe
+
+    @property
+    def _recipe(self) -> Recipe:
+        from mbv3.training import RECIPES
+
+        return RECIPES[self.recipe_name]
+
+    @property
+    def augment_name(self) -> str:
+        return self.augment or self._recipe.augment
 
     def changes(self) -> dict[str, Any]:
-        """What overrides the recipe."""
-        names = ("epochs", "batch", "lr", "optimizer", "weight_decay", "label_smoothing", "augment", "ema", "distill",
-                 "temperature")  # fmt: skip
-        return {n: getattr(self, n) for n in names}
+        """What replaces values of the recipe."""
+        return {name: getattr(self, name) for name in CHANGES}
 
     def command(self, spec: str) -> str:
-        """What was asked for, as a command line."""
-        parts = ["mbv3 train", spec]
-        default = TrainOptions(data="-")
-        for name, value in self.as_dict().items():
-            if value != getattr(default, name):
-                flag = "--" + name.replace("_", "-")
-                text = f"{value:g}" if isinstance(value, float) else str(value)
-                parts.append(flag if value is True else f"{flag} {text}")
-        return " ".join(parts)
+        """The command line that trains `spec` with these options."""
+        return command_line("mbv3 train", spec, options=self)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return as_args(self)
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> TrainOptions:
-        """Options from a mapping such as run.json's `args`. Raises: BadInput for names that are none."""
-        unknown = sorted(set(values) - set(cls.__dataclass_fields__))
-        if unknown:
-            raise BadInput(f"no such option: {', '.join(unknown)}")
-        if not values.get("data"):
-            raise BadInput("--data DIR is needed: the images to train on")
-        # whole paths: a training is resumed from any folder
-        paths = {
-            k: str(Path(v).resolve())
-            for k in ("data", "test", "init", "teacher_weights", "teacher")
-            if (v := values.get(k)) is not None
-            and not str(v).startswith(PREFIX)
-            and (k != "teacher" or Path(v).exists())
-        }
-        return cls(**{**values, **paths})
+        """Options from names and values, such as run.json's `args`. Raises: BadInput."""
+        return from_args(cls, values)

@@ -1,1 +1,21 @@
-"""What a task is: its data, head, metric and pictures."""
+"""What a task is: its data, heads, recipe, metric and pictures."""
+
+from mbv3.tasks.draws import spread
+from mbv3.tasks.hub import PREFIX, class_folders
+from mbv3.tasks.registry import TASKS, task_of
+from mbv3.tasks.shape import shaped, smallest_map, without_strides
+from mbv3.tasks.task import Source, Task, TaskData
+
+__all__ = [
+    "PREFIX",
+    "TASKS",
+    "Source",
+    "Task",
+    "TaskData",
+    "class_folders",
+    "shaped",
+    "smallest_map",
+    "spread",
+    "task_of",
+    "without_strides",
+]

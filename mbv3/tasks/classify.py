@@ -1,8 +1,8 @@
-"""Class folders as a job: images, what is learned, how it is scored, and how answers are drawn."""
+"""Class folders: images, their classes, top-1 and top-5."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,76 +14,106 @@ from mbv3.data import ImageSet, find_class_folder, normalise, split_labels, stor
 from mbv3.errors import BadInput
 from mbv3.events import Event
 from mbv3.report import Panel
-from mbv3.runs.train_options import TrainOptions
-from mbv3.tasks.job import VALIDATION, Job, fingerprint, stored
+from mbv3.spec import ArchSpec, Classify, Head
+from mbv3.tasks.folders import part_folders
+from mbv3.tasks.pixels import fingerprint, stored
+from mbv3.tasks.shape import smallest_map
+from mbv3.tasks.task import Source, Task, TaskData
 from mbv3.training import Batches, ClassifyMetric, Metric, classify_objective
 
-__all__ = ["classify_job"]
+__all__ = ["TASK"]
 
 SHEET = 32  # images on a contact sheet
 
+_Part = tuple[list[Path], NDArray[np.int64]]  # files and the index of their class
 
-def classify_job(o: TrainOptions, size: tuple[int, int], store: Path, augment: str) -> Iterator[Event | Job]:
-    """Class folders: DATA/train/<class>/*, with DATA/val and DATA/test where they are, or DATA/<class>/*.
 
-    Without a validation folder, a part of the training images is held out for the curve: a tenth, a twentieth where a
-    test folder has the last word.
-    """
-    root = Path(o.data)
-    folder = root / "train" if (root / "train").is_dir() else root
-    test = Path(o.test) if o.test else (root / "test" if folder != root and (root / "test").is_dir() else None)
-    val = next((root / v for v in VALIDATION if folder != root and (root / v).is_dir()), None)
+class _Classify(Task):
+    name = "classify"
+    recipe = "small-data"
+    augments = ("none", "shift", "inception", "inception+trivial")
+    takes_hub = True
+
+    def owns(self, head: Head) -> bool:
+        return isinstance(head, Classify)
+
+    def caveats(self, spec: ArchSpec) -> Iterator[str]:
+        h, w = smallest_map(spec)
+        if max(h, w) == 1:
+            yield (
+                f"at {spec.resolution[0]} px the network's last map is {h}x{w}: --unstride 1 or 2 removes its first "
+                "strides, as is usual for small images"
+            )
+
+    def load(self, spec: ArchSpec, source: Source) -> Generator[Event, None, TaskData]:
+        """PATH/train/<class>/*, with PATH/val and PATH/test where they exist, or PATH/<class>/*.
+
+        Without a validation folder a part of the training images is held out for the curve: a tenth, or a twentieth
+        where there are test images.
+        """
+        classes, parts = _parts(source)
+        size = spec.resolution
+        sets: dict[str, ImageSet] = {}
+        for name, (files, truth) in parts.items():
+            wanted = size
+            if name == "training" and source.augment.startswith("inception"):  # room to choose a part from
+                wanted = (round(size[0] * 8 / 7), round(size[1] * 8 / 7))
+            pixels, kept, sha = yield from stored(files, stored_size(files, wanted), source, name)
+            sets[name] = ImageSet(pixels, truth[kept], classes, fingerprint(sha, truth[kept].tobytes(), *classes))
+        gone = [classes[c] for c in np.flatnonzero(np.bincount(sets["training"].labels, minlength=len(classes)) == 0)]
+        if gone:
+            raise BadInput(f"{source.path}: no image of class(es) {', '.join(gone[:5])} can be decoded")
+
+        def metric(data: Batches) -> Metric:
+            assert isinstance(data, ImageSet)
+            return ClassifyMetric(data.labels, len(classes))
+
+        return TaskData(
+            classes=classes, outputs=len(classes), main_metric="top1",
+            train=sets["training"], validation=sets["validation"], test=sets.get("test"),
+            metric=metric, objective=classify_objective, panels=_panels,
+            sha256=fingerprint(*(s.sha256 for s in sets.values())),
+        )  # fmt: skip
+
+
+def _parts(source: Source) -> tuple[tuple[str, ...], dict[str, _Part]]:
+    """(classes, files of each part). Raises: BadInput."""
+    where = part_folders(source.path)
+    folder = where.get("training", source.path)
     classes, files = find_class_folder(folder)
     if set(classes) == {"images", "masks"}:
         raise BadInput(f"{folder}: holds images and masks, and no class folders; add --task segment")
-    paths = [p for p, _ in files]
     labels = np.array([label for _, label in files], dtype=np.int64)
-    parts: dict[str, tuple[list[Path], NDArray[np.int64]]] = {"training": (paths, labels)}
-    if val is None:
+    parts: dict[str, _Part] = {"training": ([p for p, _ in files], labels)}
+    test = source.test or where.get("test")
+    if "validation" not in where:
         share, most = (0.05, 2500) if test is not None else (0.1, 5000)
-        rest, held = split_labels(labels, len(classes), share, most, o.seed)
-        parts["training"] = ([paths[i] for i in rest], labels[rest])
-        parts["validation"] = ([paths[i] for i in held], labels[held])
-    for name, where in (("validation", val), ("test", test)):
-        if where is not None:
-            found = find_class_folder(where, classes)[1]
+        rest, held = split_labels(labels, len(classes), share, most, source.seed)
+        parts = {
+            name: ([files[i][0] for i in index], labels[index]) for name, index in
+            (("training", rest), ("validation", held))
+        }  # fmt: skip
+    for name, place in (("validation", where.get("validation")), ("test", test)):
+        if place is not None:
+            found = find_class_folder(place, classes)[1]
             parts[name] = ([p for p, _ in found], np.array([label for _, label in found], dtype=np.int64))
-    sets: dict[str, ImageSet] = {}
-    for name, (where_all, truth) in parts.items():
-        wanted = size
-        if name == "training" and augment.startswith("inception"):  # room to choose a part from
-            wanted = (round(size[0] * 8 / 7), round(size[1] * 8 / 7))
-        side = stored_size(where_all, wanted)
-        for event in stored(where_all, side, store / f"pixels-{name}.u8", name, o):
-            if isinstance(event, tuple):
-                pixels, kept, sha = event
-                sets[name] = ImageSet(pixels, truth[kept], classes, fingerprint(sha, truth[kept].tobytes(), *classes))
-            else:
-                yield event
-    gone = [classes[c] for c in np.flatnonzero(np.bincount(sets["training"].labels, minlength=len(classes)) == 0)]
-    if gone:
-        raise BadInput(f"{folder}: no image of class(es) {', '.join(gone[:5])} can be decoded")
+    return classes, parts
 
-    def metric(data: Batches) -> Metric:
-        assert isinstance(data, ImageSet)
-        return ClassifyMetric(data.labels, len(classes))
 
-    def panels(net: nn.Module, data: Batches, at: tuple[int, int]) -> list[Panel]:
-        assert isinstance(data, ImageSet)
-        index = np.random.default_rng(0).permutation(len(data))[:SHEET]
-        pixels, _ = data.batch(index, at, "none", np.random.default_rng(0))
-        with torch.inference_mode():
-            share = net(normalise(pixels, at, next(net.parameters()).device)).float().softmax(1).cpu().numpy()
-        drawn = []
-        for image, p, label in zip(pixels, share, data.labels[index], strict=True):
-            said = int(p.argmax())
-            text = f"{classes[said]} {100 * p[said]:.0f} %"
-            if said != label:
-                text += f"\n(is {classes[label]})"
-            drawn.append(Panel(pixels=image, text=text, right=bool(said == label)))
-        return drawn
+def _panels(net: nn.Module, data: Batches, at: tuple[int, int]) -> list[Panel]:
+    assert isinstance(data, ImageSet)
+    index = np.random.default_rng(0).permutation(len(data))[:SHEET]
+    pixels, _ = data.batch(index, at, "none", np.random.default_rng(0))
+    with torch.inference_mode():
+        share = net(normalise(pixels, at, next(net.parameters()).device)).float().softmax(1).cpu().numpy()
+    drawn = []
+    for image, p, label in zip(pixels, share, data.labels[index], strict=True):
+        answer = int(p.argmax())
+        text = f"{data.classes[answer]} {100 * p[answer]:.0f} %"
+        if answer != label:
+            text += f"\n(is {data.classes[label]})"
+        drawn.append(Panel(pixels=image, text=text, right=bool(answer == label)))
+    return drawn
 
-    yield Job(
-        classes, "top1", sets["training"], sets["validation"], sets.get("test"), metric, classify_objective, panels,
-        fingerprint(*(s.sha256 for s in sets.values())),
-    )  # fmt: skip
+
+TASK = _Classify()

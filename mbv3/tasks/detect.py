@@ -1,10 +1,10 @@
-"""Images with boxes as a job."""
+"""Images with boxes: SSDLite, COCO's mean average precision."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
-from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -14,25 +14,74 @@ from torch import nn
 from mbv3.data import Annotated, BoxSet, find_boxes, normalise
 from mbv3.events import Event, Note
 from mbv3.report import Box, Panel
-from mbv3.runs.train_options import TrainOptions
-from mbv3.spec import ArchSpec, SSDLite, with_head
-from mbv3.tasks.job import Job, fingerprint, spread, stored, tenth_out
+from mbv3.spec import ArchSpec, Head, SSDLite, with_head
+from mbv3.tasks.draws import spread, tenth_out
+from mbv3.tasks.pixels import fingerprint, stored
+from mbv3.tasks.task import Source, Task, TaskData
 from mbv3.training import Batches, DetectMetric, Metric, detect_objective, objects
 
-__all__ = ["detect_job"]
+__all__ = ["TASK"]
 
 SHEET = 12  # images on a contact sheet
-SURE = 0.4  # of a box that is drawn
+SURE = 0.4  # least score of a box that is drawn
 
 
-def _parts(o: TrainOptions) -> dict[str, Annotated]:
-    """The data set's own parts; a tenth of the training images is held out where there are none."""
-    parts = find_boxes(Path(o.data), skip_broken=o.skip_broken)
+class _Detect(Task):
+    name = "detect"
+    recipe = "small-detect"
+    augments = ("none", "ssd")
+    head = "ssdlite"
+    refuses = MappingProxyType(
+        {"test": "is for class folders; a data set with boxes has its own test part",
+         "unstride": "is for classifiers; a detector's maps have strides 16 and 32",
+         "output_stride": "is for --task segment; a detector's maps have strides 16 and 32",
+         "label_smoothing": "cannot be used: SSD's loss has none",
+         "dropout": "cannot be used: a detector has none",
+         "teacher": "is for --task classify and segment"}
+    )  # fmt: skip
+
+    def owns(self, head: Head) -> bool:
+        return isinstance(head, SSDLite)
+
+    def load(self, spec: ArchSpec, source: Source) -> Generator[Event, None, TaskData]:
+        """Images stretched to the input size, boxes as shares of it; output 0 of the network is the background."""
+        parts = _parts(source)
+        classes = parts["training"].classes
+        for line in parts["training"].mended:
+            yield Note("images", line, warning=True)
+        sets: dict[str, BoxSet] = {}
+        for name, part in parts.items():
+            pixels, kept, sha = yield from stored(list(part.files), spec.resolution, source, name, fit="stretch")
+            boxes = tuple(part.boxes[i] for i in kept)
+            truth = (a.tobytes() for b in boxes for a in (b.edges, b.labels, b.kinds))
+            sets[name] = BoxSet(pixels, boxes, part.sizes[kept], classes, fingerprint(sha, *truth, *classes))
+        head = with_head(spec, spec.head, len(classes) + 1).head
+        assert isinstance(head, SSDLite)
+
+        def metric(data: Batches) -> Metric:
+            assert isinstance(data, BoxSet)
+            return DetectMetric(data, head)
+
+        def panels(net: nn.Module, data: Batches, at: tuple[int, int]) -> list[Panel]:
+            assert isinstance(data, BoxSet)
+            return _panels(net, data, at, head)
+
+        return TaskData(
+            classes=classes, outputs=len(classes) + 1, main_metric="map50",
+            train=sets["training"], validation=sets["validation"], test=sets.get("test"),
+            metric=metric, objective=lambda recipe: detect_objective(head), panels=panels,
+            sha256=fingerprint(*(s.sha256 for s in sets.values())),
+        )  # fmt: skip
+
+
+def _parts(source: Source) -> dict[str, Annotated]:
+    """The data set's own parts; without others a tenth of the training images is held out. Raises: BadInput."""
+    parts = find_boxes(source.path, skip_broken=source.skip_broken)
     if "validation" not in parts and "test" in parts:
         parts["validation"] = parts["test"]
     if "validation" not in parts:
         whole = parts["training"]
-        rest, held = tenth_out(len(whole.files), o.seed, o.data)
+        rest, held = tenth_out(len(whole.files), source.seed, source.path)
         parts["training"], parts["validation"] = _some(whole, rest), _some(whole, held)
     return parts
 
@@ -46,48 +95,21 @@ def _some(data: Annotated, index: NDArray[np.int64]) -> Annotated:
     )
 
 
-def detect_job(o: TrainOptions, spec: ArchSpec, store: Path) -> Iterator[Event | Job]:
-    """Images stretched to the network's input, boxes in shares of them."""
-    parts = _parts(o)
-    classes = parts["training"].classes
-    for line in parts["training"].mended:
-        yield Note("images", line, warning=True)
-    size = spec.resolution
-    sets: dict[str, BoxSet] = {}
-    for name, part in parts.items():
-        for event in stored(list(part.files), size, store / f"pixels-{name}.u8", name, o, "stretch"):
-            if isinstance(event, tuple):
-                pixels, kept, sha = event
-                boxes = tuple(part.boxes[i] for i in kept)
-                truth = (a.tobytes() for b in boxes for a in (b.edges, b.labels, b.kinds))
-                sets[name] = BoxSet(pixels, boxes, part.sizes[kept], classes, fingerprint(sha, *truth, *classes))
-            else:
-                yield event
-    head = with_head(spec, spec.head, len(classes) + 1).head
-    assert isinstance(head, SSDLite)
+def _panels(net: nn.Module, data: BoxSet, at: tuple[int, int], head: SSDLite) -> list[Panel]:
+    index = spread(len(data), SHEET)
+    pixels, _ = data.batch(index, at, "none", np.random.default_rng(0))
+    with torch.inference_mode():
+        found = objects(net(normalise(pixels, at, next(net.parameters()).device)), head)
+    scale = np.array([at[1], at[0], at[1], at[0]])
+    drawn = []
+    for image, answer, i in zip(pixels, found, index, strict=True):
+        boxes = [Box(edges=tuple(e), text="", truth=True) for e in (data.boxes[i].edges * scale).tolist()]
+        for edges, score, label in zip(answer.boxes.numpy() * scale, answer.scores, answer.labels, strict=True):
+            if float(score) >= SURE:
+                text = f"{data.classes[int(label) - 1]} {100 * float(score):.0f}"
+                boxes.append(Box(edges=tuple(edges.tolist()), text=text))
+        drawn.append(Panel(pixels=image, text=f"{len(data.boxes[i])} objects", boxes=tuple(boxes)))
+    return drawn
 
-    def metric(data: Batches) -> Metric:
-        assert isinstance(data, BoxSet)
-        return DetectMetric(data, head)
 
-    def panels(net: nn.Module, data: Batches, at: tuple[int, int]) -> list[Panel]:
-        assert isinstance(data, BoxSet)
-        index = spread(len(data), SHEET)
-        pixels, _ = data.batch(index, at, "none", np.random.default_rng(0))
-        with torch.inference_mode():
-            found = objects(net(normalise(pixels, at, next(net.parameters()).device)), head)
-        scale = np.array([at[1], at[0], at[1], at[0]])
-        drawn = []
-        for image, said, i in zip(pixels, found, index, strict=True):
-            boxes = [Box(edges=tuple(e), text="", truth=True) for e in (data.boxes[i].edges * scale).tolist()]
-            for edges, score, label in zip(said.boxes.numpy() * scale, said.scores, said.labels, strict=True):
-                if float(score) >= SURE:
-                    text = f"{classes[int(label) - 1]} {100 * float(score):.0f}"
-                    boxes.append(Box(edges=tuple(edges.tolist()), text=text))
-            drawn.append(Panel(pixels=image, text=f"{len(data.boxes[i])} objects", boxes=tuple(boxes)))
-        return drawn
-
-    yield Job(
-        classes, "map50", sets["training"], sets["validation"], sets.get("test"), metric,
-        lambda recipe: detect_objective(head), panels, fingerprint(*(s.sha256 for s in sets.values())),
-    )  # fmt: skip
+TASK = _Detect()

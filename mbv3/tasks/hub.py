@@ -17,11 +17,12 @@ PARTS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "t
 
 
 def class_folders(name: str, to: Path) -> Iterator[Event]:
-    """Write the images of the data set `name` (on the hub, or a folder of `save_to_disk`) below `to` as they are,
-    `to/train/<class>/*` and so on, for the class folders' reader. Yields progress.
+    """Write the images of the data set `name` (on the hub, or a folder of `save_to_disk`), as they are, into class
+    folders `to/train/<class>/*`, `to/val/...`, `to/test/...`. Yields progress.
 
     Raises:
-        BadInput: the library is not installed, the data set cannot be had, or has no column of images with classes.
+        BadInput: the library is not installed, the data set cannot be loaded, or it has no column of images or of
+            class labels.
     """
     try:
         import datasets
@@ -30,7 +31,7 @@ def class_folders(name: str, to: Path) -> Iterator[Event]:
     source = f"--data {PREFIX}{name}"
     try:
         data = datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name)
-    except Exception as e:  # whatever a hub, a network or a script of theirs comes to
+    except Exception as e:  # a hub, a network or a data set's own script may raise anything
         raise BadInput(f"{source}: cannot be loaded ({type(e).__name__}: {e})") from None
     parts: dict[str, Any] = dict(data) if isinstance(data, datasets.DatasetDict) else {"train": data}
     if "train" not in parts:
@@ -43,16 +44,16 @@ def class_folders(name: str, to: Path) -> Iterator[Event]:
         if not images or not labels:
             raise BadInput(f"{source}: needs a column of images and one of class labels (it has {rows.features})")
         names = [re.sub(r"[^\w .+-]", "_", c) or "_" for c in rows.features[labels[0]].names]
-        if len(set(names)) < len(names):  # equal once they are names of folders
+        if len(set(names)) < len(names):  # two became equal as folder names
             names = [f"{n} {name}" for n, name in enumerate(names)]
         without = 0
         rows = rows.cast_column(images[0], datasets.Image(decode=False))
         for i, row in enumerate(rows):
             label, content = row[labels[0]], row[images[0]]
-            if label is None or label < 0 or content is None:  # how hidden truth of a test part is written
+            if label is None or label < 0 or content is None:  # how data sets hide the labels of a test part
                 without += 1
                 continue
-            # the suffix only marks a file as an image; what it is stands in its first bytes
+            # the suffix only marks a file as an image; its first bytes give the format
             file = to / PARTS[part] / names[label] / f"{i:08d}.png"
             try:
                 raw = content["bytes"] if content["bytes"] is not None else Path(content["path"]).read_bytes()

@@ -1,9 +1,9 @@
-"""Images with masks as a job."""
+"""Images with a mask each: one class a pixel, mean IoU."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Generator, Iterator, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -14,110 +14,140 @@ from mbv3.data import IGNORED, MaskFiles, MaskSet, find_masks, normalise, read_c
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note
 from mbv3.report import Panel
-from mbv3.runs.train_options import TrainOptions
-from mbv3.tasks.job import VALIDATION, Job, fingerprint, spread, stored, tenth_out
+from mbv3.spec import ArchSpec, Dense, Head, SSDLite, head_names, with_head, with_output_stride
+from mbv3.tasks.draws import spread, tenth_out
+from mbv3.tasks.folders import part_folders
+from mbv3.tasks.pixels import fingerprint, stored
+from mbv3.tasks.task import Source, Task, TaskData
 from mbv3.training import Batches, Metric, SegmentMetric, classify_objective
 
-__all__ = ["segment_job"]
+__all__ = ["TASK"]
 
 SHEET = 12  # images on a contact sheet
+STRIDE = 16  # of the last map: Howard 2019, Table 7
 
 
-def _parts(o: TrainOptions) -> dict[str, MaskFiles]:
-    """DATA/train, DATA/val and DATA/test, or DATA itself with a tenth held out."""
-    root = Path(o.data)
-    names = read_class_names(root)
-    classes = len(names) or None
-    if not (root / "train").is_dir():
-        all_ = find_masks(root, classes, skip_broken=o.skip_broken)
-        rest, held = tenth_out(len(all_.images), o.seed, root)
+class _Segment(Task):
+    name = "segment"
+    recipe = "small-segment"
+    augments = ("none", "scale")
+    # torchvision's LR-ASPP pools the whole map, which suits any resolution; the paper's 49x49 window is for 512x1024
+    head = "lraspp-torchvision"
+    refuses = MappingProxyType(
+        {"test": "is for class folders; a data set with masks has its own test part",
+         "unstride": "is for classifiers; --output-stride sets the last map of a segmentation network"}
+    )  # fmt: skip
+    search_heads = tuple(n for n in head_names() if n != "classify" and not n.startswith("ssdlite"))
+    search_classes = 19  # Cityscapes
+    search_resolution = (512, 512)
 
-        def some(index: list[int], faults: tuple[str, ...]) -> MaskFiles:
-            images, masks = (tuple(files[i] for i in index) for files in (all_.images, all_.masks))
-            return MaskFiles(images, masks, faults, tuple(all_.seen[i] for i in index),
-                             tuple(all_.turned[i] for i in index))  # fmt: skip
+    def owns(self, head: Head) -> bool:
+        return isinstance(head, Dense) and not isinstance(head, SSDLite)
 
-        parts = {"training": some(rest.tolist(), all_.faults), "validation": some(held.tolist(), ())}
-    else:
-        where = {"training": root / "train", "test": root / "test"}
-        val = next((root / v for v in VALIDATION if (root / v).is_dir()), None)
-        if val is not None:
-            where["validation"] = val
-        parts = {n: find_masks(d, classes, skip_broken=o.skip_broken) for n, d in where.items() if d.is_dir()}
-        if "validation" not in parts:
-            if "test" not in parts:
-                raise BadInput(f"{root}: has train, but neither val nor test to score on")
-            parts["validation"] = parts["test"]
+    def headed(self, spec: ArchSpec, head: str | None = None, output_stride: int | None = None) -> ArchSpec:
+        return with_output_stride(with_head(spec, head or self.head), output_stride or STRIDE)
+
+    def load(self, spec: ArchSpec, source: Source) -> Generator[Event, None, TaskData]:
+        """PATH/train, PATH/val and PATH/test, each with images and masks, or PATH itself with a tenth held out.
+
+        Masks are kept at the input size and scored at their own.
+        """
+        parts = _parts(source)
+        classes, absent = _classes(source, parts)
+        if absent:
+            yield Note("images", f"no training mask holds class(es) {', '.join(absent)}", warning=True)
+        sets: dict[str, MaskSet] = {}
+        for name, files in parts.items():
+            yield from _caveats(name, files)
+            pixels, kept, sha = yield from stored(list(files.images), spec.resolution, source, name, fit="stretch")
+            used = tuple(files.masks[i] for i in kept)
+            masks, _, sha_masks = yield from stored(
+                list(used), spec.resolution, source, f"{name}-masks", f"{name} mask", "mask"
+            )
+            sets[name] = MaskSet(pixels, masks, used, classes, fingerprint(sha, sha_masks, *classes))
+
+        def metric(data: Batches) -> Metric:
+            assert isinstance(data, MaskSet)
+            return SegmentMetric(data)
+
+        return TaskData(
+            classes=classes, outputs=len(classes), main_metric="miou",
+            train=sets["training"], validation=sets["validation"], test=sets.get("test"),
+            metric=metric, objective=classify_objective, panels=_panels,
+            sha256=fingerprint(*(s.sha256 for s in sets.values())),
+        )  # fmt: skip
+
+
+def _parts(source: Source) -> dict[str, MaskFiles]:
+    """Files of each part, the training's first. Raises: BadInput."""
+    root, where = source.path, part_folders(source.path)
+    classes = len(read_class_names(root)) or None
+    if not where:
+        whole = find_masks(root, classes, skip_broken=source.skip_broken)
+        rest, held = tenth_out(len(whole.images), source.seed, root)
+        return {"training": _some(whole, rest.tolist(), whole.faults), "validation": _some(whole, held.tolist(), ())}
+    order = ("training", "test", "validation")  # in which the fingerprint of a data set takes them
+    parts = {n: find_masks(where[n], classes, skip_broken=source.skip_broken) for n in order if n in where}
+    if "validation" not in parts:
+        if "test" not in parts:
+            raise BadInput(f"{root}: has train, but neither val nor test to score on")
+        parts["validation"] = parts["test"]
     return parts
 
 
-def segment_job(o: TrainOptions, size: tuple[int, int], store: Path) -> Iterator[Event | Job]:
-    """Images and masks at `size`, scored at the masks' own."""
-    parts = _parts(o)
-    names = read_class_names(Path(o.data))
+def _some(files: MaskFiles, index: list[int], faults: tuple[str, ...]) -> MaskFiles:
+    images, masks = (tuple(paths[i] for i in index) for paths in (files.images, files.masks))
+    return MaskFiles(images, masks, faults, tuple(files.seen[i] for i in index), tuple(files.turned[i] for i in index))
+
+
+def _classes(source: Source, parts: Mapping[str, MaskFiles]) -> tuple[tuple[str, ...], list[str]]:
+    """(classes, those that no training mask holds). Raises: BadInput: nothing could be learned from the masks."""
+    names = read_class_names(source.path)
     seen = {name: frozenset[int]().union(*part.seen) for name, part in parts.items()}
     learned = sorted(seen["training"] - {IGNORED})
     if len(learned) < 2:
         # 0 and 255 is how most programs write a mask of two classes, and nothing would be learned from it
         beside = f" beside {IGNORED}, which is ignored: write the second class as 1"
         cure = beside if IGNORED in seen["training"] else ""
-        raise BadInput(f"{o.data}: its training masks hold only class {', '.join(map(str, learned)) or 'none'}{cure}; "
-                       "at least two classes are needed")  # fmt: skip
+        raise BadInput(
+            f"{source.path}: its training masks hold only class {', '.join(map(str, learned)) or 'none'}{cure}; at "
+            "least two classes are needed"
+        )
     if not names and learned[-1] >= 2 * len(learned):
-        raise BadInput(f"{o.data}: its masks hold the class indices {', '.join(map(str, learned[:5]))}, ... "
-                       f"{learned[-1]}; number the classes 0, 1, 2, ..., or name all of them, one a line, in "
-                       f"{Path(o.data) / 'classes.txt'}")  # fmt: skip
+        raise BadInput(
+            f"{source.path}: its masks hold the class indices {', '.join(map(str, learned[:5]))}, ... {learned[-1]}; "
+            f"number the classes 0, 1, 2, ..., or name all of them, one a line, in {source.path / 'classes.txt'}"
+        )
     classes = names or tuple(str(i) for i in range(1 + max(i for s in seen.values() for i in s - {IGNORED})))
-    absent = [name for i, name in enumerate(classes) if i not in seen["training"]]
-    if absent:
-        yield Note("images", f"no training mask holds class(es) {', '.join(absent)}", warning=True)
-    sets: dict[str, MaskSet] = {}
-    for name, files in parts.items():
-        if files.faults:
-            text = f"{len(files.faults)} faulty {name} images or masks are left out, for instance {files.faults[0]}"
-            yield Note("images", text, warning=True)
-        if any(files.turned):
-            text = (
-                f"{sum(files.turned)} {name} images are turned upright, for instance "
-                f"{files.images[files.turned.index(True)]}; their masks are taken to be of what is then seen"
-            )
-            yield Note("images", text, warning=True)
-        pixels = masks = None
-        masks_of = files.masks
-        for event in stored(list(files.images), size, store / f"pixels-{name}.u8", name, o, "stretch"):
-            if isinstance(event, tuple):
-                pixels, kept, sha = event
-                masks_of = tuple(files.masks[i] for i in kept)
-            else:
-                yield event
-        for event in stored(list(masks_of), size, store / f"pixels-{name}-masks.u8", f"{name} mask", o, "mask"):
-            if isinstance(event, tuple):
-                masks, _, sha_masks = event
-            else:
-                yield event
-        assert pixels is not None and masks is not None
-        sets[name] = MaskSet(pixels, masks, masks_of, classes, fingerprint(sha, sha_masks, *classes))
+    return classes, [name for i, name in enumerate(classes) if i not in seen["training"]]
 
-    def metric(data: Batches) -> Metric:
-        assert isinstance(data, MaskSet)
-        return SegmentMetric(data)
 
-    def panels(net: nn.Module, data: Batches, at: tuple[int, int]) -> list[Panel]:
-        assert isinstance(data, MaskSet)
-        index = spread(len(data), SHEET)
-        pixels, truth = data.batch(index, at, "none", np.random.default_rng(0))
-        with torch.inference_mode():
-            logits = net(normalise(pixels, at, next(net.parameters()).device)).float()
-            said = functional.interpolate(logits, at, mode="bilinear").argmax(1).cpu()
-        drawn = []
-        for image, mask, answer in zip(pixels, truth, said, strict=True):
-            counts = mask != IGNORED
-            right = 100 * float((mask[counts] == answer[counts]).float().mean()) if counts.any() else 0.0
-            text = f"image, truth, answer: {right:.0f} % of the pixels right"
-            drawn.append(Panel(pixels=image, text=text, masks=(mask.numpy(), answer.numpy())))
-        return drawn
+def _caveats(name: str, files: MaskFiles) -> Iterator[Event]:
+    if files.faults:
+        text = f"{len(files.faults)} faulty {name} images or masks are left out, for instance {files.faults[0]}"
+        yield Note("images", text, warning=True)
+    if any(files.turned):
+        text = (
+            f"{sum(files.turned)} {name} images are turned upright, for instance "
+            f"{files.images[files.turned.index(True)]}; their masks are assumed to match the upright image"
+        )
+        yield Note("images", text, warning=True)
 
-    yield Job(
-        classes, "miou", sets["training"], sets["validation"], sets.get("test"), metric, classify_objective, panels,
-        fingerprint(*(s.sha256 for s in sets.values())),
-    )  # fmt: skip
+
+def _panels(net: nn.Module, data: Batches, at: tuple[int, int]) -> list[Panel]:
+    assert isinstance(data, MaskSet)
+    index = spread(len(data), SHEET)
+    pixels, truth = data.batch(index, at, "none", np.random.default_rng(0))
+    with torch.inference_mode():
+        logits = net(normalise(pixels, at, next(net.parameters()).device)).float()
+        answers = functional.interpolate(logits, at, mode="bilinear").argmax(1).cpu()
+    drawn = []
+    for image, mask, answer in zip(pixels, truth, answers, strict=True):
+        counts = mask != IGNORED
+        right = 100 * float((mask[counts] == answer[counts]).float().mean()) if counts.any() else 0.0
+        text = f"image, truth, answer: {right:.0f} % of the pixels right"
+        drawn.append(Panel(pixels=image, text=text, masks=(mask.numpy(), answer.numpy())))
+    return drawn
+
+
+TASK = _Segment()

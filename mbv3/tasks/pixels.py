@@ -1,0 +1,76 @@
+"""Decoded images of a task, kept on disk while it is trained."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Generator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mbv3.data import Framing, Pixels, store_pixels
+from mbv3.events import Event, Note, Progress
+from mbv3.tasks.task import Source
+
+__all__ = ["Stored", "fingerprint", "stored"]
+
+
+class Stored(NamedTuple):
+    """Decoded images (N, H, W, C), the indices of the files that they are of, and their SHA-256."""
+
+    pixels: Pixels
+    kept: NDArray[np.int64]
+    sha256: str
+
+
+def fingerprint(images: str, *truth: bytes | str) -> str:
+    """SHA-256 of the images' own and of what is learned about them."""
+    digest = hashlib.sha256(images.encode())
+    for part in truth:
+        digest.update(part.encode() if isinstance(part, str) else part)
+    return digest.hexdigest()
+
+
+def stored(
+    files: list[Path], size: tuple[int, int], source: Source, name: str, what: str = "", fit: Framing = "middle"
+) -> Generator[Event, None, Stored]:
+    """Decode `files` at `size` (height, width) into `pixels-NAME.u8` of the store. `what`: their name in messages.
+
+    Raises:
+        BadInput: images cannot be decoded (all listed), unless broken ones are skipped.
+    """
+    what = what or name
+    folder = source.store or _temporary()
+    work = store_pixels(
+        files, size, str(source.path), folder / f"pixels-{name}.u8", fit,
+        skip_broken=source.skip_broken, most_bytes=int(source.store_gb * 1e9),
+    )  # fmt: skip
+    while True:
+        try:
+            done, total = next(work)
+        except StopIteration as end:
+            decoded = end.value
+            break
+        yield Progress("images", done, total, f"decoding {what} images")
+    if decoded.broken:
+        yield Note(
+            "images",
+            f"{len(decoded.broken)} of {len(files)} {what} images cannot be decoded and are left out: "
+            + "; ".join(decoded.broken[:3]) + ("; ..." if decoded.broken[3:] else ""),
+            warning=True,
+        )  # fmt: skip
+    return Stored(decoded.pixels, decoded.kept, decoded.sha256)
+
+
+@cache
+def _temporary() -> Path:
+    """A folder that lives as long as the interpreter."""
+    folder = Path(tempfile.mkdtemp(prefix="mbv3-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

@@ -1,0 +1,97 @@
+"""What a task is, and what it makes of a user's images."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar
+
+from mbv3.events import Event
+from mbv3.spec import ArchSpec, with_head
+
+if TYPE_CHECKING:  # a task is declared without torch
+    from torch import nn
+
+    from mbv3.report import Panel
+    from mbv3.spec import Head
+    from mbv3.training import Batches, Fit, Metric, Objective
+
+__all__ = ["Source", "Task", "TaskData"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where the images of a task are, and how they are read.
+
+    `test`: images that only the last score sees. `augment`: how training images will be changed at random, which
+    decides the size that they are kept in. `seed` draws what is held out. `store`: folder of the decoded pixels, at
+    most `store_gb`; None is a temporary one.
+    """
+
+    path: Path
+    test: Path | None = None
+    augment: str = "none"
+    seed: int = 0
+    skip_broken: bool = False
+    store: Path | None = None
+    store_gb: float = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskData:
+    """A task on given images: the sets, and how they are learned, scored and drawn.
+
+    `outputs`: classes of the network's head. `main_metric`: the one that decides; all metrics are in percent, higher is
+    better. `panels(net, images, size)` are pictures with the network's answers. `sha256`: of the images and of what is
+    learned about them.
+    """
+
+    classes: tuple[str, ...]
+    outputs: int
+    main_metric: str
+    train: Batches
+    validation: Batches
+    test: Batches | None
+    metric: Callable[[Batches], Metric]
+    objective: Callable[[Fit], Objective]
+    panels: Callable[[nn.Module, Batches, tuple[int, int]], list[Panel]]
+    sha256: str
+
+
+class Task(ABC):
+    """What a network is trained to do.
+
+    A new task is a module with a subclass and its instance `TASK`, and one line in `mbv3/tasks/registry.py`.
+    """
+
+    name: ClassVar[str]
+    recipe: ClassVar[str]  # of `mbv3.training.RECIPES`, where none is given
+    augments: ClassVar[tuple[str, ...]]  # of `mbv3.data.AUGMENTS`, those that keep its truth right
+    head: ClassVar[str] = ""  # put on a classifier; empty where the classifier is the task's network
+    # options of a training that mean nothing here, with the reason
+    refuses: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    takes_hub: ClassVar[bool] = False  # reads data sets of the Hugging Face hub
+
+    # `mbv3-search --task`: the heads that a search may put on its backbones, and their defaults
+    search_heads: ClassVar[tuple[str, ...]] = ()
+    search_classes: ClassVar[int] = 0
+    search_resolution: ClassVar[tuple[int, int] | None] = None
+
+    @abstractmethod
+    def owns(self, head: Head) -> bool:
+        """Whether a network with this head is one of the task's."""
+
+    @abstractmethod
+    def load(self, spec: ArchSpec, source: Source) -> Generator[Event, None, TaskData]:
+        """The images at the input size of `spec`. Raises: BadInput: images or truth that cannot be used, all listed."""
+
+    def headed(self, spec: ArchSpec, head: str | None = None, output_stride: int | None = None) -> ArchSpec:
+        """The classifier `spec` with a head of the task. Raises: BadInput."""
+        return with_head(spec, head or self.head)
+
+    def caveats(self, spec: ArchSpec) -> Iterator[str]:
+        """What a user should know before `spec` is trained."""
+        yield from ()
