@@ -30,11 +30,12 @@ from mbv3.spec.heads import (
     taps_of,
 )
 from mbv3.spec.keys import LayerKey, parse_key
+from mbv3.spec.kinds import ROWS, Conv, DSConv, Expanding, MBConv, Row
 from mbv3.spec.lowering import Layer, lower, lower_aux, lower_key
 from mbv3.spec.ops import IMAGE, Op
 from mbv3.spec.recipes import head_names, with_head
 from mbv3.spec.reference import load_spec, network_names, reference_names, width_rules
-from mbv3.spec.rows import GATES, NLS, SKIPS, Classify, Conv, DSConv, MBConv, Row, make_divisible
+from mbv3.spec.rows import GATES, NLS, SKIPS, Classify, make_divisible
 from mbv3.spec.scaling import scale_spec
 from mbv3.spec.yamlio import dump_spec, parse_spec, read_spec
 
@@ -48,6 +49,7 @@ __all__ = [
     "NLS",
     "PSP",
     "RASPP",
+    "ROWS",
     "SKIPS",
     "ArchSpec",
     "Classify",
@@ -58,6 +60,7 @@ __all__ = [
     "DeepLabV3Plus",
     "Dense",
     "Dilation",
+    "Expanding",
     "Head",
     "Layer",
     "LayerKey",
