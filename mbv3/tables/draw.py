@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from mbv3.netadapt import channels, cut, sites
 from mbv3.space import SearchSpace, tabulate
 from mbv3.spec import ArchSpec, lower_key
 
@@ -30,6 +29,8 @@ def random_networks(space: SearchSpace, n: int, seed: int, label: str) -> list[t
 
 def cut_network(spec: ArchSpec, seed: int) -> ArchSpec:
     """`spec` with half of its sites cut to any count of channels, as NetAdapt leaves them."""
+    from mbv3.netadapt import channels, cut, sites  # beside torch code still: a prediction must not load torch
+
     rng = np.random.default_rng(seed)
     for _ in range(len(sites(spec)) // 2):
         places = sites(spec)
