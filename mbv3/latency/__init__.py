@@ -32,7 +32,7 @@ from mbv3.latency.runtime import (
 from mbv3.latency.ssh import measure_over_ssh
 from mbv3.latency.table import LatencyTable, Prediction, Timed
 from mbv3.latency.timers import NETWORK_ROUNDS
-from mbv3.latency.transfer import FIT, MeasuredNetworks, most_telling, read_networks, transfer, work_ms
+from mbv3.latency.transfer import FIT, MeasuredNetworks, most_informative, read_networks, transfer, work_ms
 
 __all__ = [
     "CHECK_MINUTES",
@@ -71,7 +71,7 @@ __all__ = [
     "load_profile",
     "measure_over_adb",
     "measure_over_ssh",
-    "most_telling",
+    "most_informative",
     "network_time",
     "noise_warning",
     "open_runtime",

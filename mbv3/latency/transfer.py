@@ -27,7 +27,7 @@ from mbv3.latency.metrics import fidelity
 from mbv3.latency.table import LatencyTable, Timed, positive_ms
 from mbv3.spec import ArchSpec, LayerKey, lower
 
-__all__ = ["FIT", "MeasuredNetworks", "most_telling", "read_networks", "transfer", "work_ms"]
+__all__ = ["FIT", "MeasuredNetworks", "most_informative", "read_networks", "transfer", "work_ms"]
 
 FORMAT = "mbv3-networks/3"
 FIT, LEAST = 10, 8
@@ -139,7 +139,7 @@ def work_ms(table: LatencyTable, specs: Sequence[ArchSpec]) -> NDArray[np.float6
     return np.array(rows)
 
 
-def most_telling(x: NDArray[np.float64], n: int = FIT) -> list[int]:
+def most_informative(x: NDArray[np.float64], n: int = FIT) -> list[int]:
     """The `n` rows of `work_ms` whose times determine the factors of its columns best: a greedy D-optimal design
     (Fedorov 1972) with the regularisation of `_factors`."""
     share = np.column_stack([x / x.sum(axis=1, keepdims=True), np.zeros(len(x))])
