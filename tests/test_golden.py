@@ -25,8 +25,7 @@ from mbv3.export import FRAMEWORKS
 from mbv3.graph import layer_model, layer_tflite
 from mbv3.latency.calibration import kinds, reread
 from mbv3.latency.costmodel import family, features
-from mbv3.netadapt import cut, propose, sites, smallest
-from mbv3.netadapt.proposals import channels
+from mbv3.netadapt import propose
 from mbv3.nn import build, cut_state, state_shapes
 from mbv3.space import load_space, preset_names, scale
 from mbv3.space.additive import layer_keys
@@ -37,7 +36,9 @@ from mbv3.spec import (
     DSConv,
     MBConv,
     Row,
+    channels,
     count,
+    cut,
     dump_spec,
     head_names,
     load_spec,
@@ -47,7 +48,9 @@ from mbv3.spec import (
     parse_spec,
     rf2,
     scale_spec,
+    sites,
     slim_detection,
+    smallest,
     torchvision_reduced_tail,
     with_head,
     with_output_stride,

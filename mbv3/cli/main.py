@@ -6,7 +6,6 @@ Exit: 0 done, 1 failed, 2 bad usage or input, 3 target unreachable, 4 interrupte
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -38,16 +37,14 @@ def _run_place(p: argparse.ArgumentParser, default: str, resumed: str = "") -> N
 
 
 def _search(p: argparse.ArgumentParser) -> None:
-    from mbv3.runs.declare import add_arguments
-    from mbv3.runs.options import Options
+    from mbv3.runs import Options, add_arguments
 
     add_arguments(p, Options)
     _run_place(p, "runs/Tms", "run")
 
 
 def _netadapt(p: argparse.ArgumentParser) -> None:
-    from mbv3.runs.declare import add_arguments
-    from mbv3.runs.options import NETADAPT, Options
+    from mbv3.runs import NETADAPT, Options, add_arguments
 
     p.add_argument("spec", metavar="SPEC", help=SPEC_HELP)
     add_arguments(p, Options, ("target_ms", *NETADAPT))
@@ -55,8 +52,7 @@ def _netadapt(p: argparse.ArgumentParser) -> None:
 
 
 def _train(p: argparse.ArgumentParser) -> None:
-    from mbv3.runs.declare import add_arguments
-    from mbv3.runs.train_options import TrainOptions
+    from mbv3.runs import TrainOptions, add_arguments
 
     p.add_argument("spec", metavar="SPEC", nargs="?", help=SPEC_HELP)
     add_arguments(p, TrainOptions)
@@ -64,8 +60,7 @@ def _train(p: argparse.ArgumentParser) -> None:
 
 
 def _export(p: argparse.ArgumentParser) -> None:
-    from mbv3.runs.declare import add_arguments
-    from mbv3.runs.export_options import ExportOptions
+    from mbv3.runs import ExportOptions, add_arguments
 
     p.add_argument("spec", metavar="SPEC", help=SPEC_HELP)
     add_arguments(p, ExportOptions)
@@ -157,18 +152,3 @@ def _guard(args: argparse.Namespace) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def dump(value: Any) -> str:
-    """One JSON object; what is not finite is null."""
-    return json.dumps(_finite(value), indent=1)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return value

@@ -12,6 +12,7 @@ from mbv3.spec.changes import (
     without_tail,
 )
 from mbv3.spec.counts import Counts, RowCount, count
+from mbv3.spec.cuts import LEAST_CHANNELS, Site, channels, cut, sites, smallest
 from mbv3.spec.document import Reader, parse_yaml, read_text
 from mbv3.spec.heads import (
     FCN,
@@ -45,6 +46,7 @@ __all__ = [
     "FCN",
     "GATES",
     "IMAGE",
+    "LEAST_CHANNELS",
     "LRASPP",
     "MAX_CHANNELS",
     "MAX_ROWS",
@@ -75,11 +77,14 @@ __all__ = [
     "Row",
     "RowCount",
     "SSDLite",
+    "Site",
     "Skip",
     "Tap",
     "Where",
     "aux_of",
+    "channels",
     "count",
+    "cut",
     "dump_spec",
     "head_names",
     "load_spec",
@@ -100,7 +105,9 @@ __all__ = [
     "reference_names",
     "rf2",
     "scale_spec",
+    "sites",
     "slim_detection",
+    "smallest",
     "taps_of",
     "torchvision_reduced_tail",
     "width_rules",

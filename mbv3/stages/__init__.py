@@ -18,12 +18,14 @@ from mbv3.stages.judge import (
     training_judge,
 )
 from mbv3.stages.keep import Keep, Memory
-from mbv3.stages.learn import Learned, learn
+from mbv3.stages.learn import CHECKPOINT, LOG, Learned, default_device, learn
 from mbv3.stages.measure import ReferenceTime, check_reach, fast_enough, network_table, reference_times
 from mbv3.stages.scale import Scale, check_range, choose_scale, quick_ms
 from mbv3.stages.search import TRIALS, SpaceLatency, default_w, pick_seed, search, space_latency
 
 __all__ = [
+    "CHECKPOINT",
+    "LOG",
     "SHARES",
     "TRIALS",
     "Adapted",
@@ -46,6 +48,7 @@ __all__ = [
     "check_range",
     "check_reach",
     "choose_scale",
+    "default_device",
     "default_w",
     "drawn_images",
     "fast_enough",

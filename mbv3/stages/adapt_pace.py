@@ -8,7 +8,8 @@ from functools import cache
 
 import numpy as np
 
-from mbv3.netadapt import Start, sites
+from mbv3.netadapt import Start
+from mbv3.spec import sites
 from mbv3.stages.adapt_tune import FineTune
 from mbv3.stages.budget import Budget
 from mbv3.stages.images import Images

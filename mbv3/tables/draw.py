@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mbv3.space import SearchSpace, tabulate
-from mbv3.spec import ArchSpec, lower_key
+from mbv3.spec import ArchSpec, channels, cut, lower_key, sites
 
 __all__ = ["calibration_network", "calibration_networks", "cut_network", "random_networks"]
 
@@ -29,7 +29,6 @@ def random_networks(space: SearchSpace, n: int, seed: int, label: str) -> list[t
 
 def cut_network(spec: ArchSpec, seed: int) -> ArchSpec:
     """`spec` with half of its sites cut to arbitrary channel counts, like a network after NetAdapt."""
-    from mbv3.netadapt import channels, cut, sites  # beside torch code still: a prediction must not load torch
 
     rng = np.random.default_rng(seed)
     for _ in range(len(sites(spec)) // 2):

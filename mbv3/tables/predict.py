@@ -58,7 +58,7 @@ class Latency:
     def __init__(
         self,
         table: LatencyTable,
-        device: Device | None,
+        device: Device | None = None,
         dress: Callable[[ArchSpec], ArchSpec] = lambda spec: spec,
         *,
         passes: int = 1,

@@ -15,9 +15,9 @@ from mbv3.latency import open_runtime
 from mbv3.progress import drain
 from mbv3.record import Accuracy, SearchRecord
 from mbv3.report import write_report
-from mbv3.runs.adapt import adapt_stages
 from mbv3.runs.declare import takes
 from mbv3.runs.deliver import budget_of, deliver, guarded, remove_checkpoints
+from mbv3.runs.netadapt_run import adapt_stages
 from mbv3.runs.options import Options
 from mbv3.runs.prepare import prepare
 from mbv3.runs.result import Found
