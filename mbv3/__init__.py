@@ -1,4 +1,8 @@
-"""mbv3-search: finds a MobileNetV3-class network for a given CPU."""
+"""mbv3-search: finds a MobileNetV3-class network for a given CPU.
+
+The chain as functions: `find`, `adapt`, `train`, `export_to`, `verify`, `build_table`. Each shows its progress on a
+terminal and in a notebook and returns its result; `find_events` and so on yield the events and return the same.
+"""
 
 from __future__ import annotations
 
@@ -9,47 +13,53 @@ from mbv3.spec import ArchSpec, Counts, count, dump_spec, load_spec, parse_spec
 if TYPE_CHECKING:
     from mbv3.latency import LatencyTable
     from mbv3.nn import build
-    from mbv3.runs import export_events, export_to, find, train, train_events
+    from mbv3.runs import adapt, adapt_events, export_events, export_to, find, find_events, train, train_events, verify
     from mbv3.search import imagenet_top1
     from mbv3.space import load_space
+    from mbv3.tables import build_table, build_table_events
 
 __version__ = "0.1.0"
 
+_LATER = {
+    "mbv3.latency": ("LatencyTable",),
+    "mbv3.nn": ("build",),
+    "mbv3.runs": (
+        "adapt", "adapt_events", "export_events", "export_to", "find", "find_events", "train", "train_events", "verify",
+    ),
+    "mbv3.search": ("imagenet_top1",),
+    "mbv3.space": ("load_space",),
+    "mbv3.tables": ("build_table", "build_table_events"),
+}  # fmt: skip
 __all__ = [
     "ArchSpec",
     "Counts",
     "LatencyTable",
+    "adapt",
+    "adapt_events",
     "build",
+    "build_table",
+    "build_table_events",
     "count",
     "dump_spec",
     "export_events",
     "export_to",
     "find",
+    "find_events",
     "imagenet_top1",
     "load_space",
     "load_spec",
     "parse_spec",
     "train",
     "train_events",
+    "verify",
 ]
-
-_LATER = {
-    "LatencyTable": "mbv3.latency",
-    "build": "mbv3.nn",
-    "export_events": "mbv3.runs",
-    "export_to": "mbv3.runs",
-    "find": "mbv3.runs",
-    "imagenet_top1": "mbv3.search",
-    "load_space": "mbv3.space",
-    "train": "mbv3.runs",
-    "train_events": "mbv3.runs",
-}
 
 
 def __getattr__(name: str) -> Any:
     """Rooms that need torch or pandas are opened when they are first asked for."""
-    if name not in _LATER:
-        raise AttributeError(f"module 'mbv3' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_LATER[name]), name)
+    for room, names in _LATER.items():
+        if name in names:
+            return getattr(import_module(room), name)
+    raise AttributeError(f"module 'mbv3' has no attribute {name!r}")

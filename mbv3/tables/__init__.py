@@ -1,5 +1,6 @@
 """LAT of a search space: the reference network, the table of a space, predictions, whole measurements, checks."""
 
+from mbv3.tables.build import build_table, build_table_events
 from mbv3.tables.check import check, check_count, informative_networks, panel_of, unseen_networks
 from mbv3.tables.devices import KnownDevices, Profile, known_devices
 from mbv3.tables.draw import calibration_network, calibration_networks, cut_network, random_networks
@@ -41,6 +42,8 @@ __all__ = [
     "Whole",
     "WrittenKit",
     "build_remote",
+    "build_table",
+    "build_table_events",
     "calibration_network",
     "calibration_networks",
     "check",

@@ -28,7 +28,15 @@ from mbv3.latency import (
 )
 from mbv3.tables.plan import scaled_space, table_plan
 
-__all__ = ["TABLE_MINUTES", "OpenTable", "build_remote", "choose_table", "open_table", "profile_caveat", "read_table"]
+__all__ = [
+    "TABLE_MINUTES",
+    "OpenTable",
+    "build_remote",
+    "choose_table",
+    "open_table",
+    "profile_caveat",
+    "read_table",
+]
 
 TABLE_MINUTES = 2.0  # of a run; a table from `mbv3 latency build` may have been measured for longer
 
