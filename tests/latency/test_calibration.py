@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from mbv3.runs.netadapt import _WIDTHS
 
 from mbv3.latency import Calibration, LatencyTable, NetworkTime, Timed, fit_calibration, network_time, weights_mb
 from mbv3.latency.calibration import KINDS, NONE, _positive, kinds, reread, written_mb
 from mbv3.latency.metrics import fidelity
 from mbv3.netadapt import cut, sites
 from mbv3.netadapt.proposals import channels
-from mbv3.runs.netadapt import _WIDTHS
 from mbv3.spec import Classify, Conv, DSConv, LayerKey, MBConv, load_spec, lower
 
 from .fake import FINGERPRINT, layer_cost

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from mbv3.runs.netadapt import netadapt_alone
 
 import mbv3
 from mbv3.errors import BadInput
 from mbv3.events import Done, Event, Note, Progress, StageStart
 from mbv3.latency import BuildPlan, LatencyTable, Measured, Runtime, Timed
 from mbv3.runs import netadapt as alone
-from mbv3.runs.netadapt import netadapt_alone
 from mbv3.runs.rundir import RunDir
 from mbv3.stages.adapt import _Deployed
 from mbv3.tables import VERDICT_PARTS, Latency, Whole
