@@ -1,4 +1,8 @@
-"""What a long task reports to its caller: values that are yielded, never printed."""
+"""What a long task reports while it runs: values that are yielded, never printed.
+
+A long task is a generator `Generator[Event, None, R]`: it yields events and returns its value. Callers write
+`value = yield from task(...)`, or `result(task(...))` where nobody watches.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["Done", "Event", "Note", "Progress", "RunStarted", "StageStart", "watched"]
+__all__ = ["Done", "Event", "Note", "Progress", "RunStarted", "StageStart", "result", "watched"]
 
 R = TypeVar("R")
 
@@ -76,3 +80,13 @@ def watched(events: Generator[Event, None, R], see: Callable[[Event], None]) -> 
                 return value
             see(event)
             yield event
+
+
+def result(events: Generator[Event, None, R]) -> R:
+    """Run a long task to its end without showing its events, and return its value."""
+    while True:
+        try:
+            next(events)
+        except StopIteration as end:
+            value: R = end.value
+            return value

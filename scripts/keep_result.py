@@ -9,30 +9,31 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from mbv3.latency import LatencyTable
+from mbv3.record import SearchRecord, as_json, load_as
 
 ROOT = Path(__file__).resolve().parents[1]
-FIELDS = (
-    "command", "started", "target_ms", "measured_ms", "measured_error_ms", "predicted_ms", "reference",
-    "reference_ms", "raw_reference_ms", "seed_ms", "accuracy", "netadapt_accuracy", "params", "madds", "range_ms",
-    "scale", "plan", "comparison", "notes", "references", "stages", "total_s", "versions", "device", "seeds",
-    "hashes", "task", "head", "classes", "output_stride", "status", "exit",
-)  # fmt: skip
+# the tool's own state, and what the network's YAML holds already
+LEFT_OUT = {"format", "version", "args", "spec", "rows_ms", "correction", "estimated_layers", "network", "error"}
+FOLDERS = re.compile(r"(?<=\s)/\S*?([^/\s]+/[^/\s]+)(?=\s|$)")  # of one machine; they say nothing elsewhere
 
 
 def main() -> None:
     run, name = Path(sys.argv[1]), sys.argv[2]
-    record = json.loads((run / "run.json").read_text("utf-8"))
-    kept = {k: record[k] for k in FIELDS if k in record}
-    # folders of one machine say nothing elsewhere
-    kept["command"] = re.sub(r"(?<=\s)/\S*?([^/\s]+/[^/\s]+)(?=\s|$)", r"\1", kept["command"])
-    kept.get("plan", {}).pop("rivals", None)
-    kept["table_report"] = LatencyTable.load(run / "latency-table.csv").report
+    record = load_as(run, SearchRecord)
+    plan = {k: v for k, v in record.plan.items() if k != "rivals"}
+    init = record.init and replace(record.init, file=Path(record.init.file).name)
+    short = replace(record, command=FOLDERS.sub(r"\1", record.command), plan=plan, init=init)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    kept["commit"] = sys.argv[3] if len(sys.argv) > 3 else commit.stdout.strip()
-    kept["n"] = 1
+    kept = {
+        **{k: v for k, v in as_json(short).items() if k not in LEFT_OUT},
+        "table_report": LatencyTable.load(run / "latency-table.csv").report,
+        "commit": sys.argv[3] if len(sys.argv) > 3 else commit.stdout.strip(),
+        "n": 1,
+    }
     (ROOT / f"results/{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     (ROOT / f"results/{name}.yaml").write_text((run / "mobilenetv3.yaml").read_text("utf-8"), encoding="utf-8")
     print(json.dumps({k: kept.get(k) for k in ("command", "measured_ms", "target_ms", "params", "total_s")}))

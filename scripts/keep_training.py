@@ -12,8 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mbv3.record import TrainRecord, as_json, load_as
+
 ROOT = Path(__file__).resolve().parents[1]
-# folders of one machine say nothing elsewhere
+# folders of one machine; they say nothing elsewhere
 ELSEWHERE = re.compile(r"(?<![\w.])/\S*?([^/\s]+)(?=[\s;,:]|$)")
 
 
@@ -27,9 +29,9 @@ def short(value: object) -> object:
 
 def main() -> None:
     run, name = Path(sys.argv[1]), sys.argv[2]
-    record = json.loads((run / "run.json").read_text("utf-8"))
+    record = load_as(run, TrainRecord)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    kept = {**record, "commit": sys.argv[3] if len(sys.argv) > 3 else commit.stdout.strip(), "runs": 1}
+    kept = {**as_json(record), "commit": sys.argv[3] if len(sys.argv) > 3 else commit.stdout.strip(), "runs": 1}
     out = ROOT / "results"
     (out / f"{name}.json").write_text(json.dumps(short(kept), indent=1) + "\n", encoding="utf-8")
     log = (run / "log.txt").read_text("utf-8").splitlines()

@@ -10,8 +10,8 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mbv3.cli.asked import network
-from mbv3.cli.say import columns, dump, out, warn
+from mbv3.cli.network import network
+from mbv3.cli.printing import columns, dump, out, warn
 from mbv3.errors import BadInput
 from mbv3.files import vacant, write_atomic
 from mbv3.spec import count, dump_spec, load_spec, lower
@@ -47,9 +47,7 @@ def run(args: Namespace) -> int:
 
 def _search(args: Namespace) -> int:
     from mbv3.cli.show_events import follow
-    from mbv3.runs import find_events
-    from mbv3.runs.declare import given
-    from mbv3.runs.options import Options
+    from mbv3.runs import Options, find_events, given
 
     if args.resume:
         _resumed(args, Options)
@@ -61,7 +59,7 @@ def _search(args: Namespace) -> int:
 
 def _resumed(args: Namespace, options: Any) -> None:
     """`--resume DIR` stands alone."""
-    from mbv3.runs.declare import declared, given
+    from mbv3.runs import declared, given
 
     _current["run"] = args.resume
     also = given(args, options)
@@ -184,9 +182,7 @@ def _show(args: Namespace) -> int:
 
 def _netadapt(args: Namespace) -> int:
     from mbv3.cli.show_events import follow
-    from mbv3.runs import adapt_events
-    from mbv3.runs.declare import given
-    from mbv3.runs.options import Options
+    from mbv3.runs import Options, adapt_events, given
 
     options = given(args, Options)
     if "target_ms" not in options:
@@ -197,9 +193,7 @@ def _netadapt(args: Namespace) -> int:
 
 def _train(args: Namespace) -> int:
     from mbv3.cli.show_events import follow
-    from mbv3.runs import TrainResult, train_events
-    from mbv3.runs.declare import given
-    from mbv3.runs.train_options import TrainOptions
+    from mbv3.runs import TrainOptions, TrainResult, given, train_events
 
     if args.resume:
         _resumed(args, TrainOptions)
@@ -225,9 +219,7 @@ def _train(args: Namespace) -> int:
 
 def _export(args: Namespace) -> int:
     from mbv3.progress import drain, silent
-    from mbv3.runs import export_events
-    from mbv3.runs.declare import given
-    from mbv3.runs.export_options import ExportOptions
+    from mbv3.runs import ExportOptions, export_events, given
 
     options = {"to": "", **given(args, ExportOptions)}
     result = drain(export_events(network(args), out=args.out, **options), silent)
@@ -245,13 +237,12 @@ def _verify(args: Namespace) -> int:
 
     result = verify(Path(args.run))
     if args.json:
-        dump(result)
+        dump(result.as_dict())
     else:
         rows = [["check", "claimed", "found", ""]]
-        for c in result["checks"]:
-            rows.append([c["check"], _short(c["claimed"]), _short(c["found"]), "ok" if c["ok"] else "DIFFERS"])
+        rows += [[c.check, _short(c.claimed), _short(c.found), "ok" if c.ok else "DIFFERS"] for c in result.checks]
         out(columns(rows))
-    return 0 if result["ok"] else 1
+    return 0 if result.ok else 1
 
 
 def _short(value: Any) -> str:

@@ -15,7 +15,19 @@ from torch import Tensor
 
 from mbv3.errors import BadInput, plain
 from mbv3.nn import state_shapes
-from mbv3.spec import FCN, LRASPP, PSP, ArchSpec, Classify, Conv, DeepLabV3, DeepLabV3Plus, Dense, MBConv, Row
+from mbv3.spec import (
+    FCN,
+    LRASPP,
+    PSP,
+    ArchSpec,
+    Classify,
+    DeepLabV3,
+    DeepLabV3Plus,
+    Dense,
+    LayerKey,
+    Row,
+    lower_key,
+)
 
 __all__ = ["Names", "checked", "classifier", "from_theirs", "stages", "to_theirs"]
 
@@ -32,11 +44,8 @@ class Names:
 
 def stages(row: Row, cin: int) -> tuple[str, ...]:
     """The parts of a row that hold weights, in order: expand, depthwise, se, project; or conv, se."""
-    se = ("se",) if row.se else ()
-    if isinstance(row, Conv):
-        return ("conv", *se)
-    expand = ("expand",) if isinstance(row, MBConv) and row.exp != cin else ()
-    return (*expand, "depthwise", *se, "project")
+    ops = lower_key(LayerKey(row, cin, 1, 1)).ops
+    return tuple(dict.fromkeys(op.name.split(".")[1] for op in ops if op.kind == "conv"))
 
 
 def classifier(spec: ArchSpec) -> Classify:
@@ -171,12 +180,7 @@ def timm_names(spec: ArchSpec, places: tuple[tuple[int, int], ...], tail_block: 
         at = "blocks.{}.{}".format(*places[i])
         found = stages(row, cin)
         inverted = "expand" in found
-        last = {
-            "conv": "conv",
-            "depthwise": "conv_dw",
-            "expand": "conv_pw",
-            "project": "conv_pwl" if inverted else "conv_pw",
-        }
+        last = {"depthwise": "conv_dw", "expand": "conv_pw", "project": "conv_pwl" if inverted else "conv_pw"}
         out: dict[str, str] = {}
         bn = count(1)
         for stage in found:
@@ -214,7 +218,7 @@ def mm_backbone(spec: ArchSpec, v2: bool) -> Iterator[tuple[str, str]]:
     def row(i: int, row: Row, cin: int) -> dict[str, str]:
         out: dict[str, str] = {}
         at = f"backbone.layer{i + 1}"
-        if isinstance(row, Conv) or (v2 and i >= len(places)):
+        if row.word() not in ("mbconv", "dsconv") or (v2 and i >= len(places)):
             return out
         for j, stage in enumerate(stages(row, cin)):
             if v2:

@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from mbv3.spec import ArchSpec, MBConv, Row, make_divisible
+from mbv3.spec import LEAST_CHANNELS, ArchSpec, Site, channels, cut, sites
 
-__all__ = ["Proposal", "Site", "channels", "cut", "propose", "sites", "smallest"]
+__all__ = ["Proposal", "propose"]
 
 Latency = Callable[[Sequence[ArchSpec]], Sequence[float]]  # networks to predicted ms
 _STEP = 8  # first look: every 8th count
-_LEAST = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """A place to cut. `first`..`last` are rows; a bottleneck that a residual ties to the stem starts at row -1."""
-
-    kind: Literal["expansion", "bottleneck"]
-    first: int
-    last: int
-
-    def __str__(self) -> str:
-        if self.first == self.last:
-            return f"rows[{self.first}]"
-        return f"{'stem+' if self.first < 0 else ''}rows[{max(self.first, 0)}:{self.last + 1}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,83 +25,6 @@ class Proposal:
     after: int
     spec: ArchSpec
     latency_ms: float
-
-
-def sites(spec: ArchSpec) -> list[Site]:
-    """Every place that can be cut, in network order: (1) any expansion layer, (2) every bottleneck size, in all
-    consecutive blocks that share it, so that residuals keep (Howard 2019, section 4.2)."""
-    found: list[Site] = []
-    cin = spec.stem.out
-    for i, row in enumerate(spec.rows):
-        if isinstance(row, MBConv) and row.exp != cin:
-            found.append(Site("expansion", i, i))
-        cin = row.out
-    i = 0
-    while i < len(spec.rows):
-        last = i
-        while last + 1 < len(spec.rows) and spec.rows[last + 1].out == spec.rows[i].out:
-            last += 1
-        tied_to_stem = i == 0 and spec.rows[0].skip != "none"
-        found.append(Site("bottleneck", -1 if tied_to_stem else i, last))
-        i = last + 1
-    return found
-
-
-def channels(spec: ArchSpec, site: Site) -> int:
-    """Channels at `site` now."""
-    row = spec.rows[site.last]
-    return row.exp if site.kind == "expansion" and isinstance(row, MBConv) else row.out
-
-
-def _squeeze(row: Row, inner: int, new: int) -> int:
-    """Squeeze channels after their layer shrank: the same share, never grown."""
-    if not row.se or inner == new:
-        return row.se
-    if row.se == make_divisible(inner / 4):
-        return min(row.se, make_divisible(new / 4))
-    return max(1, min(row.se, round(row.se * new / inner)))
-
-
-def cut(spec: ArchSpec, site: Site, after: int) -> ArchSpec | None:
-    """`spec` with `after` channels at `site`; None where the row form cannot say it (a row whose expansion would
-    equal its input would lose its expansion convolution)."""
-    rows = list(spec.rows)
-    if site.kind == "expansion":
-        row = rows[site.first]
-        assert isinstance(row, MBConv)
-        cin = rows[site.first - 1].out if site.first else spec.stem.out
-        if after == cin:
-            return None
-        rows[site.first] = replace(row, exp=after, se=_squeeze(row, row.exp, after))
-        return replace(spec, rows=tuple(rows))
-    stem = replace(spec.stem, out=after) if site.first < 0 else spec.stem
-    old_in, new_in = spec.stem.out, stem.out
-    for i, row in enumerate(spec.rows):
-        out = after if max(site.first, 0) <= i <= site.last else row.out
-        new: Row
-        if isinstance(row, MBConv):
-            plain = row.exp == old_in  # no expansion: its inner channels are its input's
-            exp = new_in if plain else row.exp
-            if not plain and exp == new_in:
-                return None
-            new = replace(row, exp=exp, out=out, se=_squeeze(row, row.exp, exp))
-        else:
-            inner, small = (row.out, out) if type(row).__name__ == "Conv" else (old_in, new_in)
-            new = replace(row, out=out, se=_squeeze(row, inner, small))
-        rows[i] = new
-        old_in, new_in = row.out, out
-    return replace(spec, stem=stem, rows=tuple(rows))
-
-
-def smallest(spec: ArchSpec) -> ArchSpec:
-    """`spec` with every site cut to the fewest channels that the rows allow: no cuts lead below it."""
-    for site in sites(spec):
-        for after in range(_LEAST, channels(spec, site)):
-            smaller = cut(spec, site, after)
-            if smaller is not None:
-                spec = smaller
-                break
-    return spec
 
 
 def _largest_that_saves(counts: list[int], ms: list[float], limit_ms: float) -> int | None:
@@ -140,7 +47,7 @@ class _Hunt:
         self.coarse: int | None = None
         self.fine = fine
         self.fine_asked = fine == 0
-        self.floor = max(_LEAST, self.now // 4)
+        self.floor = max(LEAST_CHANNELS, self.now // 4)
 
     def wanted(self) -> list[int]:
         """Counts to look at next; none when the hunt is over."""

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mbv3.nn.heads import HeadNet, Maps
+from mbv3.nn.ops import ACTS, OpsNet, run_op
 from mbv3.spec import (
     ArchSpec,
     Classify,
-    Conv,
     Dense,
-    MBConv,
+    Layer,
     Point,
-    Row,
     SSDLite,
     Tap,
     Where,
@@ -33,88 +31,27 @@ __all__ = ["MEAN", "STD", "Network", "build", "state_shapes"]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def _act(nl: str) -> nn.Module:
-    kinds: dict[str, Callable[[], nn.Module]] = {
-        "RE": lambda: nn.ReLU(inplace=True),
-        "RE6": lambda: nn.ReLU6(inplace=True),
-        "HS": lambda: nn.Hardswish(inplace=True),
-        "NONE": nn.Identity,
-        "HSIGMOID": lambda: nn.Hardsigmoid(inplace=True),
-        "SIGMOID": nn.Sigmoid,
-    }
-    return kinds[nl]()
+class RowModule(OpsNet):
+    """One row as lowered: (N, cin, H, W) to (N, out, H/s, W/s) rounded up."""
 
-
-class ConvBNAct(nn.Module):
-    """Convolution, batch norm, nonlinearity: (N, cin, H, W) to (N, cout, H/s, W/s) rounded up."""
-
-    def __init__(
-        self, cin: int, cout: int, k: int, s: int, nl: str, spec: ArchSpec, groups: int = 1, dilation: int = 1
-    ) -> None:
-        super().__init__()
-        pad = dilation * (k - 1) // 2
-        self.conv = nn.Conv2d(cin, cout, k, s, pad, dilation=dilation, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(cout, eps=spec.bn_eps, momentum=spec.bn_momentum)
-        self.act = _act(nl)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.act(self.bn(self.conv(x))))
-
-
-class SqueezeExcite(nn.Module):
-    """Squeeze-and-excitation with biases, ReLU inside and the network's gate."""
-
-    def __init__(self, c: int, se: int, gate: str) -> None:
-        super().__init__()
-        self.reduce = nn.Conv2d(c, se, 1)
-        self.expand = nn.Conv2d(se, c, 1)
-        self.gate = _act(gate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        g = self.gate(self.expand(torch.relu(self.reduce(x.mean((2, 3), keepdim=True)))))
-        return x * cast(Tensor, g)
-
-
-class RowModule(nn.Module):
-    """One row: conv, dsconv or mbconv."""
-
-    def __init__(self, row: Row, cin: int, spec: ArchSpec) -> None:
-        super().__init__()
-        self.kind = row.skip
-        self.s = row.s
-        self.conv = self.expand = self.depthwise = self.project = None
-        if isinstance(row, Conv):
-            body = ConvBNAct(cin, row.out, row.k, row.s, row.nl, spec, dilation=row.dilation)
-            self.conv, self.bn, self.act = body.conv, body.bn, body.act  # names without a further level
-            inner = row.out
-        else:
-            inner = row.exp if isinstance(row, MBConv) else cin
-            if inner != cin:
-                self.expand = ConvBNAct(cin, inner, 1, 1, row.nl, spec)
-            self.depthwise = ConvBNAct(inner, inner, row.k, row.s, row.nl, spec, inner, row.dilation)
-            self.project = ConvBNAct(inner, row.out, 1, 1, "NONE", spec)
-        self.se = SqueezeExcite(inner, row.se, spec.gate) if row.se else None
+    def __init__(self, layer: Layer, spec: ArchSpec) -> None:
+        prefix = layer.path.replace("[", ".").removesuffix("]")
+        # SE last: the order in which initial weights have always been drawn
+        ordered = sorted(layer.ops, key=lambda op: op.name.startswith(f"{prefix}.se."))
+        super().__init__(ordered, prefix, spec.bn_eps, spec.bn_momentum)
+        self.layer = layer
+        last = {op.name.removeprefix(f"{prefix}.").partition(".")[0]: op.output for op in layer.ops}
+        self.points: dict[str, Point] = {last[p]: p for p in get_args(Point) if p in last}
 
     def forward(self, x: Tensor, points: dict[Point, Tensor] | None = None) -> Tensor:
         """`points` takes the tensors that a head may tap."""
-        points = {} if points is None else points
-        y: Tensor = x
-        if self.conv is not None:
-            y = self.act(self.bn(self.conv(y)))
-        else:
-            if self.expand is not None:
-                y = points["expand"] = self.expand(y)
-            y = points["depthwise"] = cast(nn.Module, self.depthwise)(y)
-        if self.se is not None:
-            y = self.se(y)
-        if self.project is not None:
-            y = self.project(y)
-        if self.kind == "identity":
-            y = y + x
-        elif self.kind == "pool":
-            pooled: Tensor = functional.avg_pool2d(x, 3, self.s, 1, count_include_pad=False)
-            y = y + pooled
-        return y
+        at = {self.layer.inputs[0]: x}
+        for op in self.layer.ops:
+            y = self.convolved(op, at[op.inputs[0]]) if op.kind == "conv" else run_op(op, at, in_place=True)
+            at[op.output] = y
+            if points is not None and op.output in self.points:
+                points[self.points[op.output]] = y
+        return at[self.layer.outputs[0]]
 
 
 class Classifier(nn.Module):
@@ -123,15 +60,20 @@ class Classifier(nn.Module):
     def __init__(self, head: Classify, cin: int) -> None:
         super().__init__()
         self.features = nn.Linear(cin, head.features) if head.features else None
-        self.act = _act(head.nl)
+        self.nl = head.nl
         self.dropout = nn.Dropout(head.dropout)
         self.classifier = nn.Linear(head.features or cin, head.classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.mean((2, 3))
+        return self.pooled(x.mean((2, 3)))
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """From averages (N, C); of fewer channels than the head was made for they are its first ones."""
         if self.features is not None:
-            x = self.act(self.features(x))
-        return cast(Tensor, self.classifier(self.dropout(x)))
+            x = functional.linear(x, self.features.weight[:, : x.shape[1]], self.features.bias)
+            x = ACTS[self.nl](x) if self.nl != "NONE" else x
+        x = self.dropout(x)
+        return functional.linear(x, self.classifier.weight[:, : x.shape[1]], self.classifier.bias)
 
 
 class Network(nn.Module):
@@ -141,10 +83,9 @@ class Network(nn.Module):
     def __init__(self, spec: ArchSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.stem = RowModule(spec.stem, spec.in_channels, spec)
-        cins = [spec.stem.out, *(r.out for r in spec.rows)]
-        self.rows = nn.ModuleList(RowModule(row, cin, spec) for row, cin in zip(spec.rows, cins, strict=False))
-        self.tail = RowModule(spec.tail, cins[-1], spec) if spec.tail is not None else None
+        stem, *rows = (RowModule(layer, spec) for layer in lower(spec)[:-1])
+        tail = rows.pop() if spec.tail is not None else None
+        self.stem, self.rows, self.tail = stem, nn.ModuleList(rows), tail
         self.taps = [tap for _, tap in taps_of(spec.head)] if isinstance(spec.head, Dense) else []
         aux = aux_of(spec.head)
         self.aux_taps = [] if aux is None else [tap for _, tap in taps_of(aux)]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 
 import pandas as pd
 from matplotlib.axes import Axes
 
 from mbv3.report.html import Html, fixed, section, table, tag, why
-from mbv3.report.read import Record, RunFiles, number
+from mbv3.report.run_files import Errors, RunFiles, number
 from mbv3.report.svg import BLUE, GREEN, MUTED, draw
 
 __all__ = ["FidelityInfo", "Metrics", "Timed", "fidelity_info", "metrics", "render"]
@@ -29,16 +29,10 @@ class Timed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Metrics:
-    """Errors of one way to predict, in percent of the measured time. Lower rmspe is better."""
+class Metrics(Errors):
+    """The errors of one way to predict, by its name."""
 
     name: str
-    n: int | None = None
-    rmspe: float | None = None
-    bias: float | None = None
-    within_5: float | None = None
-    within_10: float | None = None
-    spearman: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +43,7 @@ class FidelityInfo:
     layers: int
     rows: tuple[Metrics, ...]  # the table first, then its baselines
     noise_floor: float | None  # percent
-    how: str  # which networks the rows speak of
+    how: str  # which networks the rows are of
 
 
 def metrics(name: str, networks: Sequence[Timed]) -> Metrics:
@@ -71,17 +65,9 @@ def metrics(name: str, networks: Sequence[Timed]) -> Metrics:
     )
 
 
-def _read(name: str, report: Record, n: int | None) -> Metrics:
-    own = report.number("n")
-    return Metrics(
-        name=name,
-        n=n if own is None else int(own),
-        rmspe=report.number("rmspe"),
-        bias=report.number("bias"),
-        within_5=report.number("within_5"),
-        within_10=report.number("within_10"),
-        spearman=report.number("spearman"),
-    )
+def _reported(name: str, errors: Errors, n: int | None) -> Metrics:
+    values = {f.name: getattr(errors, f.name) for f in fields(Errors)}
+    return Metrics(name=name, **{**values, "n": n if errors.n is None else errors.n})
 
 
 def fidelity_info(files: RunFiles) -> FidelityInfo | None:
@@ -97,24 +83,17 @@ def fidelity_info(files: RunFiles) -> FidelityInfo | None:
         role, _, key = row["key"].rpartition(":")
         role = "check" if role == "check" else "calibration"
         networks.append(Timed(role=role, key=key, measured_ms=ms, predicted_ms=predicted))
-    report = files.table.header.part("report")
+    trust = files.table.trust
     checked = [t for t in networks if t.role == "check"]
     computed = metrics("table", checked)
-    first = _read("table", report, computed.n) if report.number("rmspe") is not None else computed
-    baselines = report.part("baselines")
+    first = _reported("table", trust, computed.n) if trust.rmspe is not None else computed
+    baselines = [_reported(_NAMES.get(k, k), errors, first.n) for k, errors in trust.baselines.items()]
     return FidelityInfo(
         networks=tuple(networks),
         layers=layers,
-        rows=(
-            *([first] if first.rmspe is not None else []),
-            *(
-                replace(_read("", baselines.part(key), first.n), name=_NAMES.get(key, key))
-                for key in baselines.data
-                if baselines.part(key).data
-            ),
-        ),
-        noise_floor=report.number("noise_floor"),
-        how="the check networks" if first is computed else report.text("how"),
+        rows=(*([first] if first.rmspe is not None else []), *baselines),
+        noise_floor=trust.noise_floor,
+        how="the check networks" if first is computed else trust.how,
     )
 
 
@@ -162,11 +141,12 @@ def render(info: FidelityInfo | None, fault: str) -> Html:
             ),
             size=(3.9, 3.6),
         )
-        text = f"{info.layers:,} layers timed alone; networks timed whole: {len(info.networks) - checked} for "
-        text += f"calibration, {checked} for the check. The band is ±5 %."
+        text = f"{info.layers:,} layers were timed alone, {len(info.networks)} networks whole: "
+        text += f"{len(info.networks) - checked} for calibration, {checked} for the check. The band is ±5 %."
         parts.append(tag("figure", figure, tag("figcaption", text)))
     else:
-        parts.append(why(f"The table holds {info.layers:,} layers and no network timed whole, so nothing to compare."))
+        held = f"{info.layers:,} layers" if info.layers else "no layers, only a cost model"
+        parts.append(why(f"The table holds {held} and no network timed whole, so there is nothing to compare."))
     if info.rows:
         parts.append(
             table(
@@ -186,12 +166,12 @@ def render(info: FidelityInfo | None, fault: str) -> Html:
             )
         )
         if info.how:
-            parts.append(tag("p", f"The figures are those of {info.how}."))
+            parts.append(tag("p", f"Errors are of {info.how}."))
     else:
-        parts.append(why("The table was not checked on networks it had not seen."))
+        parts.append(why("The table was not checked on held-out networks."))
     if info.noise_floor is not None:
         text = f"Noise floor of the networks' own timings: {_percent(info.noise_floor, 2)}."
-        parts.append(tag("p", text + " Errors below it cannot be told from noise."))
+        parts.append(tag("p", text + " A smaller error cannot be distinguished from noise."))
     return section("table", title, *parts)
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from mbv3.report.html import Html, fixed, ms_text, section, table, tag, why
-from mbv3.report.read import RunFiles, number
+from mbv3.report.run_files import RunFiles, number
 from mbv3.report.svg import BLUE, GREEN, INK, MUTED, ORANGE, draw
 from mbv3.report.trials import is_true
 
@@ -39,7 +39,7 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A step that chose something, out of so many proposals."""
+    """A step that chose a proposal out of `compared`."""
 
     choice: Proposal
     compared: int
@@ -93,7 +93,7 @@ def trace_info(files: RunFiles) -> TraceInfo | None:
         steps=tuple(Step(choice=chosen[s][0], compared=len(by_step[s])) for s in sorted(by_step) if chosen[s]),
         proposals=tuple(p for s in sorted(by_step) for p in by_step[s]),
         open_steps=tuple(s for s in sorted(by_step) if not chosen[s]),
-        target_ms=files.record.number("target_ms"),
+        target_ms=number(files.record.target_ms),
     )
 
 
@@ -154,7 +154,8 @@ def render(info: TraceInfo | None, fault: str) -> Html:
         panels=2,
     )
     first, last = info.path[0], info.path[-1]
-    text = f"{len(info.steps)} steps, {len(info.proposals):,} proposals compared"
+    n = len(info.steps)
+    text = f"{n} step{'' if n == 1 else 's'}, {len(info.proposals):,} proposals compared"
     if first.latency_ms is not None and last.latency_ms is not None:
         text += f"; from {ms_text(first.latency_ms)} to {ms_text(last.latency_ms)} ms"
     if len(info.proposals) > DRAWN:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from mbv3.report.html import Html, clip, fixed, ms_text, section, table, tag, why
-from mbv3.report.read import RunFiles, number
+from mbv3.report.run_files import RunFiles, number
 from mbv3.report.svg import BLUE, GREEN, INK, MUTED, ORANGE, draw, label_lines
 
 __all__ = ["Mark", "Point", "TrialsInfo", "pareto", "render", "trials_info"]
@@ -33,7 +33,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """A network that is no trial: seed, result, reference. A line where the accuracy is unknown."""
+    """A network beside the trials: seed, result or reference. A line where its accuracy is unknown."""
 
     name: str
     ms: float
@@ -57,14 +57,14 @@ class TrialsInfo:
 
     @property
     def drawn(self) -> tuple[Point, ...]:
-        """Every point, or evenly many of them when there are too many to draw."""
+        """Every point; of more than DRAWN an evenly spaced part."""
         if len(self.points) <= DRAWN:
             return self.points
         return tuple(self.points[i * len(self.points) // DRAWN] for i in range(DRAWN))
 
 
 def pareto(points: Iterable[Point]) -> tuple[Point, ...]:
-    """Points that no other beats: nothing at most as slow is at least as accurate. By rising latency."""
+    """The Pareto front: points that no other point beats in latency and accuracy, by rising latency."""
     front: list[Point] = []
     for p in sorted(points, key=lambda p: (p.latency_ms, -p.accuracy, p.number)):
         if not front or p.accuracy > front[-1].accuracy:
@@ -104,27 +104,20 @@ def trials_info(files: RunFiles) -> TrialsInfo | None:
     r = files.record
     points = _points(files.trials)
     states = files.trials["state"].str.strip().str.lower()
-    accuracy = r.part("accuracy")
-    measured, predicted = r.number("measured_ms"), r.number("predicted_ms")
-    final_ms = predicted if measured is None else measured
-    seed_ms = r.number("seed_ms")
-    about = ", ".join(p for p in (accuracy.text("unit"), accuracy.text("kind")) if p)
-    references = tuple(
-        Mark(name=ref.text("name") or "reference", ms=ms, accuracy=ref.number("accuracy"))
-        for ref in r.parts("references")
-        if (ms := ref.number("ms")) is not None
-    )
+    final_ms = r.predicted_ms if r.measured_ms is None else r.measured_ms
+    about = ", ".join(p for p in (r.accuracy.unit, r.accuracy.kind) if p) if r.accuracy is not None else ""
+    seed_accuracy = r.accuracy.value if r.accuracy is not None else None
     return TrialsInfo(
         points=points,
         front=pareto(points),
         failed=int((states == "failed").sum()),
         unscored=int((states == "complete").sum()) - len(points),
-        target_ms=r.number("target_ms"),
-        # NetAdapt's cuts were judged otherwise than the trials, so the result's accuracy has no place on this axis
-        seed=None if seed_ms is None else Mark(name="seed", ms=seed_ms, accuracy=accuracy.number("value")),
+        target_ms=number(r.target_ms),
+        # NetAdapt scores its cuts on another scale than the trials, so the result has no accuracy on this axis
+        seed=None if r.seed_ms is None else Mark(name="seed", ms=r.seed_ms, accuracy=seed_accuracy),
         final=None if final_ms is None else Mark(name="result", ms=final_ms, accuracy=None),
-        final_measured=measured is not None,
-        references=references,
+        final_measured=r.measured_ms is not None,
+        references=tuple(Mark(name=b.name or "reference", ms=b.ms, accuracy=b.accuracy) for b in r.references),
         axis=f"accuracy ({about})" if about else "accuracy",
     )
 
@@ -183,12 +176,12 @@ def _caption(info: TrialsInfo) -> str:
         parts.append(f"{info.unscored:,} without a score are not drawn")
     estimated = sum(p.estimated for p in info.points)
     if estimated:
-        parts.append(f"{estimated:,} with a latency that is partly estimated (hollow)")
+        parts.append(f"{estimated:,} whose latency is partly estimated (hollow)")
     if len(info.drawn) < len(info.points):
         parts.append(f"{len(info.drawn):,} of the trials are drawn")
-    text = "; ".join(parts) + ". Latencies of trials are predicted by the table"
+    text = "; ".join(parts) + ". The table predicts the latencies of trials"
     if info.final is not None:
-        text += f", the result's is {'measured' if info.final_measured else 'predicted'}"
+        text += f"; the latency of the result is {'measured' if info.final_measured else 'predicted'}"
     return text + "."
 
 

@@ -21,12 +21,8 @@ from mbv3.runs.prepare import TABLE
 from mbv3.runs.result import Found, times_text
 from mbv3.runs.rundir import RunDir, file_sha256
 from mbv3.spec import ArchSpec, count, dump_spec, parse_spec, pixels
-from mbv3.stages.adapt import Adapted, adapt
-from mbv3.stages.budget import Budget
-from mbv3.stages.compare import Compared as Trained
-from mbv3.stages.compare import Rival, final_steps, rivals_at, train_alike
-from mbv3.stages.images import Images
-from mbv3.stages.measure import reference_times
+from mbv3.stages import Adapted, Budget, Images, Rival, adapt, final_steps, reference_times, rivals_at, train_alike
+from mbv3.stages import Compared as Trained
 from mbv3.tables import Latency
 from mbv3.training import read_weights, save_weights
 

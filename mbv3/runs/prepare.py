@@ -17,7 +17,7 @@ from mbv3.runs.options import Options
 from mbv3.runs.rundir import RunDir, file_sha256
 from mbv3.space import SearchSpace, layer_keys, load_space, parse_scale, scale
 from mbv3.spec import ArchSpec, parse_resolution, pixels
-from mbv3.stages.scale import choose_scale, quick_ms
+from mbv3.stages import choose_scale, quick_ms
 from mbv3.tables import TABLE_MINUTES, Latency, open_table, read_table, reference_of, table_plan
 
 __all__ = ["TABLE", "prepare"]
@@ -87,8 +87,8 @@ def _scale_of_table(o: Options, base: _Base, table: LatencyTable) -> tuple[Searc
     width = fixed[0] if fixed else None
     if table.model is not None:
         choice = choose_scale(
-            partial(_predicted_ms, table), base.space, width, o.pinned_resolution, o.target_ms, o.seed_ratio,
-            base.classes, base.most_pixels,
+            partial(_predicted_ms, table), base.space, o.target_ms, width=width, resolution=o.pinned_resolution,
+            seed_ratio=o.seed_ratio, classes=base.classes, most_pixels=base.most_pixels,
         )  # fmt: skip
         return choice.space, choice.why
     resolution = o.asked_resolution
@@ -113,8 +113,9 @@ def _measured(
         if known is None:
             yield StageStart("scale", f"timing networks of space {base.space.name} on {runtime.fingerprint.cpu}")
             choice = choose_scale(
-                partial(quick_ms, runtime), base.space, (parse_scale(o.scale) or (None,))[0], o.pinned_resolution,
-                o.target_ms, o.seed_ratio, base.classes, base.most_pixels,
+                partial(quick_ms, runtime), base.space, o.target_ms, width=(parse_scale(o.scale) or (None,))[0],
+                resolution=o.pinned_resolution, seed_ratio=o.seed_ratio, classes=base.classes,
+                most_pixels=base.most_pixels,
             )  # fmt: skip
             space, why = choice.space, choice.why
             yield Note("scale", why)

@@ -73,7 +73,7 @@ class Found:
         steps = pd.read_csv(self.folder / "netadapt.csv")
         passed = steps[steps["chosen"] == 1][["step", "latency_ms", "accuracy"]].reset_index(drop=True)
         files = {int(p.name.partition("_")[0]): p for p in (self.folder / "curve").glob("*.yaml")}
-        return passed.assign(spec=[files.get(int(step)) for step in passed["step"]])
+        return passed.assign(spec=[str(files.get(int(step), "")) for step in passed["step"]])
 
     def as_dict(self) -> dict[str, Any]:
         """The content of run.json."""

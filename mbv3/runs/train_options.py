@@ -90,7 +90,7 @@ class TrainOptions:
     def __post_init__(self) -> None:
         check(self)
         task, own = TASKS[self.task], self._recipe
-        for o in declared(type(self)):
+        for o in declared(TrainOptions):
             value = getattr(self, o.name)
             if value != o.default and o.name in task.refuses:
                 raise BadInput(f"{o.flag} {task.refuses[o.name]} (got {shown(value)})")

@@ -168,9 +168,8 @@ def make_sampler(name: str, space: SearchSpace, seed: int, number: int = 0) -> B
     if name not in SAMPLERS:
         raise BadInput(f"--sampler must be one of {', '.join(SAMPLERS)} (got {name!r})")
     make = SAMPLERS[name]
-    if isinstance(make, type) and issubclass(make, _GenomeSampler):
-        return make(space, seed)
-    return make(space, int(np.random.SeedSequence((seed, number)).generate_state(1)[0]))
+    own = isinstance(make, type)  # ours: its draws depend on the history, not on when it was made
+    return make(space, seed if own else int(np.random.SeedSequence((seed, number)).generate_state(1)[0]))
 
 
 def quiet() -> None:

@@ -1,7 +1,8 @@
-"""Search spaces in YAML: the shipped presets and a user's own."""
+"""Search spaces in YAML: the presets of this package, and files of a user."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from importlib import resources
@@ -9,41 +10,46 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from mbv3.errors import BadInput, shown
-from mbv3.space.model import FIELDS, Block, Gene, SearchSpace, Value, Variant
+from mbv3.space.model import FIELDS, OWN, Block, Gene, SearchSpace, Value, Variant
 from mbv3.spec import (
     GATES,
     MAX_CHANNELS,
+    MAX_ROWS,
+    NL,
     NLS,
+    ROWS,
     SKIPS,
     Classify,
     Conv,
+    Gate,
     Reader,
     make_divisible,
     parse_yaml,
+    read_resolution,
     read_text,
-)  # fmt: skip
-from mbv3.spec.arch import MAX_ROWS
-from mbv3.spec.rows import NL, Gate
-from mbv3.spec.yamlio import resolution
+)
 
 __all__ = ["FORMAT", "load_space", "parse_space", "preset_names"]
 
 FORMAT = "mbv3-space/1"
 PRESETS = ("mnasnet", "mnasnet-imagenet", "mobilenetv3", "nas-bench-macro")
-_OPS = ("mbconv", "dsconv", "conv", "identity")
+_OPS = (*ROWS, "identity")
 _DEFAULTS: dict[str, Any] = {
     "op": "mbconv", "e": 1, "k": 3, "l": 1, "se": 0, "width": 1, "nl": "RE", "skip": "identity",
+    **dict.fromkeys(OWN, 0),
 }  # fmt: skip
-MAX_COMBINATIONS = 20_000  # of one block: its cost table holds them all
+# kernels that a kind of row can do without
+_ABSENT = {name for kind in ROWS.values() for name in kind.KERNELS if kind.RANGES[name][0] == 0}
+MAX_COMBINATIONS = 20_000  # of one block: its cost table has an entry for each
 
 
 def preset_names() -> tuple[str, ...]:
-    """The spaces that `load_space` knows without a file."""
+    """The presets of `load_space`."""
     return PRESETS
 
 
 def _value(r: Reader, path: str, name: str, value: Any) -> Any:
-    """One value of a block's field, checked; a fault is noted with its path."""
+    """One value of a field of a block, checked; a fault is recorded with its path."""
     words = {"op": _OPS, "nl": NLS, "skip": SKIPS}.get(name)
     if words is not None:
         if type(value) is not str or value not in words:
@@ -57,9 +63,12 @@ def _value(r: Reader, path: str, name: str, value: Any) -> Any:
         "se": (0, 1, "0 or 1, a number"),
         "out": (1, MAX_CHANNELS, "a whole number"),
         "width": (0.05, 8.0, "a number"),
+        **dict.fromkeys(OWN, (1, 31, "an odd whole number")),
     }[name]
+    if type(value) is int and value == 0 and name in _ABSENT:
+        return value
     kinds = (int, float) if name in ("e", "width") else (int,)
-    if type(value) not in kinds or not low <= value <= high or (name == "k" and value % 2 == 0):
+    if type(value) not in kinds or not low <= value <= high or (name in ("k", *OWN) and value % 2 == 0):
         r.fault(path, f"must be {rule} from {low:g} to {high:g}", value)
         return low
     return value
@@ -82,12 +91,12 @@ def _block(r: Reader) -> Block:
     s = r.integer("s", 1, 4, 1)
     fixed: list[tuple[str, Any]] = []
     genes: list[Gene] = []
-    alone: list[tuple[str, Any]] = []  # of a named choice without an alternative
-    by: dict[str, list[str]] = {}  # field: the lists that decide it
+    single: list[tuple[str, Any]] = []  # fields of a named choice that is the only one
+    decided_by: dict[str, list[str]] = {}  # field: the lists that set it
     for f in FIELDS:
         default = _DEFAULTS.get(f)
         raw = r.raw(f) if default is None else r.raw(f, default)
-        if raw is None and not r.has(f):  # the missing `out` is noted already
+        if raw is None and not r.has(f):  # the missing `out` is recorded already
             fixed.append((f, 8))
         elif isinstance(raw, list):
             values = tuple(_choice(r, f"{r.at(f)}[{i}]", f, v) for i, v in enumerate(raw))
@@ -101,22 +110,25 @@ def _block(r: Reader) -> Block:
             if values and not isinstance(values[0], Variant):
                 fixed.append((f, values[0]))
             elif len(values) == 1:
-                alone += cast(Variant, values[0]).fields
+                single += cast(Variant, values[0]).fields
             for name_of in {f} | {n for v in values if isinstance(v, Variant) for n, _ in v.fields}:
-                by.setdefault(name_of, []).append(f)
+                decided_by.setdefault(name_of, []).append(f)
         else:
             fixed.append((f, _value(r, r.at(f), f, raw)))
     r.no_other_keys()
     if (n := math.prod(len(g.values) for g in genes)) > MAX_COMBINATIONS:
         r.fault(r.path, f"a block offers at most {MAX_COMBINATIONS:,} combinations of its choices", n)
-    for f, lists in by.items():
+    for f, lists in decided_by.items():
         if len(lists) > 1:
-            r.fault(r.at(f), f"is decided by {' and '.join(lists)}", cure="leave it to one of them")
-    return Block(name, s, (*_DEFAULTS.items(), *fixed, *alone), tuple(genes))
+            r.fault(r.at(f), f"is set by {' and '.join(lists)}", cure="set it in one of them only")
+    block = Block(name, s, (*_DEFAULTS.items(), *fixed, *single), tuple(genes))
+    if not r.faults:
+        _possible(r, block)
+    return block
 
 
 def _most(block: Block, name: str) -> Any:
-    """The largest value that a block can give to a field."""
+    """The largest value of a field of a block."""
     pairs = [*block.fixed]
     for gene in block.genes:
         for value in gene.values:
@@ -125,7 +137,7 @@ def _most(block: Block, name: str) -> Any:
 
 
 def _size(r: Reader, blocks: tuple[Block, ...], stem: Conv) -> None:
-    """Faults of a space whose largest network would break a limit of ArchSpec."""
+    """Record faults where the largest network of the space exceeds a limit of ArchSpec."""
     if (rows := sum(_most(b, "l") for b in blocks)) > MAX_ROWS:
         r.fault("blocks", f"a network has at most {MAX_ROWS} rows", rows)
     cin = stem.out
@@ -134,6 +146,26 @@ def _size(r: Reader, blocks: tuple[Block, ...], stem: Conv) -> None:
         if max(out, _most(block, "e") * max(cin, out if _most(block, "l") > 1 else 0)) > MAX_CHANNELS:
             r.fault(f"blocks[{i}]", f"its largest layer has more than {MAX_CHANNELS} channels")
         cin = out
+
+
+def _possible(r: Reader, block: Block) -> None:
+    """Faults of a block that has a layer which its kind of row cannot be."""
+    chosen = [range(len(g.values)) if _decides(g) else range(1) for g in block.genes]
+    for choices in itertools.product(*chosen):
+        s = block.settings(choices)
+        if s["op"] == "identity":
+            continue
+        kind = ROWS[s["op"]]
+        own: dict[str, Any] = {name: s[name] if name in OWN else 8 for name in kind.OWN}
+        if fault := next(iter(kind(k=s["k"], out=8, s=block.s, **own).faults("", 8)), None):
+            r.fault(f"{r.path}{fault.path}", f"{s['op']}: {fault.rule}", s["k"], fault.cure)
+            return
+
+
+def _decides(gene: Gene) -> bool:
+    """Whether a gene says which kind a row is, or its kernels."""
+    fields = {f for v in gene.values for f in (dict(v.fields) if isinstance(v, Variant) else (gene.field,))}
+    return bool(fields & {"op", "k", *OWN})
 
 
 def _plain_conv(r: Reader) -> Conv:
@@ -153,7 +185,7 @@ def _plain_conv(r: Reader) -> Conv:
 
 
 def parse_space(text: str, source: str = "space") -> SearchSpace:
-    """The space that a YAML text describes.
+    """The space of a YAML text.
 
     Raises:
         DocumentError: lists every fault with its path, rule and value.
@@ -166,7 +198,7 @@ def parse_space(text: str, source: str = "space") -> SearchSpace:
     about = r.text("source", "none")
     inp = r.child("input")
     inp.is_mapping()
-    res = resolution(inp)
+    res = read_resolution(inp)
     inp.no_other_keys()
     bn = r.child("bn") if r.has("bn") else Reader({}, source, "bn", r.faults)
     eps, momentum = bn.number("eps", 1e-12, 1.0, 1e-3), bn.number("momentum", 0.0, 1.0, 0.01)

@@ -1,6 +1,6 @@
 """The ground: what a network is, as a value; YAML; the one lowering; counts."""
 
-from mbv3.spec.arch import MAX_CHANNELS, ArchSpec, parse_resolution, pixels
+from mbv3.spec.arch import MAX_CHANNELS, MAX_ROWS, ArchSpec, parse_resolution, pixels
 from mbv3.spec.changes import (
     DILATIONS,
     Dilation,
@@ -12,6 +12,7 @@ from mbv3.spec.changes import (
     without_tail,
 )
 from mbv3.spec.counts import Counts, RowCount, count
+from mbv3.spec.cuts import LEAST_CHANNELS, Site, channels, cut, sites, smallest
 from mbv3.spec.document import Reader, parse_yaml, read_text
 from mbv3.spec.heads import (
     FCN,
@@ -30,24 +31,30 @@ from mbv3.spec.heads import (
     taps_of,
 )
 from mbv3.spec.keys import LayerKey, parse_key
+from mbv3.spec.kinds import ROWS, Conv, DSConv, Expanding, MBConv, Row
 from mbv3.spec.lowering import Layer, lower, lower_aux, lower_key
 from mbv3.spec.ops import IMAGE, Op
 from mbv3.spec.recipes import head_names, with_head
 from mbv3.spec.reference import load_spec, network_names, reference_names, width_rules
-from mbv3.spec.rows import GATES, NLS, SKIPS, Classify, Conv, DSConv, MBConv, Row, make_divisible
+from mbv3.spec.rows import GATES, NL, NLS, SKIPS, Classify, Gate, Skip, make_divisible
 from mbv3.spec.scaling import scale_spec
 from mbv3.spec.yamlio import dump_spec, parse_spec, read_spec
+from mbv3.spec.yamlio import resolution as read_resolution
 
 __all__ = [
     "DILATIONS",
     "FCN",
     "GATES",
     "IMAGE",
+    "LEAST_CHANNELS",
     "LRASPP",
     "MAX_CHANNELS",
+    "MAX_ROWS",
+    "NL",
     "NLS",
     "PSP",
     "RASPP",
+    "ROWS",
     "SKIPS",
     "ArchSpec",
     "Classify",
@@ -58,6 +65,8 @@ __all__ = [
     "DeepLabV3Plus",
     "Dense",
     "Dilation",
+    "Expanding",
+    "Gate",
     "Head",
     "Layer",
     "LayerKey",
@@ -68,10 +77,14 @@ __all__ = [
     "Row",
     "RowCount",
     "SSDLite",
+    "Site",
+    "Skip",
     "Tap",
     "Where",
     "aux_of",
+    "channels",
     "count",
+    "cut",
     "dump_spec",
     "head_names",
     "load_spec",
@@ -86,12 +99,15 @@ __all__ = [
     "parse_spec",
     "parse_yaml",
     "pixels",
+    "read_resolution",
     "read_spec",
     "read_text",
     "reference_names",
     "rf2",
     "scale_spec",
+    "sites",
     "slim_detection",
+    "smallest",
     "taps_of",
     "torchvision_reduced_tail",
     "width_rules",

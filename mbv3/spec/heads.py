@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from mbv3.spec.rows import GATES, MAX_CHANNELS, NL, NLS, Classify, Gate
+from mbv3.spec.rows import GATES, MAX_CHANNELS, NL, NLS, Classify, Gate, Point
 
 __all__ = [
     "FCN",
@@ -38,7 +38,6 @@ __all__ = [
 ]
 
 Where = int | Literal["stem", "tail"]
-Point = Literal["out", "expand", "depthwise"]
 Form = Literal["mmseg", "torchvision"]
 POINTS: tuple[str, ...] = get_args(Point)
 FORMS: tuple[str, ...] = get_args(Form)

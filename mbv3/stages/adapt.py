@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from mbv3.events import Event, Note, Progress, StageStart
-from mbv3.netadapt import Scored, Start, Step, netadapt, sites
+from mbv3.netadapt import Scored, Start, Step, netadapt
 from mbv3.nn import build
-from mbv3.spec import ArchSpec
+from mbv3.spec import ArchSpec, sites
 from mbv3.stages.adapt_pace import Plan, keep_pace, planned
 from mbv3.stages.adapt_trace import Trace
 from mbv3.stages.adapt_tune import HELD_OUT, STAGE, Deployed, FineTune, at_own_size, train_start, with_classes

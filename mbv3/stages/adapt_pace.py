@@ -8,7 +8,8 @@ from functools import cache
 
 import numpy as np
 
-from mbv3.netadapt import Start, sites
+from mbv3.netadapt import Start
+from mbv3.spec import sites
 from mbv3.stages.adapt_tune import FineTune
 from mbv3.stages.budget import Budget
 from mbv3.stages.images import Images
@@ -78,7 +79,8 @@ def planned(
     pace = Pace(int(keep.value("finetune_steps", lambda: once()["finetune_steps"])), least)
     if steps is not None or not budget.timed:
         return Plan(pace, delta is not None, None, None)
-    given, forecast = (keep.value(f"netadapt_{n}", lambda n=n: once()[n]) for n in ("given_s", "forecast_s"))
+    given = keep.value("netadapt_given_s", lambda: once()["given_s"])
+    forecast = keep.value("netadapt_forecast_s", lambda: once()["forecast_s"])
     return Plan(pace, delta is not None, given, forecast)
 
 

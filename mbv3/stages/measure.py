@@ -9,8 +9,7 @@ from pathlib import Path
 from mbv3.errors import Unreachable
 from mbv3.events import Event
 from mbv3.latency import BuildPlan, LatencyTable, Runtime, build_table
-from mbv3.netadapt import smallest
-from mbv3.spec import ArchSpec, load_spec, lower, scale_spec, width_rules
+from mbv3.spec import ArchSpec, load_spec, lower, scale_spec, smallest, width_rules
 from mbv3.stages.scale import quick_ms
 from mbv3.tables import REFERENCE, TABLE_MINUTES, Latency, reference_at
 

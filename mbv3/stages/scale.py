@@ -10,10 +10,13 @@ import numpy as np
 from mbv3.errors import Unreachable
 from mbv3.latency import Runtime, interleave
 from mbv3.space import Genome, SearchSpace, scale, tabulate
-from mbv3.spec import ArchSpec, LayerKey, lower, lower_key, pixels
+from mbv3.spec import ArchSpec, lower, lower_key, pixels
 from mbv3.tables import reference_at
 
 __all__ = ["Scale", "check_range", "choose_scale", "quick_ms"]
+
+
+LatencyMs = Callable[[Sequence[ArchSpec]], Sequence[float]]  # networks to ms
 
 
 def quick_ms(runtime: Runtime, specs: Sequence[ArchSpec]) -> list[float]:
@@ -58,62 +61,66 @@ def _path(most: int | None, pinned: tuple[int, int] | None) -> list[tuple[float,
 
 
 def choose_scale(
-    quick_ms: Callable[[Sequence[ArchSpec]], list[float]],
+    latency_ms: LatencyMs,
     space: SearchSpace,
-    width: float | None,
-    pinned: tuple[int, int] | None,
     target_ms: float,
-    seed_ratio: float,
-    classes: int | None,
-    most_pixels: int | None,
+    *,
+    width: float | None = None,
+    resolution: tuple[int, int] | None = None,
+    seed_ratio: float = 1.25,
+    classes: int | None = None,
+    most_pixels: int | None = None,
 ) -> Scale:
-    """The scale of a run: `width` as asked, else the one at which a typical network of the space takes
-    `target_ms * seed_ratio`, at the `pinned` resolution if there is one. `quick_ms`: the device's times of
-    networks, a few runs or a prediction.
+    """The scale of a run: `width` as given, else the one at which a typical network of the space takes
+    `target_ms * seed_ratio`, at `resolution` where that is given, else with width and resolution grown together, up to
+    `most_pixels`. `latency_ms`: the device's times of networks, from a few runs or predicted.
 
     Raises:
         Unreachable: the target lies outside what the networks of the space take at that scale.
     """
     if width is not None:
-        scaled = scale(space, width, pinned, classes)
+        scaled = scale(space, width, resolution, classes)
         why = f"scale {width:g}x{pixels(scaled.resolution)} as asked"
     else:
+        choices = _path(most_pixels, resolution)
+        base = scale(space, 1.0, resolution, classes)
         aim = target_ms * seed_ratio
-        base = scale(space, 1.0, pinned, classes)
-        typical = _typical(base)
-
-        def cost(s: SearchSpace) -> float:
-            return float(sum(lower_key(k).madds for k in _keys(s.deployed(typical))))
-
-        choices = _path(most_pixels, pinned)
-        spaces = [scale(space, w, r, classes) for w, r in choices]
-        costs = np.array([cost(s) for s in spaces])
-        [reference_ms, ms] = quick_ms([reference_at(1.0, base.resolution), base.deployed(typical)])
-        per = ms / cost(base)
-        at = 0
-        for _ in range(4):
-            new = int(np.argmin(np.abs(np.log(costs * per / aim))))
-            if new == at and per != ms / cost(base):
-                break
-            at = new
-            [ms] = quick_ms([spaces[at].deployed(typical)])
-            per = ms / costs[at]
-            if abs(ms / aim - 1) < 0.1:
-                break
-        scaled = spaces[at]
+        scaled, reference_ms = _nearest(latency_ms, base, [scale(space, w, r, classes) for w, r in choices], aim)
         why = (
             f"MobileNetV3-Large takes {reference_ms:.1f} ms at {pixels(base.resolution)} px; a {target_ms:g} ms budget "
             f"suits width {scaled.width:g} at {pixels(scaled.resolution)} px"
         )
     madds = tabulate(scaled, lambda k: lower_key(k).madds)
     ends = [scaled.deployed(madds.extreme(largest)[1]) for largest in (False, True)]
-    smallest, largest = quick_ms(ends)
+    smallest, largest = latency_ms(ends)
     check_range(target_ms, smallest, largest, scaled, width is not None)
     return Scale(scaled, why)
 
 
-def _keys(spec: ArchSpec) -> list[LayerKey]:
-    return [x.key for x in lower(spec)]
+def _nearest(
+    latency_ms: LatencyMs, base: SearchSpace, spaces: Sequence[SearchSpace], aim_ms: float
+) -> tuple[SearchSpace, float]:
+    """(the space whose typical network takes nearest to `aim_ms`, ms of the reference network at the base's size): ms
+    per multiply-add, corrected by up to four times of the choice."""
+    typical = _typical(base)
+
+    def cost(s: SearchSpace) -> float:
+        return float(sum(x.madds for x in lower(s.deployed(typical))))
+
+    costs = np.array([cost(s) for s in spaces])
+    reference_ms, ms = latency_ms([reference_at(1.0, base.resolution), base.deployed(typical)])
+    first = per = ms / cost(base)
+    at = 0
+    for _ in range(4):
+        new = int(np.argmin(np.abs(np.log(costs * per / aim_ms))))
+        if new == at and per != first:
+            break
+        at = new
+        [ms] = latency_ms([spaces[at].deployed(typical)])
+        per = ms / costs[at]
+        if abs(ms / aim_ms - 1) < 0.1:
+            break
+    return spaces[at], reference_ms
 
 
 def check_range(target_ms: float, smallest: float, largest: float, space: SearchSpace, fixed: bool) -> None:

@@ -1,4 +1,4 @@
-"""Whole networks from single layers: the fit, and the kinds of layers that it tells apart."""
+"""Whole networks from single layers: the fit, and the kinds of layers that it distinguishes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mbv3.runs.netadapt import _WIDTHS
 
 from mbv3.latency import Calibration, LatencyTable, NetworkTime, Timed, fit_calibration, network_time, weights_mb
 from mbv3.latency.calibration import KINDS, NONE, _positive, kinds, reread, written_mb
 from mbv3.latency.metrics import fidelity
-from mbv3.netadapt import cut, sites
-from mbv3.netadapt.proposals import channels
-from mbv3.spec import Classify, Conv, DSConv, LayerKey, MBConv, load_spec, lower
+from mbv3.spec import Classify, Conv, DSConv, LayerKey, MBConv, channels, cut, load_spec, lower, sites
+from mbv3.stages.measure import WIDTHS
 
 from .fake import FINGERPRINT, layer_cost
 
@@ -161,7 +159,7 @@ def test_noise_is_not_taken_for_kinds() -> None:
 
 
 def test_how_strongly_kinds_are_held_follows_what_they_tell() -> None:
-    """Noise alone: nearly the plain calibration. Another device's kinds, told by ten networks: better than that."""
+    """Noise alone: nearly the plain calibration. Another device's kinds, from ten networks: better than that."""
     for factors, least, most in ((NONE, 0.9, 1.1), (tuple(5 * f for f in FACTORS), 0.0, 0.8)):
         nets = with_kinds(200, 0.01, factors)
         plain = fit_calibration(NetworkTime(n.label, n.ms, n.hot_ms, n.mb, 0) for n in nets[:10])
@@ -170,7 +168,7 @@ def test_how_strongly_kinds_are_held_follows_what_they_tell() -> None:
 
 def test_networks_that_differ_in_width_alone_say_nothing_of_kinds() -> None:
     """What `mbv3 netadapt` calibrates on: shares of kinds hardly vary, so noise must not be taken for them."""
-    keys = [[x.key for x in lower(load_spec(f"mobilenet_v3_large@{w:g}"))] for w in _WIDTHS]
+    keys = [[x.key for x in lower(load_spec(f"mobilenet_v3_large@{w:g}"))] for w in WIDTHS]
     rng = np.random.default_rng(0)
     largest = 0.0
     for _ in range(20):

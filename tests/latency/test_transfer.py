@@ -16,7 +16,7 @@ from mbv3.latency import (
     LatencyTable,
     MeasuredNetworks,
     Timed,
-    most_telling,
+    most_informative,
     read_networks,
     transfer,
     work_ms,
@@ -109,8 +109,8 @@ def test_a_profile_without_rows_can_be_moved_too(table: LatencyTable, space: Sea
 
 def test_ten_that_are_chosen_tell_more_than_ten_others(table: LatencyTable, space: SearchSpace) -> None:
     nets, noisy = timed(space, 150, INT8), timed(space, 150, INT8, 0.03)
-    chosen = most_telling(work_ms(table, [spec for _, spec, _ in nets]))
-    assert len(set(chosen)) == 10 and most_telling(work_ms(table, [nets[0][1]] * 3)) == [0, 1, 2]
+    chosen = most_informative(work_ms(table, [spec for _, spec, _ in nets]))
+    assert len(set(chosen)) == 10 and most_informative(work_ms(table, [nets[0][1]] * 3)) == [0, 1, 2]
 
     def error(ten: list[int]) -> float:
         moved = transfer(table, [*(noisy[i] for i in ten), *nets[:50]], FINGERPRINT, (nets[0][1], None))
@@ -144,7 +144,7 @@ def test_a_list_of_ours_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
     for edited in (text[:-1], text[:-4], text.replace("1.5", "1.6"), text.replace("networks/3", "networks/2")):
         assert edited != text
         file.write_text(edited)
-        with pytest.raises(BadInput, match=r"nets\.csv: is not whole, was edited, or is of another version"):
+        with pytest.raises(BadInput, match=r"nets\.csv: is incomplete, was edited, or has another format"):
             read_networks(file)
 
 
@@ -154,9 +154,12 @@ def test_a_list_of_ours_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
         ("", "needs the columns network,ms"),
         ("network,ms\n", "needs the columns network,ms"),
         ("name,ms\na,1\n", "needs the columns network,ms"),
-        ("network,ms\na,1\nb,fast\nc,-1\nd,nan\na,2\n", "4 row.s. at fault\n.*row 2: 'fast' is not a time"),
+        (
+            "network,ms\na,1\nb,fast\nc,-1\nd,nan\na,2\n",
+            "4 faulty row.s.; correct them or measure again\n.*row 2: 'fast' is not a time",
+        ),
         ("network,ms\na\n", "row 1: None is not a time"),
-        ("ms,network\n2.5\n", "row 1: names no network"),
+        ("ms,network\n2.5\n", "row 1: the network is empty"),
         ("# fingerprint: {\nnetwork,ms\na,1\n", "the value of 'fingerprint' in its header is not valid JSON"),
         ('# fingerprint: {"cpu": "x"}\nnetwork,ms\na,1\n', "is not a list of measured networks"),
         ("# reference_ms: -1\nnetwork,ms\na,1\n", "is not a list of measured networks"),

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbv3.netadapt import Site, cut, propose, sites, smallest
-from mbv3.netadapt.proposals import channels
-from mbv3.spec import ArchSpec, Classify, Conv, DSConv, MBConv, count, load_spec
+from mbv3.netadapt import propose
+from mbv3.spec import ArchSpec, Classify, Conv, DSConv, MBConv, Site, channels, count, cut, load_spec, sites, smallest
 
 LARGE = load_spec("mobilenet_v3_large")
 NETS = [load_spec(n) for n in ("mobilenet_v3_large", "mobilenet_v3_small", "mobilenet_v2", "mnasnet_a1", "mnasnet_b1")]

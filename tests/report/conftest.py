@@ -34,23 +34,37 @@ def record(**changes: Any) -> dict[str, Any]:
         "format": "mbv3-run/1",
         "version": "0.1.0",
         "command": "mbv3-search --target-ms 50 --out results/first",
-        "args": {"target_ms": 50, "out": "results/first run", "device": "this-cpu"},
+        "args": {"target_ms": 50.0, "device": "this-cpu"},
         "status": "done",
         "exit": 0,
         "device": {
             "cpu": "AMD EPYC 9B14",
+            "vector": "avx2",
             "cores": 2,
-            "os": "Linux 6.1",
-            "runtime": "onnxruntime 1.31.1",
+            "system": "Linux x86_64",
+            "kernel": "6.1",
+            "governor": "unreadable",
+            "runtime": "onnxruntime",
+            "runtime_version": "1.31.1",
             "threads": 1,
+            "precision": "fp32",
+            "batch": 1,
+            "load_at_start": 0.5,
         },
         "versions": {"python": "3.11.7", "torch": "2.13.0"},
         "seeds": {"search": 0},
         "hashes": {"table": "sha256:0f3a", "data": "sha256:77aa"},
-        "scale": {"width": 1.5, "resolution": 416, "why": "the reference takes 5.9 ms at 224 px"},
+        "scale": {
+            "space": "mnasnet-imagenet",
+            "width": 1.5,
+            "resolution": 416,
+            "why": "the reference takes 5.9 ms at 224 px",
+        },
         "target_ms": 50.0,
         "predicted_ms": 49.71,
         "measured_ms": 49.38,
+        "measured_error_ms": 0.21,
+        "raw_reference_ms": 48.4,
         "reference_ms": 47.9,
         "reference": "mobilenet_v3_large@1.5, 416 px",
         "accuracy": {
@@ -70,13 +84,22 @@ def record(**changes: Any) -> dict[str, Any]:
         "stages": {"scale": 3.2, "table": 55.0, "search": 12.0, "netadapt": 300.0, "verdict": 9.0},
         "notes": ["Two layers were estimated <b>not</b> measured."],
         "comparison": [
-            {"name": "found", "ms": 1.01, "params": 1234567, "madds": 21700000, "top1": 81.2, "n": 10000},
+            {
+                "name": "found",
+                "ms": 1.01,
+                "params": 1234567,
+                "madds": 21700000,
+                "top1": 81.2,
+                "sigma": 0.39,
+                "n": 10000,
+            },
             {
                 "name": "mobilenet_v3_small",
                 "ms": 1.2,
                 "params": 2542856,
                 "madds": 56500000,
                 "top1": 79.6,
+                "sigma": 0.4,
                 "n": 10000,
             },
         ],
@@ -166,7 +189,7 @@ def write(folder: Path, **changes: Any) -> Path:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A complete run directory."""
-    return write(tmp_path / "run")
+    return write(tmp_path / "first run")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from mbv3.report.fidelity import Timed, fidelity_info, metrics
 from mbv3.report.headline import headline_info
 from mbv3.report.html import Html, count_text, fixed, ms_text, tag
 from mbv3.report.network import network_info
-from mbv3.report.read import number, read_run
+from mbv3.report.run_files import number, read_run
 from mbv3.report.svg import spread
 from mbv3.report.trace import trace_info
 from mbv3.report.trials import DRAWN, Point, pareto, trials_info

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,14 +81,16 @@ def test_values_are_on_the_page(run: Path) -> None:
         "sha256:0f3a",
     ):
         assert value in text
+    assert "± 0.210 ms" in text and "AMD EPYC 9B14, 2 cores, Linux x86_64, onnxruntime 1.31.1, 1 thread" in text
     assert "1.2 % below it" in text
     assert "88 was 120" in text and "504 was 672" in text
     assert "11 steps, 154 proposals compared" in text
-    assert "mbv3 verify 'results/first run'" in text
+    assert f"mbv3 verify '{run}'" in text
     assert "--resume" not in text  # the run is done
     assert "leave-one-out over the calibration networks" in text
     assert "5.31" in text and "plain sum of layers" in text
-    assert "81.20" in text
+    assert "81.20" in text and "0.39" in text
+    assert "count as missing" not in text
 
 
 def test_three_figures_and_the_network(run: Path) -> None:
@@ -165,13 +168,13 @@ def test_a_half_written_table_is_read_as_far_as_it_goes(run: Path, name: str) ->
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"status": "interrupted", "exit": 4}, "mbv3-search --resume 'results/first run' goes on from here"),
+        ({"status": "interrupted", "exit": 4}, "nothing is lost. To continue: mbv3-search --resume "),
         ({"status": "unreachable", "exit": 3}, "No network of the space meets the target"),
         ({"status": "failed", "exit": 1}, "stopped on an error"),
         ({"status": "running", "exit": None}, "had not ended"),
         ({"status": "odd"}, "does not say how the run ended"),
-        ({"measured_ms": None}, "its time is a prediction"),
-        ({"measured_ms": 51.0}, "misses the target: measured whole, it is 2.0 % too slow"),
+        ({"measured_ms": None}, "its latency is a prediction"),
+        ({"measured_ms": 51.0}, "misses the target: measured whole, it is 2.0 % above it"),
         ({"measured_ms": 50.0}, "meets the target"),
     ],
 )
@@ -195,17 +198,22 @@ def test_a_given_table(tmp_path: Path, sample: SimpleNamespace) -> None:
     assert "The latencies come from phone.csv" in checked(write_report(run))
 
 
-def test_a_device_may_be_a_fingerprint(tmp_path: Path, sample: SimpleNamespace) -> None:
-    device = {
-        "cpu": "X",
-        "cores": 1,
-        "system": "Linux",
-        "runtime": "litert",
-        "runtime_version": "2.3",
-        "threads": 4,
-    }
-    text = checked(write_report(sample.write(tmp_path / "run", device=device)))
-    assert "X, 1 core, Linux, litert 2.3, 4 threads" in text
+def test_faulty_fields_of_the_record_are_named(tmp_path: Path, sample: SimpleNamespace) -> None:
+    run = sample.write(tmp_path / "run", madds="<many>", status="odd", references=[{"name": 1}] * 30)
+    text = checked(write_report(run))
+    assert "Some fields of run.json cannot be used, and count as missing:" in text
+    assert "madds: must be a whole number or null (got '<many>'); the file was edited" in text
+    assert "and 72 more" in text  # status, madds, and three faults of each reference, of which 20 are listed
+
+
+def test_the_report_of_a_run_of_0_1_0(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(Path(__file__).parents[1] / "golden" / "run-0.1.0", run)
+    text = checked(write_report(run))
+    assert "count as missing" not in text
+    assert "The run ended. The network was not measured whole: its latency is a prediction." in text
+    assert "60.89 %" in text and "imagenet, of the seed" in text and "1 step, 13 proposals compared" in text
+    assert "Google Pixel 1, one big core, 1 core, Android aarch64, tflite 2018-2019, 1 thread" in text
 
 
 def test_the_spec_stays_in_the_run(tmp_path: Path, sample: SimpleNamespace) -> None:

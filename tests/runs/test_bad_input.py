@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mbv3.latency import LatencyTable
-from mbv3.runs import find
+from mbv3.runs import find_events
 from mbv3.runs.options import parse_scale
 from mbv3.space import load_space
 from mbv3.tables import open as tables_module
@@ -275,7 +275,7 @@ def test_resume_with_edited_options(search: Command, here: Path, whole: Run) -> 
 def test_resume_takes_no_other_options(search: Command, whole: Run) -> None:
     refused(search("--resume", whole.path, "--trials", "9", "--w", "-1"), "own options; leave out --w, --trials")
     with pytest.raises(Exception, match="give it alone"):
-        next(find(resume=whole.path, sampler="tpe"))
+        next(find_events(resume=whole.path, sampler="tpe"))
 
 
 def test_resume_of_a_finished_run_prints_its_result(search: Command, whole: Run) -> None:

@@ -1,8 +1,8 @@
-"""`mbv3.find` and `netadapt_alone` as functions: events come out, Done comes last, an interruption is kept."""
+"""`find_events` and `adapt_events` as functions: events come out, a result is returned, an interruption is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,19 +10,30 @@ from typing import Any
 
 import pytest
 import torch
-from mbv3.runs.netadapt import netadapt_alone
 
 import mbv3
 from mbv3.errors import BadInput
 from mbv3.events import Done, Event, Note, Progress, StageStart
 from mbv3.latency import BuildPlan, LatencyTable, Measured, Runtime, Timed
-from mbv3.runs import netadapt as alone
+from mbv3.record import SearchRecord
+from mbv3.runs import Found, adapt_events, find_events
 from mbv3.runs.rundir import RunDir
-from mbv3.stages.adapt import _Deployed
+from mbv3.stages import measure
+from mbv3.stages.adapt_tune import Deployed
 from mbv3.tables import VERDICT_PARTS, Latency, Whole
 
 from .conftest import Said, layer_ms, record
 from .driven import Run
+
+
+def ended(work: Generator[Event, None, Found]) -> tuple[list[Event], Found]:
+    """The events of `work` and what it returns."""
+    events: list[Event] = []
+    while True:
+        try:
+            events.append(next(work))
+        except StopIteration as end:
+            return events, end.value
 
 
 def arguments(folder: Path) -> dict[str, Any]:
@@ -34,49 +45,53 @@ def arguments(folder: Path) -> dict[str, Any]:
 
 
 def test_events(folder: Path, tmp_path: Path) -> None:
-    events = list(mbv3.find(out=tmp_path / "run", **arguments(folder)))
+    events, found = ended(find_events(out=tmp_path / "run", **arguments(folder)))
     assert all(isinstance(e, (StageStart, Progress, Note, Done)) for e in events)
-    last = events[-1]
-    assert isinstance(last, Done) and last.data == record(tmp_path / "run") and last.data["status"] == "done"
+    assert isinstance(events[-1], Done) and found.as_dict() == record(tmp_path / "run")
+    assert found.record.status == "done" and found.measured_ms is None and found.report.exists()
+    assert found.spec.name == "found_1.45ms" and found.weights.exists()
+    assert list(found.curve.columns) == ["step", "latency_ms", "accuracy", "spec"] and len(found.curve) > 1
+    assert mbv3.load_spec(found.curve["spec"].iloc[-1]).rows == found.spec.rows
     started = list(dict.fromkeys(e.stage for e in events if isinstance(e, StageStart)))
     assert started == ["images", "supernet", "search", "netadapt", "training"]
-    [row] = last.data["comparison"]  # trained from scratch for an epoch, on the held-out images
-    assert row["name"] == "found" and row["n"] == 8 and row["ms"] is None
+    [row] = found.record.comparison  # trained from scratch for an epoch, on the held-out images
+    assert row.name == "found" and row.n == 8 and row.ms is None
+    assert found.baselines["name"].tolist() == ["found"]
 
 
 def test_a_dropped_generator_is_an_interruption(folder: Path, tmp_path: Path) -> None:
-    events = mbv3.find(out=tmp_path / "run", **arguments(folder))
+    events = find_events(out=tmp_path / "run", **arguments(folder))
     for event in events:
         if isinstance(event, StageStart) and event.stage == "supernet":
             break
-    events.close()  # type: ignore[attr-defined]
+    events.close()
     assert (record(tmp_path / "run")["status"], record(tmp_path / "run")["exit"]) == ("interrupted", 4)
 
 
 def test_a_resumed_run_keeps_to_its_own_table(folder: Path, tmp_path: Path) -> None:
     table = tmp_path / "mine.csv"
     table.write_bytes((folder / "tiny.csv").read_bytes())
-    events = mbv3.find(out=tmp_path / "run", **{**arguments(folder), "device": str(table), "final_epochs": 0})
+    events = find_events(out=tmp_path / "run", **{**arguments(folder), "device": str(table), "final_epochs": 0})
     for event in events:
         if isinstance(event, StageStart) and event.stage == "search":
             break
-    events.close()  # type: ignore[attr-defined]
+    events.close()
     table.unlink()
-    run = RunDir.open(tmp_path / "run")
+    run = RunDir.open(tmp_path / "run", SearchRecord)
     run.lock()
     with pytest.raises(BadInput, match="another process is at work on this run"):
-        list(mbv3.find(resume=run.path))
+        list(find_events(resume=run.path))
     run.unlock()
     assert record(run.path)["status"] == "interrupted"  # what was refused left it as it was
-    *_, last = mbv3.find(resume=run.path)
-    assert isinstance(last, Done) and last.data["hashes"]["table"]
+    _, found = ended(find_events(resume=run.path))
+    assert found.record.hashes["table"]
 
 
 def test_options_are_checked_before_anything_is_made(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no such option: colour; there are accuracy, "):
-        next(mbv3.find(target_ms=5, out=tmp_path / "run", colour="red"))
+        next(find_events(target_ms=5, out=tmp_path / "run", colour="red"))
     with pytest.raises(BadInput, match=r"--target-ms must be a positive number of milliseconds \(got 50\)"):
-        next(mbv3.find(target_ms="50", out=tmp_path / "run"))  # type: ignore[arg-type]
+        next(find_events(target_ms="50", out=tmp_path / "run"))  # type: ignore[arg-type]
     assert not (tmp_path / "run").exists()
 
 
@@ -109,14 +124,14 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
         return sum(layer_ms(x.key) for x in lower(spec))
 
-    monkeypatch.setattr(alone, "build_table", build_table)
-    monkeypatch.setattr(alone, "quick_ms", lambda _, specs: [self_ms(s) for s in specs])
+    monkeypatch.setattr(measure, "build_table", build_table)
+    monkeypatch.setattr(measure, "quick_ms", lambda _, specs: [self_ms(s) for s in specs])
     monkeypatch.setattr("mbv3.latency.Device.layers", layers)
     monkeypatch.setattr("mbv3.latency.Device.networks", networks)
     return built
 
 
-def test_netadapt_alone_is_resumable(
+def test_netadapt_is_resumable(
     whole: Run, folder: Path, tmp_path: Path, computed: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`mbv3-search --resume` goes on with what `mbv3 netadapt` began."""
@@ -135,12 +150,11 @@ def test_netadapt_alone_is_resumable(
     with monkeypatch.context() as m:
         m.setattr(Latency, "measure", once)
         with pytest.raises(KeyboardInterrupt):
-            list(netadapt_alone(spec, 1.35, str(out), **options))
+            list(adapt_events(spec, 1.35, str(out), **options))
     assert (record(out)["status"], record(out)["exit"]) == ("interrupted", 4)
 
-    *_, last = mbv3.find(resume=out)
-    assert isinstance(last, Done)
-    assert last.data["status"] == "done" and last.data["measured_ms"] <= 1.35
+    _, found = ended(find_events(resume=out))
+    assert found.record.status == "done" and found.measured_ms is not None and found.measured_ms <= 1.35
     assert computed == [out / "latency-table.csv"]  # built once
     assert mbv3.load_spec(out / "mobilenetv3.yaml").rows[0] != spec.rows[0] or (out / "netadapt.csv").exists()
 
@@ -163,15 +177,14 @@ def test_a_verdict_that_chance_could_overturn_is_not_taken(
 
     monkeypatch.setattr(Latency, "measure", unsure)
     options = {"data": str(folder / "images"), "finetune_steps": 0, "delta": 0.05}
-    events = list(netadapt_alone(spec, target, str(tmp_path / "run"), **options))
+    events, found = ended(adapt_events(spec, target, str(tmp_path / "run"), **options))
     ends = [i for i, e in enumerate(events) if isinstance(e, Note) and "not surely within 1.3:" in e.text]
     steps = [i for i, e in enumerate(events) if isinstance(e, Note) and e.text.startswith("step ")]
     assert len(ends) == 2 and verdicts == 3
     on_the_way = [e.text for e in events if isinstance(e, Note) and e.text.startswith("measured whole it takes")]
     assert len(on_the_way) > len(ends)  # every few percent, not only at the end
     assert any(ends[0] < i < ends[1] for i in steps) and any(i > ends[1] for i in steps)
-    last = events[-1]
-    assert isinstance(last, Done) and last.data["measured_ms"] <= target and last.data["measured_error_ms"] == 0
+    assert found.measured_ms is not None and found.measured_ms <= target and found.error_ms == 0
 
 
 def test_netadapt_of_a_network_that_is_fast_enough(
@@ -194,7 +207,7 @@ def test_the_deployed_network_has_its_own_classes(whole: Run) -> None:
     spec = mbv3.load_spec(whole.path / "seed.yaml")  # of two classes
     state = mbv3.build(spec, 1).state_dict()
     for classes in (2, 7):
-        deployed = _Deployed(SimpleNamespace(dress=lambda s: s), classes)  # type: ignore[arg-type]
+        deployed = Deployed(SimpleNamespace(dress=lambda s: s), classes)  # type: ignore[arg-type]
         assert deployed.spec(spec).head.classes == classes
         left = deployed.state(spec, state, 3)
         fresh = mbv3.build(deployed.spec(spec), 3).state_dict()

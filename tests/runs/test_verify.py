@@ -13,12 +13,17 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from mbv3.data import load_class_folder, split
+from mbv3.graph import network_model
+from mbv3.nn import build
+from mbv3.runs import verify
 from mbv3.spec import count, read_spec
+from mbv3.training import save_weights
 
 from .conftest import TARGET, Said, record, rows
 from .driven import Run
 
 Command = Callable[..., Said]
+GOLDEN = Path(__file__).parents[1] / "golden" / "run-0.1.0"
 
 
 @pytest.fixture
@@ -123,7 +128,7 @@ def _json(**changes: Any) -> Callable[[Path], None]:
         (_weights, "output of the ONNX file against torch"),
         (_onnx, "output of the ONNX file against torch"),
         (_json(params=1), "parameters"),
-        (_json(madds="many"), "MAdds"),
+        (_json(madds=1), "MAdds"),
         (_json(predicted_ms=0.5), "predicted ms"),
         (_json(predicted_ms=None), "predicted ms"),
         (_json(correction=0.5), "predicted ms"),
@@ -158,6 +163,39 @@ def test_a_spoilt_run_is_refused(mbv3: Command, copy: Path, name: str, text: str
         (copy / name).write_text(text)
     code, out, err = mbv3("verify", copy)
     assert (code, out) == (2, "") and words in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(("name", "value"), [("madds", "many"), ("hashes", []), ("accuracy", {"value": "high"})])
+def test_an_edited_record_is_refused(mbv3: Command, copy: Path, name: str, value: object) -> None:
+    _json(**{name: value})(copy)
+    code, out, err = mbv3("verify", copy)
+    assert (code, out) == (2, "") and f"{copy}/run.json: " in err and f"\n  {name}" in err
+    assert "; the file was edited" in err and "Traceback" not in err
+
+
+def test_a_run_of_0_1_0_without_its_weights_is_refused(mbv3: Command) -> None:
+    code, out, err = mbv3("verify", GOLDEN)
+    assert (code, out) == (2, "") and len(err.splitlines()) == 1
+    assert "weights.safetensors: no such weights file" in err
+
+
+def test_a_run_of_0_1_0_holds(tmp_path: Path) -> None:
+    """Version 0.1.0 counted and predicted as this version does; only the weights, made here, are not its own."""
+    run = tmp_path / "run"
+    shutil.copytree(GOLDEN, run)
+    spec = read_spec(run / "mobilenetv3.yaml")
+    state = build(spec, 0).state_dict()
+    save_weights(run / "weights.safetensors", state, network=spec.name)
+    (run / "mobilenetv3.onnx").write_bytes(network_model(spec, {k: v.numpy() for k, v in state.items()}))
+    result = verify(run)
+    assert [c.check for c in result.checks if not c.ok] == ["SHA-256 of weights.safetensors"]
+    assert {c.check for c in result.checks} == {
+        "SHA-256 of mobilenetv3.yaml", "SHA-256 of weights.safetensors", "target ms", "parameters", "MAdds",
+        "parameters of the torch network", "output of the ONNX file against torch", "predicted ms",
+    }  # fmt: skip
+    value = result.as_dict()
+    assert value["ok"] is result.ok is False and value["measured_ms"] is None
+    assert value["accuracy"]["kind"] == "imagenet" and value["checks"][2]["check"] == "target ms"
 
 
 def test_an_unfinished_run_is_refused(mbv3: Command, copy: Path) -> None:

@@ -11,23 +11,35 @@ from mbv3 import __version__
 from mbv3.data import peek_class_folder
 from mbv3.events import Event, RunStarted
 from mbv3.latency import Device, LatencyTable, open_runtime
+from mbv3.progress import drain
 from mbv3.record import Accuracy, Scale, SearchRecord
 from mbv3.record import Device as DeviceRecord
-from mbv3.runs.declare import command_line
+from mbv3.runs.declare import command_line, takes
 from mbv3.runs.deliver import deliver, guarded
-from mbv3.runs.options import Options
+from mbv3.runs.options import NETADAPT, Options
 from mbv3.runs.prepare import TABLE
 from mbv3.runs.result import Found
 from mbv3.runs.rundir import RunDir, file_sha256, versions
 from mbv3.space import load_space, scale
-from mbv3.spec import ArchSpec, dump_spec, parse_spec
-from mbv3.stages.images import drawn_images, read_images
-from mbv3.stages.measure import check_reach, fast_enough, network_table
+from mbv3.spec import ArchSpec, dump_spec, load_spec, parse_spec
+from mbv3.stages import check_reach, drawn_images, fast_enough, network_table, read_images
 from mbv3.tables import Latency, reference_of
 
-__all__ = ["adapt_events", "adapt_stages"]
+__all__ = ["adapt", "adapt_events", "adapt_stages"]
 
 NOTE = "NetAdapt's own accuracy after short fine-tuning"
+
+
+@takes(Options, only=NETADAPT)
+def adapt(spec: ArchSpec | str, target_ms: float, *, out: str | Path | None = None, **options: Any) -> Found:
+    """Shrink `spec`, a network or the name or YAML file of one, to `target_ms` with NetAdapt. Shows progress on a
+    terminal and in a notebook; `adapt_events` yields it.
+
+    Raises:
+        BadInput: an option cannot be used.
+        Unreachable: the network is already faster than the target, or no cut leads to it.
+    """
+    return drain(adapt_events(load_spec(spec) if isinstance(spec, str) else spec, target_ms, out, **options))
 
 
 def adapt_events(

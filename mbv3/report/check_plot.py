@@ -24,7 +24,7 @@ def check_plot(report: Mapping[str, Any], title: str, kind: str = "png", caveat:
     """A figure of the trust report of `mbv3 latency check`, as a PNG, SVG or PDF file (`kind`).
 
     `report["networks"]` are {"measured_ms", "predicted_ms", "plain_sum_ms", "madds_ms"} of every network.
-    `caveat`: what makes the table another's, under the title.
+    `caveat` stands under the title: why the table is not of this device.
     """
     nets = report["networks"]
     measured = [n["measured_ms"] for n in nets]
@@ -40,7 +40,7 @@ def check_plot(report: Mapping[str, Any], title: str, kind: str = "png", caveat:
         left.plot([low, high], [low, high], color="#777777", linewidth=0.8)
         left.scatter(measured, predicted, s=16, color="#2166ac", zorder=3)
         left.set(xlim=(low, high), ylim=(low, high), xlabel="measured, ms", ylabel="predicted, ms", aspect="equal")
-        left.set_title(f"{len(nets)} networks that the table has not seen; the band is ±5 %")
+        left.set_title(f"{len(nets)} held-out networks; the band is ±5 %")
         for name, label, color, marker in _DOTS:
             figures = report if name == "table" else report["baselines"][name]
             key = "predicted_ms" if name == "table" else f"{name}_ms"

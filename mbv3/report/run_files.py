@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from mbv3.errors import BadInput, Mbv3Error
+from mbv3.errors import BadInput, Fault, Mbv3Error
+from mbv3.record import SearchRecord, peek
 from mbv3.spec import ArchSpec, load_spec
+from mbv3.typed_json import JsonReader
 
-__all__ = ["Record", "RunFiles", "Table", "number", "read_run"]
+__all__ = ["Errors", "RunFiles", "Table", "TrustReport", "number", "read_run"]
 
 TRIALS = ("number", "genome", "accuracy", "latency_ms", "reward", "estimated", "state")
 NETADAPT = (
@@ -36,46 +37,43 @@ def number(value: object) -> float | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """run.json, read without trust: a field of the wrong type counts as missing."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Errors:
+    """How far one way to predict is off, in percent of the measured time. Lower rmspe is better."""
 
-    data: Mapping[str, Any] = field(default_factory=dict)
+    n: int | None = None
+    rmspe: float | None = None
+    bias: float | None = None
+    within_5: float | None = None
+    within_10: float | None = None
+    spearman: float | None = None
 
-    def number(self, key: str) -> float | None:
-        return number(self.data.get(key))
 
-    def text(self, key: str) -> str:
-        value = self.data.get(key)
-        return value if isinstance(value, str) else ""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustReport(Errors):
+    """What a table's header says about its predictions of whole networks."""
 
-    def part(self, key: str) -> Record:
-        value = self.data.get(key)
-        return Record(value) if isinstance(value, dict) else Record()
-
-    def parts(self, key: str) -> tuple[Record, ...]:
-        value = self.data.get(key)
-        return tuple(Record(v) for v in value if isinstance(v, dict)) if isinstance(value, list) else ()
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        value = self.data.get(key)
-        return tuple(str(v) for v in value) if isinstance(value, list) else ()
+    how: str = ""  # which networks the figures are of
+    noise_floor: float | None = None  # percent
+    baselines: Mapping[str, Errors] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """latency-table.csv: its header comments and its rows."""
+    """latency-table.csv: the trust report of its header, and its rows."""
 
-    header: Record
+    trust: TrustReport
     rows: pd.DataFrame
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class RunFiles:
-    """Everything the report reads. `faults` maps the name of a file to why it cannot be used."""
+    """Everything the report reads. `faults` maps the name of a file to why it cannot be used; `record_faults` are the
+    fields of run.json that cannot."""
 
     path: Path
-    record: Record
+    record: SearchRecord
+    record_faults: tuple[Fault, ...]
     trials: pd.DataFrame | None
     netadapt: pd.DataFrame | None
     table: Table | None
@@ -97,17 +95,21 @@ def _frame(text: str, columns: tuple[str, ...]) -> pd.DataFrame:
 
 
 def _table(text: str) -> Table:
+    """A field of the header that is not as it should be counts as missing."""
     lines = text.splitlines(keepends=True)
-    comments = [line for line in lines if line.startswith("#")]
-    header: dict[str, Any] = {}
-    for line in comments:
+    trust: object = None
+    for line in lines:
         key, colon, value = line.lstrip("# ").partition(":")
-        if colon:
+        if line.startswith("#") and colon and key.strip() == "report":
             try:
-                header[key.strip()] = json.loads(value)
-            except ValueError:
-                header[key.strip()] = value.strip()
-    return Table(Record(header), _frame("".join(line for line in lines if not line.startswith("#")), TABLE))
+                trust = json.loads(value)
+            except (ValueError, RecursionError):
+                trust = None
+    reader = JsonReader("", strict=False)
+    return Table(
+        reader.whole(TrustReport, trust if isinstance(trust, dict) else {}),
+        _frame("".join(line for line in lines if not line.startswith("#")), TABLE),
+    )
 
 
 def read_run(run: Path) -> RunFiles:
@@ -128,20 +130,6 @@ def read_run(run: Path) -> RunFiles:
         except (OSError, UnicodeDecodeError) as e:
             faults[name] = f"{name} cannot be read ({type(e).__name__})."
         return None
-
-    def record() -> Record:
-        found = text("run.json")
-        if found is None:
-            return Record()
-        try:
-            data = json.loads(found)
-        except (ValueError, RecursionError) as e:
-            faults["run.json"] = f"run.json is not valid JSON ({e})."
-            return Record()
-        if not isinstance(data, dict):
-            faults["run.json"] = "run.json does not hold an object."
-            return Record()
-        return Record(data)
 
     def frame(name: str, columns: tuple[str, ...]) -> pd.DataFrame | None:
         found = text(name)
@@ -169,21 +157,25 @@ def read_run(run: Path) -> RunFiles:
             faults[name] = f"{name} cannot be used: {str(e).removeprefix(f'{run}/')}"
         return None
 
-    data = record()
+    record, record_faults = peek(run)
+    if record_faults and record_faults[0].path == "run.json":  # the file as a whole
+        faults["run.json"] = f"run.json {record_faults[0].rule}."
+        record_faults = ()
     return RunFiles(
         path=run,
-        record=data,
+        record=record,
+        record_faults=record_faults,
         trials=frame("trials.csv", TRIALS),
         netadapt=frame("netadapt.csv", NETADAPT),
         table=table("latency-table.csv"),
-        spec=spec(_spec_name(data)),
+        spec=spec(_spec_name(record)),
         seed=spec("seed.yaml"),
         faults=faults,
     )
 
 
-def _spec_name(record: Record) -> str:
+def _spec_name(record: SearchRecord) -> str:
     """The final spec's file; a name that leaves the run directory is not followed."""
-    name = record.text("spec")
+    name = record.spec or ""
     inside = name.endswith((".yaml", ".yml")) and Path(name).name == name
     return name if inside else "mobilenetv3.yaml"

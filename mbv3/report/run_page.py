@@ -1,4 +1,4 @@
-"""One run directory to one HTML file."""
+"""The HTML page of a run directory: its sections in order, and why one is missing."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 
 from mbv3.errors import BadInput
-from mbv3.report import fidelity, headline, network, record, trace, trials
-from mbv3.report.html import Html, join, tag, why
-from mbv3.report.read import RunFiles, read_run
+from mbv3.report import comparison, fidelity, headline, network, provenance, trace, trials
+from mbv3.report.html import Html, html, join, tag, why
+from mbv3.report.run_files import RunFiles, number, read_run
 from mbv3.report.style import CSS
 
 __all__ = ["page", "write_report"]
 
+LISTED_FAULTS = 20
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # nothing is fetched, no script runs
 
 
@@ -33,18 +34,18 @@ def write_report(run: Path) -> Path:
 
 
 def page(files: RunFiles) -> Html:
-    """The page's text; equal input gives equal text."""
+    """The HTML text. Equal input gives equal text."""
     info = headline.headline_info(files)
     body = tag(
         "main",
         headline.render(info),
-        why(files.faults["run.json"]) if "run.json" in files.faults else "",
-        headline.comparison(files.record),
+        _record_faults(files),
+        comparison.render(comparison.comparison_info(files)),
         trials.render(trials.trials_info(files), _trials_fault(files)),
         network.render(network.network_info(files), info.spec_fault),
         trace.render(trace.trace_info(files), _netadapt_fault(files)),
         fidelity.render(fidelity.fidelity_info(files), _table_fault(files)),
-        *record.render(files),
+        *provenance.render(provenance.provenance_info(files)),
     )
     title = f"mbv3 search: {info.name}" if info.name else "mbv3 search"
     head = tag(
@@ -59,18 +60,31 @@ def page(files: RunFiles) -> Html:
     return join([Html("<!DOCTYPE html>\n"), tag("html", head, tag("body", body), lang="en"), Html("\n")])
 
 
+def _record_faults(files: RunFiles) -> Html:
+    """Why run.json, or which of its fields, cannot be used."""
+    if "run.json" in files.faults:
+        return why(files.faults["run.json"])
+    faults = files.record_faults
+    if not faults:
+        return html("")
+    lines = [tag("li", str(f)) for f in faults[:LISTED_FAULTS]]
+    if len(faults) > LISTED_FAULTS:
+        lines.append(tag("li", f"and {len(faults) - LISTED_FAULTS} more"))
+    return join([why("Some fields of run.json cannot be used, and count as missing:"), tag("ul", *lines)])
+
+
 _ENDED = {
-    "running": "the run had not come this far",
-    "interrupted": "the run was stopped before",
+    "running": "the run had not reached this stage",
+    "interrupted": "the run was interrupted before this stage",
     "failed": "the run failed before or in this stage",
     "unreachable": "the target is out of reach, so this stage was not started",
 }
 
 
 def _missing(files: RunFiles, name: str) -> str:
-    """Why a CSV cannot be shown, with the run's end as the cause where it is one."""
+    """Why a CSV cannot be shown, and whether the end of the run is the cause."""
     fault = files.faults.get(name, "")
-    cause = _ENDED.get(files.record.text("status"))
+    cause = _ENDED.get(files.record.status)
     return f"{fault.rstrip('.')}: {cause}." if cause and "is not in" in fault else fault
 
 
@@ -80,7 +94,7 @@ def _trials_fault(files: RunFiles) -> str:
 
 def _netadapt_fault(files: RunFiles) -> str:
     fault = _missing(files, "netadapt.csv")
-    seed, target = files.record.number("seed_ms"), files.record.number("target_ms")
+    seed, target = files.record.seed_ms, number(files.record.target_ms)
     if "is not in" in fault and seed is not None and target is not None and seed <= target:
         return f"NetAdapt had nothing to do: the seed, at {seed:g} ms, meets the target of {target:g} ms."
     return fault
@@ -88,7 +102,7 @@ def _netadapt_fault(files: RunFiles) -> str:
 
 def _table_fault(files: RunFiles) -> str:
     fault = _missing(files, "latency-table.csv")
-    device = files.record.part("args").text("device")
-    if "is not in" in fault and device.endswith(".csv"):
+    device = files.record.args.get("device")
+    if "is not in" in fault and isinstance(device, str) and device.endswith(".csv"):
         return f"The latencies come from {device}, which was given to this run; it was not copied here."
     return fault

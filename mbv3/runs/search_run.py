@@ -12,10 +12,12 @@ from mbv3.data import peek_class_folder
 from mbv3.errors import BadInput
 from mbv3.events import Done, Event, Note, RunStarted, StageStart
 from mbv3.latency import open_runtime
+from mbv3.progress import drain
 from mbv3.record import Accuracy, SearchRecord
 from mbv3.report import write_report
-from mbv3.runs.adapt import adapt_stages
+from mbv3.runs.declare import takes
 from mbv3.runs.deliver import budget_of, deliver, guarded, remove_checkpoints
+from mbv3.runs.netadapt_run import adapt_stages
 from mbv3.runs.options import Options
 from mbv3.runs.prepare import prepare
 from mbv3.runs.result import Found
@@ -23,13 +25,44 @@ from mbv3.runs.rundir import RunDir, versions
 from mbv3.search import imagenet_top1
 from mbv3.space import SearchSpace, load_space, scale
 from mbv3.spec import dump_spec
-from mbv3.stages.images import Images, drawn_images, read_images
-from mbv3.stages.judge import Judge, imagenet_judge, supernet_judge, training_judge
-from mbv3.stages.scale import check_range
-from mbv3.stages.search import TRIALS, default_w, pick_seed, search, space_latency
+from mbv3.stages import (
+    TRIALS,
+    Images,
+    Judge,
+    check_range,
+    default_w,
+    drawn_images,
+    imagenet_judge,
+    pick_seed,
+    read_images,
+    search,
+    space_latency,
+    supernet_judge,
+    training_judge,
+)
 from mbv3.tables import read_table
 
-__all__ = ["find_events"]
+__all__ = ["find", "find_events"]
+
+
+@takes(Options)
+def find(
+    target_ms: float | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    **options: Any,
+) -> Found:
+    """Find a network that runs in `target_ms` on the device. Shows progress on a terminal and in a notebook;
+    `find_events` yields it.
+
+    `out`: the run directory. `resume`: go on with an interrupted one, under its own options.
+
+    Raises:
+        BadInput: an option, a file or a folder cannot be used.
+        Unreachable: the target lies outside what the space can reach on this device.
+    """
+    return drain(find_events(target_ms, out, resume, **options))
 
 
 def find_events(

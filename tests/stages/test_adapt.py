@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -12,10 +10,11 @@ import torch
 from mbv3.data import procedural_images, split
 from mbv3.netadapt import Scored, Start
 from mbv3.nn import build
-from mbv3.runs.options import Options
 from mbv3.spec import load_spec
-from mbv3.stages.adapt import _at_own_size, _decide_steps, _keep_pace
-from mbv3.stages.judge import Images, calibration_batches
+from mbv3.stages import Budget, Images, Memory
+from mbv3.stages.adapt_pace import Pace, Plan, keep_pace, planned
+from mbv3.stages.adapt_tune import at_own_size
+from mbv3.stages.images import calibration_batches
 from mbv3.training import recalibrate
 
 
@@ -30,36 +29,41 @@ def test_short_of_time_the_cuts_are_fewer_and_larger_unless_their_size_was_given
     spec = replace(load_spec("mobilenet_v3_small@0.35"), resolution=(32, 32))
     spec = replace(spec, head=replace(spec.head, classes=len(images.train.classes)))
     start = Start(0, spec, build(spec, 0).state_dict(), Scored(2.0, 50.0, 1.0))
-    run: Any = SimpleNamespace(record={"plan": {}}, save=lambda: None)
-    options = Options(target_ms=1.0, budget_minutes=minutes, delta=delta)
-    assert _decide_steps(options, run, start, images, 1.0) == (steps_then, delta_then)
+    keep = Memory()
+
+    def pace(minutes: float) -> Pace:
+        return planned(start, 1.0, images, None, delta, Budget(minutes, images=False), 0, keep).pace
+
+    assert pace(minutes) == Pace(steps_then, delta_then)
     # a run that goes on keeps to it, whatever its time is now
-    assert _decide_steps(replace(options, budget_minutes=1.0), run, start, images, 1.0) == (steps_then, delta_then)
+    assert pace(1.0) == Pace(steps_then, delta_then)
 
 
 @pytest.mark.parametrize(
-    ("first", "now", "pace", "delta", "then"),
+    ("first", "now", "pace", "fixed", "then"),
     [
-        (10, (10, 0.01), 1.0, None, (10, 0.01)),
-        (10, (10, 0.01), 3.0, None, (10, 0.01)),  # never more than was planned
-        (12, (12, 0.01), 0.5, None, (6, 0.01)),
-        (12, (6, 0.01), 1.5, None, (9, 0.01)),  # it had been slow for a while only
-        (12, (12, 0.01), 0.2, None, (4, 4 / 240)),  # fewer than four steps tell little: larger cuts instead
-        (3, (3, 0.01), 0.5, None, (3, 0.02)),
-        (3, (3, 0.01), 0.0, None, (1, 0.04)),  # no time left
-        (3, (3, 0.01), 0.5, 0.01, (2, 0.01)),  # the cuts' size was given by hand
+        (10, (10, 0.01), 1.0, False, (10, 0.01)),
+        (10, (10, 0.01), 3.0, False, (10, 0.01)),  # never more than was planned
+        (12, (12, 0.01), 0.5, False, (6, 0.01)),
+        (12, (6, 0.01), 1.5, False, (9, 0.01)),  # it had been slow for a while only
+        (12, (12, 0.01), 0.2, False, (4, 4 / 240)),  # fewer than four steps tell little: larger cuts instead
+        (3, (3, 0.01), 0.5, False, (3, 0.02)),
+        (3, (3, 0.01), 0.0, False, (1, 0.04)),  # no time left
+        (3, (3, 0.01), 0.5, True, (2, 0.01)),  # the cuts' size was given by hand
     ],
 )
 def test_a_run_behind_its_forecast_tunes_less_and_then_cuts_more(
-    first: int, now: tuple[int, float], pace: float, delta: float | None, then: tuple[int, float]
+    first: int, now: tuple[int, float], pace: float, fixed: bool, then: tuple[int, float]
 ) -> None:
-    plan: dict[str, Any] = {"finetune_steps": first, "delta": 0.01, "netadapt_given_s": 100.0}
-    assert _keep_pace(Options(target_ms=1.0, delta=delta), plan, now, pace) == (then[0], pytest.approx(then[1]))
+    kept = keep_pace(Plan(Pace(first, 0.01), fixed, 100.0, 100.0), Pace(*now), pace)
+    assert (kept.steps, kept.delta) == (then[0], pytest.approx(then[1]))
 
 
-def test_steps_given_by_hand_are_kept_however_long_they_take() -> None:
-    plan = {"finetune_steps": 5, "delta": 0.01}
-    assert _keep_pace(Options(target_ms=1.0, finetune_steps=5), plan, (5, 0.01), 0.0) == (5, 0.01)
+def test_steps_given_by_hand_are_not_paced() -> None:
+    images = Images(*split(procedural_images(80, 32, 0), 0.25, 16, 0), (32, 32), True)
+    start = Start(0, load_spec("mobilenet_v3_small"), {}, Scored(2.0, 50.0, 1.0))
+    plan = planned(start, 1.0, images, 5, None, Budget(0.01), 0, Memory())
+    assert plan == Plan(Pace(5, 0.01), False, None, None)
 
 
 def test_the_weights_left_fit_the_networks_own_resolution() -> None:
@@ -70,16 +74,16 @@ def test_the_weights_left_fit_the_networks_own_resolution() -> None:
     net = build(spec, 0)
     recalibrate(net, calibration_batches(images, 1))
     state = {k: v.clone() for k, v in net.state_dict().items()}
-    left = _at_own_size(spec, state, images)
-    assert _at_own_size(replace(spec, resolution=(32, 32)), state, images) is state
+    left = at_own_size(spec, state, images)
+    assert at_own_size(replace(spec, resolution=(32, 32)), state, images) is state
     assert all(torch.equal(left[k], state[k]) for k, _ in net.named_parameters())
     [x] = calibration_batches(images, 1, 32, spec.resolution)
     with torch.inference_mode():
         off = []
         for weights in (state, left):
             net.load_state_dict(weights)
-            told = net.eval()(x)
+            answered = net.eval()(x)
             for m in net.modules():
                 m.train(isinstance(m, torch.nn.BatchNorm2d))
-            off.append(float((net(x) - told).norm() / told.norm()))
+            off.append(float((net(x) - answered).norm() / answered.norm()))
     assert off[1] < 0.2 and off[0] > 0.8, off  # a batch's own variance is a little less than what is kept

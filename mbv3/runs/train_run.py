@@ -28,7 +28,7 @@ from mbv3.runs.train_log import logged
 from mbv3.runs.train_options import TrainOptions
 from mbv3.runs.train_result import TrainResult
 from mbv3.spec import ArchSpec, count, dump_spec, load_spec, parse_spec, with_head
-from mbv3.stages.learn import CHECKPOINT, Learned, default_device, learn
+from mbv3.stages import CHECKPOINT, Learned, default_device, learn
 from mbv3.tasks import PREFIX, TASKS, Source, TaskData, class_folders, shaped, task_of
 from mbv3.training import Diverged, Fit, adopt, load_checkpoint, processes, recipe_for, save_weights, together
 from mbv3.typed_json import json_ready

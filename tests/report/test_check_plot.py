@@ -26,7 +26,7 @@ def test_the_figure_says_what_the_report_says(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(mpl.rcParams, "svg.fonttype", "none")  # letters as letters
     svg = check_plot(report(noise_floor=0.8), "Fake 9000", "svg").decode()
     for words in (
-        "Fake 9000", "4 networks that the table has not seen; the band is ±5 %", "table: RMSPE 2.0 %",
+        "Fake 9000", "4 held-out networks; the band is ±5 %", "table: RMSPE 2.0 %",
         "plain sum of layers: RMSPE 10.0 %", "within ±5 %: 100 %, Spearman 1.0, noise floor 0.8 %",
     ):  # fmt: skip
         assert words in svg

@@ -1,0 +1,193 @@
+"""`mbv3 verify RUN`: rebuild the network, recount, predict and measure again, and compare with what the run claims."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbv3.errors import BadInput
+from mbv3.latency import Device, LatencyTable, open_runtime
+from mbv3.nn import build
+from mbv3.record import Accuracy, SearchRecord, load_as
+from mbv3.runs.options import Options
+from mbv3.runs.rundir import file_sha256
+from mbv3.spec import ArchSpec, count, read_spec, with_head
+from mbv3.tables import Whole, measure_whole, reference_of
+from mbv3.training import read_weights
+from mbv3.typed_json import json_ready
+
+__all__ = ["Check", "Verified", "verify"]
+
+TOLERANCE = 0.05  # of the claimed ms: what a time may differ by between two hours of one machine
+ONNX_TOLERANCE = 1e-4  # of the largest output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One claim of a run beside what was found."""
+
+    check: str
+    claimed: object
+    found: object
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """The checks of a finished run, its claims, and the times found now; None where nothing could be timed."""
+
+    target_ms: float
+    predicted_ms: float | None
+    accuracy: Accuracy | None
+    spec: str | None
+    exit: int | None
+    measured_ms: float | None
+    reference_ms: float  # of the table
+    raw_reference_ms: float | None
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Every claim holds."""
+        return all(c.ok for c in self.checks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `mbv3 verify --json` prints."""
+        return {**json_ready(self), "ok": self.ok}
+
+
+def verify(path: Path) -> Verified:
+    """Check the finished run in `path` against its files, and on its device where it was measured.
+
+    Raises:
+        BadInput: not a run directory, a file of it cannot be read, or the run is not finished.
+    """
+    record = load_as(path, SearchRecord)
+    if record.status != "done":
+        raise BadInput(f"{path}: the run is {record.status}, so there is no result to verify; "
+                       f"go on with --resume {path}")  # fmt: skip
+    options = _options(path, record)
+    spec = read_spec(path / "mobilenetv3.yaml")
+    weights = read_weights(path / "weights.safetensors")
+    table = LatencyTable.load(path / "latency-table.csv")
+    checks = [
+        *_hashes(path, record),
+        _target(record, spec),
+        *_counts(record, spec),
+        *([_head(record, options, spec)] if options.segment else []),
+        *_network(path, spec, weights),
+        _prediction(record, table, spec),
+    ]
+    now: Whole | None = None
+    if not options.estimate_only:
+        now = _measure(path, options, table, spec)
+        checks.append(_measurement(record, now))
+    return Verified(
+        target_ms=record.target_ms,
+        predicted_ms=record.predicted_ms,
+        accuracy=record.accuracy,
+        spec=record.spec,
+        exit=record.exit,
+        measured_ms=now.ms if now is not None else None,
+        reference_ms=table.reference_ms,
+        raw_reference_ms=now.raw_reference_ms if now is not None else None,
+        checks=tuple(checks),
+    )
+
+
+def _options(path: Path, record: SearchRecord) -> Options:
+    try:
+        return Options.of(dict(record.args))
+    except TypeError as e:
+        raise BadInput(f"{path / 'run.json'}: its args were edited ({e})") from None
+
+
+def _equal(name: str, claimed: object, found: object) -> Check:
+    return Check(check=name, claimed=claimed, found=found, ok=claimed == found)
+
+
+def _near(name: str, claimed: float | None, found: float, tolerance: float) -> Check:
+    """Within a share of the claim; without a claim nothing is near it."""
+    ok = claimed is not None and abs(found - claimed) <= tolerance * claimed
+    return Check(check=name, claimed=claimed, found=found, ok=ok)
+
+
+def _hashes(path: Path, record: SearchRecord) -> Iterator[Check]:
+    for name in ("mobilenetv3.yaml", "weights.safetensors"):
+        if name in record.hashes:
+            claimed, found = record.hashes[name], file_sha256(path / name)
+            yield Check(check=f"SHA-256 of {name}", claimed=claimed[:12], found=found[:12], ok=claimed == found)
+
+
+def _target(record: SearchRecord, spec: ArchSpec) -> Check:
+    return _equal("target ms", record.target_ms, dict(spec.provenance).get("target_ms"))
+
+
+def _counts(record: SearchRecord, spec: ArchSpec) -> tuple[Check, Check]:
+    counts = count(spec)
+    return _equal("parameters", record.params, counts.params), _equal("MAdds", record.madds, counts.madds)
+
+
+def _head(record: SearchRecord, options: Options, spec: ArchSpec) -> Check:
+    """The head that was asked for, against the claimed one and that of the network."""
+    wanted = f"{options.dense}, {options.dense_classes} classes"
+    claimed = f"{record.head}, {record.classes} classes"
+    same = with_head(spec, options.dense, options.dense_classes).head == spec.head and wanted == claimed
+    return Check(check="head", claimed=claimed, found=wanted if same else "another", ok=same)
+
+
+def _network(path: Path, spec: ArchSpec, weights: dict[str, Tensor]) -> Iterator[Check]:
+    """The torch network has the parameters of the spec, takes the weights, and computes what the ONNX file does."""
+    net = build(spec)
+    built = sum(p.numel() for p in net.parameters())
+    yield _equal("parameters of the torch network", count(spec).params, built)
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as e:  # torch lists every tensor that is missing or of another shape
+        differences = len(str(e).splitlines()) - 1
+        yield Check(check="weights fit the network", claimed="yes", found=f"no: {differences} difference(s)", ok=False)
+    else:
+        error = _onnx_error(path / "mobilenetv3.onnx", net, spec.resolution)
+        ok = isinstance(error, float) and error <= ONNX_TOLERANCE
+        yield Check(check="output of the ONNX file against torch", claimed=f"{ONNX_TOLERANCE:.0e}", found=error, ok=ok)
+
+
+def _onnx_error(file: Path, net: torch.nn.Module, resolution: tuple[int, int]) -> float | str:
+    """The largest difference of the outputs, over the largest output; the reason where the file cannot be run."""
+    import onnxruntime  # here, so that the other verbs start without it
+
+    # smooth as images are: a network fine-tuned on the small built-in task alone amplifies white noise
+    coarse = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 3, 8, 8), dtype=np.float32))
+    x = torch.nn.functional.interpolate(coarse, resolution, mode="bilinear").numpy()
+    try:
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        [onnx_out] = session.run(None, {"input": x})
+    except Exception as e:  # ONNX Runtime has an exception of its own for every reason
+        return f"does not run: {type(e).__name__}"
+    with torch.inference_mode():
+        torch_out = net.eval()(torch.from_numpy(x)).numpy()
+    if onnx_out.shape != torch_out.shape:
+        return f"shape {onnx_out.shape}, not {torch_out.shape}"
+    return float(np.abs(onnx_out - torch_out).max() / max(float(np.abs(torch_out).max()), 1e-9))
+
+
+def _prediction(record: SearchRecord, table: LatencyTable, spec: ArchSpec) -> Check:
+    correction = 1.0 if record.correction is None else record.correction
+    return _near("predicted ms", record.predicted_ms, table.predict(spec, estimate=True).ms * correction, 1e-4)
+
+
+def _measure(path: Path, options: Options, table: LatencyTable, spec: ArchSpec) -> Whole:
+    runtime = open_runtime(options.runtime, options.threads)
+    table.require(runtime.fingerprint, str(path / "latency-table.csv"))
+    return measure_whole(Device(runtime, reference_of(table), table.reference_ms), spec)
+
+
+def _measurement(record: SearchRecord, now: Whole) -> Check:
+    name = "measured ms, beside the reference in the same rounds"
+    return _near(name, record.measured_ms, now.ms, TOLERANCE)
