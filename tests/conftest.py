@@ -1,7 +1,8 @@
-"""What tests of several rooms share: the data at hand, torchvision, random weights."""
+"""What tests of several rooms share: the data at hand, torchvision, random weights, small images for each task."""
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,6 +16,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
+from PIL import Image
+
+from mbv3.spec import ArchSpec, Classify, Conv, MBConv
 
 RandomState = Callable[[dict[str, tuple[int, ...]], int], dict[str, NDArray[np.float32]]]
 # The same examples in every run, so that a red test speaks of the change; other ones: --hypothesis-profile=default
@@ -118,3 +122,81 @@ def _mm(name: str) -> Any:
             return import_module(name)
         except Exception as e:  # whatever an old library meets in a new environment
             pytest.skip(f"{name} cannot be imported here: {e}")
+
+
+# ---- small images, a network for them -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def tiny_spec() -> ArchSpec:
+    """A classifier of 7 classes at 32 px that trains in a second."""
+    return ArchSpec(
+        name="tiny",
+        resolution=(32, 32),
+        stem=Conv(k=3, out=8, nl="HS", s=2),
+        rows=tuple(MBConv(k=3, exp=16, out=8, se=8, nl="RE", s=2) for _ in range(4)),
+        tail=Conv(k=1, out=16, nl="HS"),
+        head=Classify(features=16, nl="HS", dropout=0.2, classes=7),
+    )
+
+
+def _blob(
+    rng: np.random.Generator, kind: int, side: int = 32
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[int]]:
+    """A picture of one bright rectangle, red or green; its mask; its box."""
+    w, h = rng.integers(10, 20, 2)
+    x, y = rng.integers(0, side - w), rng.integers(0, side - h)
+    image = rng.integers(0, 60, (side, side, 3)).astype(np.uint8)
+    image[y : y + h, x : x + w, kind] += 180
+    mask = np.zeros((side, side), np.uint8)
+    mask[y : y + h, x : x + w] = 1 + kind
+    return image, mask, [int(v) for v in (x, y, x + w, y + h)]
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """Class folders: 24 images of each of two classes to train on, 8 to test on."""
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 24), ("test", 8)):
+        for kind, name in enumerate(("green", "red")):
+            folder = tmp_path / "classes" / part / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                Image.fromarray(_blob(rng, 1 - kind)[0]).save(folder / f"{i}.png")
+    return tmp_path / "classes"
+
+
+@pytest.fixture
+def masks(tmp_path: Path) -> Path:
+    """Images with masks of three classes: 16, 4 and 6."""
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 16), ("val", 4), ("test", 6)):
+        for sub in ("images", "masks"):
+            (tmp_path / "masked" / part / sub).mkdir(parents=True)
+        for i in range(n):
+            image, mask, _ = _blob(rng, i % 2)
+            Image.fromarray(image).save(tmp_path / f"masked/{part}/images/{i}.png")
+            Image.fromarray(mask).save(tmp_path / f"masked/{part}/masks/{i}.png")
+    (tmp_path / "masked/classes.txt").write_text("ground\nred\ngreen\n")
+    return tmp_path / "masked"
+
+
+@pytest.fixture
+def boxes(tmp_path: Path) -> Path:
+    """Images with COCO boxes of two classes: 16 and 4."""
+    rng = np.random.default_rng(0)
+    base = tmp_path / "boxed"
+    for part, n in (("train", 16), ("val", 4)):
+        (base / part).mkdir(parents=True)
+        document: dict[str, list[Any]] = {
+            "images": [], "annotations": [], "categories": [{"id": 1, "name": "red"}, {"id": 2, "name": "green"}],
+        }  # fmt: skip
+        for i in range(n):
+            image, _, (x0, y0, x1, y1) = _blob(rng, i % 2)
+            Image.fromarray(image).save(base / part / f"{i}.png")
+            document["images"].append({"id": i, "file_name": f"{i}.png"})
+            document["annotations"].append(
+                {"id": i, "image_id": i, "category_id": 1 + i % 2, "bbox": [x0, y0, x1 - x0, y1 - y0]}
+            )
+        (base / part / "_annotations.coco.json").write_text(json.dumps(document))
+    return base

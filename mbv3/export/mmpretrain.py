@@ -44,7 +44,7 @@ def _backbones() -> tuple[Backbone, ...]:
 
 
 def _rows(spec: ArchSpec) -> list[tuple[str, str]]:
-    """(path, text) of everything but the head; equal texts are equal layers."""
+    """(path, text) of every layer except the head; equal texts are equal layers."""
     rows = [(path, row_text(row, cin)) for path, row, cin in spec.convs()]
     return [*rows, *([] if spec.tail else [("tail", "none")])]
 

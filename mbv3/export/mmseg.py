@@ -31,7 +31,7 @@ def _backbones() -> tuple[Backbone, ...]:
 
 
 def _index(spec: ArchSpec, tap: Tap, v2: bool) -> int | None:
-    """The backbone's number of what a head taps; None where it gives no such output."""
+    """The index of a tapped map among the backbone's outputs; None where it has no such output."""
     if tap.point != "out":
         return None
     layers = {"stem": 0, "tail": len(spec.rows) + 1}

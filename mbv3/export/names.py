@@ -1,4 +1,4 @@
-"""Which module of another framework is which of ours: one table a framework, read in both directions.
+"""Which module of another framework corresponds to which of ours: one table for each framework, for both directions.
 
 A table lists (our module, their module) in the order in which an image meets them; a module is a convolution, a
 fully connected layer or a batch norm.
@@ -49,7 +49,7 @@ def stages(row: Row, cin: int) -> tuple[str, ...]:
 
 
 def classifier(spec: ArchSpec) -> Classify:
-    """The head of a network for a target that takes classifiers, and has been asked."""
+    """The classifier of a network that a target of classifiers has accepted."""
     assert isinstance(spec.head, Classify)
     return spec.head
 
@@ -103,9 +103,11 @@ def checked(shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], 
     ]
     kinds = {"missing": missing, "unknown": extra, "mis-shaped": misshaped, "not floating point": mistyped}
     if any(kinds.values()):
-        told = ", ".join(f"{len(found)} {kind}" for kind, found in kinds.items() if found)
+        counts = ", ".join(f"{len(found)} {kind}" for kind, found in kinds.items() if found)
         lines = [f"  {kind}: {plain(name, 200)}" for kind, found in kinds.items() for name in found]
-        raise BadInput("\n".join([f"{plain(source, 4096)}: not the weights of this network; entries: {told}", *lines]))
+        raise BadInput(
+            "\n".join([f"{plain(source, 4096)}: not the weights of this network; entries: {counts}", *lines])
+        )
     filled = {name: state.get(name, torch.zeros((), dtype=torch.int64)) for name in shapes if name in counters}
     return {name: filled[name] if name in filled else state[name].detach().float() for name in shapes}
 

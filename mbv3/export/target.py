@@ -61,12 +61,12 @@ def row_text(row: Row, cin: int) -> str:
 
 
 def residual(row: Row, cin: int) -> bool:
-    """Where the frameworks add input to output without being asked: stride 1 and as many channels out as in."""
+    """Whether the frameworks add the input to the output: at stride 1, with as many channels out as in."""
     return row.s == 1 and cin == row.out
 
 
 def plain_conv(path: str, row: Row) -> Iterator[Fault]:
-    """Stem and tail are a convolution, a batch norm and an activation everywhere."""
+    """In every framework, stem and tail are a convolution, a batch norm and an activation."""
     if row.se:
         yield Fault(f"{path}.se", "this convolution has no squeeze-and-excitation there", str(row.se))
     if row.skip != "none":

@@ -78,7 +78,7 @@ def _heads(head: Dense) -> list[tuple[str, Dense]]:
 
 
 def head_notes(head: Dense) -> Iterator[str]:
-    """What a system says differently without changing an output."""
+    """What differs in a system without a change of its outputs."""
     if isinstance(head, SSDLite):
         yield (
             "build() normalises images by ImageNet's mean and std, as mbv3 train does: for weights that came from "

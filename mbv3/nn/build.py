@@ -27,7 +27,7 @@ from mbv3.spec import (
 
 __all__ = ["MEAN", "STD", "Network", "build", "state_shapes"]
 
-# ImageNet's channel statistics, of values up to 1: every network takes images with these taken out
+# channel statistics of ImageNet, for values from 0 to 1: every network takes images normalised by them
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

@@ -1,4 +1,4 @@
-"""What a detector's maps mean: default boxes, their coding, the choice among them (Liu 2016, arXiv:1512.02325).
+"""From a detector's maps to objects: default boxes, their coding, non-maximum suppression (Liu 2016, arXiv:1512.02325).
 
 Boxes are (..., 4) tensors: left, top, right, bottom, in pixels.
 """
@@ -86,21 +86,21 @@ def _centred(boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def encode(boxes: Tensor, defaults: Tensor) -> Tensor:
-    """`boxes` told from `defaults`: what the network learns to say; the inverse of `decode`."""
+    """`boxes` coded relative to `defaults`, which is what the network predicts; the inverse of `decode`."""
     (centre, size), (at, unit) = _centred(boxes), _centred(defaults)
     return torch.cat(((centre - at) / unit, torch.log(size / unit)), -1) * boxes.new_tensor(WEIGHTS)
 
 
 def decode(coded: Tensor, defaults: Tensor) -> Tensor:
-    """The boxes that `coded` (..., boxes, 4) says."""
+    """The boxes that `coded` (..., boxes, 4) stands for, relative to `defaults`."""
     at, unit = _centred(defaults)
-    told = coded / coded.new_tensor(WEIGHTS)
-    centre, half = at + told[..., :2] * unit, torch.exp(told[..., 2:].clamp(max=LARGEST)) * unit / 2
+    offset = coded / coded.new_tensor(WEIGHTS)
+    centre, half = at + offset[..., :2] * unit, torch.exp(offset[..., 2:].clamp(max=LARGEST)) * unit / 2
     return torch.cat((centre - half, centre + half), -1)
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """(len(a), len(b)) intersection over union."""
+    """Intersection over union of every pair, (len(a), len(b))."""
     low = torch.maximum(a[:, None, :2], b[None, :, :2])
     high = torch.minimum(a[:, None, 2:], b[None, :, 2:])
     common = (high - low).clamp(min=0).prod(-1)
@@ -109,7 +109,8 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """Indices of the boxes that no better-scored kept one overlaps by more than `threshold`, best first."""
+    """Non-maximum suppression: indices of boxes, best first, none of which overlaps a better one by more than
+    `threshold`."""
     order = scores.argsort(descending=True, stable=True)
     over = iou(boxes[order], boxes[order]) > threshold
     dropped = torch.zeros(len(order), dtype=torch.bool, device=boxes.device)
@@ -120,11 +121,11 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
 
 
 class Detections(NamedTuple):
-    """What was found in one image, best first."""
+    """Detected objects of one image, best first."""
 
     boxes: Tensor  # (n, 4)
     scores: Tensor  # (n,)
-    labels: Tensor  # (n,), 0 being the background does not occur
+    labels: Tensor  # (n,), from 1; 0 is the background
 
 
 def detections(

@@ -1,4 +1,4 @@
-"""Segmentation and detection heads: the ops of the lowering, carried out by torch."""
+"""Segmentation and detection heads: the ops of the lowering as torch modules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["HeadNet", "Maps"]
 
 
 class Maps(NamedTuple):
-    """What a detector computes for each of its levels: `classes` (N, anchors * classes, H, W), `boxes`
+    """Outputs of a detector for each of its levels: `classes` (N, anchors * classes, H, W), `boxes`
     (N, anchors * 4, H, W)."""
 
     classes: tuple[Tensor, ...]

@@ -1,4 +1,4 @@
-"""Weights of a smaller network out of a larger one of the same structure (Yang 2018, arXiv:1804.03230)."""
+"""Weights of a smaller network from a larger one of the same structure (Yang 2018, arXiv:1804.03230)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ __all__ = ["cut_state"]
 
 @dataclass(slots=True, eq=False)
 class _Space:
-    """A set of channels, `size` before and `cut` after. Layers whose outputs are added share one and keep the same."""
+    """A set of channels, `size` before the cut and `cut` after. Layers whose outputs are added share one set and keep
+    the same channels."""
 
     size: int
     cut: int
@@ -133,7 +134,7 @@ def cut_state(state: Mapping[str, Tensor], before: ArchSpec, after: ArchSpec) ->
     kept: dict[_Space, Tensor] = {}
 
     def keep(channels: _Channels) -> Tensor | None:
-        """Indices of what is left; None where that is everything."""
+        """Indices of the channels that are kept; None where all are."""
         roots = [space.root() for space in channels]
         if all(space.cut == space.size for space in roots):
             return None

@@ -124,9 +124,13 @@ def existing(text: str) -> bool:
     return Path(text).exists()
 
 
-@cache
 def declared(cls: type[Any]) -> tuple[Option, ...]:
     """The options of `cls`, in order."""
+    return _declared(cls)
+
+
+@cache
+def _declared(cls: Any) -> tuple[Option, ...]:
     hints = get_type_hints(cls)
     found = []
     for f in fields(cls):

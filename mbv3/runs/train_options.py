@@ -108,8 +108,11 @@ class TrainOptions:
             raise BadInput(f"--optimizer: the learning rate of recipe {self.recipe_name} is for {own.optimizer}; give "
                            f"--lr with another (got {self.optimizer})")  # fmt: skip
         if self.augment_name not in task.augments:
-            raise BadInput(f"--augment must be one of {', '.join(task.augments)} for --task {self.task} (got "
-                           f"{self.augment_name}); recipe {self.recipe_name} may be for another task")  # fmt: skip
+            where = "" if self.augment else f", from recipe {self.recipe_name}, which is for another task"
+            raise BadInput(
+                f"--augment must be one of {', '.join(task.augments)} for --task {self.task} (got {self.augment_name}"
+                f"{where})"
+            )
         if self.resolution is not None:
             parse_resolution(self.resolution)
 

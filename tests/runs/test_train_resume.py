@@ -1,0 +1,159 @@
+"""Trainings that end early: killed, diverged, out of disk; and those of two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mbv3.errors import BadInput
+from mbv3.events import Note
+from mbv3.runs.train_log import logged
+from mbv3.spec import ArchSpec, dump_spec
+from mbv3.training import Diverged, load_checkpoint, read_weights
+
+from .training import quick, run
+
+DRIVER = """\
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where it is ignored, in the background
+import torch; torch.set_num_threads(1)
+from mbv3.training import loop
+loop.fit.__kwdefaults__["every_s"] = 0.0
+die = int(sys.argv.pop(1))
+step, calls = loop.one_step, 0
+def counted(*a, **k):
+    global calls
+    calls += 1
+    if calls == die:
+        os.kill(os.getpid(), getattr(signal, os.environ["FATE"]))
+    return step(*a, **k)
+loop.one_step = counted
+from mbv3.cli import main
+sys.exit(main())
+"""
+
+
+def command(*args: object, die: int = 0, fate: str = "SIGKILL") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", DRIVER, str(die), "train", *map(str, args)],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1", "FATE": fate},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def file(tiny_spec: ArchSpec, tmp_path: Path) -> Path:
+    (tmp_path / "tiny.yaml").write_text(dump_spec(tiny_spec))
+    return tmp_path / "tiny.yaml"
+
+
+def test_killed_and_resumed_gives_the_same_bytes(classes: Path, file: Path, tmp_path: Path) -> None:
+    options = (file, "--data", classes, "--epochs", 4, "--batch", 8, "--dropout", 0.5)
+    whole = command(*options, "--out", tmp_path / "whole", "--json")
+    assert whole.returncode == 0, whole.stderr
+    assert json.loads(whole.stdout)["status"] == "done"
+    killed = command(*options, "--out", tmp_path / "o", die=9)
+    assert killed.returncode == -signal.SIGKILL and (tmp_path / "o/checkpoint.safetensors").exists()
+    stopped = command("--resume", tmp_path / "o", die=6, fate="SIGINT")
+    assert stopped.returncode == 4, stopped.stderr
+    assert f"Go on with: mbv3 train --resume {tmp_path / 'o'}" in stopped.stderr
+    done = command("--resume", tmp_path / "o", "--json")
+    assert done.returncode == 0 and "goes on at step 13 of 20" in done.stderr
+    for column in (1, 2):  # step and loss; what was told is whole and the same
+        logs = [[row.split(",")[column] for row in (tmp_path / n / "log.csv").read_text().splitlines()]
+                for n in ("whole", "o")]  # fmt: skip
+        assert logs[0] == logs[1] and len(logs[0]) == 5
+    a, b = ((tmp_path / n / "weights.safetensors").read_bytes() for n in ("whole", "o"))
+    assert a == b
+    again = command("--resume", tmp_path / "o", "--json")
+    assert again.returncode == 0 and json.loads(again.stdout)["top1"] == json.loads(whole.stdout)["top1"]
+    wrong = command(file, "--resume", tmp_path / "o", "--lr", 1)
+    assert wrong.returncode == 2 and "leave out SPEC, --lr" in wrong.stderr
+
+
+def test_two_processes_under_torchrun(classes: Path, file: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mbv3", "train",
+         str(file), "--data", str(classes), "--epochs", "2", "--batch", "8", "--out", str(tmp_path / "o"), "--json"],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)  # one of the two speaks
+    assert record["processes"] == 2 and record["recipe"]["epoch_steps"] == 46 // 16
+    assert record["recipe"]["lr"] == pytest.approx(0.2 * 16 / 128)
+    assert done.stderr.count("epoch 2 of 2") == 1
+
+
+def test_divergence_keeps_the_last_good_state(
+    tiny_spec: ArchSpec, classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mbv3.training import loop
+
+    with pytest.raises(Diverged, match=r"nothing was learned before it; try a lower --lr"):
+        quick(tiny_spec, classes, tmp_path / "first", lr=1e30, recipe="paper")
+    real, calls = loop.one_step, 0
+
+    def broken(*a: Any, **k: Any) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 9:
+            raise Diverged("training: the loss became nan at step 8, with a learning rate of 1")
+        return real(*a, **k)
+
+    monkeypatch.setattr(loop, "one_step", broken)
+    with pytest.raises(Diverged, match=r"nan at step 8.*the state after step 5 is kept as .*--init and a lower --lr"):
+        quick(tiny_spec, classes, tmp_path / "o", epochs=3.0)
+    state = read_weights(tmp_path / "o/weights.safetensors")
+    assert all(bool(v.isfinite().all()) for v in state.values())
+    assert json.loads((tmp_path / "o/run.json").read_text())["status"] == "diverged"
+
+
+def test_a_log_that_cannot_be_written_is_told(tiny_spec: ArchSpec, tmp_path: Path) -> None:
+    (tmp_path / "log.txt").mkdir()
+    with pytest.raises(BadInput, match=r"log.txt: cannot be written \(Is a directory\)"):
+        list(logged(tmp_path, iter([Note("run", "something")])))
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(
+    tiny_spec: ArchSpec, classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced, calls = os.replace, 0
+
+    def full(source: str, target: Any) -> None:
+        nonlocal calls
+        checkpoint = str(target).endswith("checkpoint.safetensors")
+        calls += checkpoint
+        if checkpoint and calls == 2:
+            raise OSError(28, "No space left on device")
+        replaced(source, target)
+
+    with monkeypatch.context() as m:
+        m.setattr(os, "replace", full)
+        with pytest.raises(BadInput, match=r"checkpoint.safetensors: cannot be written \(No space left on device\)"):
+            quick(tiny_spec, classes, tmp_path / "o", epochs=4.0)
+    found = load_checkpoint(tmp_path / "o/checkpoint.safetensors")
+    assert found is not None and found[1]["step"] == 5
+    begun = (tmp_path / "o/run.json").read_text()
+    record = json.loads(begun)
+    record["processes"], record["recipe"]["lr"] = 2, 0.5
+    (tmp_path / "o/run.json").write_text(json.dumps(record))
+    with pytest.raises(BadInput, match=r"it began with lr 0.5, now 0.0125; processes 2, now 1; go on with it as it"):
+        run(None, resume=tmp_path / "o")
+    (tmp_path / "o/run.json").write_text(begun)
+    looked_at = next((classes / "test/red").iterdir())
+    image = looked_at.read_bytes()
+    Image.new("RGB", (32, 32)).save(looked_at)
+    with pytest.raises(BadInput, match=r"the images of .* are not those that this training began with"):
+        run(None, resume=tmp_path / "o")
+    looked_at.write_bytes(image)
+    result, _ = run(None, resume=tmp_path / "o")
+    quick(tiny_spec, classes, tmp_path / "whole", epochs=4.0)
+    a, b = ((tmp_path / n / "weights.safetensors").read_bytes() for n in ("whole", "o"))
+    assert a == b and result.record.status == "done"
