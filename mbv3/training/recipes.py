@@ -48,6 +48,11 @@ class Recipe:
     recalibrate: int = 0  # batches over which batch-norm statistics are taken anew before a score, 0 for none
     distill: float = 0.5  # weight of the teacher's answer, where there is a teacher
     temperature: float = 1.0  # of the teacher's answer (Hinton 2015, arXiv:1503.02531)
+    head_first: float = 0.0  # share of the steps in which only the head learns
+    first_lr: float = 1.0  # rate of these steps, as a share of lr
+    body_lr: float = 1.0  # rate of the layers under the head, as a share of lr
+    layer_decay: float = 1.0  # the body's rate is multiplied by it once a row, from the head to the stem
+    hold_norms: bool = False  # batch norms under the head keep their statistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +64,11 @@ class Fit(Recipe):
     epoch_steps: int = 1
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
+
+    @property
+    def first_steps(self) -> int:
+        """Steps in which only the head learns."""
+        return round(self.head_first * self.steps)
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
@@ -148,13 +158,18 @@ def recipe_for(
 
 
 def learning_rate(recipe: Fit, step: int) -> float:
-    """Linear warm-up, then the schedule: cosine to zero, poly to `min_lr`, or a factor every few epochs."""
-    warm = int(recipe.warmup * recipe.steps)
+    """Linear warm-up, then the schedule: cosine to zero, poly to `min_lr`, or a factor every few epochs. While only
+    the head learns, the rate rises to `first_lr`; then the warm-up and the schedule have the steps that are left."""
+    first = recipe.first_steps
+    if step < first:
+        return recipe.lr * recipe.first_lr * ((step + 1) / first if recipe.warmup else 1.0)
+    step, steps = step - first, recipe.steps - first
+    warm = int(recipe.warmup * steps)
     if recipe.schedule == "cosine":
         warm = max(1, warm)
     if step < warm:
         return recipe.lr * (step + 1) / warm
-    done = (step - warm) / max(1, recipe.steps - warm)
+    done = (step - warm) / max(1, steps - warm)
     if recipe.schedule == "cosine":
         return recipe.lr * 0.5 * (1 + math.cos(math.pi * done))
     if recipe.schedule == "poly":
