@@ -17,8 +17,6 @@ import base64
 import copy
 import json
 import platform
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mbv3.data import ImageSet, batch_order, decode_all, find_class_folder, normalise, stored_size
+from mbv3.data import ImageSet, batch_order, decode_all, find_class_folder, normalise, split_labels, stored_size
 from mbv3.nn import build
 from mbv3.pipeline.train_init import initial_weights
 from mbv3.spec import load_spec, with_head
@@ -52,6 +50,9 @@ def part(folder: Path, px: int, room: bool, per_class: int, classes: tuple[str, 
         rng = np.random.default_rng(0)
         drawn = [rng.permutation(np.flatnonzero(labels == c))[:per_class] for c in range(len(names))]
         keep = np.sort(np.concatenate(drawn))
+        files, labels = [files[i] for i in keep], labels[keep]
+    elif room:  # as `mbv3 train` holds some out for its curve
+        keep, _ = split_labels(labels, len(names), 0.05, 2500, 0)
         files, labels = [files[i] for i in keep], labels[keep]
     wanted = (round(px * 8 / 7),) * 2 if room else (px, px)
     side = stored_size([p for p, _ in files], wanted)
@@ -116,7 +117,9 @@ def keeping(last: dict[str, nn.Module], net: nn.Module) -> Iterator[None]:
         Average.swap = swap  # type: ignore[method-assign]
 
 
-def train(o: argparse.Namespace, name: str, setting: Mapping[str, Any], per_class: int, px: int, seed: int) -> dict[str, Any]:
+def train(
+    o: argparse.Namespace, name: str, setting: Mapping[str, Any], per_class: int, px: int, seed: int
+) -> dict[str, Any]:
     """One training and its line."""
     train_set = part(Path(o.data) / "train", px, True, per_class)
     test_set = part(Path(o.data) / "test", px, False, o.test_per_class, train_set.classes)
@@ -151,7 +154,8 @@ def train(o: argparse.Namespace, name: str, setting: Mapping[str, Any], per_clas
         answers["taken"] = answered(net, recipe.augment)
         answers["running"] = right(net, test_set, recipe.size)
     return {
-        "data": Path(o.data).name, "per_class": per_class, "images": len(train_set), "px": px, "seed": seed, "name": name,
+        "data": Path(o.data).name, "per_class": per_class, "images": len(train_set), "px": px, "seed": seed,
+        "name": name,
         "setting": dict(setting), **{k: round(100 * float(v.mean()), 2) for k, v in answers.items()},
         "right": {k: packed(v) for k, v in answers.items()}, "test_images": len(test_set),
         "seconds": round(seconds, 1), "recipe": {k: v for k, v in asdict(recipe).items() if k != "source"},
@@ -188,7 +192,9 @@ def main() -> None:
     line = train(o, o.name, setting, o.per_class, o.px, o.seed)
     with open(o.out, "a", encoding="utf-8") as f:
         f.write(json.dumps(line) + "\n")
-    print({k: line.get(k) for k in ("name", "images", "px", "plain", "live", "taken", "running", "seconds")}, flush=True)
+    print(
+        {k: line.get(k) for k in ("name", "images", "px", "plain", "live", "taken", "running", "seconds")}, flush=True
+    )
 
 
 if __name__ == "__main__":

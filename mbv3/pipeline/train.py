@@ -51,6 +51,7 @@ from mbv3.training import (
     recipe_for,
     save_weights,
     together,
+    why_recipe,
 )
 
 __all__ = ["train"]
@@ -144,8 +145,9 @@ def _stages(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event]:
     assert job is not None
     spec = with_head(spec, spec.head, len(job.classes) + (o.task == "detect"))  # a detector counts the background
     recipe = recipe_for(
-        o.recipe_name, len(job.train), spec.resolution, processes=world, seed=o.seed, precision=precision, **o.changes()
-    )
+        o.recipe_name, len(job.train), spec.resolution, classes=len(job.classes), processes=world, seed=o.seed,
+        precision=precision, **o.changes(),
+    )  # fmt: skip
     if run.record.setdefault("data_sha256", job.sha256) != job.sha256:
         raise BadInput(f"--resume {run.path}: the images of {o.data} are not those that this training began with; put "
                        "them back, or begin anew with another --out")  # fmt: skip
@@ -236,12 +238,13 @@ def _describe(
             "away, as is usual for small images",
             warning=True,
         )
+    why = why_recipe(o.recipe_name, o.recipe is not None, o.init is not None, o.epochs is None, len(job.train))
     average = f", weights averaged ({recipe.ema:g})" if recipe.ema else ""
     yield StageStart(
         STAGE,
-        f"recipe {o.recipe_name}: {recipe.optimizer}, {recipe.schedule}, lr {recipe.lr:.3g}, {recipe.batch} images x "
-        f"{processes()[1]} a step, {recipe.steps} steps ({recipe.epochs:g} epochs){average}; {where}, "
-        f"{recipe.precision}",
+        f"recipe {o.recipe_name} ({why}): {recipe.optimizer}, {recipe.schedule}, lr {recipe.lr:.3g}, "
+        f"{recipe.batch} images x {processes()[1]} a step, {recipe.steps} steps ({recipe.epochs:g} epochs){average}; "
+        f"{where}, {recipe.precision}",
     )
     run.save(
         network=spec.name, params=counts.params, madds=counts.madds, classes=list(job.classes), task=o.task,
@@ -308,8 +311,9 @@ def _ready(net: nn.Module, job: Job, recipe: Fit) -> nn.Module:
         batches_of = recipe.recalibrate * max(64, recipe.batch) // recipe.batch
         order = batch_order(len(job.train), recipe.batch, recipe.seed)
         rng = np.random.default_rng((recipe.seed, 2))
+        augment = "none" if recipe.recalibrate_plain else recipe.augment
         batches = (
-            normalise(job.train.batch(next(order), recipe.size, recipe.augment, rng)[0], recipe.size, device)
+            normalise(job.train.batch(next(order), recipe.size, augment, rng)[0], recipe.size, device)
             for _ in range(min(batches_of, len(job.train) // recipe.batch))
         )
         recalibrate(net, batches)

@@ -11,7 +11,7 @@ from mbv3.data import AUGMENTS
 from mbv3.errors import BadInput
 from mbv3.pipeline.job_hub import PREFIX
 from mbv3.spec import parse_resolution
-from mbv3.training import DEFAULT_RECIPE, RECIPES
+from mbv3.training import DEFAULT_RECIPE, RECIPES, default_recipe
 
 __all__ = ["TASKS", "TrainOptions"]
 
@@ -102,7 +102,7 @@ class TrainOptions:
 
     @property
     def recipe_name(self) -> str:
-        return self.recipe or DEFAULT_RECIPE[self.task]
+        return self.recipe or default_recipe(self.task, self.init is not None)
 
     def changes(self) -> dict[str, Any]:
         """What overrides the recipe."""

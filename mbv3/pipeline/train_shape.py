@@ -12,7 +12,7 @@ from mbv3.training import RECIPES
 __all__ = ["AUGMENTS", "shaped", "smallest_map", "task_of"]
 
 AUGMENTS = {
-    "classify": ("none", "shift", "inception", "inception+trivial"),
+    "classify": ("none", "shift", "inception", "inception+trivial", "inception-mild", "inception-mild+trivial"),
     "segment": ("none", "scale"),
     "detect": ("none", "ssd"),
 }
