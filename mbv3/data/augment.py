@@ -11,7 +11,9 @@ from PIL import Image
 __all__ = ["AUGMENTS", "Augment", "augmented", "colours", "random_part", "trivial"]
 
 # "scale" belongs to masks (data/masks.py), "ssd" to boxes (data/boxes.py)
-Augment = Literal["none", "shift", "inception", "inception+trivial", "scale", "ssd"]
+Augment = Literal[
+    "none", "shift", "inception", "inception+trivial", "inception-mild", "inception-mild+trivial", "scale", "ssd"
+]
 AUGMENTS: tuple[str, ...] = get_args(Augment)
 
 
@@ -22,19 +24,21 @@ def augmented(
 
     "shift": a mirror image for half of them and a shift by up to an eighth of the side, edges mirrored; the size stays.
     "inception": a random part of 8 to 100 % of the area, 3:4 to 4:3, brought to `size`, half of them mirrored
-    (Szegedy 2015, section 6, arXiv:1409.4842). "+trivial": TrivialAugment on top (Muller 2021, arXiv:2103.10158).
+    (Szegedy 2015, section 6, arXiv:1409.4842). "inception-mild": 35 to 100 %.
+    "+trivial": TrivialAugment on top (Muller 2021, arXiv:2103.10158).
     """
     if augment == "none":
         return np.ascontiguousarray(pixels)
     if augment == "shift":
         return _flip_and_shift(pixels, rng)
     out = np.empty((len(pixels), *size, 3), dtype=np.uint8)
+    least = 0.35 if augment.startswith("inception-mild") else 0.08
     for i, image in enumerate(pixels):
         picture = Image.fromarray(image)
-        part = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=random_part(picture.size, rng))
+        part = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=random_part(picture.size, rng, least))
         if rng.random() < 0.5:
             part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if augment == "inception+trivial":
+        if augment.endswith("+trivial"):
             part = trivial(part, rng)
         out[i] = np.asarray(part)
     return out
@@ -53,11 +57,14 @@ def _flip_and_shift(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDAr
     return out
 
 
-def random_part(size: tuple[int, int], rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """(left, top, right, bottom) of a part of 8 to 100 % of the area, 3:4 to 4:3; all of it if ten draws do not fit."""
+def random_part(
+    size: tuple[int, int], rng: np.random.Generator, least: float = 0.08
+) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) of a part of at least `least` of the area, 3:4 to 4:3; all of it if ten draws do not
+    fit."""
     w, h = size
     for _ in range(10):
-        area = rng.uniform(0.08, 1.0) * w * h
+        area = rng.uniform(least, 1.0) * w * h
         ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
         pw, ph = (area * ratio) ** 0.5, (area / ratio) ** 0.5
         if pw <= w and ph <= h:

@@ -118,7 +118,8 @@ class TrainOptions:
 
     @property
     def recipe_name(self) -> str:
-        return self.recipe or TASKS[self.task].recipe
+        task = TASKS[self.task]
+        return self.recipe or (task.finetune if self.init is not None else "") or task.recipe
 
     @property
     def _recipe(self) -> Recipe:

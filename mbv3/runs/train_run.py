@@ -30,7 +30,17 @@ from mbv3.runs.train_result import TrainResult
 from mbv3.spec import ArchSpec, count, dump_spec, load_spec, parse_spec, with_head
 from mbv3.stages import CHECKPOINT, Learned, default_device, learn
 from mbv3.tasks import PREFIX, TASKS, Source, TaskData, class_folders, shaped, task_of
-from mbv3.training import Diverged, Fit, adopt, load_checkpoint, processes, recipe_for, save_weights, together
+from mbv3.training import (
+    Diverged,
+    Fit,
+    adopt,
+    load_checkpoint,
+    processes,
+    recipe_for,
+    save_weights,
+    together,
+    why_recipe,
+)
 from mbv3.typed_json import json_ready
 
 __all__ = ["train", "train_events"]
@@ -173,17 +183,18 @@ def _stages(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> Genera
         data = yield from _images(o, run, spec)
     spec = with_head(spec, spec.head, data.outputs)
     recipe = recipe_for(
-        o.recipe_name, len(data.train), spec.resolution, processes=world, seed=o.seed, precision=_precision(o),
-        **o.changes(),
+        o.recipe_name, len(data.train), spec.resolution, classes=len(data.classes), processes=world, seed=o.seed,
+        precision=_precision(o), **o.changes(),
     )  # fmt: skip
     _refuse_another(run, o, data, recipe)
     teacher = _teacher(o, spec, data.outputs) if o.teacher is not None else None
     _describe(run, o, spec, data, recipe)
+    why = why_recipe(o.recipe_name, o.recipe is not None, o.init is not None, o.epochs is None, len(data.train))
     learned = yield from _timed(
         run, "training",
         learn(
             spec, data, recipe, init=start.weights if start else None, init_name=start.name if start else "",
-            recipe_name=o.recipe_name, teacher=teacher, score_every=o.score_every, keep=run,
+            recipe_name=f"{o.recipe_name} ({why})", teacher=teacher, score_every=o.score_every, keep=run,
         ),
     )  # fmt: skip
     result = _concluded(run, o, data, learned)

@@ -195,8 +195,9 @@ def _ready(net: nn.Module, data: TaskData, recipe: Fit) -> None:
     batches_of = recipe.recalibrate * max(64, recipe.batch) // recipe.batch
     order = batch_order(len(data.train), recipe.batch, recipe.seed)
     rng = np.random.default_rng((recipe.seed, 2))
+    augment = "none" if recipe.recalibrate_plain else recipe.augment
     batches = (
-        normalise(data.train.batch(next(order), recipe.size, recipe.augment, rng)[0], recipe.size, device)
+        normalise(data.train.batch(next(order), recipe.size, augment, rng)[0], recipe.size, device)
         for _ in range(min(batches_of, len(data.train) // recipe.batch))
     )
     recalibrate(net, batches)

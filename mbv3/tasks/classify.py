@@ -31,7 +31,8 @@ _Part = tuple[list[Path], NDArray[np.int64]]  # files and the index of their cla
 class _Classify(Task):
     name = "classify"
     recipe = "small-data"
-    augments = ("none", "shift", "inception", "inception+trivial")
+    finetune = "finetune"
+    augments = ("none", "shift", "inception", "inception+trivial", "inception-mild", "inception-mild+trivial")
     takes_hub = True
 
     def owns(self, head: Head) -> bool:

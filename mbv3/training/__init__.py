@@ -6,7 +6,17 @@ from mbv3.training.init import adopt
 from mbv3.training.loop import Diverged, Epoch, fit, one_step
 from mbv3.training.optimizer import make_optimizer
 from mbv3.training.processes import processes, together
-from mbv3.training.recipes import DEFAULT_RECIPE, RECIPES, Fit, Recipe, learning_rate, recipe_for
+from mbv3.training.recipes import (
+    DEFAULT_RECIPE,
+    RECIPES,
+    Fit,
+    Recipe,
+    default_recipe,
+    learning_rate,
+    recipe_for,
+    usual_epochs,
+    why_recipe,
+)
 from mbv3.training.score import ClassifyMetric, Score, evaluate, measure, recalibrate
 from mbv3.training.segment import SegmentMetric
 from mbv3.training.task import Batches, Metric, Objective, WithAux, and_aux, classify_objective, distilled
@@ -29,6 +39,7 @@ __all__ = [
     "adopt",
     "and_aux",
     "classify_objective",
+    "default_recipe",
     "detect_objective",
     "distilled",
     "evaluate",
@@ -46,4 +57,6 @@ __all__ = [
     "save_checkpoint",
     "save_weights",
     "together",
+    "usual_epochs",
+    "why_recipe",
 ]

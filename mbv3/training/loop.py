@@ -26,6 +26,7 @@ from mbv3.data import batch_order, normalise
 from mbv3.errors import Mbv3Error
 from mbv3.events import Event, Progress
 from mbv3.training.checkpoint import load_checkpoint, save_checkpoint
+from mbv3.training.groups import hold_norms, in_body
 from mbv3.training.init import adopt
 from mbv3.training.optimizer import Average, make_optimizer, optimizer_state, restore_optimizer
 from mbv3.training.processes import all_agree, processes
@@ -66,7 +67,7 @@ def one_step(
     torch.manual_seed(recipe.seed * 1_000_003 + step)  # dropout
     lr = learning_rate(recipe, step)
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("share", 1.0)
     half = torch.autocast(x.device.type, torch.bfloat16) if recipe.precision == "bf16" else nullcontext()
     with half:
         out = forward(x)
@@ -132,6 +133,12 @@ def _erase(x: Tensor, share: float, rng: np.random.Generator) -> None:
         x[i, :, top : top + eh, left : left + ew] = 0
 
 
+def _training(net: nn.Module, recipe: Fit) -> None:
+    net.train()
+    if recipe.hold_norms:
+        hold_norms(net)
+
+
 def fit(
     net: nn.Module,
     data: Batches,
@@ -159,7 +166,7 @@ def fit(
         Diverged: loss or gradient is not finite; the last checkpoint stays.
     """
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    net.train()
+    _training(net, recipe)
     device = next(net.parameters()).device
     optimizer = make_optimizer(net, recipe)
     average = Average(net, recipe.ema) if recipe.ema else None
@@ -176,7 +183,15 @@ def fit(
         start = int(meta["step"])
         epoch_loss, epoch_from = float(meta.get("epoch_loss", 0.0)), int(meta.get("epoch_from", start))
     called = module if module is not None else net
-    whole: Callable[[Tensor], Any] = nn.parallel.DistributedDataParallel(called) if world > 1 else called
+    body = [p for name, p in net.named_parameters() if p.requires_grad and in_body(name)] if recipe.first_steps else []
+
+    def whole_at(step: int) -> Callable[[Tensor], Any]:
+        """The module as it is called from `step` on; processes share the gradients of what learns then."""
+        for p in body:
+            p.requires_grad_(step >= recipe.first_steps)
+        return nn.parallel.DistributedDataParallel(called) if world > 1 else called
+
+    whole = whole_at(start)
     aim = objective or classify_objective(recipe)
 
     def save(path: Path, step: int) -> None:
@@ -191,6 +206,8 @@ def fit(
     loss, pause = float("nan"), 0.0
     try:
         for step in range(start, recipe.steps):
+            if body and step == recipe.first_steps:
+                whole = whole_at(step)
             pixels, y = ahead.take()
             x = normalise(pixels, recipe.size, device)
             if recipe.erase:
@@ -221,7 +238,7 @@ def fit(
                             waiting=min(1.0, waiting),
                         )
                     )  # fmt: skip
-                net.train()
+                _training(net, recipe)
                 pause += clock() - t
             # after the epoch was told: what is said of it is then kept before the training counts as so far
             if checkpoint and done < recipe.steps and (clock() - saved > every_s or ends):
@@ -229,6 +246,8 @@ def fit(
                 saved = clock()
     finally:
         ahead.close()
+        for p in body:
+            p.requires_grad_(True)
     if checkpoint and keep:
         save(checkpoint, recipe.steps)
     elif checkpoint and rank == 0:

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mbv3.training.groups import rate_shares
 from mbv3.training.recipes import Fit
 
 __all__ = ["Average", "make_optimizer", "optimizer_state", "restore_optimizer"]
 
 
 def make_optimizer(net: nn.Module, recipe: Fit) -> torch.optim.Optimizer:
-    """SGD, AdamW, or RMSProp; norms and biases are not decayed, unless the recipe has it so."""
-    decay = [p for p in net.parameters() if p.dim() > 1]
-    plain = [p for p in net.parameters() if p.dim() <= 1]
+    """SGD, AdamW, or RMSProp; norms and biases are not decayed, unless the recipe has it so. A group's `share` of the
+    learning rate is what its depth gives it."""
+    shares = rate_shares(net, recipe)
     rest = recipe.weight_decay if recipe.decay_all else 0.0
-    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": rest}]
+    groups: list[dict[str, Any]] = []
+    for share in sorted(set(shares.values()), reverse=True) or [1.0]:
+        mine = [p for name, p in net.named_parameters() if shares[name] == share]
+        decay, plain = [p for p in mine if p.dim() > 1], [p for p in mine if p.dim() <= 1]
+        groups += [
+            {"params": decay, "weight_decay": recipe.weight_decay, "share": share},
+            {"params": plain, "weight_decay": rest, "share": share},
+        ]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr)
     if recipe.optimizer == "rmsprop":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -11,7 +11,17 @@ from typing import Any, Literal
 from mbv3.data import Augment
 from mbv3.errors import BadInput
 
-__all__ = ["DEFAULT_RECIPE", "RECIPES", "Fit", "Recipe", "learning_rate", "recipe_for"]
+__all__ = [
+    "DEFAULT_RECIPE",
+    "RECIPES",
+    "Fit",
+    "Recipe",
+    "default_recipe",
+    "learning_rate",
+    "recipe_for",
+    "usual_epochs",
+    "why_recipe",
+]
 
 Optimizer = Literal["sgd", "adamw", "rmsprop"]
 Schedule = Literal["cosine", "poly", "steps"]
@@ -46,8 +56,14 @@ class Recipe:
     erase: float = 0.0  # share of images with a random rectangle erased (Zhong 2017, arXiv:1708.04896)
     ema: float = 0.0  # decay of the averaged weights, 0 for none
     recalibrate: int = 0  # batches over which batch-norm statistics are taken anew before a score, 0 for none
+    recalibrate_plain: bool = False  # over images as they are scored, not as they are changed for the training
     distill: float = 0.5  # weight of the teacher's answer, where there is a teacher
     temperature: float = 1.0  # of the teacher's answer (Hinton 2015, arXiv:1503.02531)
+    head_first: float = 0.0  # share of the steps in which only the head learns
+    first_lr: float = 1.0  # rate of these steps, as a share of lr
+    body_lr: float = 1.0  # rate of the layers under the head, as a share of lr
+    layer_decay: float = 1.0  # the body's rate is multiplied by it once a row, from the head to the stem
+    hold_norms: bool = False  # batch norms under the head keep their statistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +76,11 @@ class Fit(Recipe):
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
 
+    @property
+    def first_steps(self) -> int:
+        """Steps in which only the head learns."""
+        return round(self.head_first * self.steps)
+
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
@@ -69,7 +90,12 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             ema=0.999, recalibrate=16,
         ),
         "finetune": Recipe(
-            source="SGD at a small rate: weights from elsewhere (--init) learn new images",
+            source="AdamW, head first, averaged weights: weights from elsewhere (--init) learn new images",
+            batch=64, optimizer="adamw", lr=1e-3, lr_batch=64, weight_decay=0.05, label_smoothing=0.1,
+            augment="inception-mild", ema=0.999, recalibrate=16, recalibrate_plain=True, warmup=0.1,
+        ),
+        "finetune-sgd": Recipe(
+            source="SGD at a small rate: what `finetune` was before it was compared",
             epochs=20, batch=64, lr=0.02, lr_batch=64, weight_decay=1e-4, label_smoothing=0.1, augment="inception",
             ema=0.999, recalibrate=16,
         ),
@@ -114,14 +140,44 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
     }
 )  # fmt: skip
 DEFAULT_RECIPE = MappingProxyType({"classify": "small-data", "segment": "small-segment", "detect": "small-detect"})
+_WITH_WEIGHTS = MappingProxyType({"classify": "finetune"})
+
+
+def why_recipe(name: str, asked: bool, init: bool, by_data: bool, n: int) -> str:
+    """In words, for the line that names the recipe: who chose it, and whether it takes its epochs (`by_data`: no others
+    are asked for) from the `n` training images."""
+    who = "as asked" if asked else "default with --init" if init else "default without --init"
+    return f"{who}; epochs by the {n} images" if by_data and name in _BY_DATA else who
+
+
+def usual_epochs(n: int, scale: float = 900.0) -> int:
+    """Passes over `n` images: the steps grow with the root of `n`. With 900: 40 over 500, 12 over 5,600, 4 over 50,000,
+    3 to 80."""
+    return round(min(80.0, max(3.0, scale / math.sqrt(max(n, 1)))))
+
+
+def _finetune(n: int, classes: int) -> dict[str, Any]:
+    return {"epochs": usual_epochs(n)}
+
+
+# what a recipe takes from the data: (training images, classes) to values, each of which an option overrides
+_BY_DATA: Mapping[str, Callable[[int, int], dict[str, Any]]] = MappingProxyType({"finetune": _finetune})
+
+
+def default_recipe(task: str, init: bool) -> str:
+    """The recipe of a task, where no other is asked for; `init`: the training starts from weights."""
+    return _WITH_WEIGHTS.get(task, DEFAULT_RECIPE[task]) if init else DEFAULT_RECIPE[task]
+
+
 _FREE = frozenset(f.name for f in fields(Recipe)) - {"source", "lr_batch"}
 
 
 def recipe_for(
-    name: str, n: int, size: tuple[int, int], *, processes: int = 1, seed: int = 0, precision: str = "fp32",
-    **changes: Any,
+    name: str, n: int, size: tuple[int, int], *, classes: int = 0, processes: int = 1, seed: int = 0,
+    precision: str = "fp32", **changes: Any,
 ) -> Fit:  # fmt: skip
-    """The recipe `name` for `n` training images of `size`; `changes` override it, None leaves it as it is.
+    """The recipe `name` for `n` training images of `size` in `classes` (0: not known); `changes` override it, None
+    leaves it as it is.
 
     A learning rate given by hand is final, else it is scaled to the images of a step.
 
@@ -134,7 +190,8 @@ def recipe_for(
     unknown = sorted(set(given) - _FREE)
     if unknown:
         raise BadInput(f"a recipe has no {', '.join(unknown)}; it has {', '.join(sorted(_FREE))}")
-    recipe = replace(RECIPES[name], **given)
+    by_data = _BY_DATA[name](n, classes) if name in _BY_DATA else {}
+    recipe = replace(RECIPES[name], **{**by_data, **given})
     batch = min(recipe.batch, n // processes)
     if batch < 2:
         raise BadInput(f"{n} training image(s) for {processes} process(es) of batches of {recipe.batch}: at least two "
@@ -148,13 +205,18 @@ def recipe_for(
 
 
 def learning_rate(recipe: Fit, step: int) -> float:
-    """Linear warm-up, then the schedule: cosine to zero, poly to `min_lr`, or a factor every few epochs."""
-    warm = int(recipe.warmup * recipe.steps)
+    """Linear warm-up, then the schedule: cosine to zero, poly to `min_lr`, or a factor every few epochs. While only
+    the head learns, the rate rises to `first_lr`; then the warm-up and the schedule have the steps that are left."""
+    first = recipe.first_steps
+    if step < first:
+        return recipe.lr * recipe.first_lr * ((step + 1) / first if recipe.warmup else 1.0)
+    step, steps = step - first, recipe.steps - first
+    warm = int(recipe.warmup * steps)
     if recipe.schedule == "cosine":
         warm = max(1, warm)
     if step < warm:
         return recipe.lr * (step + 1) / warm
-    done = (step - warm) / max(1, recipe.steps - warm)
+    done = (step - warm) / max(1, steps - warm)
     if recipe.schedule == "cosine":
         return recipe.lr * 0.5 * (1 + math.cos(math.pi * done))
     if recipe.schedule == "poly":

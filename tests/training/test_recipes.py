@@ -15,10 +15,13 @@ from mbv3.training import (
     RECIPES,
     Fit,
     classify_objective,
+    default_recipe,
     distilled,
     learning_rate,
     make_optimizer,
     recipe_for,
+    usual_epochs,
+    why_recipe,
 )
 from mbv3.training.optimizer import Average
 
@@ -53,8 +56,28 @@ def test_the_rate_follows_the_images_of_a_step() -> None:
     assert (small.batch, small.epoch_steps, small.steps, small.ema) == (50, 1, 3, 0.0)
 
 
+def test_steps_grow_with_the_root_of_the_images() -> None:
+    assert [usual_epochs(n) for n in (0, 16, 500, 5_625, 50_000, 10**6)] == [80, 80, 40, 12, 4, 3]
+    few, many = (recipe_for("finetune", n, (8, 8), classes=10) for n in (512, 5_625))
+    assert (few.epochs, many.epochs) == (40, 12)
+    assert (few.steps, many.steps) == (40 * 512 // few.batch, 12 * (5_625 // many.batch))
+    assert recipe_for("finetune", 512, (8, 8), epochs=2).epochs == 2  # by hand: final
+    assert recipe_for("small-data", 512, (8, 8)).epochs == RECIPES["small-data"].epochs
+
+
+def test_the_default_follows_what_a_training_starts_from() -> None:
+    assert default_recipe("classify", init=True) == "finetune"
+    for task, name in DEFAULT_RECIPE.items():
+        assert default_recipe(task, init=False) == name
+        assert default_recipe(task, init=True) in RECIPES
+    assert why_recipe("finetune", False, True, True, 70) == "default with --init; epochs by the 70 images"
+    assert why_recipe("finetune", False, True, False, 70) == "default with --init"
+    assert why_recipe("paper", True, True, True, 70) == "as asked"
+    assert why_recipe("small-data", False, False, True, 70) == "default without --init"
+
+
 def test_what_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"--recipe magic: there are small-data, finetune, paper, torchvision"):
+    with pytest.raises(BadInput, match=r"--recipe magic: there are small-data, finetune, finetune-sgd, paper"):
         recipe_for("magic", 100, (8, 8))
     with pytest.raises(BadInput, match=r"a recipe has no wieght_decay; it has alpha, "):
         recipe_for("paper", 100, (8, 8), wieght_decay=1)
