@@ -84,14 +84,14 @@ def test_distillation_and_init(
     assert any(not torch.equal(a[k], b[k]) for k in a)
     other = tmp_path / "five.safetensors"
     save_weights(other, build(with_head(tiny_spec, tiny_spec.head, 5), 1).state_dict())
-    record, said = quick(tiny_spec, classes, tmp_path / "init", init=str(other))
+    result, said = quick(tiny_spec, classes, tmp_path / "init", init=str(other))
     assert any("new: the head (2 tensors)" in t for t in said)
     assert "recipe finetune (default with --init): adamw, cosine" in (tmp_path / "init/log.txt").read_text()
-    assert record["recipe"]["optimizer"] == "adamw"
-    record, _ = quick(tiny_spec, classes, tmp_path / "asked", init=str(other), recipe="small-data")
+    assert result.record.recipe["optimizer"] == "adamw"
+    result, _ = quick(tiny_spec, classes, tmp_path / "asked", init=str(other), recipe="small-data")
     assert "recipe small-data (as asked): sgd, cosine" in (tmp_path / "asked/log.txt").read_text()
     assert "recipe small-data (default without --init): sgd" in (tmp_path / "plain/log.txt").read_text()
-    assert record["recipe"]["optimizer"] == "sgd"
+    assert result.record.recipe["optimizer"] == "sgd"
     wide = replace(tiny_spec, stem=replace(tiny_spec.stem, out=16))
     save_weights(other, build(wide, 1).state_dict())
     with monkeypatch.context() as m:
