@@ -1,6 +1,6 @@
 """Images in, batches out."""
 
-from mbv3.data.annotations import Annotated, find_boxes
+from mbv3.data.annotations import Annotated, find_boxes, split_boxes
 from mbv3.data.augment import AUGMENTS, Augment
 from mbv3.data.boxes import Boxes, BoxSet, Kind
 from mbv3.data.decode import IGNORED, Framing
@@ -46,6 +46,7 @@ __all__ = [
     "procedural_images",
     "read_class_names",
     "split",
+    "split_boxes",
     "split_labels",
     "store_pixels",
     "stored_size",
