@@ -2,6 +2,7 @@
 
 from mbv3.nn.build import MEAN, STD, Network, build, state_shapes
 from mbv3.nn.detection import Detections, decode, default_boxes, detections, encode, flatten_maps, iou, nms
+from mbv3.nn.finite import unusable
 from mbv3.nn.heads import Maps
 from mbv3.nn.surgery import cut_state
 
@@ -21,4 +22,5 @@ __all__ = [
     "iou",
     "nms",
     "state_shapes",
+    "unusable",
 ]
