@@ -4,6 +4,7 @@ Mbv3Error
  ├─ BadInput               wrong argument, document, folder or file (exit 2)
  │   ├─ DocumentError      a YAML or CSV document; lists every fault with its path
  │   └─ ForeignTable       a latency table of another device, runtime or thread count
+ ├─ OutOfMemory            a batch, a set of images or a network that does not fit (exit 1)
  ├─ MissingLayerError      layers without a measurement; `.missing` lists every one
  └─ Unreachable            the target lies outside what the space can reach (exit 3)
 """
@@ -20,7 +21,9 @@ __all__ = [
     "ForeignTable",
     "Mbv3Error",
     "MissingLayerError",
+    "OutOfMemory",
     "Unreachable",
+    "out_of_memory",
     "plain",
     "shown",
 ]
@@ -109,6 +112,31 @@ class MissingLayerError(Mbv3Error):
             f"{len(self.missing)} layer(s) not in the latency table: {shown}; "
             "measure them on the device (mbv3 latency build) or allow estimates"
         )
+
+
+class OutOfMemory(Mbv3Error):
+    """What was asked for needs more memory than there is. The message names what makes it need less."""
+
+
+# how numpy and Python, torch (CPU, CUDA), ONNX Runtime, C++ and Linux say it
+_MEMORY = (
+    "can't allocate memory", "cannot allocate memory", "out of memory", "unable to allocate", "bad_alloc",
+    "bad allocation", "failed to allocate memory", "not enough memory",
+)  # fmt: skip
+
+
+def out_of_memory(error: BaseException, cure: str = "--batch or --resolution") -> OutOfMemory | None:
+    """The error to end with where `error`, of whatever library, says that memory ran out; None of any other one.
+
+    `cure`: the options that make the work need less.
+    """
+    texts = [str(e) for e in (error, error.__cause__, error.__context__) if e is not None]
+    told = next((t for t in texts if any(word in t.lower() for word in _MEMORY)), "")
+    if not isinstance(error, MemoryError) and not told:
+        return None
+    line = next((x.strip() for x in told.splitlines() if any(word in x.lower() for word in _MEMORY)), "")
+    return OutOfMemory(f"out of memory{f' ({plain(line, 160)})' if line else ''}; take a smaller {cure}, or end other "
+                       "programs")  # fmt: skip
 
 
 class Unreachable(Mbv3Error):

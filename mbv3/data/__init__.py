@@ -1,10 +1,18 @@
 """Images in, batches out."""
 
-from mbv3.data.annotations import Annotated, find_boxes
+from mbv3.data.annotations import Annotated, find_boxes, split_boxes
 from mbv3.data.augment import AUGMENTS, Augment
 from mbv3.data.boxes import Boxes, BoxSet, Kind
 from mbv3.data.decode import IGNORED, Framing
-from mbv3.data.folder import find_class_folder, find_images, load_class_folder, peek_class_folder, stored_size
+from mbv3.data.folder import (
+    class_parts,
+    find_class_folder,
+    find_images,
+    folder_notes,
+    load_class_folder,
+    peek_class_folder,
+    stored_size,
+)
 from mbv3.data.images import ImageSet, Pixels, batch_order, make_batch, normalise, split, split_labels
 from mbv3.data.masks import MaskFiles, MaskSet, find_masks, read_class_names
 from mbv3.data.procedural import procedural_images
@@ -24,11 +32,13 @@ __all__ = [
     "MaskSet",
     "Pixels",
     "batch_order",
+    "class_parts",
     "decode_all",
     "find_boxes",
     "find_class_folder",
     "find_images",
     "find_masks",
+    "folder_notes",
     "load_class_folder",
     "make_batch",
     "normalise",
@@ -36,6 +46,7 @@ __all__ = [
     "procedural_images",
     "read_class_names",
     "split",
+    "split_boxes",
     "split_labels",
     "store_pixels",
     "stored_size",

@@ -1,4 +1,4 @@
-"""One image file to pixels, whatever it is: greyscale, palette, CMYK, 16 bits, turned, broken, huge."""
+"""One image file to pixels, whatever it is: greyscale, palette, CMYK, deep, turned, broken, huge."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from mbv3.data.depth import Extent, White, deep_values, extent, is_deep, spread_values
+
 __all__ = [
-    "BROKEN", "IGNORED", "SUFFIXES", "Framing", "decode_image", "decode_mask", "image_header", "image_size", "listed",
-    "read_mask", "to_rgb",
+    "BROKEN", "IGNORED", "SUFFIXES", "Framing", "decode_image", "decode_mask", "deep_extent", "image_header",
+    "image_size", "listed", "looks_deep", "read_mask",
 ]  # fmt: skip
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff"}
+SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".pnm", ".gif", ".tif", ".tiff", ".jp2",
+}  # fmt: skip
 # struct.error: of metadata that end too early
 BROKEN = (
     OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
@@ -63,36 +67,52 @@ def image_header(path: Path) -> tuple[tuple[int, int], bool] | None:
             return None
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit greyscale by its high byte: PIL would clip it, nearly all to white."""
-    if not image.mode.startswith("I"):
-        return image
-    grey = np.asarray(image).astype(np.int64)
-    if image.mode != "I" or grey.max() > 255:
-        grey = grey >> 8
-    return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
-
-
 def _upright(image: Image.Image) -> Image.Image:
     """A phone's photo lies on its side, and says so."""
     return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB, upright."""
-    return _eight_bits(_upright(image)).convert("RGB")
+def looks_deep(path: Path) -> bool:
+    """Whether a file's header says that it holds other than 8-bit values; False for what is no image."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(path) as image:
+                return is_deep(image)
+        except BROKEN:
+            return False
 
 
-def decode_image(path: Path, size: tuple[int, int], fit: Framing) -> tuple[NDArray[np.uint8] | None, bytes, str]:
-    """Pixels (*size, 3), the SHA-256 of the file, ""; or None and what is wrong with it."""
+def deep_extent(path: Path) -> Extent | None:
+    """Smallest and largest value of a deep picture; None for others, and for what cannot be decoded."""
+    try:
+        return extent(path, _upright)
+    except BROKEN:
+        return None
+
+
+def _rgb(path: Path, size: tuple[int, int], white: White) -> Image.Image:
+    """8-bit RGB, upright; a JPEG no smaller than `size` (height, width), for speed."""
+    with Image.open(path) as image:
+        if not is_deep(image):
+            image.draft("RGB", (size[1], size[0]))
+            return _upright(image).convert("RGB")
+    values = deep_values(path, _upright)
+    assert values is not None
+    return Image.fromarray(spread_values(values, white)).convert("RGB")
+
+
+def decode_image(
+    path: Path, size: tuple[int, int], fit: Framing, white: White | None = None
+) -> tuple[NDArray[np.uint8] | None, bytes, str]:
+    """Pixels (*size, 3), the SHA-256 of the file, ""; or None and what is wrong with it. `white` is that of the set
+    which a deep picture belongs to."""
     if fit == "mask":
         return decode_mask(path, size)
     height, width = size
     try:
         raw = path.read_bytes()
-        with Image.open(path) as image:
-            image.draft("RGB", (width, height))
-            rgb = to_rgb(image)
+        rgb = _rgb(path, size, white or White())
         if rgb.size != (width, height):
             w, h = float(rgb.width), float(rgb.height)
             if fit == "middle":
@@ -101,13 +121,19 @@ def decode_image(path: Path, size: tuple[int, int], fit: Framing) -> tuple[NDArr
             rgb = rgb.resize((width, height), Image.Resampling.BILINEAR, box=(left, top, left + w, top + h))
         return np.asarray(rgb, dtype=np.uint8), hashlib.sha256(raw).digest(), ""
     except BROKEN as e:
-        return None, b"", f"{path}: {e or type(e).__name__}"
+        return None, b"", _fault(path, e)
+
+
+def _fault(path: Path, e: Exception) -> str:
+    if path.is_symlink() and not path.exists():
+        return f"{path}: a link to {path.readlink()}, which is not there"
+    return f"{path}: {e or type(e).__name__}"
 
 
 def read_mask(path: Path) -> NDArray[np.int64]:
     """Class indices (H, W), upright. Raises: one of BROKEN."""
     with Image.open(path) as image:
-        if image.mode not in ("1", "L", "P", "I", "I;16"):
+        if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
             raise ValueError(f"a mask holds one class index a pixel; this one has colours ({image.mode})")
         if image.format == "JPEG":
             raise ValueError("a mask as JPEG, which blurs class indices into each other; write masks as PNG")
@@ -123,4 +149,4 @@ def decode_mask(path: Path, size: tuple[int, int]) -> tuple[NDArray[np.uint8] | 
         array = np.asarray(mask)[..., None]
         return array, hashlib.sha256(array.tobytes()).digest(), ""
     except BROKEN as e:
-        return None, b"", f"{path}: {e or type(e).__name__}"
+        return None, b"", _fault(path, e)

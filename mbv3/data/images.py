@@ -30,19 +30,21 @@ class Pixels(Protocol):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """`images` (N, H, W, 3) uint8, `labels` (N,) int64, class names, and the SHA-256 of what was read."""
+    """`images` (N, H, W, 3) uint8, `labels` (N,) int64, class names, the SHA-256 of what was read, and
+    lines on what was odd about it."""
 
     images: Pixels
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     sha256: str
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, index: NDArray[np.int64]) -> ImageSet:
         """The images at `index`."""
-        return ImageSet(self.images[index], self.labels[index], self.classes, self.sha256)
+        return ImageSet(self.images[index], self.labels[index], self.classes, self.sha256, self.notes)
 
     def batch(
         self, index: NDArray[np.int64], size: tuple[int, int], augment: Augment, rng: np.random.Generator

@@ -16,6 +16,7 @@ from torch import Tensor
 from mbv3.data.augment import Augment, colours
 from mbv3.data.decode import BROKEN, IGNORED, SUFFIXES, image_header, listed, read_mask
 from mbv3.data.images import Pixels
+from mbv3.data.listing import is_image, text_of, walk
 from mbv3.errors import BadInput
 
 __all__ = ["MaskFiles", "MaskSet", "find_masks", "read_class_names"]
@@ -39,7 +40,7 @@ def read_class_names(root: Path) -> tuple[str, ...]:
     if not file.exists():
         return ()
     try:
-        names = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in text_of(file).splitlines() if line.strip()]
     except (OSError, ValueError) as e:
         raise BadInput(f"{file}: cannot be read ({e})") from None
     if not 2 <= len(names) <= IGNORED or len(set(names)) != len(names):
@@ -47,11 +48,22 @@ def read_class_names(root: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def _by_stem(folder: Path) -> dict[str, list[Path]]:
+    """Images of a folder, and of folders in it, by their path there without its suffix: several where it is not enough.
+
+    Raises:
+        BadInput: the folder is missing or cannot be read.
+    """
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder; masks are trained on from DIR/images and DIR/masks, in DIR/train, "
                        "DIR/val and DIR/test where there are parts")  # fmt: skip
-    return {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES}
+    found: dict[str, list[Path]] = {}
+    try:
+        for path in sorted(p for p in walk(folder) if is_image(p)):
+            found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+    except OSError as e:
+        raise BadInput(f"{e.filename or folder}: cannot be read ({e.strerror})") from None
+    return found
 
 
 def find_masks(folder: Path, classes: int | None, *, skip_broken: bool = False) -> MaskFiles:
@@ -61,10 +73,13 @@ def find_masks(folder: Path, classes: int | None, *, skip_broken: bool = False) 
         BadInput: images without masks, masks without images, of another size, with indices of no class (all listed);
             with `skip_broken` only if nothing is left.
     """
-    images, masks = _by_stem(folder / "images"), _by_stem(folder / "masks")
-    faults = [f"{images[s]}: no mask {folder / 'masks' / s}.png" for s in images if s not in masks]
+    all_images, all_masks = _by_stem(folder / "images"), _by_stem(folder / "masks")
+    several = [paths for found in (all_images, all_masks) for paths in found.values() if len(paths) > 1]
+    faults = [f"{paths[0]}: {paths[1].name} has the same name but for its suffix; keep one" for paths in several]
+    images, masks = ({stem: paths[0] for stem, paths in found.items()} for found in (all_images, all_masks))
+    faults += [f"{images[s]}: no mask {folder / 'masks' / s}.png" for s in images if s not in masks]
     faults += [f"{masks[s]}: an annotation without its image in {folder / 'images'}" for s in masks if s not in images]
-    both = [s for s in images if s in masks]
+    both = [s for s in images if s in masks and len(all_images[s]) == len(all_masks[s]) == 1]
 
     none: frozenset[int] = frozenset()
 

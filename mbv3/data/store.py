@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mbv3.data.decode import Framing, decode_image, listed
+from mbv3.data.decode import Framing, decode_image, deep_extent, listed, looks_deep
+from mbv3.data.depth import White, white_of
 from mbv3.data.images import Pixels
 from mbv3.errors import BadInput
 from mbv3.files import write_atomic
@@ -27,25 +28,27 @@ __all__ = ["Decoded", "OnDemand", "decode_all", "store_pixels"]
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Pixels of the files at `kept`, the SHA-256 over what was read, and what is wrong with the others."""
+    """Pixels of the files at `kept`, the SHA-256 over what was read, what is wrong with the others, and lines on
+    what is odd about those that were kept."""
 
     pixels: Pixels
     kept: NDArray[np.int64]
     sha256: str
     broken: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class OnDemand:
     """Files decoded whenever they are asked for, on every core (PIL lets go of Python's lock while it decodes)."""
 
-    def __init__(self, files: Sequence[Path], size: tuple[int, int], fit: Framing) -> None:
-        self.files, self.size, self.fit = files, size, fit
+    def __init__(self, files: Sequence[Path], size: tuple[int, int], fit: Framing, white: White) -> None:
+        self.files, self.size, self.fit, self.white = files, size, fit, white
         self.shape: tuple[int, ...] = (len(files), *size, _depth(fit))
         self.pool = ThreadPoolExecutor(os.cpu_count() or 2)
 
     def __getitem__(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Raises: BadInput for files that cannot be decoded."""
-        done = list(self.pool.map(lambda i: decode_image(self.files[i], self.size, self.fit), index))
+        done = list(self.pool.map(lambda i: decode_image(self.files[i], self.size, self.fit, self.white), index))
         faults = [fault for pixels, _, fault in done if pixels is None]
         if faults:
             raise BadInput(f"{len(faults)} image(s) cannot be decoded; repair or remove them\n{listed(faults)}")
@@ -56,16 +59,52 @@ def _depth(fit: Framing) -> int:
     return 1 if fit == "mask" else 3
 
 
-def _in_order(files: Sequence[Path], size: tuple[int, int], fit: Framing) -> Iterator[tuple[Any, bytes, str]]:
-    """`decode_image` of every file on all cores, a few hundred ahead of whoever takes them."""
+def set_white(files: Sequence[Path], fit: Framing) -> White:
+    """What is white in a set of deep pictures, from all of them; a look at a few tells whether there are any."""
+    if fit == "mask" or not any(map(looks_deep, files[:: max(1, len(files) // 64)])):
+        return White()
+    with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
+        return white_of(e for e in pool.map(deep_extent, files) if e is not None)
+
+
+def _in_order(
+    files: Sequence[Path], size: tuple[int, int], fit: Framing, white: White
+) -> Iterator[tuple[NDArray[np.uint8] | None, bytes, str, bool]]:
+    """`decode_image` of every file, and whether it holds one value only, on all cores, a few hundred ahead of whoever
+    takes them."""
+
+    def decoded(file: Path) -> tuple[NDArray[np.uint8] | None, bytes, str, bool]:
+        image, fingerprint, fault = decode_image(file, size, fit, white)
+        return image, fingerprint, fault, image is not None and image.min() == image.max()
+
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count() or 2) as pool:
         warnings.simplefilter("ignore")
-        waiting: list[Future[tuple[Any, bytes, str]]] = []
+        waiting: list[Future[tuple[NDArray[np.uint8] | None, bytes, str, bool]]] = []
         for i in range(0, len(files) + 256, 256):
-            ahead = [pool.submit(decode_image, f, size, fit) for f in files[i : i + 256]]
+            ahead = [pool.submit(decoded, f) for f in files[i : i + 256]]
             for future in waiting:
                 yield future.result()
             waiting = ahead
+
+
+def _notes(files: Sequence[Path], flat: Sequence[int], white: White, fit: Framing) -> tuple[str, ...]:
+    """What is odd about images that can be decoded."""
+    found = []
+    if str(white) and white.whole != 65535:
+        found.append(f"images hold {white}, which are spread over 0 to 255; give the network such images later, too")
+    if flat and fit != "mask":  # a mask of one class is an image without others
+        found.append(f"{len(flat)} of {len(files)} images hold one value only, as black ones do, "
+                     f"for instance {files[flat[0]]}")  # fmt: skip
+    return tuple(found)
+
+
+def _stat(file: Path) -> tuple[str, int, int]:
+    """What changes when a file does; zeros of a link that leads nowhere, which is told with the broken ones."""
+    try:
+        found = file.stat()
+    except OSError:
+        return str(file), 0, 0
+    return str(file), found.st_size, found.st_mtime_ns
 
 
 def _refuse(broken: list[str], n: int, where: Path | str, skip_broken: bool) -> None:
@@ -90,16 +129,21 @@ def decode_all(
     pixels = np.empty((len(files), *size, _depth(fit)), dtype=np.uint8)
     kept: list[int] = []
     broken: list[str] = []
+    flat: list[int] = []
     digest = hashlib.sha256()
-    for i, (image, fingerprint, fault) in enumerate(_in_order(files, size, fit)):
+    white = set_white(files, fit)
+    for i, (image, fingerprint, fault, one_value) in enumerate(_in_order(files, size, fit, white)):
         if image is None:
             broken.append(fault)
             continue
         pixels[len(kept)] = image
         kept.append(i)
+        flat += [i] if one_value else []
         digest.update(fingerprint)
     _refuse(broken, len(files), where, skip_broken)
-    return Decoded(pixels[: len(kept)], np.array(kept, dtype=np.int64), digest.hexdigest(), tuple(broken))
+    index = np.array(kept, dtype=np.int64)
+    notes = _notes(files, flat, white, fit)
+    return Decoded(pixels[: len(kept)], index, digest.hexdigest(), tuple(broken), notes)
 
 
 def store_pixels(
@@ -119,7 +163,7 @@ def store_pixels(
     Raises:
         BadInput: images cannot be decoded (all listed), unless `skip_broken`; the disk refuses.
     """
-    stats = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    stats = [_stat(f) for f in files]
     key = hashlib.sha256(json.dumps([stats, size, fit]).encode()).hexdigest()
     about = store.with_suffix(".json")
 
@@ -130,36 +174,42 @@ def store_pixels(
         if kept["stored"]:
             pixels = np.memmap(store, dtype=np.uint8, mode="r", shape=(len(index), *size, _depth(fit)))
         else:
-            pixels = OnDemand([files[i] for i in index], size, fit)
-        return Decoded(pixels, index, kept["sha256"], tuple(kept["broken"]))
+            pixels = OnDemand([files[i] for i in index], size, fit, White(*kept["white"]))
+        return Decoded(pixels, index, kept["sha256"], tuple(kept["broken"]), tuple(kept["notes"]))
 
     if about.exists():
         kept = json.loads(about.read_text("utf-8"))
-        if kept["key"] == key and (store.exists() or not kept["stored"]):
+        if kept["key"] == key and "white" in kept and (store.exists() or not kept["stored"]):
             return found(kept)
     needed = len(files) * size[0] * size[1] * _depth(fit)
     store.parent.mkdir(parents=True, exist_ok=True)
     fits = needed <= most_bytes and needed <= 0.9 * shutil.disk_usage(store.parent).free
     good: list[int] = []
     broken: list[str] = []
+    flat: list[int] = []
     digest = hashlib.sha256()
+    white = set_white(files, fit)
     about.unlink(missing_ok=True)
     try:
         # written, not mapped: a full disk is then an error and no signal
         with store.open("wb") if fits else nullcontext() as out:
-            for i, (image, fingerprint, fault) in enumerate(_in_order(files, size, fit)):
+            for i, (image, fingerprint, fault, one_value) in enumerate(_in_order(files, size, fit, white)):
                 if image is None:
                     broken.append(fault)
                 else:
                     if out is not None:
                         out.write(image.tobytes())
                     good.append(i)
+                    flat += [i] if one_value else []
                     digest.update(fingerprint)
                 if i % 256 == 255:
                     yield i + 1, len(files)
     except OSError as e:
         store.unlink(missing_ok=True)
         raise BadInput(f"{store}: the decoded images cannot be written ({e.strerror or e})") from None
-    kept = {"key": key, "kept": good, "broken": broken, "sha256": digest.hexdigest(), "stored": fits}
+    kept = {
+        "key": key, "kept": good, "broken": broken, "sha256": digest.hexdigest(), "stored": fits,
+        "white": [white.whole, white.floating], "notes": _notes(files, flat, white, fit),
+    }  # fmt: skip
     write_atomic(about, json.dumps(kept))
     return found(kept)

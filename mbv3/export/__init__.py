@@ -2,5 +2,17 @@
 
 from mbv3.export.export import FRAMEWORKS, PRECISIONS, TARGETS, Exported, export, import_state
 from mbv3.export.names import Names
+from mbv3.export.read import Weights, initial_weights, read_any_weights
 
-__all__ = ["FRAMEWORKS", "PRECISIONS", "TARGETS", "Exported", "Names", "export", "import_state"]
+__all__ = [
+    "FRAMEWORKS",
+    "PRECISIONS",
+    "TARGETS",
+    "Exported",
+    "Names",
+    "Weights",
+    "export",
+    "import_state",
+    "initial_weights",
+    "read_any_weights",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -74,7 +75,9 @@ def export(
     target = FRAMEWORKS[to]
     converted = to_theirs(spec, target.names(spec), whole)
     files = {name: text.encode() for name, text in target.source(spec).items()}
-    files[f"{STEM}.safetensors"] = save({k: v.contiguous() for k, v in converted.items()}, metadata={"format": "pt"})
+    # what a state dict does not say: read again by `read_any_weights`
+    about = {"format": "pt", "mbv3": json.dumps({"bn_eps": spec.bn_eps})}
+    files[f"{STEM}.safetensors"] = save({k: v.contiguous() for k, v in converted.items()}, metadata=about)
     return Exported(files, target.notes(spec))
 
 

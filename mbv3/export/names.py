@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mbv3.errors import BadInput, plain
-from mbv3.nn import state_shapes
+from mbv3.nn import state_shapes, unusable
 from mbv3.spec import (
     FCN,
     LRASPP,
@@ -86,7 +86,7 @@ def checked(shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], 
     """`state` as float32 where it has exactly the entries `shapes`; counters of batch norms may lack or be zero-filled.
 
     Raises:
-        BadInput: entries are missing, unknown, mis-shaped or no floating-point numbers; all are listed.
+        BadInput: entries are missing, unknown, mis-shaped, no floating-point numbers or not finite; all are listed.
     """
     counters = {name for name in shapes if name.endswith(f".{TRACKED}")}
     missing = [name for name in shapes if name not in state and name not in counters]
@@ -101,13 +101,16 @@ def checked(shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], 
         for name in shapes
         if name in state and name not in counters and not state[name].is_floating_point()
     ]
-    kinds = {"missing": missing, "unknown": extra, "mis-shaped": misshaped, "not floating point": mistyped}
+    broken = unusable({name: state[name] for name in shapes if name in state})
+    kinds = {
+        "missing": missing, "unknown": extra, "mis-shaped": misshaped, "not floating point": mistyped,
+        "not finite or no variance": broken,
+    }  # fmt: skip
     if any(kinds.values()):
         counts = ", ".join(f"{len(found)} {kind}" for kind, found in kinds.items() if found)
         lines = [f"  {kind}: {plain(name, 200)}" for kind, found in kinds.items() for name in found]
-        raise BadInput(
-            "\n".join([f"{plain(source, 4096)}: not the weights of this network; entries: {counts}", *lines])
-        )
+        what = "not the weights of this network" if any([missing, extra, misshaped, mistyped]) else "broken weights"
+        raise BadInput("\n".join([f"{plain(source, 4096)}: {what}; entries: {counts}", *lines]))
     filled = {name: state.get(name, torch.zeros((), dtype=torch.int64)) for name in shapes if name in counters}
     return {name: filled[name] if name in filled else state[name].detach().float() for name in shapes}
 

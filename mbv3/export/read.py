@@ -1,77 +1,316 @@
-"""`--init` and `--teacher-weights`: our weights, or those of torchvision, timm, mmpretrain and mmsegmentation, whose
-names are put into ours. Nothing that a file contains is executed."""
+"""Anybody's weights as ours: tensors of a file, by whom they were saved, and what must be known about them."""
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mbv3.errors import BadInput
-from mbv3.export import FRAMEWORKS, Names
-from mbv3.spec import ArchSpec, Classify, with_head
-from mbv3.training import read_weights
+from mbv3.errors import BadInput, plain
+from mbv3.export.export import FRAMEWORKS
+from mbv3.export.names import Names
+from mbv3.export.target import row_text
+from mbv3.export.unpickle import Inert, as_tensor, module_state, read_torch_file
+from mbv3.nn import state_shapes, unusable
+from mbv3.spec import ArchSpec, Classify, load_spec, with_head
 
-__all__ = ["initial_weights"]
+__all__ = ["Weights", "initial_weights", "read_any_weights"]
 
-PICKLED = (".pth", ".pt", ".bin")
 CLASSIFIERS = ("torchvision", "timm", "mmpretrain")
+OURS = "mbv3"
+_DEEP = 8  # levels of a checkpoint that are looked through
+_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # torch puts them anywhere in a name
+_AVERAGED = re.compile(r"(?<![a-z])(ema|swa|averaged?|avg)(?![a-z])")
+_TENSORFLOW = re.compile(r"(?<![a-z0-9])tf_(mobilenet|efficientnet|mnasnet|mixnet)")
+_MOST = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Weights under our names, whose names they had ("mbv3" for our own, "" for nobody's), and lines on what was done
+    with them or is to be known. `tf_padding`: they were trained under TensorFlow's SAME at stride 2."""
+
+    state: dict[str, Tensor]
+    framework: str
+    notes: tuple[str, ...] = ()
+    tf_padding: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """Every tensor of a file by its path in it, short texts likewise, and the classes that were not built."""
+
+    tensors: dict[str, Tensor]
+    texts: dict[str, str]
+    strangers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Match:
+    """The entries behind a prefix, read as a framework's."""
+
+    framework: str
+    prefix: str
+    known: int
+    names: Names | None
+
+    @property
+    def averaged(self) -> bool:
+        return bool(_AVERAGED.search(self.prefix.lower()))
 
 
 def initial_weights(path: Path, spec: ArchSpec) -> tuple[dict[str, Tensor], str]:
-    """(weights under our names, whose names they had); names that no table knows stay as they are.
+    """`read_any_weights`, the weights and whose names they had. Raises: BadInput."""
+    found = read_any_weights(path, spec)
+    return found.state, found.framework
+
+
+def read_any_weights(path: Path, spec: ArchSpec) -> Weights:
+    """Weights for `spec` out of a file of safetensors or of torch.save, whatever it is called: ours, or those of
+    torchvision, timm, mmpretrain and mmsegmentation, under whatever key and prefix; averaged ones before others.
+
+    Names that no table knows become the head's, which a new task replaces. Batch norms of another eps get the gain that
+    gives the same outputs under this network's. Nothing in a file is executed.
 
     Raises:
-        BadInput: the file cannot be read, or holds more than tensors.
+        BadInput: the file cannot be read, holds no tensors, or tensors that are not finite (all named).
     """
-    state = _unpickled(path) if path.suffix.lower() in PICKLED else read_weights(path)
-    state = {k.removeprefix("module."): v for k, v in state.items()}  # of DistributedDataParallel
-    if "stem.conv.weight" in state:
-        return state, "mbv3"
-    forms = [(name, f.names(spec)) for name, f in FRAMEWORKS.items() if not any(f.faults(spec))]
+    file = _load(path)
+    matches = sorted(_matches(file.tensors, spec), key=lambda m: (-m.known, not m.averaged, len(m.prefix)))
+    if not matches:
+        return Weights(_bare(file.tensors), "")
+    best = matches[0]
+    group = {k.removeprefix(best.prefix): v for k, v in file.tensors.items() if k.startswith(best.prefix)}
+    notes = list(_choice(path, best, matches))
+    if best.names is None:
+        state = group
+    else:
+        state = _renamed(group, best.names)
+        if broken := unusable({k: v for k, v in group.items() if _ours(k, best.names)}):
+            more = [f"and {len(broken) - _MOST} more"] if broken[_MOST:] else []
+            text = "\n".join(f"  {line}" for line in [*broken[:_MOST], *more])
+            raise BadInput(f"{path}: weights that no network can answer with; take an earlier checkpoint\n{text}")
+    eps, tf = _trained_with(path, file, best, spec)
+    if eps is not None and eps != spec.bn_eps:
+        state = _at_eps(state, eps, spec.bn_eps)
+        notes.append(f"{path}: {best.framework}'s batch norms were trained with eps {eps:g}, this network has "
+                     f"{spec.bn_eps:g}: gains are scaled so that outputs stay the same")  # fmt: skip
+    if tf:
+        notes.append(f"{path}: trained under TensorFlow's padding, which pads strided convolutions at the far side; "
+                     "this network pads both sides, so its outputs differ until it is fine-tuned")  # fmt: skip
+    return Weights(state, best.framework, tuple(notes), tf)
+
+
+# ---- files ---------------------------------------------------------------------------------------------------
+
+
+def _load(path: Path) -> _File:
+    if path.is_dir():
+        inside = [p.name for p in sorted(path.iterdir()) if p.suffix in (".safetensors", ".bin", ".pth", ".pt")]
+        raise BadInput(f"{path}: is a folder; name the file in it" + (f": {', '.join(inside[:3])}" if inside else ""))
+    try:
+        with path.open("rb") as f:
+            head = f.read(64)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such weights file") from None
+    except OSError as e:
+        raise BadInput(f"{path}: cannot be read ({e.strerror})") from None
+    for start, what in _NOT_WEIGHTS.items():
+        if head.lstrip().lower().startswith(start):
+            raise BadInput(f"{path}: {what}")
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        return _safetensors(path)
+    content, strangers = read_torch_file(path)
+    tensors, texts = dict[str, Tensor](), dict[str, str]()
+    for name, value in _leaves(content, "", 0):
+        if isinstance(value, Tensor):
+            tensors[_unwrapped(name)] = value
+        else:
+            texts[name] = value
+    if not tensors:
+        asks = f"; it asks for {', '.join(plain(s) for s in strangers[:3])}, which is not run" if strangers else ""
+        if asks:
+            raise BadInput(f"{path}: holds more than tensors, and none that can be read{asks}; save state_dict() "
+                           "alone, or convert it to safetensors where you trust it")  # fmt: skip
+        raise BadInput(f"{path}: holds no state dict (names with tensors)")
+    return _File(tensors, texts, tuple(strangers))
+
+
+_NOT_WEIGHTS = {
+    b"version https://git-lfs": "is a pointer of Git LFS, not the weights; run: git lfs pull",
+    b"<!doctype": "is a web page, not weights: the download went wrong",
+    b"<html": "is a web page, not weights: the download went wrong",
+    b"\x89hdf": "is an HDF5 file, as Keras writes it; weights of torch are read (safetensors, .pth)",
+    b"\x1f\x8b": "is packed by gzip; unpack it first",
+}
+
+
+def _safetensors(path: Path) -> _File:
+    try:
+        with safe_open(path, framework="pt") as f:
+            tensors = {_unwrapped(k): f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+            return _File(tensors, dict(f.metadata() or {}))
+    except (SafetensorError, OSError, ValueError) as e:
+        raise BadInput(f"{path}: not a safetensors file ({e})") from None
+
+
+def _unwrapped(name: str) -> str:
+    """A path in a file as dotted components, without the wrappers of torch's compiler and FSDP. Our own checkpoints
+    write a part, a slash and a name."""
+    return ".".join(p for p in name.replace("/", ".").split(".") if p not in _WRAPPERS)
+
+
+def _leaves(value: Any, at: str, depth: int) -> Iterator[tuple[str, Tensor | str]]:
+    """(dotted path, tensor or short text) of everything in nested mappings, objects and modules."""
+    tensor = as_tensor(value)
+    if tensor is not None:
+        yield at, tensor
+    elif isinstance(value, str):
+        yield at, value[:200]
+    elif depth > _DEEP:
+        return
+    elif isinstance(value, Inert):
+        module = module_state(value)
+        inside: Any = module if module else value.state
+        if isinstance(inside, Mapping):
+            yield from _leaves(inside, at, depth + 1)
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            if isinstance(key, (str, int)):
+                yield from _leaves(inner, f"{at}.{key}" if at else str(key), depth + 1)
+
+
+def _bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of nobody's names without the prefix that all of them share."""
+    names = [k.split(".") for k in tensors]
+    n = 0
+    while all(len(k) > n + 1 and k[n] == names[0][n] for k in names):
+        n += 1
+    return {".".join(k.split(".")[n:]): v for k, v in tensors.items()}
+
+
+# ---- whose names ---------------------------------------------------------------------------------------------
+
+
+def _forms(spec: ArchSpec) -> list[tuple[str, Names | None, frozenset[str]]]:
+    """(framework, table, its modules) of everybody who may have named a network like `spec`; ours without a table."""
+    own = frozenset(k.rpartition(".")[0] for k in state_shapes(spec))
+    forms: list[tuple[str, Names]] = []
+    forms += [(name, f.names(spec)) for name, f in FRAMEWORKS.items() if not any(f.faults(spec))]
     # a classifier's weights begin a segmentation network or a detector, too; a features layer moves timm's names
-    plain = [spec]
+    plain_heads = [spec]
     if not isinstance(spec.head, Classify):
-        plain = [with_head(spec, Classify(features=n, classes=2)) for n in (8, 0)]
-    forms += [(name, FRAMEWORKS[name].names(p)) for name in CLASSIFIERS for p in plain]
-    return max((_renamed(state, name, names) for name, names in forms), key=lambda found: found[2])[:2]
+        plain_heads = [with_head(spec, Classify(features=n, classes=2)) for n in (8, 0)]
+    forms += [(name, FRAMEWORKS[name].names(p)) for name in CLASSIFIERS for p in plain_heads]
+    return [(OURS, None, own), *((name, t, frozenset(theirs for _, theirs in t.modules)) for name, t in forms)]
 
 
-def _renamed(state: Mapping[str, Tensor], framework: str, names: Names) -> tuple[dict[str, Tensor], str, int]:
-    """`state` under our names where `names` has them, the framework, and how many; without most of them, as it is."""
+def _matches(tensors: Mapping[str, Tensor], spec: ArchSpec) -> Iterator[_Match]:
+    """Prefixes of the file's names behind which most of a table's names lie."""
+    modules = [tuple(name.split(".")[:-1]) for name in tensors]
+    for framework, names, theirs in _forms(spec):
+        known: Counter[str] = Counter()
+        met: dict[str, set[str]] = {}
+        for parts in modules:
+            for i in range(min(len(parts), _DEEP)):
+                rest = ".".join(parts[i:])
+                if rest in theirs:
+                    prefix = ".".join([*parts[:i], ""]) if i else ""
+                    known[prefix] += 1
+                    met.setdefault(prefix, set()).add(rest)
+        for prefix, n in known.items():
+            group = sum(name.startswith(prefix) for name in tensors)
+            if n > group / 2 or len(met[prefix]) > len(theirs) / 2:
+                yield _Match(framework, prefix, n, names)
+
+
+def _choice(path: Path, best: _Match, matches: Sequence[_Match]) -> Iterator[str]:
+    """A line where the file holds several sets of weights of this network."""
+    others = [m.prefix for m in matches if m.known > 0.9 * best.known and m.framework == best.framework]
+    others = [p for p in dict.fromkeys(others) if p != best.prefix]
+    if others:
+        kind = "averaged weights (EMA)" if best.averaged else "weights"
+        yield (f"{path}: the {kind} of {best.prefix.rstrip('.') or 'the file itself'} are taken, not those of "
+               f"{', '.join(p.rstrip('.') or 'the file itself' for p in others[:3])}")  # fmt: skip
+
+
+def _ours(name: str, names: Names) -> bool:
+    module = name.rpartition(".")[0]
+    return any(theirs == module for _, theirs in names.modules)
+
+
+def _renamed(group: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
+    """`group` under our names where `names` has them."""
     ours = {theirs: module for module, theirs in names.modules}
     renamed: dict[str, Tensor] = {}
-    known = 0
-    for name, value in state.items():
+    for name, value in group.items():
         module, _, leaf = name.rpartition(".")
         if module not in ours:
             renamed[f"head.({name})"] = value  # of a head that is not ours
             continue
-        known += 1
         renamed[f"{ours[module]}.{leaf}"] = value.flatten(1) if module in names.as_conv and leaf == "weight" else value
-    return (renamed, framework, known) if known > len(state) / 2 else (dict(state), "", known)
+    return renamed
 
 
-def _unpickled(path: Path) -> dict[str, Tensor]:
-    """Tensors of a file of torch.save, by the reader that refuses everything else in a pickle."""
-    if not path.exists():
-        raise BadInput(f"{path}: no such weights file")
+# ---- what they were trained with -----------------------------------------------------------------------------
+
+
+@cache
+def _published() -> tuple[tuple[str, ...], ...]:
+    """Rows of the networks that timm has weights of."""
+    widths = {"mobilenet_v3_large": (1, 0.75), "mobilenet_v3_small": (1, 0.75, 0.5), "mobilenet_v2": (1, 0.5, 1.4)}
+    return tuple(_rows(load_spec(f"{name}@{w:g}")) for name, ws in widths.items() for w in ws)
+
+
+def _rows(spec: ArchSpec) -> tuple[str, ...]:
+    return tuple(row_text(replace(row, dilation=1), cin) for _, row, cin in spec.convs())
+
+
+def _trained_with(path: Path, file: _File, best: _Match, spec: ArchSpec) -> tuple[float | None, bool]:
+    """(eps of the backbone's batch norms, None where it is this network's, TensorFlow's padding at stride 2)."""
+    try:  # written by our own export, which knows
+        about = json.loads(file.texts["mbv3"])
+        return float(about["bn_eps"]), False
+    except (KeyError, ValueError, TypeError):
+        pass
+    texts = [path.name, *file.texts.values(), _architecture(path)]
+    if best.framework == "timm":
+        tf = any(_TENSORFLOW.search(text.lower()) for text in texts)
+        if _rows(spec) not in _published():  # made by our export, whose files have this network's eps
+            return None, tf
+        return (1e-3 if tf else 1e-5), tf
+    system = any("decode_head." in name for name in file.tensors) or any(
+        k.endswith("mmseg_version") for k in file.texts
+    )
+    v3 = any(".se.conv1." in name for name in file.tensors)
+    return None, best.framework in ("mmseg", "mmpretrain") and system and v3
+
+
+def _architecture(path: Path) -> str:
+    """What a config.json beside the weights, as the Hugging Face hub has it, calls the network."""
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, ValueError, EOFError, KeyError) as e:
-        why = (str(e).strip() or type(e).__name__).splitlines()[0]
-        raise BadInput(
-            f"{path}: holds more than tensors, or is none of torch's files ({why}); convert it to safetensors where "
-            "you trust it"
-        ) from None
-    for key in ("state_dict", "model", "model_ema"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise BadInput(f"{path}: holds no state dict (names with tensors)")
-    return {str(k): v for k, v in content.items()}
+        about = json.loads((path.parent / "config.json").read_text("utf-8"))
+        return str(about["architecture"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _at_eps(state: Mapping[str, Tensor], trained: float, here: float) -> dict[str, Tensor]:
+    """Backbone gains g * sqrt((var + here) / (var + trained)): the outputs of eps `trained` under eps `here`."""
+    out = dict(state)
+    for name, var in state.items():
+        if name.endswith(".running_var") and not name.startswith(("head.", "aux.")):
+            gain = name.removesuffix("running_var") + "weight"
+            if gain in state:
+                ratio = torch.sqrt((var.double() + here) / (var.double() + trained))
+                out[gain] = (state[gain].double() * ratio).to(torch.float32)
+    return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,8 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from mbv3.report.fonts import drawn, fonts_for
+
 __all__ = ["Box", "Panel", "class_colours", "contact_sheet", "training_curve"]
 
+# a class may be called $$: no text is a formula
+_PLAIN: Any = {"text.parse_math": False}
 _BLUE, _ORANGE, _GREEN, _RED = "#2166ac", "#c2500a", "#157f5b", "#b2182b"
 
 
@@ -55,7 +60,16 @@ def _png(figure: Figure) -> bytes:
 
 def training_curve(rows: Sequence[Mapping[str, float]], metric: str, title: str) -> bytes:
     """Loss and `metric` over the epochs, as a PNG. Rows have `epoch`, `loss` and, where it was scored, `metric`."""
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    families, instead = fonts_for([title, metric])
+    title, metric_text = drawn(title, instead), drawn(metric, instead)
+    look: Any = {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "font.family": families,
+        **_PLAIN,
+    }
+    with mpl.rc_context(look):
         figure = Figure(figsize=(7.2, 3.8), layout="constrained")
         FigureCanvasAgg(figure)
         left = figure.subplots()
@@ -67,7 +81,7 @@ def training_curve(rows: Sequence[Mapping[str, float]], metric: str, title: str)
             right = left.twinx()
             right.spines["right"].set_visible(True)
             right.plot([r["epoch"] for r in scored], [r[metric] for r in scored], color=_ORANGE, marker=".", ms=4)
-            right.set_ylabel(f"{metric} on held-out images, %", color=_ORANGE)
+            right.set_ylabel(f"{metric_text} on held-out images, %", color=_ORANGE)
         figure.suptitle(title)
         return _png(figure)
 
@@ -79,7 +93,9 @@ def contact_sheet(panels: Sequence[Panel], classes: Sequence[str], title: str) -
     columns = 2 if masks else min(4 if any(p.boxes for p in panels) else 8, max(1, len(panels)))
     rows = -(-len(panels) // columns)
     colours = class_colours(len(classes))
-    with mpl.rc_context({"font.size": 7}):
+    texts = [title, *classes, *(p.text for p in panels), *(b.text for p in panels for b in p.boxes)]
+    families, instead = fonts_for(texts)
+    with mpl.rc_context({"font.size": 7, "font.family": families, **_PLAIN}):
         figure = Figure(figsize=(11, max(1.6, rows * (1.75 if columns != 4 else 2.4)) + 0.6), layout="constrained")
         FigureCanvasAgg(figure)
         axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
@@ -93,7 +109,7 @@ def contact_sheet(panels: Sequence[Panel], classes: Sequence[str], title: str) -
                 picture = np.concatenate([panel.pixels, truth, answer], axis=1)
             ax.imshow(picture, interpolation="nearest" if min(picture.shape[:2]) < 64 else None)
             tone = "#444444" if panel.right is None else (_GREEN if panel.right else _RED)
-            ax.set_title(panel.text, color=tone, fontsize=7, pad=2)
+            ax.set_title(drawn(panel.text, instead), color=tone, fontsize=7, pad=2)
             for box in panel.boxes:
                 x0, y0, x1, y1 = box.edges
                 edge, dashes = ("#ffffff", ":") if box.truth else (_ORANGE, "-")
@@ -102,10 +118,11 @@ def contact_sheet(panels: Sequence[Panel], classes: Sequence[str], title: str) -
                 )
                 if not box.truth:
                     over = "bottom" if y0 > 0.06 * len(picture) else "top"  # else it would lie over the title
-                    ax.text(x0, y0, box.text, color="white", fontsize=5, va=over,
+                    ax.text(x0, y0, drawn(box.text, instead), color="white", fontsize=5, va=over,
                             bbox={"facecolor": _ORANGE, "pad": 0.5, "linewidth": 0})  # fmt: skip
         if masks:
             handles = [Rectangle((0, 0), 1, 1, color=colours[i] / 255) for i in range(len(classes))]
-            figure.legend(handles, classes, loc="outside lower center", ncols=min(len(classes), 11), fontsize=7)
-        figure.suptitle(title, fontsize=9)
+            names = [drawn(name, instead) for name in classes]
+            figure.legend(handles, names, loc="outside lower center", ncols=min(len(classes), 11), fontsize=7)
+        figure.suptitle(drawn(title, instead), fontsize=9)
         return _png(figure)

@@ -14,6 +14,7 @@ import shlex
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_type_hints
@@ -125,7 +126,8 @@ def existing(text: str) -> bool:
 
 def declared(cls: type[Any]) -> tuple[Option, ...]:
     """The options of `cls`, in order."""
-    return _declared(cls)
+    kind: Any = cls
+    return _declared(kind)
 
 
 @cache

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, distributed, nn
 
 from mbv3.errors import BadInput
-from mbv3.events import Done, Event, Progress, RunStarted, StageStart, watched
-from mbv3.export.read import initial_weights
+from mbv3.events import Done, Event, Note, Progress, RunStarted, StageStart, watched
+from mbv3.export import initial_weights, read_any_weights
 from mbv3.files import write_atomic
 from mbv3.nn import build
 from mbv3.progress import drain, silent
@@ -177,6 +177,8 @@ def _stages(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> Genera
     begun = (run.path / CHECKPOINT).exists()
     # weights of another network are refused before the images are decoded; their heads, when the classes are known
     start = _start(o, spec) if o.init is not None and not begun else None
+    for note in start.notes if start is not None else ():
+        yield Note("training", note)
     if o.teacher is not None and not begun:
         _teacher(o, spec, None)
     with run.stage("images"):
@@ -221,14 +223,17 @@ def _timed(run: RunDir[TrainRecord], first: str, events: Generator[Event, None, 
 class _Start(NamedTuple):
     weights: dict[str, Tensor]
     name: str  # of the file, with the framework whose names it has
+    notes: tuple[str, ...]  # what was done with them
 
 
 def _start(o: TrainOptions, spec: ArchSpec) -> _Start:
     """The weights of --init. Raises: BadInput: they are of another network."""
     assert o.init is not None
-    weights, framework = initial_weights(Path(o.init), spec)
-    adopt(build(spec, o.seed), weights, o.init)
-    return _Start(weights, o.init + (f" (names of {framework})" if framework != "mbv3" else ""))
+    found = read_any_weights(Path(o.init), spec)
+    adopt(build(spec, o.seed), found.state, o.init)
+    return _Start(
+        found.state, o.init + (f" (names of {found.framework})" if found.framework != "mbv3" else ""), found.notes
+    )
 
 
 def _teacher(o: TrainOptions, spec: ArchSpec, classes: int | None) -> nn.Module:

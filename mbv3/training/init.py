@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from mbv3.errors import BadInput
+from mbv3.nn import unusable
 
 __all__ = ["adopt"]
 
@@ -22,7 +23,8 @@ def adopt(net: nn.Module, state: Mapping[str, Tensor], source: str, *, new_head:
     fit: another task, or other classes. Batch counters may be absent.
 
     Raises:
-        BadInput: weights of another network: missing, extra and mis-shaped names, all listed.
+        BadInput: weights of another network: missing, extra and mis-shaped names, all listed; values that are no
+            numbers.
     """
     own = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
     given = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
@@ -45,5 +47,10 @@ def adopt(net: nn.Module, state: Mapping[str, Tensor], source: str, *, new_head:
         raise BadInput("\n".join([f"{source}: weights of another network; give those of this one", *lines]))
     room = net.state_dict()
     fits = {k: v for k, v in state.items() if k in room and v.shape == room[k].shape}
+    lines = [f"{k} is {v.dtype}" for k, v in fits.items() if room[k].is_floating_point() and not v.is_floating_point()]
+    if lines := [*lines, *unusable(fits)]:
+        more = [f"and {len(lines) - _MOST} more"] if lines[_MOST:] else []
+        text = "\n".join(f"  {line}" for line in [*lines[:_MOST], *more])
+        raise BadInput(f"{source}: weights that no network can answer with; take an earlier checkpoint\n{text}")
     net.load_state_dict(fits, strict=False)
     return [k for k in own if k not in fits]

@@ -64,7 +64,7 @@ def test_weights_exported_for_timm_begin_another_task(tmp_path: Path, name: str,
             if (value := ours.get(f"{module}.{leaf}")) is not None:
                 value = value[..., None, None] if module in names.as_conv and leaf == "weight" else value
                 theirs[f"{their}.{leaf}"] = value.contiguous()
-    save_weights(tmp_path / "timm.safetensors", theirs)
+    save_weights(tmp_path / "timm.safetensors", theirs, bn_eps=str(spec.bn_eps))  # as our export says it
     target = with_head(spec, head, 4)
     state, whose = initial_weights(tmp_path / "timm.safetensors", target)
     net = build(target, 0)

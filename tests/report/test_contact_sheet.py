@@ -1,0 +1,35 @@
+"""A contact sheet of classes with any name: every character is drawn, or its number is."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+from mbv3.report import Box, Panel, contact_sheet, training_curve
+from mbv3.report.fonts import drawn, fonts_for
+
+NAMES = ["$", "$$", "$\\frac{", "a_b^c", "猫", "дом", "بيت", "😀", "caf\udce9", "tab\there", "\x1b[31m", "", "<&>"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_is_drawn_without_a_word_of_the_library(name: str) -> None:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    mask = np.zeros((8, 8), np.int64)
+    panels = [
+        Panel(pixels=pixels, text=f"{name} 90 %\n(is {name})", right=False, masks=(mask, mask)),
+        Panel(pixels=pixels, text="b", boxes=(Box(edges=(1, 1, 5, 5), text=name),)),
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert contact_sheet(panels, [name, "other"], name).startswith(b"\x89PNG")
+        assert training_curve([{"epoch": 1, "loss": 1.0, name: 2.0}], name, name).startswith(b"\x89PNG")
+
+
+def test_what_no_font_has_becomes_its_number() -> None:
+    families, instead = fonts_for(["plain", "\ue123\udce9"])
+    assert drawn("plain", instead) == "plain" and families
+    assert drawn("a\udce9", instead) == "a[U+DCE9]"
+    families, instead = fonts_for(["plain äöü\nдом"])
+    assert instead == {} and len(families) == len(fonts_for([""])[0])
