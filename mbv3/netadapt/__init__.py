@@ -1,4 +1,4 @@
-"""NetAdapt as MobileNetV3 uses it: proposals, choice, run. Accuracy and latency come in as callables."""
+"""NetAdapt as MobileNetV3 uses it: proposals, choice, run. Accuracy and latency are arguments."""
 
 from mbv3.netadapt.choose import Scored, choose
 from mbv3.netadapt.proposals import Proposal, propose

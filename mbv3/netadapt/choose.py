@@ -19,16 +19,16 @@ class Scored:
 
 
 def ratio(seed: Scored, proposal: Scored) -> float:
-    """dAcc / |dLatency| in points per ms; higher is better. dAcc is usually negative: the least loss per ms saved."""
+    """dAcc / |dLatency| in points per ms, higher is better. dAcc is usually negative: the smallest loss per ms saved."""
     return (proposal.accuracy - seed.accuracy) / max(abs(seed.latency_ms - proposal.latency_ms), 1e-9)
 
 
 def choose(seed: Scored, proposals: Sequence[Scored], noise: float = 0.0) -> int:
     """The index of the proposal with the largest dAcc / |dLatency|.
 
-    Departure from the paper, which takes the largest ratio whatever its noise: accuracies nearer than `noise` (in
-    points) are not told apart; among proposals that the best one does not beat by more, the one with the least rise
-    of the loss per ms wins. Proposals with a value that is not finite are never chosen.
+    Departure from the paper, which takes the largest ratio whatever its noise: accuracies that differ by less than
+    `noise` points count as equal. Among proposals equal to the best one, the one with the smallest increase of the loss
+    per ms is chosen. Proposals with a value that is not finite are never chosen.
 
     Raises:
         ValueError: no proposal has finite values.

@@ -18,7 +18,7 @@ _STEP = 8  # first look: every 8th count
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A cut that saves enough: the site, its channels before and after, the network and its predicted ms."""
+    """A cut that saves enough time: its site, channels before and after, the network after it and its predicted ms."""
 
     site: Site
     before: int

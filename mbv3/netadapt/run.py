@@ -46,8 +46,8 @@ class Start:
 
 @dataclass(frozen=True)
 class Step:
-    """One finished step: every candidate, the chosen one, and where it leads. A candidate scored while the step is
-    under way is told with `chosen` None."""
+    """A step: its candidates so far, of `total`, and the network after it. `chosen` is the index of the best candidate;
+    None while candidates are still being scored."""
 
     candidates: tuple[Candidate, ...]
     total: int
@@ -67,9 +67,9 @@ def netadapt(
 ) -> Iterator[Step]:
     """Shrink `start` until its latency is at most `target_ms`, by at least `delta_ms` a step (paper: 0.01 |L|).
 
-    Ends early, without reaching the target, when no site can be cut any further. Yields a Step for every scored
-    candidate (`chosen` None) and for every finished step; a caller that measures the network on the way stops after a
-    step and begins anew from it.
+    Ends without reaching the target when no site can be cut further. Yields a Step for every scored candidate
+    (`chosen` None) and for every finished step. A caller that measures the network on the way stops after a step and
+    calls again from there.
     """
     while True:
         now = start.scored
@@ -78,8 +78,8 @@ def netadapt(
         # the last step need not overshoot the target; cliffs decide how near it gets
         save = min(delta_ms, now.latency_ms - target_ms)
         proposals = propose(start.spec, now.latency_ms, save, latency, fine)
-        # departure: cliffs can make a cut many steps long, which one noisy accuracy should not decide and which could
-        # fall far below the target; such a cut is a proposal only where there is no shorter one
+        # departure: at a cliff a cut can be as long as many steps and fall far below the target, and one noisy accuracy
+        # should not decide it; such a cut is a proposal only where there is no shorter one
         proposals = [p for p in proposals if now.latency_ms - p.latency_ms <= LONGEST * delta_ms] or proposals
         if not proposals:
             return

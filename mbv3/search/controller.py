@@ -14,7 +14,7 @@ class Controller(nn.Module):
     """A policy over genomes with PPO updates.
 
     Adam 3.5e-4, PPO, moving-average baseline 0.95, entropy weight 1e-5, uniform initialisation in [-0.1, 0.1]
-    (NASNet's appendix, as recalled in the facts sheet).
+    (appendix of Zoph 2018).
     """
 
     def __init__(
