@@ -19,7 +19,7 @@ class Scored:
 
 
 def ratio(seed: Scored, proposal: Scored) -> float:
-    """dAcc / |dLatency| in points per ms, higher is better. dAcc is usually negative: the smallest loss per ms saved."""
+    """dAcc / |dLatency| in points per ms, higher is better. dAcc is usually negative: least loss per ms saved."""
     return (proposal.accuracy - seed.accuracy) / max(abs(seed.latency_ms - proposal.latency_ms), 1e-9)
 
 

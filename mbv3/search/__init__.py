@@ -3,6 +3,7 @@
 from mbv3.search.predictor import ImagenetPredictor, imagenet_top1
 from mbv3.search.reward import REWARDS, Reward, make_reward
 from mbv3.search.samplers import SAMPLERS, EvolutionSampler, RnnSampler
+from mbv3.search.solver import Limit, Solved, solve
 from mbv3.search.study import Search, Trial, pareto
 
 __all__ = [
@@ -10,11 +11,14 @@ __all__ = [
     "SAMPLERS",
     "EvolutionSampler",
     "ImagenetPredictor",
+    "Limit",
     "Reward",
     "RnnSampler",
     "Search",
+    "Solved",
     "Trial",
     "imagenet_top1",
     "make_reward",
     "pareto",
+    "solve",
 ]
