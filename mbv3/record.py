@@ -268,7 +268,8 @@ def as_json(record: SearchRecord | TrainRecord) -> dict[str, Any]:
     if isinstance(record, TrainRecord) and record.metrics:
         at = list(value).index("metrics")
         pairs = list(value.items())
-        value = dict([*pairs[:at], *value["metrics"].items(), *pairs[at:]])
+        above = [(k, v) for k, v in value["metrics"].items() if k not in TrainRecord.__dataclass_fields__]
+        value = dict([*pairs[:at], *above, *pairs[at:]])
     return value
 
 

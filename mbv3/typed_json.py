@@ -7,6 +7,7 @@ it has it; with metadata `beside`, it is written as soon as that other field is 
 from __future__ import annotations
 
 import math
+import sys
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
@@ -34,8 +35,8 @@ def json_ready(value: Any) -> Any:
 
 
 def _is_written(part: Any, f: Any) -> bool:
-    if "beside" in f.metadata:
-        return getattr(part, f.metadata["beside"]) is not None
+    if "beside" in f.metadata and getattr(part, f.metadata["beside"]) is not None:
+        return True
     default = f.default_factory() if f.default_factory is not MISSING else f.default
     return default is MISSING or getattr(part, f.name) != default
 
@@ -69,7 +70,7 @@ def _fits(kind: Any, value: object) -> bool:
     if shape is Literal:
         return type(value) is str and value in get_args(kind)
     if shape is float:  # JSON has one kind of number; true is none
-        return type(value) in (int, float) and abs(cast(float, value)) <= 1.7e308
+        return type(value) in (int, float) and abs(cast(float, value)) <= sys.float_info.max
     return type(value) is {Mapping: dict, tuple: list}.get(shape, shape)
 
 

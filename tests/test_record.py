@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import replace
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from mbv3.errors import BadInput, DocumentError
 from mbv3.record import (
@@ -114,6 +117,44 @@ def test_networks_of_equal_time_are_a_plan(record: SearchRecord, tmp_path: Path)
     save(tmp_path, more)
     assert as_json(more)["plan"]["rivals"] == [["name: found\n", 4.5], ["name: mobilenet_v2\n", None]]
     assert load_as(tmp_path, SearchRecord).plan["rivals"] == rivals
+
+
+def drawn(kind: Any) -> st.SearchStrategy[Any]:
+    """Values of an annotation."""
+    inner = get_args(kind)
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return st.builds(cast(type, kind), **{f.name: drawn(hints[f.name]) for f in fields(kind)})
+    if get_origin(kind) in (Union, types.UnionType):
+        return st.one_of([drawn(k) for k in inner])
+    if get_origin(kind) is Literal:
+        return st.sampled_from(inner)
+    if get_origin(kind) is Mapping:
+        return st.dictionaries(st.text(max_size=3) | st.sampled_from(["n", "top1"]), drawn(inner[1]), max_size=2)
+    if get_origin(kind) is tuple:
+        return st.lists(drawn(inner[0]), max_size=2).map(tuple) if inner[1] is ... else st.tuples(*map(drawn, inner))
+    plain: dict[Any, st.SearchStrategy[Any]] = {
+        bool: st.booleans(), int: st.integers(), float: st.floats(allow_nan=False, allow_infinity=False),
+        str: st.text(max_size=4), type(None): st.none(), object: st.none() | st.lists(st.integers(), max_size=2),
+    }  # fmt: skip
+    return plain[kind]
+
+
+@pytest.mark.parametrize("kind", [SearchRecord, TrainRecord])
+@given(data=st.data())
+@settings(
+    max_examples=20,
+    phases=[Phase.generate],
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+def test_any_record_is_read_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, kind: type[SearchRecord] | type[TrainRecord], data: st.DataObject
+) -> None:
+    record = data.draw(drawn(kind))
+    folder = tmp_path_factory.mktemp("run")
+    save(folder, record)
+    assert load(folder) == record
 
 
 def test_changes_leave_the_record_as_it_was(record: SearchRecord) -> None:
