@@ -124,7 +124,7 @@ def existing(text: str) -> bool:
     return Path(text).exists()
 
 
-def declared(cls: type[Any]) -> tuple[Option, ...]:
+def declared(cls: Any) -> tuple[Option, ...]:
     """The options of `cls`, in order."""
     kind: Any = cls
     return _declared(kind)

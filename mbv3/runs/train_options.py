@@ -46,7 +46,7 @@ class TrainOptions:
 
     data: str = option(help="class folders; images/ and masks/; Pascal VOC or COCO boxes; hf:NAME", metavar="DIR",
                        is_path=_local)  # fmt: skip
-    task: str = option("classify", "what the network learns", metavar="|".join(TASKS), choices=TASKS)
+    task: str = option("classify", "what the network learns", metavar="|".join(TASKS), choices=lambda: TASKS)
     test: str | None = option(None, "class folders of the last score (default DATA/test)", metavar="DIR",
                               is_path=always)  # fmt: skip
     recipe: str | None = option(None, "how to train: paper, torchvision, small-data, finetune, ... (docs/train.md); "

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType, ModuleType
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from mbv3.events import Note
 from mbv3.nn import build
 from mbv3.runs import train_events
 from mbv3.spec import ArchSpec, parse_spec, with_head
+from mbv3.tasks import TASKS, registry
 from mbv3.training import read_weights, save_weights
 
 from .training import quick, run
@@ -133,3 +136,27 @@ def test_memory_does_not_grow_with_epochs(tiny_spec: ArchSpec, classes: Path, tm
     # less than the weights of one epoch, were they kept
     weights = sum(v.nbytes for v in read_weights(tmp_path / "o/weights.safetensors").values())
     assert told["29"] - told["3"] < weights < told["3"]
+
+
+def test_a_task_is_its_module_and_a_line_of_the_registry(
+    tiny_spec: ArchSpec, classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Options, shape, training and run take a task that no other file knows."""
+
+    class Coarse(type(TASKS["classify"])):  # type: ignore[misc]
+        name = "coarse"
+        augments = ("none",)
+        refuses = MappingProxyType({"dropout": "cannot be used: coarse answers need none"})
+
+    module = ModuleType("coarse_task")
+    module.TASK = Coarse()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "coarse_task", module)
+    monkeypatch.setitem(registry._MODULES, "coarse", "coarse_task")
+    result, _ = quick(tiny_spec, classes, tmp_path / "o", task="coarse", augment="none", epochs=0.2)
+    assert result.record.task == "coarse" and "--task coarse" in result.record.command
+    with pytest.raises(BadInput, match=r"--dropout cannot be used: coarse answers need none \(got 0.1\)"):
+        quick(tiny_spec, classes, tmp_path / "p", task="coarse", augment="none", dropout=0.1)
+    with pytest.raises(
+        BadInput, match=r"--augment must be one of none for --task coarse \(got shift, from recipe small"
+    ):
+        quick(tiny_spec, classes, tmp_path / "q", task="coarse")
