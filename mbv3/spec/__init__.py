@@ -31,7 +31,7 @@ from mbv3.spec.heads import (
     taps_of,
 )
 from mbv3.spec.keys import LayerKey, parse_key
-from mbv3.spec.kinds import ROWS, Conv, DSConv, Expanding, MBConv, Row
+from mbv3.spec.kinds import ROWS, UIB, Conv, DSConv, Expanding, Fused, MBConv, Row
 from mbv3.spec.lowering import Layer, lower, lower_aux, lower_key
 from mbv3.spec.ops import IMAGE, Op
 from mbv3.spec.recipes import head_names, with_head
@@ -52,6 +52,7 @@ __all__ = [
     "RASPP",
     "ROWS",
     "SKIPS",
+    "UIB",
     "ArchSpec",
     "Classify",
     "Conv",
@@ -62,6 +63,7 @@ __all__ = [
     "Dense",
     "Dilation",
     "Expanding",
+    "Fused",
     "Head",
     "Layer",
     "LayerKey",
