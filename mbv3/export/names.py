@@ -183,6 +183,11 @@ def timm_names(spec: ArchSpec, places: tuple[tuple[int, int], ...], tail_block: 
         at = "blocks.{}.{}".format(*places[i])
         found = stages(row, cin)
         inverted = "expand" in found
+        if row.word() == "uib":
+            parts = {"start": "dw_start", "expand": "pw_exp", "depthwise": "dw_mid", "project": "pw_proj"}
+            return dict(pair for part in found for pair in conv_bn(part, f"{at}.{parts[part]}", ".conv", ".bn"))
+        if row.word() == "fused":
+            return dict([*conv_bn("expand", at, ".conv_exp", ".bn1"), *conv_bn("project", at, ".conv_pwl", ".bn2")])
         last = {"depthwise": "conv_dw", "expand": "conv_pw", "project": "conv_pwl" if inverted else "conv_pw"}
         out: dict[str, str] = {}
         bn = count(1)
@@ -201,7 +206,9 @@ def timm_names(spec: ArchSpec, places: tuple[tuple[int, int], ...], tail_block: 
         modules += conv_bn("tail", f"blocks.{places[-1][0] + 1 if places else 0}.0", ".conv", ".bn1")
     elif spec.tail is not None:
         modules += conv_bn("tail", "", "conv_head", "bn2")
-    if head.features:
+    if head.features_bn:
+        modules += conv_bn("head.features", "", "conv_head", "norm_head")
+    elif head.features:
         modules.append(("head.features", "conv_head"))
     modules.append(("head.classifier", "classifier"))
     return Names(tuple(modules), frozenset({"conv_head"}) if head.features else frozenset())

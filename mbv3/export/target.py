@@ -73,10 +73,12 @@ def plain_conv(path: str, row: Row) -> Iterator[Fault]:
         yield Fault(f"{path}.skip", "this convolution has no skip there", row.skip)
 
 
-def unfit_head(spec: ArchSpec) -> Iterator[Fault]:
-    """A head that is no classifier."""
+def unfit_head(spec: ArchSpec, norm: bool = False) -> Iterator[Fault]:
+    """A head that is no classifier; one with a batch norm unless `norm`."""
     if not isinstance(spec.head, Classify):
         yield Fault("head", "only a classifier can be expressed", type(spec.head).__name__.lower())
+    elif spec.head.features_bn and not norm:
+        yield Fault("head.features_bn", "the features layer has a bias there, and no batch norm", "true")
 
 
 def width_at(spec: ArchSpec, tap: Tap) -> int:

@@ -39,8 +39,9 @@ def _row_faults(path: str, row: Row, cin: int) -> Iterator[Fault]:
         yield Fault(f"{path}.skip", "timm has no pooled skip", kind(row))
     if kind(row) not in _BLOCKS:
         yield Fault(path, f"timm's strings are written for {', '.join(_BLOCKS)}", kind(row))
-    elif row.se and _BLOCKS[kind(row)] is _conv:
-        yield Fault(f"{path}.se", "timm's convolution has no squeeze-and-excitation", str(row.se))
+    elif row.se and _BLOCKS[kind(row)] is not _residual:
+        name = {"conv": "convolution"}.get(kind(row), kind(row))
+        yield Fault(f"{path}.se", f"timm's {name} has no squeeze-and-excitation", str(row.se))
     if isinstance(row, Expanding) and row.expands(cin) and make_divisible(row.exp) != row.exp:
         near = make_divisible(row.exp)
         yield Fault(f"{path}.exp", f"timm rounds an expansion to multiples of 8, here to {near}", str(row.exp))
@@ -57,7 +58,7 @@ def _faults(spec: ArchSpec) -> Iterator[Fault]:
         yield Fault("stem.dilation", "timm's stem has no dilation", str(stem.dilation))
     if stem.nl not in _LAYER:
         yield Fault("stem.nl", f"timm's stem has {', '.join(_LAYER)}", stem.nl)
-    yield from unfit_head(spec)
+    yield from unfit_head(spec, norm=True)
     if isinstance(head, Classify) and head.features:
         if stem.k != 3:
             yield Fault("stem.k", "timm's MobileNetV3 has a stem of 3x3", str(stem.k))
@@ -100,9 +101,19 @@ def _residual(row: Row, cin: int, squeeze: Squeeze) -> str | None:
     return f"{name}_r1_k{row.k}_s{row.s}_e{e}_c{row.out}{se}_n{_CODE[row.nl]}{_noskip(row, cin)}"
 
 
+def _universal(row: Row, cin: int, squeeze: Squeeze) -> str:
+    first, second = row.kernels
+    e, start = _ratio(row.inner(cin), cin), f"uir_r1_a{first}_k{second}"
+    return f"{start}_s{row.s}_e{e}_c{row.out}_n{_CODE[row.nl]}{_noskip(row, cin)}"
+
+
+def _edge(row: Row, cin: int, squeeze: Squeeze) -> str:
+    return f"er_r1_k{row.k}_s{row.s}_e{_ratio(row.inner(cin), cin)}_c{row.out}_n{_CODE[row.nl]}{_noskip(row, cin)}"
+
+
 # kind of row: its block's string; None where no ratio gives the squeeze channels
 _BLOCKS: dict[str, Callable[[Row, int, Squeeze], str | None]] = {
-    "conv": _conv, "dsconv": _residual, "mbconv": _residual,
+    "conv": _conv, "dsconv": _residual, "mbconv": _residual, "uib": _universal, "fused": _edge,
 }  # fmt: skip
 
 
@@ -149,13 +160,16 @@ def _blocks(spec: ArchSpec) -> tuple[list[str], bool]:
 
 
 def _places(spec: ArchSpec) -> tuple[tuple[int, int], ...]:
-    """(stage, block) of every row: a stage begins with a stride or with a change of channels, as timm's own do."""
+    """(stage, block) of every row: a stage begins with a stride or with a change of channels, as timm's own do, but
+    for the 1x1 convolutions of MobileNetV4-S that follow a strided one."""
     places: list[tuple[int, int]] = []
-    cin = spec.stem.out
+    cin, before = spec.stem.out, None
     for row in spec.rows:
         stage, block = places[-1] if places else (-1, 0)
-        places.append((stage + 1, 0) if row.s > 1 or row.out != cin or not places else (stage, block + 1))
-        cin = row.out
+        pair = before is not None and kind(before) == kind(row) == "conv" and before.s > row.k == row.s == 1
+        begins = not places or row.s > 1 or (row.out != cin and not pair)
+        places.append((stage + 1, 0) if begins else (stage, block + 1))
+        cin, before = row.out, row
     return tuple(places)
 
 
@@ -188,6 +202,10 @@ def _source(spec: ArchSpec) -> Source:
     own = [f"num_features={tail.out if tail is not None and _tail_is_head(spec) else 0}"]
     if head.features:
         own = [f"num_features={head.features}"]
+        if head.features_bn:
+            own += ["head_bias=False", "head_norm=True"]
+        if "uib" in map(kind, spec.rows):
+            own.append("layer_scale_init_value=None")
     elif stem.k != 3:
         own.append(f"stem_kernel_size={stem.k}")
     if spec.stride > _STRIDE:  # of the EfficientNet class alone: the other's faults say so

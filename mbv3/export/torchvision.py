@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from mbv3.errors import Fault
 from mbv3.export.names import Names, classifier, torchvision_names
-from mbv3.export.target import STEM, Source, Target, intro, kind, loader, plain_conv, residual
+from mbv3.export.target import STEM, Source, Target, intro, kind, loader, plain_conv, residual, unfit_head
 from mbv3.export.torchvision_heads import (
     head_faults,
     head_imports,
@@ -74,7 +74,9 @@ def _faults(spec: ArchSpec) -> Iterator[Fault]:
             yield from _row_faults(path, row, cin, v2)
     if spec.gate != "HSIGMOID" and any(row.se for row in spec.rows):
         yield Fault("gate", "torchvision's MobileNetV3 has the gate HSIGMOID", spec.gate)
-    if not isinstance(spec.head, Classify):
+    if isinstance(spec.head, Classify):
+        yield from unfit_head(spec)
+    else:
         yield from head_faults(spec, v2)
 
 

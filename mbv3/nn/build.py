@@ -54,26 +54,28 @@ class RowModule(OpsNet):
         return at[self.layer.outputs[0]]
 
 
-class Classifier(nn.Module):
-    """Pool, optional features layer, classifier. (N, C, H, W) to (N, classes)."""
+class Classifier(OpsNet):
+    """Pool, optional features layer, classifier, as lowered. (N, C, H, W) to (N, classes)."""
 
-    def __init__(self, head: Classify, cin: int) -> None:
-        super().__init__()
-        self.features = nn.Linear(cin, head.features) if head.features else None
-        self.nl = head.nl
+    def __init__(self, layer: Layer, head: Classify, spec: ArchSpec) -> None:
+        super().__init__(layer.ops, "head", spec.bn_eps, spec.bn_momentum, linear=True)
+        self.ops = layer.ops[1:]  # after the pool
         self.dropout = nn.Dropout(head.dropout)
-        self.classifier = nn.Linear(head.features or cin, head.classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.pooled(x.mean((2, 3)))
 
     def pooled(self, x: Tensor) -> Tensor:
         """From averages (N, C); of fewer channels than the head was made for they are its first ones."""
-        if self.features is not None:
-            x = functional.linear(x, self.features.weight[:, : x.shape[1]], self.features.bias)
-            x = ACTS[self.nl](x) if self.nl != "NONE" else x
-        x = self.dropout(x)
-        return functional.linear(x, self.classifier.weight[:, : x.shape[1]], self.classifier.bias)
+        for op in self.ops:
+            if op.kind == "act":
+                x = ACTS[op.nl](x)
+                continue
+            layer = cast(nn.Linear, self.module(op.name))
+            x = self.dropout(x) if op is self.ops[-1] else x
+            x = functional.linear(x, layer.weight[:, : x.shape[1]], layer.bias)
+            x = x if op.bn is None else cast(Tensor, self.module(op.bn)(x[:, :, None, None]))[:, :, 0, 0]
+        return x
 
 
 class Network(nn.Module):
@@ -83,7 +85,8 @@ class Network(nn.Module):
     def __init__(self, spec: ArchSpec) -> None:
         super().__init__()
         self.spec = spec
-        stem, *rows = (RowModule(layer, spec) for layer in lower(spec)[:-1])
+        layers = lower(spec)
+        stem, *rows = (RowModule(layer, spec) for layer in layers[:-1])
         tail = rows.pop() if spec.tail is not None else None
         self.stem, self.rows, self.tail = stem, nn.ModuleList(rows), tail
         self.taps = [tap for _, tap in taps_of(spec.head)] if isinstance(spec.head, Dense) else []
@@ -92,12 +95,12 @@ class Network(nn.Module):
         self.head: nn.Module
         self.aux: HeadNet | None = None
         if isinstance(spec.head, Dense):
-            self.head = HeadNet(lower(spec)[-1], spec.head, "head")
+            self.head = HeadNet(layers[-1], spec.head, "head")
             layer = lower_aux(spec)
             if aux is not None and layer is not None:
                 self.aux = HeadNet(layer, aux, "aux")
         else:
-            self.head = Classifier(spec.head, spec.features)
+            self.head = Classifier(layers[-1], spec.head, spec)
 
     def forward(self, x: Tensor) -> Tensor | Maps:
         return self.with_aux(x, aux=False)[0]
@@ -143,7 +146,8 @@ def build(spec: ArchSpec, seed: int | None = None) -> Network:
                     nn.init.zeros_(m.bias)
             elif isinstance(m, nn.Linear):
                 nn.init.normal_(m.weight, 0, 0.01)
-                nn.init.zeros_(m.bias)
+                if m.bias is not None:
+                    nn.init.zeros_(m.bias)
     return net
 
 

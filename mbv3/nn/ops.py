@@ -53,9 +53,10 @@ def run_op(op: Op, at: Mapping[str, Tensor], image: tuple[int, int] | None = Non
 
 
 class OpsNet(nn.Module):
-    """Convolutions and batch norms of `ops`, under their names without `prefix`."""
+    """Convolutions and batch norms of `ops`, under their names without `prefix`; `linear`: 1x1 convolutions as fully
+    connected layers."""
 
-    def __init__(self, ops: Iterable[Op], prefix: str, bn_eps: float, bn_momentum: float) -> None:
+    def __init__(self, ops: Iterable[Op], prefix: str, bn_eps: float, bn_momentum: float, linear: bool = False) -> None:
         super().__init__()
         self.prefix = f"{prefix}."
         self._by_name: dict[str, nn.Module] = {}
@@ -63,11 +64,13 @@ class OpsNet(nn.Module):
             if op.kind != "conv":
                 continue
             pad = op.dilation * (op.k - 1) // 2
-            conv = nn.Conv2d(
-                op.cin, op.cout, op.k, op.s, pad, dilation=op.dilation, groups=op.groups,
-                bias=op.bn is None and op.bias,
-            )  # fmt: skip
-            self._put(op.name, conv)
+            bias = op.bn is None and op.bias
+            self._put(
+                op.name,
+                nn.Linear(op.cin, op.cout, bias)
+                if linear
+                else nn.Conv2d(op.cin, op.cout, op.k, op.s, pad, op.dilation, op.groups, bias),
+            )
             if op.bn is not None:
                 self._put(op.bn, nn.BatchNorm2d(op.cout, eps=bn_eps, momentum=bn_momentum))
 
@@ -80,6 +83,10 @@ class OpsNet(nn.Module):
             place = place.get_submodule(folder)
         place.add_module(last, module)
         self._by_name[name] = module
+
+    def module(self, name: str) -> nn.Module:
+        """A convolution or a batch norm by the name in its op."""
+        return self._by_name[name]
 
     def convolved(self, op: Op, x: Tensor) -> Tensor:
         """A convolution and the batch norm that follows it."""

@@ -41,7 +41,7 @@ _Channels = tuple[_Space, ...]  # of a tensor: several after a concatenation
 
 def _frame(head: Head) -> object:
     """What may not differ."""
-    return (head.features > 0, head.nl, head.classes) if isinstance(head, Classify) else head
+    return head.frame() if isinstance(head, Classify) else head
 
 
 def _alike(before: ArchSpec, after: ArchSpec) -> None:

@@ -215,12 +215,7 @@ def parse_space(text: str, source: str = "space") -> SearchSpace:
     tail = _plain_conv(r.child("tail")) if r.has("tail") else None
     h = r.child("head")
     h.is_mapping()
-    head = Classify(
-        features=h.integer("features", 0, MAX_CHANNELS, 0),
-        nl=cast(NL, h.word("nl", NLS, "HS")),
-        dropout=h.number("dropout", 0.0, 0.999, 0.2),
-        classes=h.integer("classes", 1, 10**6),
-    )
+    head = Classify.read(h)
     h.no_other_keys()
     r.no_other_keys()
     if not r.faults:

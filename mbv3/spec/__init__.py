@@ -11,6 +11,7 @@ from mbv3.spec.changes import (
     with_output_stride,
     without_tail,
 )
+from mbv3.spec.classify import Classify
 from mbv3.spec.counts import Counts, RowCount, count
 from mbv3.spec.cuts import LEAST_CHANNELS, Site, channels, cut, sites, smallest
 from mbv3.spec.document import Reader, parse_yaml, read_text
@@ -31,12 +32,12 @@ from mbv3.spec.heads import (
     taps_of,
 )
 from mbv3.spec.keys import LayerKey, parse_key
-from mbv3.spec.kinds import ROWS, Conv, DSConv, Expanding, MBConv, Row
+from mbv3.spec.kinds import ROWS, UIB, Conv, DSConv, Expanding, Fused, MBConv, Row
 from mbv3.spec.lowering import Layer, lower, lower_aux, lower_key
 from mbv3.spec.ops import IMAGE, Op
 from mbv3.spec.recipes import head_names, with_head
 from mbv3.spec.reference import load_spec, network_names, reference_names, width_rules
-from mbv3.spec.rows import GATES, NL, NLS, SKIPS, Classify, Gate, Skip, make_divisible
+from mbv3.spec.rows import GATES, NL, NLS, SKIPS, Gate, Skip, make_divisible
 from mbv3.spec.scaling import scale_spec
 from mbv3.spec.yamlio import dump_spec, parse_spec, read_spec
 from mbv3.spec.yamlio import resolution as read_resolution
@@ -56,6 +57,7 @@ __all__ = [
     "RASPP",
     "ROWS",
     "SKIPS",
+    "UIB",
     "ArchSpec",
     "Classify",
     "Conv",
@@ -66,6 +68,7 @@ __all__ = [
     "Dense",
     "Dilation",
     "Expanding",
+    "Fused",
     "Gate",
     "Head",
     "Layer",

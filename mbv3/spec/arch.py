@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from mbv3.errors import BadInput, DocumentError, Fault, plain, shown
-from mbv3.spec.checks import check_head, real, whole
+from mbv3.spec.checks import check_head
+from mbv3.spec.classify import Classify
 from mbv3.spec.heads import POINTS, REALS, Dense, Head, SSDLite, Tap, aux_of, taps_of
 from mbv3.spec.kinds import Conv, Row
-from mbv3.spec.rows import GATES, MAX_CHANNELS, NLS, Classify, Gate
+from mbv3.spec.rows import GATES, MAX_CHANNELS, Gate
+from mbv3.spec.values import real, whole
 
 __all__ = ["MAX_CHANNELS", "MAX_RESOLUTION", "MAX_ROWS", "ArchSpec", "Scalar", "parse_resolution"]
 
@@ -122,15 +124,6 @@ def _notes(notes: tuple[tuple[str, Scalar], ...]) -> Iterator[Fault]:
             yield Fault(path, "must be text, a number, true, false or null", shown(value))
 
 
-def check_classify(path: str, head: Classify) -> Iterator[Fault]:
-    """Every broken invariant of a classifier by itself."""
-    yield from whole(f"{path}.classes", head.classes, 1, 10**6)
-    yield from whole(f"{path}.features", head.features, 0, MAX_CHANNELS)
-    if head.nl not in NLS:
-        yield Fault(f"{path}.nl", f"must be one of {', '.join(NLS)}", shown(head.nl))
-    yield from real(f"{path}.dropout", head.dropout, *REALS["dropout"])
-
-
 def _tap(path: str, tap: Tap, spec: ArchSpec) -> Iterator[Fault]:
     if type(tap.row) is int and not 0 <= tap.row < len(spec.rows):
         rule = f"the backbone has the rows 0 to {len(spec.rows) - 1}"
@@ -216,7 +209,7 @@ def check(spec: ArchSpec) -> Iterator[Fault]:
     for path, row, cin in spec.convs():
         yield from row.faults(path, cin)
     if isinstance(spec.head, Classify):
-        yield from check_classify("head", spec.head)
+        yield from spec.head.faults("head")
     else:
         yield from _check_dense(spec, spec.head)
     yield from _notes(spec.provenance)

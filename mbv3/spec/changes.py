@@ -10,8 +10,9 @@ from typing import Any, Literal, get_args
 
 from mbv3.errors import BadInput, plain, shown
 from mbv3.spec.arch import ArchSpec
+from mbv3.spec.classify import Classify
 from mbv3.spec.kinds import Row
-from mbv3.spec.rows import NL, Classify
+from mbv3.spec.rows import NL
 
 __all__ = [
     "DILATIONS",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 from mbv3.errors import BadInput, Fault, shown
-from mbv3.spec.arch import MAX_RESOLUTION, check_classify
+from mbv3.spec.arch import MAX_RESOLUTION
 from mbv3.spec.checks import check_head
+from mbv3.spec.classify import Classify
 from mbv3.spec.heads import FLAGS, LISTS, NUMBERS, TAPS, TYPES, WORDS, Dense, Head, SSDLite, Tap, plain_head, taps_of
 from mbv3.spec.kinds import ROWS, Row
-from mbv3.spec.rows import GATES, MAX_CHANNELS, NL, Classify, Gate
+from mbv3.spec.rows import GATES, MAX_CHANNELS, Gate
 
 __all__ = ["LayerKey", "parse_key"]
 
@@ -38,8 +39,7 @@ class LayerKey:
     def __post_init__(self) -> None:
         row = self.row
         if isinstance(row, Classify):
-            plain = replace(row, dropout=0.0, nl=row.nl if row.features else "NONE")
-            object.__setattr__(self, "row", plain)
+            object.__setattr__(self, "row", row.plain())
         elif isinstance(row, Dense):
             object.__setattr__(self, "row", plain_head(row))
         if isinstance(row, Head) or not row.se:
@@ -54,7 +54,7 @@ class LayerKey:
         row = self.row
         head = f"h{self.h}w{self.w}_i{self.cin}"
         if isinstance(row, Classify):
-            return f"classify_{head}_f{row.features}_n{row.nl}_c{row.classes}"
+            return "_".join(("classify", head, *row.parts()))
         if isinstance(row, Dense):
             return self._dense(row)
         own = "".join(f"_{letter}{getattr(row, name)}" for name, letter in row.OWN.items())
@@ -97,7 +97,7 @@ def parse_key(text: str) -> LayerKey:
 def _faults(row: Row | Head, cin: int) -> Iterator[Fault]:
     if isinstance(row, Row):
         return row.faults("", cin)
-    return check_head("", row) if isinstance(row, Dense) else check_classify("", row)
+    return check_head("", row) if isinstance(row, Dense) else row.faults("")
 
 
 def _parse_row(text: str) -> LayerKey:
@@ -106,7 +106,7 @@ def _parse_row(text: str) -> LayerKey:
     f = {part[0]: part[1:] for part in rest}
     cin = int(f["i"])
     if op == "classify":
-        return LayerKey(Classify(features=int(f["f"]), nl=cast(NL, f["n"]), classes=int(f["c"])), cin, h, w)
+        return LayerKey(Classify.of_parts(f), cin, h, w)
     if f["g"] not in (*GATES, "NONE"):
         raise ValueError
     kind = ROWS[op]

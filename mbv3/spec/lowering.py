@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from mbv3.spec.arch import ArchSpec
+from mbv3.spec.classify import Classify
 from mbv3.spec.head_ops import walk_head
 from mbv3.spec.heads import Dense, SSDLite, Tap, aux_of, taps_of
 from mbv3.spec.keys import LayerKey
 from mbv3.spec.kinds import Row
 from mbv3.spec.ops import IMAGE, Op, Tensor, Walk
-from mbv3.spec.rows import Classify
 
 __all__ = ["Layer", "lower", "lower_aux", "lower_key", "tapped"]
 
@@ -51,11 +51,7 @@ def _lower(key: LayerKey, prefix: str, path: str, sources: list[Tensor]) -> Laye
         image = Tensor(IMAGE, 0, *key.image) if key.image is not None else None
         outputs = walk_head(x, row, sources, image)
     elif isinstance(row, Classify):
-        x.average("pool")
-        if row.features:
-            x.conv("features", row.features, bn=False)
-            x.act("features", row.nl)
-        x.conv("classifier", row.classes, bn=False)
+        row.walk(x)
     else:
         row.walk(x, key.gate)
     return Layer(

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from mbv3.errors import BadInput, plain, shown
 from mbv3.spec.arch import ArchSpec
+from mbv3.spec.classify import Classify
 from mbv3.spec.heads import (
     FCN,
     LRASPP,
@@ -23,7 +24,6 @@ from mbv3.spec.heads import (
     Where,
     aux_of,
 )
-from mbv3.spec.rows import Classify
 
 __all__ = ["head_names", "with_head"]
 

@@ -1,11 +1,10 @@
-"""The words that rows and heads share, and the classifier. The kinds of rows are in `kinds`, a file each.
+"""The words that rows and heads share. The kinds of rows are in `kinds`, a file each.
 
 Final numbers only: no multipliers, no ratios.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 __all__ = [
@@ -14,7 +13,6 @@ __all__ = [
     "NL",
     "NLS",
     "SKIPS",
-    "Classify",
     "Gate",
     "Point",
     "Skip",
@@ -41,13 +39,3 @@ def make_divisible(v: float, divisor: int = 8) -> int:
     """`v` rounded to a multiple of `divisor`, never below 0.9 v (MobileNetV2's channel rule)."""
     new = max(divisor, int(v + divisor / 2) // divisor * divisor)
     return new + divisor if new < 0.9 * v else new
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Classify:
-    """Global average pool, an optional 1x1 layer of `features` without batch norm, the classifier."""
-
-    features: int = 0  # 0: pool straight into the classifier (MobileNetV2, MnasNet)
-    nl: NL = "HS"
-    dropout: float = 0.2
-    classes: int = 1000

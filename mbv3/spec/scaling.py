@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from mbv3.errors import BadInput, shown
 from mbv3.spec.arch import ArchSpec
+from mbv3.spec.classify import Classify
 from mbv3.spec.kinds import Row
-from mbv3.spec.rows import Classify, TailRule, WidthRule, make_divisible
+from mbv3.spec.rows import TailRule, WidthRule, make_divisible
 
 __all__ = ["RULES", "TailRule", "WidthRule", "scale_spec"]
 

@@ -2,9 +2,11 @@
 
 from mbv3.spec.kinds.conv import Conv
 from mbv3.spec.kinds.dsconv import DSConv
+from mbv3.spec.kinds.fused import Fused
 from mbv3.spec.kinds.mbconv import MBConv
 from mbv3.spec.kinds.row import Expanding, Row
+from mbv3.spec.kinds.uib import UIB
 
-__all__ = ["ROWS", "Conv", "DSConv", "Expanding", "MBConv", "Row"]
+__all__ = ["ROWS", "UIB", "Conv", "DSConv", "Expanding", "Fused", "MBConv", "Row"]
 
-ROWS: dict[str, type[Row]] = {kind.word(): kind for kind in (MBConv, DSConv, Conv)}
+ROWS: dict[str, type[Row]] = {kind.word(): kind for kind in (MBConv, DSConv, Conv, UIB, Fused)}

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from mbv3.errors import Fault, shown
-from mbv3.spec.checks import whole
 from mbv3.spec.document import Reader
 from mbv3.spec.ops import Walk
 from mbv3.spec.rows import MAX_CHANNELS, NL, NLS, SKIPS, Gate, Point, Skip, WidthRule, make_divisible
+from mbv3.spec.values import whole
 
 __all__ = ["Expanding", "Row"]
 
