@@ -61,7 +61,7 @@ class _Problem:
 
     @cached_property
     def neighbours(self) -> tuple[Genomes, Genomes]:
-        """Every change of one and of two genes, as (m, 2) columns and (m, 2) steps modulo the size of the gene; a change
+        """Every change of one and of two genes, as (m, 2) columns and (m, 2) steps modulo the gene's size; a change
         of one gene has the same column twice and a second step of 0."""
         free = [i for i, n in enumerate(self.sizes) if n > 1]
         moves = [((i, i), (a, 0)) for i in free for a in range(1, self.sizes[i])]
