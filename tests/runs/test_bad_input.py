@@ -256,7 +256,7 @@ def test_resume_of_what_is_no_run(search: Command, here: Path) -> None:
         ("empty", "", "cannot be read"),
         ("half", '{"format": "mbv3-ru', "cannot be read"),
         ("list", "[1]", "its format must be mbv3-run/1"),
-        ("bare", '{"format": "mbv3-run/1"}', "args is missing"),
+        ("bare", '{"format": "mbv3-run/1"}', "args: is missing; the file was edited"),
     ):
         (here / name).mkdir()
         (here / name / "run.json").write_text(text)

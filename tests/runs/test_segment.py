@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mbv3.runs.options import HEADS, Options, pixels
+from mbv3.runs import Options
 from mbv3.space import load_space, scale, under_head
-from mbv3.spec import LRASPP, lower, parse_resolution, read_spec, with_head
+from mbv3.spec import LRASPP, lower, parse_resolution, pixels, read_spec, with_head
 from mbv3.tables import space_id
+from mbv3.tasks import TASKS
 
 from .conftest import Said, computed_table, layer_ms, record, rows
 from .driven import NETADAPT, Run, drive
@@ -132,7 +133,7 @@ def test_a_table_is_of_one_head() -> None:
 
 def test_every_head_of_the_search_goes_on_the_default_space() -> None:
     plain = load_space("mnasnet-imagenet")
-    for head in HEADS:
+    for head in TASKS["segment"].search_heads:
         space = under_head(plain, head, 5)
         genome = tuple(int(v) for v in space.sample(np.random.default_rng(0), 1)[0])
         assert type(space.deployed(genome).head) is type(with_head(plain.spec(genome), head, 5).head)
