@@ -144,7 +144,9 @@ def test_a_full_disk_keeps_the_previous_checkpoint(
     record = json.loads(begun)
     record["processes"], record["recipe"]["lr"] = 2, 0.5
     (tmp_path / "o/run.json").write_text(json.dumps(record))
-    with pytest.raises(BadInput, match=r"it began with lr 0.5, now 0.0125; processes 2, now 1; resume it with the same"):
+    with pytest.raises(
+        BadInput, match=r"it began with lr 0.5, now 0.0125; processes 2, now 1; resume it with the same"
+    ):
         run(None, resume=tmp_path / "o")
     (tmp_path / "o/run.json").write_text(begun)
     looked_at = next((classes / "test/red").iterdir())
