@@ -57,7 +57,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("--target-ms", "5", "--scale", "1x"), ["--scale", "got '1x'"]),
         (("--target-ms", "5", "--scale", "1x99999"), ["--scale", "16 to 2048", "got '1x99999'"]),
         (("--target-ms", "5", "--threads", "99"), ["--threads must be from 1 to", "got 99"]),
-        (("--target-ms", "5", "--threads", "0"), ["--threads must be from 1 to", "got 0"]),
+        (("--target-ms", "5", "--threads", "0"), ["--threads must be a whole number from 1", "got 0"]),
         (("--target-ms", "5", "--runtime", "tensorrt"), ["--runtime must be one of onnx", "tensorrt"]),
         (("--target-ms", "5", "--sampler", "grid"), ["--sampler", "grid", "evolution"]),
         (("--target-ms", "5", "--space", "mnassnet"), ["'mnassnet' is neither", "mnasnet-imagenet"]),
