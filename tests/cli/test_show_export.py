@@ -126,7 +126,9 @@ def test_export_refuses(mbv3: Command, spec: Path, tmp_path: Path) -> None:
     code, _, err = mbv3("export", spec, "--to", "onnx", "--out", wrong / "x.onnx")
     assert code == 2 and "cannot be written" in err
     code, _, err = mbv3("export", spec, "--to", "caffe")
-    assert code == 2 and "invalid choice: 'caffe'" in err
+    assert code == 2 and "--to must be one of onnx, litert, torchvision" in err and "(got caffe)" in err
+    code, _, err = mbv3("export", spec)
+    assert code == 2 and "--to is missing" in err
 
 
 FRAMEWORKS = {
@@ -142,7 +144,7 @@ FRAMEWORKS = {
 def test_the_command_knows_every_target(mbv3: Command) -> None:
     assert tuple(FRAMEWORKS) == TARGETS
     _, said, _ = mbv3("export", "--help")
-    assert "{" + ",".join(TARGETS) + "}" in said
+    assert all(target in said for target in TARGETS)
 
 
 @pytest.mark.parametrize("to", TARGETS)
@@ -167,7 +169,7 @@ def test_what_is_refused_leaves_nothing(mbv3: Command, tmp_path: Path) -> None:
     code, _, err = mbv3("export", "mobilenet_v2", "--to", "litert", "--precision", "int8", "--out", out)
     assert code == 2 and "no quantizer comes with its package" in err
     code, _, err = mbv3("export", "mobilenet_v2", "--to", "onnx", "--data", tmp_path, "--out", out)
-    assert code == 2 and "--data calibrates int8" in err
+    assert code == 2 and ": calibrates int8; add --precision int8, or leave --data out" in err
     save_weights(tmp_path / "w", package.build(package.load_spec("mobilenet_v3_small")).state_dict())
     code, _, err = mbv3("export", "mobilenet_v3_large", "--to", "timm", "--weights", tmp_path / "w", "--out", out)
     assert (
