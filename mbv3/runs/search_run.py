@@ -7,6 +7,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+from optuna.samplers import BaseSampler
+
 from mbv3 import __version__
 from mbv3.data import peek_class_folder
 from mbv3.errors import BadInput
@@ -22,7 +24,7 @@ from mbv3.runs.options import Options
 from mbv3.runs.prepare import prepare
 from mbv3.runs.result import Found
 from mbv3.runs.rundir import RunDir, versions
-from mbv3.search import imagenet_top1
+from mbv3.search import imagenet_top1, register_reward, register_sampler
 from mbv3.space import SearchSpace, load_space, scale
 from mbv3.spec import dump_spec
 from mbv3.stages import (
@@ -56,13 +58,29 @@ def find(
     """Find a network that runs in `target_ms` on the device. Shows progress on a terminal and in a notebook;
     `find_events` yields it.
 
-    `out`: the run directory. `resume`: go on with an interrupted one, under its own options.
+    `out`: the run directory. `resume`: go on with an interrupted one, under its own options. `sampler` may be an object
+    of Optuna, such as `optuna.samplers.GPSampler()`, and `reward` a function of (accuracy as a share of 1, ms).
 
     Raises:
         BadInput: an option, a file or a folder cannot be used.
         Unreachable: the target lies outside what the space can reach on this device.
     """
-    return drain(find_events(target_ms, out, resume, **options))
+    return drain(find_events(target_ms, out, resume, **_named(options)))
+
+
+def _named(options: dict[str, Any]) -> dict[str, Any]:
+    """`options` with an object for a sampler and a function for a reward under names; to go on with such a run, give
+    the object to `register_sampler` or `register_reward` again."""
+    sampler, reward = options.get("sampler"), options.get("reward")
+    if isinstance(sampler, BaseSampler):
+        name = type(sampler).__name__
+        register_sampler(name, lambda space, seed: sampler)
+        options = {**options, "sampler": name}
+    if callable(reward):
+        name = getattr(reward, "__name__", type(reward).__name__)
+        register_reward(name, lambda target_ms, w: reward)
+        options = {**options, "reward": name}
+    return options
 
 
 def find_events(

@@ -7,18 +7,41 @@ from collections.abc import Callable
 
 from mbv3.errors import BadInput
 
-__all__ = ["REWARDS", "Reward", "make_reward"]
+__all__ = ["REWARDS", "Reward", "make_reward", "register_reward"]
 
 Reward = Callable[[float, float], float]  # (ACC as a share of 1, LAT in ms) -> reward
-REWARDS = ("mnasnet-soft", "mnasnet-hard", "tunas")
+
+
+def _soft(target_ms: float, w: float) -> Reward:
+    """ACC * (LAT/TAR)^w (Tan 2019, arXiv:1807.11626): w -0.07, -0.15 for MobileNetV3-Small."""
+    return lambda acc, lat: float(acc * (lat / target_ms) ** w)
+
+
+def _hard(target_ms: float, w: float) -> Reward:
+    """ACC within the target, ACC * TAR/LAT beyond it (Tan 2019, alpha 0, beta -1)."""
+    return lambda acc, lat: acc if lat <= target_ms else acc * target_ms / lat
+
+
+def _absolute(target_ms: float, w: float) -> Reward:
+    """ACC + w * |LAT/TAR - 1| (Bender 2020, arXiv:2008.06120)."""
+    return lambda acc, lat: acc + w * abs(lat / target_ms - 1)
+
+
+# name: (TAR in ms, w) -> reward
+REWARDS: dict[str, Callable[[float, float], Reward]] = {
+    "mnasnet-soft": _soft,
+    "mnasnet-hard": _hard,
+    "tunas": _absolute,
+}
+
+
+def register_reward(name: str, make: Callable[[float, float], Reward]) -> None:
+    """Make a reward known by `name`, as `--reward` and `Options` take it. `make(target_ms, w)` returns it."""
+    REWARDS[name] = make
 
 
 def make_reward(kind: str, target_ms: float, w: float) -> Reward:
-    """The reward `kind` with target TAR = `target_ms`.
-
-    mnasnet-soft: ACC * (LAT/TAR)^w, w -0.07 (Tan 2019, arXiv:1807.11626; -0.15 for MobileNetV3-Small).
-    mnasnet-hard: ACC within the target, ACC * TAR/LAT beyond it (alpha 0, beta -1).
-    tunas: ACC + w * |LAT/TAR - 1| (Bender 2020, arXiv:2008.06120).
+    """The reward `kind` of REWARDS with target TAR = `target_ms` and exponent or weight `w`.
 
     A reward that is not finite is returned as NaN; the search keeps such a trial as failed.
 
@@ -29,15 +52,11 @@ def make_reward(kind: str, target_ms: float, w: float) -> Reward:
         raise BadInput(f"--reward must be one of {', '.join(REWARDS)} (got {kind!r})")
     if not (math.isfinite(w) and w <= 0):
         raise BadInput(f"--w must be a number of at most 0, as slower networks are worse (got {w})")
+    made = REWARDS[kind](target_ms, w)
 
     def reward(acc: float, lat: float) -> float:
         if not (math.isfinite(acc) and math.isfinite(lat) and lat > 0):
             return math.nan
-        ratio = lat / target_ms
-        if kind == "mnasnet-soft":
-            return float(acc * ratio**w)
-        if kind == "mnasnet-hard":
-            return acc if ratio <= 1 else acc / ratio
-        return acc + w * abs(ratio - 1)
+        return made(acc, lat)
 
     return reward

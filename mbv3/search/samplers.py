@@ -20,7 +20,15 @@ from mbv3.errors import BadInput
 from mbv3.search.controller import Controller
 from mbv3.space import Genome, SearchSpace
 
-__all__ = ["SAMPLERS", "EvolutionSampler", "RnnSampler", "distributions", "genome_of", "make_sampler"]
+__all__ = [
+    "SAMPLERS",
+    "EvolutionSampler",
+    "RnnSampler",
+    "distributions",
+    "genome_of",
+    "make_sampler",
+    "register_sampler",
+]
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
@@ -157,6 +165,12 @@ SAMPLERS: dict[str, Callable[[SearchSpace, int], BaseSampler]] = {
     "tpe": lambda _, seed: TPESampler(seed=seed, multivariate=False, n_startup_trials=50),
     "random": lambda _, seed: RandomSampler(seed=seed),
 }
+
+
+def register_sampler(name: str, make: Callable[[SearchSpace, int], BaseSampler]) -> None:
+    """Make a sampler known by `name`, as `--sampler` and `Options` take it. `make(space, seed)` returns one of Optuna's
+    samplers. A class is made once for a search; a function is called again for every trial."""
+    SAMPLERS[name] = make
 
 
 def make_sampler(name: str, space: SearchSpace, seed: int, number: int = 0) -> BaseSampler:

@@ -15,7 +15,7 @@ from optuna.trial import TrialState, create_trial
 
 from mbv3.errors import BadInput
 from mbv3.search.reward import Reward
-from mbv3.search.samplers import distributions, genome_of, make_sampler, quiet
+from mbv3.search.samplers import SAMPLERS, distributions, genome_of, make_sampler, quiet
 from mbv3.space import Genome, SearchSpace
 
 __all__ = ["Search", "Trial", "pareto"]
@@ -76,7 +76,7 @@ class Search:
         self._distributions = distributions(space)
         self.two = sampler == "nsga2"  # accuracy and latency as two objectives
         # Optuna's own draw from a generator without history: by name they are made again for every trial
-        self.redrawn = sampler if isinstance(sampler, str) and not hasattr(first, "genome") else None
+        self.redrawn = sampler if isinstance(sampler, str) and not isinstance(SAMPLERS[sampler], type) else None
         try:
             self.study = optuna.create_study(
                 directions=["maximize", "minimize"] if self.two else ["maximize"],

@@ -8,8 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
+from optuna.samplers import BruteForceSampler
 
 import mbv3
 from mbv3.errors import BadInput
@@ -57,6 +59,17 @@ def test_events(folder: Path, tmp_path: Path) -> None:
     [row] = found.record.comparison  # trained from scratch for an epoch, on the held-out images
     assert row.name == "found" and row.n == 8 and row.ms is None
     assert found.baselines["name"].tolist() == ["found"]
+
+
+def test_a_sampler_may_be_an_object_and_a_reward_a_function(folder: Path, tmp_path: Path) -> None:
+    def cheap(accuracy: float, ms: float) -> float:
+        return -ms
+
+    options = {**arguments(folder), "sampler": BruteForceSampler(seed=3), "reward": cheap, "final_epochs": 0}
+    found = mbv3.find(out=tmp_path / "run", **options)
+    assert found.record.args["sampler"] == "BruteForceSampler" and found.record.args["reward"] == "cheap"
+    trials = pd.read_csv(tmp_path / "run/trials.csv")
+    assert len(trials) == 5 and (trials["reward"] == -trials["latency_ms"]).all()
 
 
 def test_a_dropped_generator_is_an_interruption(folder: Path, tmp_path: Path) -> None:
