@@ -61,6 +61,7 @@ GOLDEN = Path(__file__).with_name("golden.json")
 ACCEPT = os.environ.get("MBV3_ACCEPT") == "1"
 NETWORKS = (
     "mobilenet_v3_large", "mobilenet_v3_small", "mobilenet_v2", "mnasnet_a1", "mnasnet_b1",
+    "mobilenetv4_conv_small", "mobilenetv4_conv_medium", "mobilenetv4_conv_large",
     "mobilenet_v3_large_tensorflow", "mobilenet_v3_small_tensorflow", "mobilenet_v3_large_minimalistic",
     "mobilenet_v3_small_minimalistic", "lraspp_m-v3-d8", "lraspp_m-v3s-d8", "fcn_m-v2-d8", "pspnet_m-v2-d8",
     "deeplabv3_m-v2-d8", "deeplabv3plus_m-v2-d8", "lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large",
@@ -68,7 +69,7 @@ NETWORKS = (
     "table6_v3_small_halved", "table6_v2", "table6_mnasnet", *(f"table7_row{n}" for n in range(1, 12)),
 )  # fmt: skip
 WIDTHS = ("", "@0.35", "@0.75", "@1.4")
-SPACES = ("mnasnet", "mnasnet-imagenet", "mobilenetv3", "nas-bench-macro")
+SPACES = ("mobilenetv4", "mnasnet", "mnasnet-imagenet", "mobilenetv3", "nas-bench-macro")
 RANDOM = 40
 
 
@@ -114,7 +115,13 @@ def networks() -> dict[str, ArchSpec]:
 
 def few() -> dict[str, ArchSpec]:
     """Networks that are small enough to build, graph and cut in a moment."""
-    names = ("mobilenet_v3_small@0.35", "mobilenet_v2@0.35", "mnasnet_a1@0.35", "table7_row11@0.35")
+    names = (
+        "mobilenet_v3_small@0.35",
+        "mobilenet_v2@0.35",
+        "mnasnet_a1@0.35",
+        "mobilenetv4_conv_small@0.35",
+        "table7_row11@0.35",
+    )
     return {n: networks()[n] for n in (*names, *(f"random{i}" for i in range(0, RANDOM, 4)))}
 
 

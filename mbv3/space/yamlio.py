@@ -32,7 +32,7 @@ from mbv3.spec import (
 __all__ = ["FORMAT", "load_space", "parse_space", "preset_names"]
 
 FORMAT = "mbv3-space/1"
-PRESETS = ("mnasnet", "mnasnet-imagenet", "mobilenetv3", "nas-bench-macro")
+PRESETS = ("mnasnet", "mnasnet-imagenet", "mobilenetv3", "mobilenetv4", "nas-bench-macro")
 _OPS = (*ROWS, "identity")
 _DEFAULTS: dict[str, Any] = {
     "op": "mbconv", "e": 1, "k": 3, "l": 1, "se": 0, "width": 1, "nl": "RE", "skip": "identity",

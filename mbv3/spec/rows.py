@@ -28,7 +28,7 @@ Skip = Literal["identity", "pool", "none"]
 Gate = Literal["HSIGMOID", "SIGMOID"]
 Point = Literal["out", "expand", "depthwise"]  # of a row, where a head may tap it
 WidthRule = Literal["table", "ratio", "rounded-ratio"]  # how an expansion follows a width: see scale_spec
-TailRule = Literal["ratio", "fixed", "fixed-below-1", "tensorflow"]
+TailRule = Literal["ratio", "fixed", "fixed-below-1", "tensorflow", "mobilenetv4"]
 
 NLS: tuple[str, ...] = get_args(NL)
 SKIPS: tuple[str, ...] = get_args(Skip)

@@ -19,6 +19,7 @@ RULES: dict[str, tuple[WidthRule, TailRule]] = {
     "mobilenet_v2": ("ratio", "fixed-below-1"),
     "mnasnet_a1": ("ratio", "fixed"),
     "mnasnet_b1": ("ratio", "fixed"),
+    **{f"mobilenetv4_conv_{size}": ("rounded-ratio", "mobilenetv4") for size in ("small", "medium", "large")},
 }
 
 
@@ -36,7 +37,8 @@ def scale_spec(
     (MobileNetV2, MnasNet). `tail_rule`: "ratio" keeps the last 1x1 at its multiple of the last row,
     "fixed" leaves it (MnasNet), "fixed-below-1" only grows it (MobileNetV2). A classifier's features scale with
     the tail; other heads stay as they are. "rounded-ratio" and "tensorflow" are MobileNetV3's in TensorFlow and timm:
-    the ratio exp / in, rounded as widths are, and features that only grow.
+    the ratio exp / in, rounded as widths are, and features that only grow. "mobilenetv4" is
+    timm's for MobileNetV4: the same with a stem that only grows.
 
     Raises:
         BadInput: `width` is not from 0.05 to 8.
@@ -47,7 +49,8 @@ def scale_spec(
     res = spec.resolution if resolution is None else resolution
     if width == 1.0:
         return replace(spec, resolution=res)
-    stem = replace(spec.stem, out=make_divisible(spec.stem.out * width))
+    grown = max(1.0, width)
+    stem = replace(spec.stem, out=make_divisible(spec.stem.out * (grown if tail_rule == "mobilenetv4" else width)))
     rows: list[Row] = []
     cin, new_cin = spec.stem.out, stem.out
     for row in spec.rows:
@@ -57,10 +60,10 @@ def scale_spec(
     if tail is not None and tail_rule == "ratio":
         tail = replace(tail, out=max(8, round(tail.out * new_cin / cin)))
     elif tail is not None and tail_rule == "fixed-below-1":
-        tail = replace(tail, out=make_divisible(tail.out * max(1.0, width)))
-    elif tail is not None and tail_rule == "tensorflow":
+        tail = replace(tail, out=make_divisible(tail.out * grown))
+    elif tail is not None and tail_rule in ("tensorflow", "mobilenetv4"):
         tail = replace(tail, out=make_divisible(tail.out * width))
     if isinstance(head, Classify) and head.features:
-        grown = max(1.0, width) if tail_rule == "tensorflow" else width
-        head = replace(head, features=make_divisible(head.features * grown))
+        factor = grown if tail_rule in ("tensorflow", "mobilenetv4") else width
+        head = replace(head, features=make_divisible(head.features * factor))
     return replace(spec, resolution=res, stem=stem, rows=tuple(rows), tail=tail, head=head)

@@ -11,7 +11,7 @@ from hypothesis.strategies import DrawFn
 from torch import Tensor
 
 from mbv3.export.names import our_shapes
-from mbv3.spec import ArchSpec, Classify, Conv, DSConv, MBConv, load_spec, make_divisible
+from mbv3.spec import UIB, ArchSpec, Classify, Conv, DSConv, Fused, MBConv, load_spec, make_divisible
 
 NAMED = tuple(
     f"{name}{width}"
@@ -92,9 +92,26 @@ DEEP = ArchSpec(
     tail=None,
     head=Classify(nl="HS", classes=4),
 )
-OWN = {spec.name: spec for spec in (ADAPTED, FRACTIONAL, THIN_V2, DILATED, DEEP)}
+# MobileNetV4's rows and head, with channels that NetAdapt leaves, a plain row among them
+UNIVERSAL = ArchSpec(
+    name="universal",
+    resolution=(64, 64),
+    stem=Conv(k=3, out=11, nl="RE", s=2),
+    rows=(
+        Fused(k=3, exp=40, out=13, nl="RE", s=2),
+        UIB(a=3, k=5, exp=48, out=19, nl="RE", s=2),
+        UIB(k=3, exp=40, out=19, nl="RE", skip="identity"),
+        UIB(a=5, k=0, exp=72, out=19, nl="RE", skip="identity"),
+        MBConv(k=3, exp=40, out=19, nl="RE", skip="identity"),
+        UIB(k=0, exp=40, out=19, nl="RE"),
+    ),
+    tail=Conv(k=1, out=61, nl="RE"),
+    head=Classify(features=37, features_bn=True, nl="RE", classes=7),
+    bn_eps=1e-5,
+)
+OWN = {spec.name: spec for spec in (ADAPTED, FRACTIONAL, THIN_V2, DILATED, DEEP, UNIVERSAL)}
 # a classifier for every named network that is quick to run
-CASES = (*NAMED, *OWN)
+CASES = (*NAMED, "mobilenetv4_conv_small", *OWN)
 
 
 def network(name: str) -> ArchSpec:

@@ -31,6 +31,7 @@ CLASSIFIERS = tuple(t for t in TARGETS if t != "mmseg")
 # what a framework cannot express; everything else it must
 # (test_refusals.py says why)
 REFUSED = {
+    ("torchvision", "mobilenetv4_conv_small"), ("torchvision", "universal"),
     ("torchvision", "mnasnet_a1"), ("torchvision", "mnasnet_a1@0.75"), ("torchvision", "fractional"),
     ("timm", "adapted"), ("timm", "thin_v2"), ("timm", "dilated"),
     *(("mmpretrain", name) for name in CASES if name not in

@@ -132,6 +132,16 @@ def test_parity_with_timm(theirs: str, ours: str, torchvision: Any, relative: Re
     same_logits(replace(load_spec(ours), bn_eps=1e-5), timm.create_model(theirs, pretrained=False), relative)
 
 
+@pytest.mark.parametrize(("size", "params"), [("small", 3_774_024), ("medium", 9_715_512), ("large", 32_590_864)])
+def test_parity_with_timms_mobilenetv4(size: str, params: int, torchvision: Any, relative: Relative) -> None:
+    timm = pytest.importorskip("timm", reason="timm cannot be imported here")
+    torch.manual_seed(0)
+    theirs = timm.create_model(f"mobilenetv4_conv_{size}", pretrained=False)
+    spec = load_spec(f"mobilenetv4_conv_{size}")
+    assert count(spec).params == sum(p.numel() for p in theirs.parameters()) == params
+    same_logits(spec, theirs, relative)
+
+
 @pytest.mark.parametrize("size", ["large", "small"])
 def test_the_minimalistic_variants_have_timms_entries(size: str, torchvision: Any) -> None:
     timm = pytest.importorskip("timm", reason="timm cannot be imported here")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mbv3.space import load_space, preset_names, tabulate
-from mbv3.spec import LayerKey, MBConv, count, load_spec, lower, lower_key
+from mbv3.spec import UIB, LayerKey, MBConv, count, load_spec, lower, lower_key
 
 
 def params(key: LayerKey) -> float:
@@ -39,6 +39,7 @@ def test_preset_sizes() -> None:
         "mnasnet": two * three**5 * two,
         "mnasnet-imagenet": (3 * 2 * 3 * 2) ** 6 * four,
         "mobilenetv3": (3 * 3 * 3 * 2 * 3 * 2) ** 5,
+        "mobilenetv4": (2 * 2) * (3 * 2 * 3) ** 3 * (3 * 3 * 3 * 3) * (3 * 3 * 3 * 4) ** 4,
         "nas-bench-macro": 3**8,
     }
 
@@ -102,3 +103,14 @@ def test_mobilenetv3_squeezes_a_quarter_of_the_expansion_and_mnasnet_of_the_inpu
     two = tan.spec(tan.encode(tan.decode((0,) * len(tan.sizes)) | {"block2_se": 1, "block2_e": 6}))
     row = next(r for r in two.rows if r.se)
     assert (row.se, row.exp) == (24 // 4, 144)  # type: ignore[union-attr]
+
+
+def test_mobilenetv4_chooses_among_all_four_variants() -> None:
+    space = load_space("mobilenetv4")
+    rng = np.random.default_rng(0)
+    seen: set[tuple[bool, bool, int]] = set()
+    for genome in space.sample(rng, 200):
+        spec = space.spec(tuple(int(g) for g in genome))
+        seen |= {(r.a > 0, r.k > 0, r.s) for r in spec.rows if isinstance(r, UIB)}
+    with_stride = {(False, True, 2), (True, True, 2)}
+    assert seen == with_stride | {(a, k, 1) for a in (False, True) for k in (False, True)}

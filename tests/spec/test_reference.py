@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mbv3.errors import BadInput
-from mbv3.spec import MBConv, dump_spec, load_spec, parse_spec, reference_names, width_rules
+from mbv3.spec import MBConv, count, dump_spec, load_spec, parse_spec, reference_names, width_rules
 
 NETWORKS = Path(str(resources.files("mbv3.spec"))) / "networks"
 
@@ -107,6 +107,21 @@ def test_every_shipped_file_is_a_name_and_equals_its_dump() -> None:
 def test_width_rules_of_a_name_and_of_a_file() -> None:
     assert width_rules("mobilenet_v2@0.5") == ("ratio", "fixed-below-1")
     assert width_rules("mine.yaml") == ("table", "ratio")
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("mobilenetv4_conv_small", 3_774_024),
+        ("mobilenetv4_conv_medium", 9_715_512),
+        ("mobilenetv4_conv_large", 32_590_864),
+        ("mobilenetv4_conv_small@0.5", 2_238_952),
+        ("mobilenetv4_conv_small@0.35", 1_905_384),
+    ],
+)
+def test_mobilenetv4_has_timms_parameters(name: str, params: int) -> None:
+    """The narrower ones as timm scales them: the stem and the features only grow."""
+    assert count(load_spec(name)).params == params
 
 
 def test_width_one_is_the_network_itself() -> None:
