@@ -1,12 +1,16 @@
-"""What a long task tells whoever runs it: values that are yielded, never printed."""
+"""What a long task reports while it runs: values that are yielded, never printed.
+
+A long task is a generator `Generator[Event, None, R]`: it yields events and returns its value. Callers write
+`value = yield from task(...)`, or `result(task(...))` where nobody watches.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["Done", "Event", "Note", "Progress", "StageStart"]
+__all__ = ["Done", "Event", "Note", "Progress", "StageStart", "result"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +52,15 @@ class Done:
 
 
 Event = StageStart | Progress | Note | Done
+
+R = TypeVar("R")
+
+
+def result(events: Generator[Event, None, R]) -> R:
+    """Run a long task to its end without showing its events, and return its value."""
+    while True:
+        try:
+            next(events)
+        except StopIteration as end:
+            value: R = end.value
+            return value

@@ -21,9 +21,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from mbv3.latency import Device, Measured, open_runtime
-from mbv3.latency.runtime import check_runtime
-from mbv3.latency.timers import NETWORK_ROUNDS
+from mbv3.latency import NETWORK_ROUNDS, Device, Measured, check_portable, open_runtime
 from mbv3.spec import ArchSpec, count, load_spec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,7 +180,7 @@ def main() -> None:
     p.add_argument("--out", type=Path, default=ROOT / "results")
     args = p.parse_args()
     for runtime in args.runtimes:
-        check_runtime(runtime)
+        check_portable(runtime)
     for runtime in args.runtimes:
         result = bench(runtime, args)
         some = "" if len(args.groups) == len(PUBLISHED) else "_" + "_".join(args.groups)

@@ -19,8 +19,7 @@ import numpy as np
 
 from mbv3.latency import Device, LatencyTable, check_table, fidelity, open_runtime
 from mbv3.space import load_space, scale
-from mbv3.tables import Latency, cut_network, random_networks, reference_of
-from mbv3.tables.check import panel_of
+from mbv3.tables import Latency, cut_network, panel_of, random_networks, reference_of
 
 ROOT = Path(__file__).resolve().parents[1]
 

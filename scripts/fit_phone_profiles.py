@@ -28,8 +28,7 @@ import yaml
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from mbv3.latency.costmodel import FEATURES, features
-from mbv3.latency.metrics import fidelity
+from mbv3.latency import FEATURES, features, fidelity
 from mbv3.spec import Classify, Conv, DSConv, LayerKey, MBConv, load_spec, lower, make_divisible
 
 OUT = Path(__file__).resolve().parents[1] / "mbv3/latency/profiles"

@@ -6,19 +6,16 @@ Exit: 0 done, 1 failed, 2 bad usage or input, 3 target unreachable, 4 interrupte
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from mbv3.cli.arguments import SPEC_HELP, add_common, add_device, add_head, add_timing
+from mbv3.cli.latency_arguments import add_latency
 from mbv3.errors import Mbv3Error
-from mbv3.spec import head_names
 
 __all__ = ["main", "search_main"]
-
-
-_SPEC = "YAML file or name, e.g. mobilenet_v3_large@0.75"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -32,46 +29,10 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
-def _common(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--json", action="store_true", help="print one JSON object to stdout")
-
-
-def _until(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "--error", type=float, default=1.0, metavar="PERCENT",
-        help="time passes over the layers until chance adds no more to a prediction's error (default 1)",
-    )  # fmt: skip
-    p.add_argument("--minutes", type=float, default=3.0, metavar="M", help="but no longer than about this (default 3)")
-
-
-def _minutes(p: argparse.ArgumentParser, default: float, when: str = "") -> None:
-    p.add_argument(
-        "--minutes", type=float, default=default, metavar="M",
-        help=f"{when}time networks for so long while their noise is over 0.7 percent (default {default:g})",
-    )  # fmt: skip
-
-
-def _timing(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "--runtime", default="onnxruntime", help="onnxruntime (default), onnxruntime-int8 or litert, which is TFLite"
-    )
-    p.add_argument("--threads", type=int, default=1, help="threads of one inference (default 1)")
-
-
-def _space(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--space", default="mnasnet-imagenet", metavar="NAME|FILE", help="search space")
-    p.add_argument("--scale", default="1", metavar="1|WIDTHxRES", help="scale of the space (default 1)")
-
-
-def _device(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--device", metavar="TABLE.csv|NAME", help="a table, or a name from `mbv3 latency devices`")
-    p.add_argument("--force-table", action="store_true", help="use a table that was measured elsewhere")
-
-
 def _search_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--target-ms", type=float, metavar="T", help="milliseconds that one image may take")
     p.add_argument("--device", default="this-cpu", metavar="this-cpu|NAME|TABLE.csv", help="what to find a network for")
-    _timing(p)
+    add_timing(p)
     p.add_argument("--data", metavar="DIR", help="your images: one folder a class")
     p.add_argument("--test", metavar="DIR", help="test images; adds a comparison with MobileNetV3 at equal ms")
     p.add_argument(
@@ -113,11 +74,11 @@ def _search_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--rebuild-table", action="store_true", help="measure the latency table anew")
     p.add_argument("--out", metavar="DIR", help="run directory (default runs/Tms)")
     p.add_argument("--resume", metavar="DIR", help="go on with an interrupted run")
-    _common(p)
+    add_common(p)
 
 
 def _train_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("spec", metavar="SPEC", nargs="?", help=_SPEC)
+    p.add_argument("spec", metavar="SPEC", nargs="?", help=SPEC_HELP)
     p.add_argument("--data", metavar="DIR", help="class folders; images/ and masks/; Pascal VOC or COCO boxes")
     p.add_argument("--test", metavar="DIR", help="class folders that have the last word (default: DIR/test)")
     p.add_argument("--task", default="classify", choices=("classify", "segment", "detect"))
@@ -153,14 +114,7 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--seed", type=int, default=0, help="of every random number of the run (default 0)")
     p.add_argument("--out", metavar="DIR", help="run directory (default runs/train-SPEC-DATA)")
     p.add_argument("--resume", metavar="DIR", help="go on with an interrupted training")
-    _common(p)
-
-
-def _head(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--head", metavar="NAME", help="under another head: " + ", ".join(head_names()))
-    p.add_argument("--classes", type=int, metavar="N", help="its classes, ssdlite's with background (default: as now)")
-    p.add_argument("--output-stride", type=int, metavar="8|16|32", help="the last map at 1/N of the input, by dilation")
-    p.add_argument("--resolution", metavar="H|HxW", help="the input in pixels (default: the network's own)")
+    add_common(p)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -172,82 +126,17 @@ def _parser() -> argparse.ArgumentParser:
     _search_arguments(s)
 
     s = verbs.add_parser("show", help="rows, shapes, parameters, MAdds, predicted ms of a network")
-    s.add_argument("spec", metavar="SPEC", help=_SPEC)
-    _head(s)
+    s.add_argument("spec", metavar="SPEC", help=SPEC_HELP)
+    add_head(s)
     s.add_argument("--out", metavar="FILE", help="also write the network as YAML: a SPEC for every other verb")
-    _device(s)
-    _timing(s)
-    _common(s)
+    add_device(s)
+    add_timing(s)
+    add_common(s)
 
-    latency = verbs.add_parser("latency", help="latency tables").add_subparsers(
-        dest="action", metavar="ACTION", required=True
-    )
-    s = latency.add_parser("build", help="measure a table on this CPU, or on a device over SSH or adb")
-    s.add_argument(
-        "--device",
-        metavar="ssh://[USER@]HOST[:PORT][/PYTHON]|adb:SERIAL",
-        help="a device that ssh logs into by key, or a phone that adb reaches (with --runtime litert and --benchmark)",
-    )
-    s.add_argument(
-        "--benchmark", metavar="PATH", help="where LiteRT's benchmark_model lies on an adb: device, from its root"
-    )
-    _space(s)
-    _timing(s)
-    _until(s)
-    s.add_argument("--out", metavar="FILE", help="also write the table here")
-    s.add_argument("--rebuild", action="store_true", help="measure anew what the cache holds")
-    _common(s)
-    s = latency.add_parser("check", help="predict and measure networks that the table has not seen")
-    _space(s)
-    _device(s)
-    _timing(s)
-    s.add_argument("--networks", type=int, default=40, metavar="N", help="how many (default 40)")
-    _minutes(s, 4)
-    s.add_argument("--plot", metavar="FILE", help="draw it: a .png, .svg or .pdf")
-    s.add_argument("--seed", type=int, default=0, help="of their draw (default 0)")
-    _common(s)
-    s = latency.add_parser("measure", help="time networks on this CPU, against the reference network")
-    s.add_argument("spec", metavar="SPEC", nargs="?", help=_SPEC)
-    _head(s)
-    s.add_argument("--like", metavar="TABLE.csv", help="networks of its space: ten that tell transfer most, then any")
-    s.add_argument("--networks", type=int, default=40, metavar="N", help="how many with --like (default 40)")
-    s.add_argument("--seed", type=int, default=0, help="of their draw (default 0)")
-    s.add_argument("--space", default="mnasnet-imagenet", metavar="FILE", help="the table's space, if it is your own")
-    s.add_argument("--out", metavar="NETS.csv", help="where their times go, for latency transfer")
-    _minutes(s, 2, "with --like: ")
-    _timing(s)
-    _common(s)
-    s = latency.add_parser("kit", help="a folder or zip that measures a table on a device where mbv3 is not installed")
-    _space(s)
-    _timing(s)
-    _until(s)
-    s.add_argument("--out", required=True, metavar="DIR|FILE.zip", help="where the kit goes")
-    _common(s)
-    s = latency.add_parser("import", help="make the table from what a kit measured")
-    s.add_argument("kit", metavar="KIT", help="the kit's folder or zip")
-    s.add_argument("results", metavar="results.jsonl", help="what `python3 run.py` wrote on the device")
-    s.add_argument("--out", required=True, metavar="TABLE.csv", help="where the table goes")
-    _common(s)
-    s = latency.add_parser("devices", help="the devices that --device knows, each with its error")
-    _common(s)
-    s = latency.add_parser("transfer", help="fit a table to another device or setting from a few networks timed there")
-    s.add_argument("table", metavar="TABLE.csv")
-    s.add_argument("--measured", required=True, metavar="NETS.csv", help="columns network,ms: of measure --like")
-    s.add_argument("--name", metavar="DEVICE", help="what device a list written by hand was timed on")
-    s.add_argument("--fit", type=int, default=10, metavar="N", help="fit on the first N, test on the rest (default 10)")
-    s.add_argument("--space", default="mnasnet-imagenet", metavar="FILE", help="the table's space, if it is your own")
-    s.add_argument("--out", required=True, metavar="TABLE.csv", help="where the new table goes")
-    _common(s)
-    s = latency.add_parser("predict", help="predict a network's time from a table")
-    s.add_argument("spec", metavar="SPEC", help=_SPEC)
-    _head(s)
-    _space(s)
-    _device(s)
-    _timing(s)
-    _common(s)
+    add_latency(verbs)
 
     s = verbs.add_parser("netadapt", help="shrink a network to a target")
-    s.add_argument("spec", metavar="SPEC", help=_SPEC)
+    s.add_argument("spec", metavar="SPEC", help=SPEC_HELP)
     s.add_argument("--target-ms", type=float, required=True, metavar="T", help="milliseconds that one image may take")
     s.add_argument("--data", metavar="DIR", help="your images: one folder a class")
     s.add_argument("--delta", type=float, help="least cut a step, share of the network's ms (0.01, or what the budget "
@@ -256,19 +145,19 @@ def _parser() -> argparse.ArgumentParser:
     s.add_argument("--budget-minutes", type=float, metavar="M", help="time for the run (default 10; 60 with --data)")
     s.add_argument("--seed", type=int, default=0, help="of every random number of the run (default 0)")
     s.add_argument("--out", metavar="DIR", help="run directory (default runs/netadapt-SPEC-Tms)")
-    _timing(s)
-    _common(s)
+    add_timing(s)
+    add_common(s)
 
     s = verbs.add_parser("train", help="train a network on your images, and say how good it is")
     _train_arguments(s)
 
     s = verbs.add_parser("export", help="write a network for another tool")
-    s.add_argument("spec", metavar="SPEC", help=_SPEC)
+    s.add_argument("spec", metavar="SPEC", help=SPEC_HELP)
     s.add_argument(
         "--to", required=True, choices=("onnx", "litert", "torchvision", "timm", "mmpretrain", "mmseg"),
         help="what it is for",
     )  # fmt: skip
-    _head(s)
+    add_head(s)
     s.add_argument(
         "--weights", metavar="FILE", help="safetensors; without it weights are random and the output says so"
     )
@@ -278,11 +167,11 @@ def _parser() -> argparse.ArgumentParser:
         "--out", metavar="DIR|FILE",
         help="a new folder, or a new .onnx or .tflite file (default SPEC.onnx, SPEC.tflite or SPEC-TO)",
     )  # fmt: skip
-    _common(s)
+    add_common(s)
 
     s = verbs.add_parser("verify", help="rebuild, recount and re-measure what a run claims")
     s.add_argument("run", metavar="RUN", help="run directory")
-    _common(s)
+    add_common(s)
     return p
 
 
@@ -334,18 +223,3 @@ def _guard(args: argparse.Namespace) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def dump(value: Any) -> str:
-    """One JSON object; what is not finite is null."""
-    return json.dumps(_finite(value), indent=1)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return value

@@ -1,10 +1,11 @@
-"""Events on a terminal: rich progress where there is one, plain lines otherwise. Everything goes to stderr."""
+"""Events on a terminal: a rich progress bar where there is one, plain lines otherwise. Everything goes to stderr."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from mbv3.events import Done, Event, Note, Progress, StageStart
@@ -12,6 +13,30 @@ from mbv3.events import Done, Event, Note, Progress, StageStart
 __all__ = ["follow"]
 
 _PLAIN_EVERY_S = 10.0
+_EVENTS = (StageStart, Progress, Note, Done)
+
+Show = Callable[[Event], None]
+
+
+def follow(events: Iterable[Any]) -> Any:
+    """Show `events` as they come and return the value of the generator.
+
+    A generator that ends with Done, or with a value that is no event, in place of a return value: that is returned.
+    """
+    display: AbstractContextManager[Show] = _rich() if sys.stderr.isatty() else _plain()
+    steps, last = iter(events), None
+    with display as show:
+        while True:
+            try:
+                event = next(steps)
+            except StopIteration as end:
+                return last if end.value is None else end.value
+            if isinstance(event, _EVENTS):
+                show(event)
+            if isinstance(event, Done):
+                last = event.data
+            elif not isinstance(event, _EVENTS):
+                last = event
 
 
 def _duration(seconds: float | None) -> str:
@@ -36,33 +61,27 @@ def _line(event: Event) -> str:
     return f"[{event.stage}] {event.text}"
 
 
-def follow(events: Iterable[Any]) -> Any:
-    """Show events as they come; return Done's data, or the last value that is no event."""
-    result: Any = None
-    show = _rich if sys.stderr.isatty() else _plain
-    for event in show(events):
-        result = event.data if isinstance(event, Done) else event
-    return result
+@contextmanager
+def _plain() -> Iterator[Show]:
+    printed = 0.0  # when progress was last printed
 
-
-def _plain(events: Iterable[Any]) -> Iterable[Any]:
-    told = 0.0
-    for event in events:
+    def show(event: Event) -> None:
+        nonlocal printed
         if isinstance(event, Progress):
             now = time.monotonic()
-            if now - told >= _PLAIN_EVERY_S:
-                told = now
-                print(_line(event), file=sys.stderr, flush=True)  # noqa: T201
-        elif isinstance(event, (StageStart, Note, Done)):
-            print(_line(event), file=sys.stderr, flush=True)  # noqa: T201
-        if not isinstance(event, (StageStart, Note, Progress)):
-            yield event
+            if now - printed < _PLAIN_EVERY_S:
+                return
+            printed = now
+        print(_line(event), file=sys.stderr, flush=True)  # noqa: T201
+
+    yield show
 
 
-def _rich(events: Iterable[Any]) -> Iterable[Any]:
+@contextmanager
+def _rich() -> Iterator[Show]:
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, TextColumn
+    from rich.progress import BarColumn, TaskID, TextColumn
     from rich.progress import Progress as Bars
 
     console = Console(stderr=True, highlight=False)
@@ -73,19 +92,21 @@ def _rich(events: Iterable[Any]) -> Iterable[Any]:
         TextColumn("{task.description}"),
     )
     with Bars(*columns, console=console, transient=True) as bars:
-        task = None
-        for event in events:
+        task: TaskID | None = None
+
+        def show(event: Event) -> None:
+            nonlocal task
             if isinstance(event, Progress):
                 left = f"  {_duration(event.left_s)} left" if event.left_s is not None else ""
                 text = escape(f"{event.text}{left}")
                 if task is None:
                     task = bars.add_task(text, total=event.total, stage=event.stage)
                 bars.update(task, completed=event.done, total=event.total, description=text, stage=event.stage)
-            elif isinstance(event, (StageStart, Note, Done)):
-                warning = isinstance(event, Note) and event.warning
-                console.print(escape(_line(event)), style="yellow" if warning else None, soft_wrap=True)
-                if isinstance(event, StageStart) and task is not None:
-                    bars.remove_task(task)
-                    task = None
-            if not isinstance(event, (StageStart, Note, Progress)):
-                yield event
+                return
+            warning = isinstance(event, Note) and event.warning
+            console.print(escape(_line(event)), style="yellow" if warning else None, soft_wrap=True)
+            if isinstance(event, StageStart) and task is not None:
+                bars.remove_task(task)
+                task = None
+
+        yield show

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mbv3.cli.asked import network
-from mbv3.cli.say import columns, dump, out, warn
+from mbv3.cli.network import network
+from mbv3.cli.printing import columns, dump, out, warn
 from mbv3.errors import BadInput
 from mbv3.files import vacant, write_atomic
 from mbv3.spec import count, dump_spec, load_spec, lower

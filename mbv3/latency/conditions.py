@@ -1,4 +1,4 @@
-"""What else a machine did while something was timed. Needs Python alone: it travels in a kit as it is."""
+"""What else a machine did during a measurement. Needs Python only: a kit contains a copy of this file."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _MHZ = "/sys/devices/system/cpu/cpu{}/cpufreq/scaling_cur_freq"
 
 
 def timed_core() -> int | None:
-    """The core that runs are timed on: the last allowed one, as core 0 takes the interrupts on most machines."""
+    """The core for timed runs: the last one allowed, because core 0 handles the interrupts on most machines."""
     return max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 @contextmanager
 def undisturbed(threads: int = 1) -> Iterator[None]:
-    """This thread on one core, and before other programs where the user may ask for that; but neither where it has
-    others to wait for, which would have to stand behind it."""
+    """Pin this thread to one core and raise its priority where the user may. Not with several threads: this one would
+    wait for the others, which would have a lower priority on the same core."""
     core = timed_core() if threads == 1 else None
     cores = os.sched_getaffinity(0) if core is not None else set()
     nice = os.getpriority(os.PRIO_PROCESS, 0)
@@ -44,8 +44,8 @@ def undisturbed(threads: int = 1) -> Iterator[None]:
 
 @cache
 def setting(threads: int = 1) -> dict[str, float]:
-    """How runs are timed by this process, for the record: the core that the calling thread is pinned to, and its
-    priority (nice); each where it can be known."""
+    """How this process times runs, for the record: the core of the timed thread and its priority (nice), where
+    known."""
     core = timed_core() if threads == 1 else None
     with undisturbed(threads):
         out = {"nice": float(os.getpriority(os.PRIO_PROCESS, 0))}
@@ -53,7 +53,7 @@ def setting(threads: int = 1) -> dict[str, float]:
 
 
 class Watch:
-    """From its making to `seen()`: what this process's machine did beside it. Linux; elsewhere nothing is seen."""
+    """Observes what else this machine does, from its creation to `seen()`. Linux only; elsewhere it reports nothing."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -62,10 +62,11 @@ class Watch:
 
     @staticmethod
     def _read() -> tuple[float, float] | None:
-        """Seconds of the allowed cores at work since the start of the machine, and those its host gave to others."""
+        """Busy seconds of the allowed cores since the machine started, and seconds that its host gave to other
+        guests."""
         try:
             tick = os.sysconf("SC_CLK_TCK")
-            ours = {f"cpu{i}" for i in os.sched_getaffinity(0)}  # a container is told of all of its host's
+            ours = {f"cpu{i}" for i in os.sched_getaffinity(0)}  # a container sees all cores of its host
             lines = [line.split() for line in _PROC.read_text("ascii").split("\n")]
             cores = [[int(f) / tick for f in line[1:9]] for line in lines if line and line[0] in ours]
         except (OSError, ValueError, AttributeError):
@@ -76,8 +77,8 @@ class Watch:
         return user + nice + system + irq + soft, steal
 
     def seen(self) -> dict[str, float]:
-        """`others`: cores that other programs kept busy, `stolen`: cores that the host took, `mhz`: the timed core's
-        clock now; each where it can be known."""
+        """`others`: cores kept busy by other programs; `stolen`: cores that the host gave to other guests; `mhz`: the
+        clock of the timed core now; each where known."""
         out: dict[str, float] = {}
         now, wall = self._read(), max(time.monotonic() - self._began, 1e-3)
         if now and self._machine:

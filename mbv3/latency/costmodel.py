@@ -1,5 +1,6 @@
-"""Layers not in the table that cannot be measured: non-negative least squares on physical features, and what that
-misses on the measured layer nearest in channels."""
+"""Estimates of layers that are not in the table and cannot be measured.
+
+Non-negative least squares on physical features, corrected by the residual of the measured layer nearest in channels."""
 
 from __future__ import annotations
 
@@ -8,7 +9,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from mbv3.errors import BadInput
 from mbv3.latency.metrics import fidelity
@@ -17,9 +17,9 @@ from mbv3.spec import Classify, Dense, Head, LayerKey, MBConv, lower_key
 __all__ = ["FEATURES", "WORK", "WORK_OF", "CostModel", "features", "fit_cost_model"]
 
 LEAST_MS = 1e-4
-# Log channels over which a relative's miss falls to 1/e. Of 1,749 layers of `mnasnet` those of channel pairs
-# left out were told with 14.8 % RMSPE (LiteRT: 11.3), by the features alone with 15.6 (11.4), by the nearest's whole
-# miss with 23.0 (13.7); with the 186 that cut networks add, most odd: 20.6 (11.0), 19.8 (11.3), 31.6 (13.9).
+# Distance in log channels over which the residual fades to 1/e. Held-out RMSPE on the 1,749 layers of `mnasnet`, folds
+# by channel pair: 14.8 % (LiteRT: 11.3), with the features only 15.6 (11.4), without fading 23.0 (13.7). With the 186
+# layers that cut networks add, most of them odd: 20.6 (11.0), 19.8 (11.3), 31.6 (13.9).
 FADE = 0.25
 
 FEATURES = (
@@ -28,9 +28,9 @@ FEATURES = (
     "SE MMAdds", "scaled Melements", "resampled Melements", "activated Melements", "h-swish Melements",
     "moved Melements", "weights MB",
 )  # fmt: skip
-# Kinds of work: a runtime, a precision or a core that is slower at one of them need not be at the others.
+# Kinds of work: a runtime, a precision or a core can be slower at one of them and not at the others.
 WORK = {
-    "other convolutions": ("full conv MMAdds",),  # k x k, and 1x1 but those of MBConv: tail, classifier, heads
+    "other convolutions": ("full conv MMAdds",),  # k x k, and the 1x1 outside of MBConv: tail, classifier, heads
     "expanding and projecting": ("expand MMAdds", "project MMAdds", "small-map MMAdds", "weights MB"),
     "depthwise": ("depthwise k3 MMAdds", "depthwise k5 MMAdds", "depthwise k7+ MMAdds", "strided depthwise MMAdds"),
     "SE": ("SE layer", "SE MMAdds", "scaled Melements"),
@@ -43,7 +43,7 @@ WORK_OF = np.array([[f in names for f in FEATURES] for names in WORK.values()], 
 
 
 def features(key: LayerKey) -> NDArray[np.float64]:
-    """What a layer does, in units that each cost time: multiply-adds by kind, elements, bytes read."""
+    """(FEATURES,): what a layer does that takes time: multiply-adds by kind, elements, bytes read."""
     layer = lower_key(key)
     f = np.zeros(len(FEATURES))
 
@@ -83,7 +83,7 @@ def features(key: LayerKey) -> NDArray[np.float64]:
 
 
 def family(key: LayerKey) -> tuple[object, ...]:
-    """What layers that differ in channels only have in common."""
+    """Equal for layers that differ in channels only."""
     row = key.row
     if isinstance(row, Classify):
         return ("classify", key.h, key.w, bool(row.features))
@@ -102,63 +102,68 @@ def _log_channels(key: LayerKey) -> NDArray[np.float64]:
     return np.log([key.cin, inner, row.classes if isinstance(row, Classify) else row.out])
 
 
-Misses = Mapping[tuple[object, ...], Sequence[tuple[NDArray[np.float64], float]]]
+Residuals = Mapping[tuple[object, ...], Sequence[tuple[NDArray[np.float64], float]]]
 
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """ms = coefficients . features(key), times measured / modelled of the nearest of `misses`, which holds that of
-    every measured layer beside its log channels, by family. `error` is the held-out RMSPE of such an estimate, in
-    percent."""
+    """ms = coefficients . features(key) x residual of the nearest measured layer, faded by its distance.
+
+    `residuals`: by family the (log channels, measured / modelled) of every measured layer. `error`: held-out RMSPE of
+    an estimate in percent."""
 
     coefficients: NDArray[np.float64]
     error: float
-    misses: Misses = field(default_factory=dict)
+    residuals: Residuals = field(default_factory=dict)
 
     def ms(self, key: LayerKey) -> float:
         """Estimated hot latency of one layer in ms."""
         return self.plain_ms(key) * self._nearby(key)
 
     def plain_ms(self, key: LayerKey) -> float:
-        """The same by its features alone."""
+        """The same from the features only."""
         return max(float(features(key) @ self.coefficients), LEAST_MS)
 
     def shares(self, key: LayerKey) -> NDArray[np.float64]:
-        """Which part of a layer's time goes into each kind of WORK; they add up to 1."""
+        """Share of each kind of WORK in the time of a layer; they add up to 1."""
         parts = WORK_OF @ (features(key) * self.coefficients)
         whole = float(parts.sum())
         return parts / whole if whole > 0 else np.full(len(WORK), 1 / len(WORK))
 
     def _nearby(self, key: LayerKey) -> float:
-        """The nearest relative's miss, which fades with its distance: so cut rows stay comparable."""
-        relatives = self.misses.get(family(key), ())
+        """Residual of the nearest layer of the family; it fades with the distance, so that cut rows stay comparable."""
+        relatives = self.residuals.get(family(key), ())
         if not relatives:
             return 1.0
         here = _log_channels(key)
-        distance, miss = min((float(np.abs(there - here).sum()), miss) for there, miss in relatives)
-        return float(miss ** np.exp(-distance / FADE))
+        distance, ratio = min((float(np.abs(there - here).sum()), ratio) for there, ratio in relatives)
+        return float(ratio ** np.exp(-distance / FADE))
 
 
 def _solve(x: NDArray[np.float64], t: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy.optimize import nnls  # half a second to import; a table with a row for every layer needs no fit
+
     return nnls(x / t[:, None], np.ones(len(t)))[0]
 
 
 def _fitted(keys: Sequence[LayerKey], x: NDArray[np.float64], t: NDArray[np.float64], error: float) -> CostModel:
     coefficients = _solve(x, t)
-    misses: dict[tuple[object, ...], list[tuple[NDArray[np.float64], float]]] = {}
+    residuals: dict[tuple[object, ...], list[tuple[NDArray[np.float64], float]]] = {}
     for key, ms, modelled in zip(keys, t, np.maximum(x @ coefficients, LEAST_MS), strict=True):
-        misses.setdefault(family(key), []).append((_log_channels(key), float(ms / modelled)))
-    return CostModel(coefficients, error, misses)
+        residuals.setdefault(family(key), []).append((_log_channels(key), float(ms / modelled)))
+    return CostModel(coefficients, error, residuals)
 
 
 def fit_cost_model(keys: Sequence[LayerKey], ms: Sequence[float]) -> CostModel:
-    """Fit on measured layers, minimising relative error; held out by channel pair in five folds.
+    """Fit on measured layers, minimising the relative error; `error` is from five folds, held out by channel pair.
 
     Raises:
         BadInput: too few layers to fit.
     """
     if len(keys) < 20:
-        raise BadInput(f"a cost model needs at least 20 measured layers (got {len(keys)})")
+        raise BadInput(
+            f"a cost model needs at least 20 measured layers (got {len(keys)}); measure a table of a whole space"
+        )
     x = np.stack([features(k) for k in keys])
     t = np.asarray(ms, dtype=float)
     pairs = [(k.cin, 0 if isinstance(k.row, Head) else k.row.out) for k in keys]

@@ -1,4 +1,4 @@
-"""A device that is at hand: layers and whole networks measured against the reference network."""
+"""This machine as a device: layers and whole networks, measured beside the reference network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import trim_mean
 
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.protocol import noise_floor, shares
@@ -23,20 +22,19 @@ from mbv3.spec import ArchSpec, LayerKey, lower, lower_key
 
 __all__ = ["Device", "Measured"]
 
-NEAR = 10  # layers of known time that another is told against
-FAST = 2  # percentile of the few runs of a layer: what disturbs only adds
+NEAR = 10  # layers with a known time that scale the time of a new one
+FAST = 2  # percentile of the few runs of a layer: a disturbance only adds time
 PARTS, MOST_PARTS = 4, 32
-NOISE = 0.7  # percent; what a table's error of 2 % hardly feels
+NOISE = 0.7  # percent; negligible beside a table's error of 2 %
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
     """Whole networks timed in the same rounds as the reference.
 
-    `ms` are at the table's reference: t / t_reference_now * t_reference_table, the mean of `parts` with their
-    `shares`; these are the same on sessions opened anew: what differs between them is chance.
-    `raw_reference_ms` is the reference's time now.
-    """
+    `ms` are in ms of the table: t / t_reference_now * t_reference_table, the mean of `parts` weighted by their
+    `shares`. Each of `parts` uses new sessions, so a difference between them is random error. `raw_reference_ms` is the
+    time of the reference now."""
 
     ms: tuple[float, ...]
     parts: tuple[tuple[float, ...], ...]
@@ -45,7 +43,7 @@ class Measured:
 
     @classmethod
     def of(cls, times: Sequence[Sequence[float]], reference: Sequence[float], drift: float) -> Measured:
-        """From the ms of every network in each part, and the reference's raw ms in each group of each part."""
+        """From (parts, networks) times in ms, and the raw ms of the reference in each group of each part."""
         parts = tuple(zip(*times, strict=True))
         weights = shares(parts).tolist() if parts else []
         ms = tuple(sum(w * t for w, t in zip(weights, part, strict=True)) for part in parts)
@@ -53,7 +51,7 @@ class Measured:
 
     @property
     def errors_ms(self) -> tuple[float, ...]:
-        """Standard error of each of `ms`, from how much its parts differ."""
+        """Standard error of each of `ms`, from the differences between its parts."""
         return tuple(statistics.stdev(p) / math.sqrt(len(p)) for p in self.parts)
 
     @property
@@ -68,37 +66,40 @@ def layer_bytes(key: LayerKey) -> int:
 
 
 def network_bytes(spec: ArchSpec) -> int:
-    """Weights, once as given and once as the runtime packs them, and the activations alive at one time."""
+    """Bytes of the weights, as given and as the runtime packs them, and of the activations that exist together."""
     ops = [op for layer in lower(spec) for op in layer.ops]
     return 4 * (2 * sum(op.params for op in ops) + 4 * max(op.cout * op.hout * op.wout for op in ops)) + 2_000_000
 
 
 def chunks(keys: Sequence[LayerKey]) -> list[list[LayerKey]]:
-    """Runs of keys that may be open together."""
+    """`keys` in groups that may be open together."""
     return [[keys[i] for i in group] for group in grouped(range(len(keys)), [layer_bytes(k) for k in keys])]
 
 
 def _scale(now: float, known_now: NDArray[np.float64], known: NDArray[np.float64]) -> float:
-    """By what a layer that takes `now` is to be multiplied, from the NEAR in size of those `known`."""
+    """The factor from ms now to ms of the table for a layer that takes `now`, from the NEAR known layers of its
+    size."""
     near = np.argsort(np.abs(np.log(known_now / now)), kind="stable")[:NEAR]
-    # the mean without the outer quarters: no row decides, and less is left to chance than by the median
+    from scipy.stats import trim_mean  # a second to import, needed for rows on demand only
+
+    # without the outer quarters no single row decides, and the random error is smaller than that of the median
     return float(trim_mean(known[near] / known_now[near], 0.25))
 
 
 class Device:
-    """This machine under one runtime, with the reference network that its times are told against."""
+    """This machine with one runtime, and the reference network that its times are relative to.
+
+    `reference_ms`: the reference's time in the table; without it the reference is measured now."""
 
     def __init__(self, runtime: Runtime, reference: ArchSpec, reference_ms: float | None = None) -> None:
         self.runtime = runtime
         self.reference = reference
         self._anchor = runtime.network(reference)
-        self.reference_ms = self._first(reference_ms)
-
-    def _first(self, reference_ms: float | None) -> float:
-        if reference_ms is not None:
-            return reference_ms
-        # as `networks` times it: in turn with other sessions, not alone in a loop with its weights in cache
         self.reference_ms = 1.0
+        self.reference_ms = self._reference_now() if reference_ms is None else reference_ms
+
+    def _reference_now(self) -> float:
+        """Measured as `networks` does, between other sessions, not in a loop with its weights in cache."""
         return self.networks([self.reference]).raw_reference_ms
 
     @property
@@ -108,23 +109,28 @@ class Device:
     def layers(
         self, keys: Sequence[LayerKey], known: Mapping[LayerKey, float] | None = None, *, passes: int = 1
     ) -> dict[LayerKey, Timed]:
-        """Hot times of layers in `passes`, each over them all, chunk by chunk, on sessions opened anew. One is quick,
-        and off by a few percent a layer; what disturbs for less than a pass over several chunks spoils no layer's every
-        pass. They are told against layers whose ms in a table are `known`, timed beside each chunk, each against those
-        NEAR it in size: what disturbs, and what few runs miss of the fastest, is not the same for small and large
-        layers. Without `known` there is the reference alone."""
-        told, told_ms = list(known or {}), np.array(list((known or {}).values()))
-        groups = [[*told, *chunk] for chunk in chunks(keys)]
+        """Hot times of layers that a table lacks, in ms of the table.
+
+        Each of `passes` goes over all layers, chunk by chunk, in new sessions. One pass is quick and has an error of a
+        few percent a layer. With several, a disturbance shorter than a pass over several chunks does not spoil every
+        pass of a layer. `known` maps layers of the table to their ms; they are timed beside each chunk, and each new
+        layer is scaled by the NEAR known ones of its size, because a disturbance changes small and large layers by
+        different factors. Without `known` all are scaled by the reference network.
+        """
+        known_keys, known_ms = list(known or {}), np.array(list((known or {}).values()))
+        n = len(known_keys)
+        groups = [[*known_keys, *chunk] for chunk in chunks(keys)]
         runs: list[list[list[list[float]]]] = [[] for _ in groups]
         references: list[list[float]] = [[] for _ in groups]
         for p, g in itertools.product(range(passes), range(len(groups))):
             seed = p * len(groups) + g
-            # opened in any order: where a session's memory happens to lie moves its time
-            order = np.random.default_rng((seed, 1)).permutation(len(groups[g]))  # not that of the visits
+            # the place of a session in memory changes its time, so the order of opening is random
+            # another order than that of the visits
+            order = np.random.default_rng((seed, 1)).permutation(len(groups[g]))
             opened = [self.runtime.layer(groups[g][i]) for i in order]
             items = [opened[i] for i in np.argsort(order)]
             times, reference_ms, _ = time_layers(
-                items, items[0] if told else self._anchor, rounds=3, seed=seed, max_runs=2,
+                items, items[0] if n else self._anchor, rounds=3, seed=seed, max_runs=2,
                 threads=self.fingerprint.threads,
             )  # fmt: skip
             del items, opened
@@ -134,8 +140,8 @@ class Device:
         for group, timed, reference in zip(groups, runs, references, strict=True):
             every = [np.concatenate(times) for times in zip(*timed, strict=True)]
             fast = np.array([np.percentile(times, FAST) for times in every])
-            for i, key in enumerate(group[len(told) :], len(told)):
-                scale = _scale(fast[i], fast[: len(told)], told_ms) if told else self.reference_ms / min(reference)
+            for i, key in enumerate(group[n:], n):
+                scale = _scale(fast[i], fast[:n], known_ms) if n else self.reference_ms / min(reference)
                 mean, std = float(every[i].mean()), float(every[i].std())
                 out[key] = Timed(float(fast[i]) * scale, len(every[i]), mean * scale, std * scale)
         return out
@@ -150,16 +156,15 @@ class Device:
         more_s: float = 0.0,
         max_s: float = math.inf,
     ) -> Measured:
-        """Whole networks, interleaved with the reference in the same rounds.
+        """Whole networks, interleaved with the reference network in the same rounds.
 
-        There are `parts` (2 or more) of `rounds` each, on sessions opened anew, as where a session's weights happen to
-        lie moves a time too. The reference is one of the networks in turn, visited as the others are: timed more often
-        it would run hotter.
+        There are `parts` (2 or more) of `rounds` each, in new sessions, because the place of a session's weights in
+        memory changes its time. The reference is visited like the other networks: visited more often it would be
+        faster.
 
-        `more_s`: further parts are timed for so many seconds, while the noise floor is over NOISE. `max_s`: after so
-        many seconds a part has no further round, but for three.
-        """
-        # networks that would not fit in memory together are timed in groups, each with the reference
+        `more_s`: further parts are timed for this many seconds while the noise floor is above NOISE. `max_s`: after
+        this many seconds no further round of a part starts, except the first three."""
+        # networks that do not fit in memory together are timed in groups, each with the reference
         groups = grouped_evenly([network_bytes(s) for s in specs])
         times: list[list[float]] = []
         reference: list[float] = []

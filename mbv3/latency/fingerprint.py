@@ -1,4 +1,4 @@
-"""What a latency belongs to: the CPU, the runtime, the threads."""
+"""Identity of a measurement: the CPU, the runtime, the threads."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Fingerprint:
         return f"{self.cpu}, {self.runtime} {self.runtime_version} {self.precision}, {self.threads} thread(s)"
 
     def differences(self, other: Fingerprint) -> list[tuple[str, object, object]]:
-        """(field, self's, other's) of everything that makes timings incomparable."""
+        """(field, own value, other value) of every difference that makes times incomparable."""
         return [(f, getattr(self, f), getattr(other, f)) for f in _COMPARED if getattr(self, f) != getattr(other, f)]
 
     @property
@@ -78,12 +78,12 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def vectors(flags: str) -> str:
-    """The vector instruction sets among the flags or features that /proc/cpuinfo tells."""
+    """The vector instruction sets among the flags or features of /proc/cpuinfo."""
     return " ".join(f for f in _VECTOR_FLAGS if f in flags.split())
 
 
 def this_cpu(runtime: str, runtime_version: str, threads: int, precision: str = "fp32") -> Fingerprint:
-    """The fingerprint of this machine under a runtime."""
+    """The fingerprint of this machine with a runtime."""
     info = _cpuinfo()
     model = info.get("model name") or info.get("hardware") or platform.processor() or platform.machine()
     part = [info[k] for k in ("cpu family", "model", "stepping", "cpu part") if k in info]

@@ -1,9 +1,8 @@
 """A table for a device that can only run a copied folder: `write_kit` here, `python run.py` there, `import_kit` here.
 
-A kit holds every model without its weights, which the device fills in at random: 343 layers and 60 networks take about
-two megabytes. (int8 models keep theirs, a quarter of the size in float.) Python 3.10, numpy and the runtime are all
-that the device needs.
-"""
+A kit holds every model without its weights; the device replaces them by random ones. So 343 layers and 60 networks take
+about two megabytes. (int8 models keep their weights, a quarter of the size in float.) The device needs Python 3.10,
+numpy and the runtime."""
 
 from __future__ import annotations
 
@@ -22,8 +21,8 @@ from mbv3.errors import BadInput
 from mbv3.files import write_atomic
 from mbv3.latency.build import ERROR, MINUTES, BuildPlan, table_of, work_of
 from mbv3.latency.fingerprint import Fingerprint
-from mbv3.latency.runner import RESULTS, Told, kit_id
-from mbv3.latency.runtime import MODELS, check_runtime
+from mbv3.latency.runner import RESULTS, Measurements, kit_id
+from mbv3.latency.runtime import check_portable, models_of
 from mbv3.latency.sessions import KINDS
 from mbv3.latency.table import LatencyTable
 from mbv3.spec import parse_key, parse_spec
@@ -31,10 +30,10 @@ from mbv3.spec import parse_key, parse_spec
 __all__ = ["import_kit", "kit_files", "parse_kit", "table_of_results", "write_kit"]
 
 FORMAT = "mbv3-kit/4"
-LEAST_HOLE = 16  # floats; what is smaller stays in the model
+LEAST_HOLE = 16  # floats; smaller tensors stay in the model
 _TRAVEL = ("protocol.py", "sessions.py", "fingerprint.py", "conditions.py", "timers.py", "runner.py")
 _RUN = """\
-# python3 run.py: times the models of this folder into results.jsonl; after an interruption it goes on there.
+# python3 run.py: times the models of this folder into results.jsonl; after an interruption it continues there.
 import sys
 
 if sys.version_info < (3, 10):
@@ -50,12 +49,12 @@ from mbv3.latency.runner import main
 sys.exit(main())
 """
 _README = """\
-A kit of mbv3-search. On the device (Linux, Android under Termux, macOS) whose latency you want to know:
+A kit of mbv3-search. On the device that you want to measure (Linux, Android with Termux, macOS) run:
 
     pip install numpy {package}
     python3 run.py
 
-It writes results.jsonl (and goes on there after an interruption). Bring that file back and run, where the kit was made:
+It writes results.jsonl, and continues there after an interruption. Copy that file back and run, where the kit was made:
 
     mbv3 latency import KIT results.jsonl --out table.csv
 """
@@ -65,9 +64,10 @@ It writes results.jsonl (and goes on there after an interruption). Bring that fi
 
 
 def _strip(model: bytes, runtime: str) -> tuple[bytes, list[list[float]]]:
-    """The model without its weights, and its holes: (place in what is left, floats, their standard deviation)."""
+    """The model without its weights, and its holes: (offset in the shorter model, number of floats, their
+    deviation)."""
     parts, holes, at, left = [], [], 0, 0
-    for place, values in sorted(MODELS[runtime].weights(model), key=lambda w: w[0]):
+    for place, values in sorted(models_of(runtime).weights(model), key=lambda w: w[0]):
         if len(values) < LEAST_HOLE:
             continue
         parts.append(model[at:place])
@@ -77,24 +77,25 @@ def _strip(model: bytes, runtime: str) -> tuple[bytes, list[list[float]]]:
     return b"".join([*parts, model[at:]]), holes
 
 
-# ---- out -----------------------------------------------------------------------------------------------------
+# ---- writing -----------------------------------------------------------------------------------------------------
 
 
 def kit_files(
     plan: BuildPlan, runtime: str, threads: int, *, error: float = ERROR, minutes: float = MINUTES
 ) -> dict[str, bytes]:
-    """The files of a kit by their names.
+    """The files of a kit by name.
 
     Raises:
-        BadInput: an unknown runtime, or LiteRT is not installed here, where its models are written.
+        BadInput: an unknown runtime, a registered one, or LiteRT is not installed on this machine.
     """
-    check_runtime(runtime)
+    check_portable(runtime)
     if threads < 1:
         raise BadInput(f"--threads must be at least 1 (got {threads})")
     work = work_of(plan, error=error, minutes=minutes)
+    write = models_of(runtime)
     bodies, models, at = [], [], 0
     specs = [*(spec for _, spec in plan.calibration), plan.reference]
-    for whole in chain(map(MODELS[runtime].layer, dict.fromkeys(plan.keys)), map(MODELS[runtime].network, specs)):
+    for whole in chain(map(write.layer, dict.fromkeys(plan.keys)), map(write.network, specs)):
         body, holes = _strip(whole, runtime)
         bodies.append(body)
         models.append({"at": at, "bytes": len(body), "holes": holes})
@@ -124,10 +125,10 @@ def kit_files(
 
 
 def write_kit(files: Mapping[str, bytes], path: Path) -> None:
-    """A kit as a folder, or as a zip where `path` ends so.
+    """Write a kit as a folder, or as a zip file where `path` ends in .zip.
 
     Raises:
-        BadInput: `path` is there already, or cannot be written.
+        BadInput: `path` exists, or cannot be written.
     """
     if path.exists():
         raise BadInput(f"{path} exists; give another --out, or remove it")
@@ -142,7 +143,7 @@ def write_kit(files: Mapping[str, bytes], path: Path) -> None:
         write_atomic(path / name, content)
 
 
-# ---- back ----------------------------------------------------------------------------------------------------
+# ---- reading ----------------------------------------------------------------------------------------------------
 
 
 def parse_kit(text: str | bytes, source: str) -> dict[str, Any]:
@@ -153,9 +154,9 @@ def parse_kit(text: str | bytes, source: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise BadInput(f"{source}: is not a kit; make one with: mbv3 latency kit --out kit.zip") from None
     if version != FORMAT:
-        raise BadInput(f"{source}: is a kit of another version ({version!r}, not {FORMAT!r}); make the kit anew")
+        raise BadInput(f"{source}: is a kit of another format ({version!r}, not {FORMAT!r}); make the kit again")
     if not good:
-        raise BadInput(f"{source}: its kit.json was edited after it was made; make the kit anew")
+        raise BadInput(f"{source}: its kit.json was edited after it was made; make the kit again")
     return dict(kit)
 
 
@@ -167,51 +168,57 @@ def _read_kit(path: Path) -> dict[str, Any]:
             [name] = [n for n in z.namelist() if n.endswith("/kit.json")]
             return parse_kit(z.read(name), str(path))
     except (OSError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error):  # encrypted, or corrupt
-        raise BadInput(f"{path}: is not a kit's folder or zip; make one with: mbv3 latency kit --out kit.zip") from None
+        raise BadInput(
+            f"{path}: is not the folder or zip file of a kit; make one with: mbv3 latency kit --out kit.zip"
+        ) from None
 
 
 def import_kit(kit_path: Path, results: Path) -> LatencyTable:
     """The table that a device measured.
 
     Raises:
-        BadInput: not a kit, an edited one, or results of another kit, incomplete, or with times that cannot be.
+        BadInput: not a kit, or an edited one; the results are of another kit, incomplete, or have impossible times.
     """
     kit = _read_kit(kit_path)
     try:
         text = results.read_text("utf-8")
     except FileNotFoundError:
-        raise BadInput(f"{results}: no such results file; bring results.jsonl back from the device") from None
+        raise BadInput(f"{results}: no such results file; copy results.jsonl back from the device") from None
     except (OSError, ValueError) as e:
-        raise BadInput(f"{results}: cannot be read as a kit's results ({e}); bring it back again") from None
+        raise BadInput(
+            f"{results}: cannot be read as the results of a kit ({e}); copy it from the device again"
+        ) from None
     return table_of_results(kit, text, str(results))
 
 
 def table_of_results(kit: Mapping[str, Any], text: str, source: str) -> LatencyTable:
     """The table from the text of results.jsonl. Raises: BadInput."""
-    told = Told(kit)
+    measured = Measurements(kit)
     try:
         lines = [json.loads(line) for line in text.split("\n")[:-1]]
     except (ValueError, RecursionError) as e:
-        raise BadInput(f"{source}: cannot be read as a kit's results ({e}); bring it back again") from None
+        raise BadInput(
+            f"{source}: cannot be read as the results of a kit ({e}); copy it from the device again"
+        ) from None
     try:
         first = lines[0]
         if first["format"] != RESULTS:
-            raise ValueError("is not of this version's format")
+            raise ValueError(f"its format is {first['format']!r}, not {RESULTS!r}")
         if first["kit"] != kit["id"]:
-            raise ValueError("is of another kit than the one given")
+            raise ValueError("it belongs to another kit")
         fingerprint = Fingerprint(**first["fingerprint"])
         kind = KINDS[kit["runtime"]]
-        for name, asked in (("runtime", kind.runtime), ("precision", kind.precision), ("threads", kit["threads"])):
-            if getattr(fingerprint, name) != asked:
-                raise ValueError(f"its {name} is {getattr(fingerprint, name)!r}, the kit's {asked!r}")
+        for name, expected in (("runtime", kind.runtime), ("precision", kind.precision), ("threads", kit["threads"])):
+            if getattr(fingerprint, name) != expected:
+                raise ValueError(f"its {name} is {getattr(fingerprint, name)!r}, that of the kit {expected!r}")
         for entry in lines[1:]:
-            told.take(entry)
-        if not told.ended:
-            raise ValueError("its end is missing; run the kit again, it goes on where it stopped")
+            measured.add(entry)
+        if not measured.ended:
+            raise ValueError("its end is missing; run the kit again, it continues where it stopped")
         keys = tuple(parse_key(k) for k in kit["keys"])
         specs = tuple((label, parse_spec(spec)) for label, spec in kit["networks"])
         about = {**kit["about"], "kit": kit["id"][:12]}
         plan = BuildPlan(keys, specs, parse_spec(kit["reference_spec"]), about)
-        return table_of(plan, fingerprint, told, kit)
+        return table_of(plan, fingerprint, measured, kit)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError) as e:
         raise BadInput(f"{source}: is not a results file of this kit ({e})") from None

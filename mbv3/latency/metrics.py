@@ -1,18 +1,30 @@
-"""How far a prediction can be trusted (the metrics of nn-Meter, Zhang 2021)."""
+"""How far a prediction can be trusted: the metrics of nn-Meter (Zhang 2021)."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import spearmanr
 
-__all__ = ["fidelity"]
+__all__ = ["Fidelity", "fidelity"]
 
 
-def fidelity(predicted: ArrayLike, measured: ArrayLike) -> dict[str, Any]:
-    """Relative errors of `predicted` against `measured` (both ms), in percent, and the rank correlation."""
+class Fidelity(TypedDict):
+    """Relative errors in percent and Spearman's rank correlation, None where it is undefined."""
+
+    n: int
+    rmspe: float
+    bias: float
+    within_5: float  # percent of networks whose error is at most 5 %
+    within_10: float
+    spearman: float | None
+
+
+def fidelity(predicted: ArrayLike, measured: ArrayLike) -> Fidelity:
+    """Relative errors of `predicted` against `measured` (both ms) and their rank correlation."""
+    from scipy.stats import spearmanr  # a second to import, and a prediction needs no report
+
     p, t = np.asarray(predicted, dtype=float), np.asarray(measured, dtype=float)
     e = (p / t - 1) * 100
     varies = len(p) > 2 and np.ptp(p) > 0 and np.ptp(t) > 0

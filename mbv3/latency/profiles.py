@@ -1,4 +1,4 @@
-"""Phones that nobody here has: cost models fitted to published measurements by scripts/fit_phone_profiles.py."""
+"""Phones known by published measurements only: cost models fitted by scripts/fit_phone_profiles.py."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def profile_names() -> tuple[str, ...]:
 
 
 def load_profile(name: str) -> LatencyTable:
-    """The profile `name` as a table without rows: every time that it gives is estimated.
+    """The profile `name` as a table without rows: every time from it is estimated.
 
-    `about` holds where it is from and its errors: `blocks` held out by channel pair, `networks` as published.
+    `about` holds its sources and errors: of `blocks`, held out by channel pair, and of published `networks`.
     """
     text = (resources.files("mbv3.latency") / "profiles" / f"{name}.yaml").read_text("utf-8")
     profile: Mapping[str, Any] = parse_yaml(text, f"{name}.yaml")

@@ -1,9 +1,8 @@
-"""The timing protocol: everything interleaved, nothing timed alone.
+"""The timing protocol: all items are interleaved, none is timed alone.
 
-Noise is drift over time (two equal networks timed one after the other differ by up to 20 %, run by run
-interleaved by less than 1 %), so every item is visited once a round, in shuffled order, with the reference
-network among them; the statistic is the 10th percentile, and an item's time is reported relative to the
-reference of the same rounds.
+Noise is drift over time: two equal networks timed one after the other differ by up to 20 %, interleaved run by run by
+less than 1 %. So every item is visited once a round, in shuffled order, with the reference network among them. The
+statistic is the 10th percentile, and a time is reported relative to the reference in the same rounds.
 """
 
 from __future__ import annotations
@@ -27,48 +26,48 @@ Clock = Callable[[], float]
 
 
 def p10(samples: Sequence[float] | NDArray[np.float64]) -> float:
-    """The 10th percentile, the statistic of every time but those of layers on demand (`device.FAST`)."""
+    """The 10th percentile: the statistic of all times, except of rows measured on demand (`device.FAST`)."""
     return float(np.percentile(np.asarray(samples), 10))
 
 
 FEWEST = 3  # rounds
-MANY = 8  # networks: what so many share a calibration takes up, and how noisy a part was can be told from them
+MANY = 8  # networks: with this many the noise of a part can be estimated, and a calibration absorbs a common factor
 
 
 def _weighed(times: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights of the parts of (networks, parts), inverse to the variance of what differs by chance between networks,
-    and that variance, relative."""
+    """For times (networks, parts): the weight of each part, inverse to the variance of its random error, and that
+    variance, relative."""
     n, k = times.shape
     weights, variance = np.full(k, 1 / k), np.zeros(k)
     for _ in range(6):
         off = times / (times @ weights)[:, None] - 1
-        off -= off.mean(axis=0)  # what all networks of a part share comes from the reference in it
+        off -= off.mean(axis=0)  # an error common to all networks of a part comes from its reference
         seen = (off**2).sum(axis=0) / (n - 1)
-        # a part's share in the mean that it is held against makes it look nearer than it is, the others' further:
-        # seen = (1 - 2 weight) * variance + the mean's own
+        # each part contributes to the mean that it is compared with, so its variance is underestimated:
+        # seen = (1 - 2 weight) * variance + variance of the mean
         own = float((weights**2 * seen / (1 - 2 * weights)).sum() / (1 + (weights**2 / (1 - 2 * weights)).sum()))
         variance = (seen - own) / (1 - 2 * weights)
         variance = np.maximum(variance, 0.1 * float(np.median(seen)))
         if variance.min() <= 0:
             return np.full(k, 1 / k), variance
         weights = 1 / variance / (1 / variance).sum()
-        if (most := float(weights.max())) > 0.45:  # no part alone
+        if (most := float(weights.max())) > 0.45:  # no single part may dominate
             even = (most - 0.45) / (most - 1 / k)
             weights = (1 - even) * weights + even / k
     return weights, variance
 
 
 def shares(parts: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    """How much each part counts in the mean time of a network: the less, the noisier it was, where there are networks
-    and parts enough to tell. `parts[i][p]` is the time of network i in part p, over the reference's."""
+    """Weight of each part in the mean time of a network: noisier parts get less, where there are enough networks and
+    parts to estimate that. `parts[i][p]` is the time of network i in part p in units of the reference's."""
     times = np.array(parts, dtype=float)
     n, k = times.shape
     return _weighed(times)[0] if n >= MANY and k >= 4 else np.full(k, 1 / k)
 
 
 def noise_floor(parts: Sequence[Sequence[float]]) -> float:
-    """RMSPE in percent that a perfect prediction of networks' mean times (with `shares`) would show: what differs
-    between parts, which are on sessions opened anew, is chance. Of many networks what they share is left out."""
+    """RMSPE in percent that a perfect prediction of the networks' mean times (with `shares`) would show. The parts use
+    new sessions, so a difference between parts is random error. With many networks their common factor is left out."""
     if not parts:
         return 0.0
     times = np.array(parts, dtype=float)
@@ -85,15 +84,15 @@ def noise_floor(parts: Sequence[Sequence[float]]) -> float:
 
 
 def sums(layers: Sequence[Sequence[float]], uses: Sequence[Sequence[int]]) -> list[list[float]]:
-    """Of every network the sum of its layers in each pass: `layers[i][p]` is the time of layer i in pass p, `uses[j]`
-    the layers of network j."""
+    """(networks, passes): sums of layer times; `layers[i][p]` is the time of layer i in pass p, `uses[j]` lists the
+    layers of network j."""
     times = np.array(layers, dtype=float)
     return [times[list(use)].sum(axis=0).tolist() for use in uses]
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Raw run times in ms: `items[i][r]` and `anchor[r]` hold those of round r."""
+    """Raw run times in ms: `items[i][r]` and `anchor[r]` are those of round r."""
 
     items: tuple[tuple[tuple[float, ...], ...], ...]
     anchor: tuple[tuple[float, ...], ...]
@@ -107,18 +106,18 @@ class Samples:
 
     @property
     def timed_s(self) -> float:
-        """Seconds of all runs that were timed."""
+        """Seconds in all timed runs."""
         return sum(t for item in (*self.items, self.anchor) for r in item for t in r) / 1e3
 
     def anchor_variation(self) -> float:
-        """Coefficient of variation of the reference between rounds: what drift there was."""
+        """Coefficient of variation of the reference between rounds: a measure of drift."""
         medians = [float(np.median(r)) for r in self.anchor]
         return float(np.std(medians) / np.mean(medians)) if len(medians) > 1 else 0.0
 
 
 @contextmanager
 def _quiet(threads: int) -> Iterator[None]:
-    """No garbage collection, no disturbance that can be helped."""
+    """No garbage collection, and `undisturbed`."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -131,7 +130,7 @@ def _quiet(threads: int) -> Iterator[None]:
 
 
 def _visit(run: Run, runs: int, clock: Clock) -> tuple[float, ...]:
-    run()  # hot: what ran before has emptied the caches
+    run()  # not timed: the caches hold the data of the item before
     times = []
     for _ in range(runs):
         t = clock()
@@ -155,13 +154,13 @@ def interleave(
     threads: int = 1,
     clock: Clock = time.perf_counter,
 ) -> Samples:
-    """Time `items` and `anchor` in shuffled order for `rounds` rounds, or more, up to twenty times as many, until
-    `min_s` seconds have passed: a disturbance of a tenth of a second must not cover all runs of short items.
+    """Time `items` and `anchor` in shuffled order for `rounds` rounds, or more (at most twenty times as many) until
+    `min_s` seconds have passed: a disturbance of 0.1 s must not cover all runs of short items.
 
-    Each visit is one unmeasured run and then `min_runs` to `max_runs` measured ones, more for short items, until about
-    `min_visit_ms` are timed. After `max_s` seconds no round begins but the first FEWEST. The anchor begins every round
-    and is visited again every `anchor_every` items, at least twice a round if there are two items.
-    With more than one of `threads` a run is not kept on one core.
+    A visit is one run that is not timed and then `min_runs` to `max_runs` timed runs, more for short items, until about
+    `min_visit_ms` are timed. After `max_s` seconds no further round starts, except the first FEWEST. Every round starts
+    with the anchor, which is visited again after every `anchor_every` items, at least twice a round if there are two
+    items. With more than one thread the runs are not pinned to one core.
     """
     rng = np.random.default_rng(seed)
     kept: list[list[tuple[float, ...]]] = [[] for _ in items]
@@ -179,7 +178,7 @@ def interleave(
                     if counts[i] > len(times):
                         times += _visit(items[i], counts[i] - len(times), clock)
                 kept[i].append(times)
-                if (n + 1) % every == 0 and n + 1 < len(items):  # not at the end: it begins the next round
+                if (n + 1) % every == 0 and n + 1 < len(items):  # not at the end: the next round starts with it
                     now += _visit(anchor, 1, clock)
             anchors.append(tuple(now))
             r += 1

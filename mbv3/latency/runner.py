@@ -1,10 +1,9 @@
-"""Timing what a plan asks for, pass by pass, into a journal. Needs Python 3.10, numpy and the runtime.
+"""Timing the layers and networks of a plan, pass by pass, into a journal. Needs Python 3.10, numpy and the runtime.
 
-The files timers.py, protocol.py, sessions.py, fingerprint.py, conditions.py and this one travel in a kit as they are; a
-table of this machine is measured by the same code. A pass is one visit to every layer, then to every whole network, all
-opened anew: what a disturbance spoils in one pass the others make good. They go on until the time is used or chance is
-small.
-"""
+A kit contains copies of timers.py, protocol.py, sessions.py, fingerprint.py, conditions.py and this file; a table of
+this machine is measured by the same code. A pass visits every layer and then every whole network once, each in a new
+session, so that a disturbance spoils one pass and not the others. Passes are repeated until the time is used or the
+random error is small."""
 
 from __future__ import annotations
 
@@ -29,8 +28,8 @@ from mbv3.latency.timers import InProcess, Timer
 __all__ = [
     "RESULTS",
     "Journal",
+    "Measurements",
     "RunnerError",
-    "Told",
     "fill",
     "grouped",
     "grouped_evenly",
@@ -43,22 +42,26 @@ __all__ = [
 
 RESULTS = "mbv3-results/3"
 LEAST = 3  # passes
-LAYERS_PART, NETWORKS_PART = 0.15, 0.15  # of the time given, at most, in one pass: slow networks get fewer rounds
-CHUNK_BYTES = 1_200_000_000  # sessions open at one time: weights and activations
+LAYERS_PART, NETWORKS_PART = 0.15, 0.15  # largest share of the time in one pass: slow networks get fewer rounds
+CHUNK_BYTES = 1_200_000_000  # of weights and activations in the sessions that are open together
 CHUNK_LAYERS = 256
 
 
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
 def room() -> int:
-    """Bytes that sessions open at one time may take: no more than half of the memory that is free, where it is told."""
+    """Bytes that sessions open together may take: at most half of the free memory, where the system reports it."""
     try:
-        told = dict(line.split(":") for line in Path("/proc/meminfo").read_text("ascii").splitlines())
-        return min(CHUNK_BYTES, 512 * int(told["MemAvailable"].split()[0]))
+        meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text("ascii").splitlines())
+        return min(CHUNK_BYTES, 512 * int(meminfo["MemAvailable"].split()[0]))
     except (OSError, ValueError, KeyError):
         return CHUNK_BYTES
 
 
 def grouped(items: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
-    """Runs of `items` that may be open together: `sizes[i]` are the bytes of item i."""
+    """`items` in groups that may be open together; `sizes[i]` is the size of item i in bytes."""
     most = room()
     groups: list[list[int]] = []
     size = 0
@@ -72,19 +75,20 @@ def grouped(items: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
 
 
 def grouped_evenly(sizes: Sequence[int]) -> list[list[int]]:
-    """Indices of networks that may be open together, each group with some of all sizes."""
+    """Indices of networks in groups that may be open together; each group holds networks of all sizes."""
     n = min(max(len(sizes), 1), max(1, -(-sum(sizes) // room())))
     return [list(range(g, len(sizes), n)) for g in range(n)]
 
 
 def kit_id(kit: Mapping[str, Any]) -> str:
-    """SHA-256 of everything that decides what is measured; not of how long."""
-    said = {k: v for k, v in kit.items() if k not in ("id", "noise", "seconds")}
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    """SHA-256 of everything that decides what is measured, but not of the time limits."""
+    identifying = {k: v for k, v in kit.items() if k not in ("id", "noise", "seconds")}
+    return hashlib.sha256(json.dumps(identifying).encode()).hexdigest()
 
 
 def fill(body: bytes, holes: Sequence[Sequence[float]], seed: int) -> bytes:
-    """A model whose weights were left out, with random ones: `holes` are (place in `body`, floats, their deviation)."""
+    """The model `body` with random weights where they were removed: `holes` are (offset in `body`, number of floats,
+    their standard deviation)."""
     rng = np.random.default_rng(seed)
     parts, at = [], 0
     for place, count, deviation in holes:
@@ -95,7 +99,7 @@ def fill(body: bytes, holes: Sequence[Sequence[float]], seed: int) -> bytes:
 
 
 class RunnerError(Exception):
-    """Something that whoever runs this can cure."""
+    """A fault that the user of the device can cure."""
 
 
 def _positive(value: Any, what: str) -> float:
@@ -104,11 +108,11 @@ def _positive(value: Any, what: str) -> float:
     return float(value)
 
 
-class Told:
-    """What the lines of a journal say, each checked as it is taken.
+class Measurements:
+    """The content of a journal; every line is checked when it is added.
 
-    Of every pass: `layers[p][i]` is (p10, runs, mean, deviation) of layer i and `networks[p][i]` the time of network i,
-    both over the reference's in the same minute; `references[p]` the reference's own times in ms.
+    In pass p `layers[p][i]` is (p10, runs, mean, deviation) of layer i and `networks[p][i]` the time of network i, both
+    in units of the reference network's time in the same step; `references[p]` holds the reference's own times in ms.
     """
 
     def __init__(self, work: Mapping[str, Any]) -> None:
@@ -118,50 +122,50 @@ class Told:
         self.references: list[list[float]] = []
         self.drift = 0.0
         self.seconds = 0.0
-        self.timed_s = 0.0  # of these in timed runs
+        self.timed_s = 0.0  # the part of `seconds` spent in timed runs
         self.conditions: list[Mapping[str, float]] = []
         self.ended = False
 
     @property
     def passes(self) -> int:
-        """How many are whole."""
+        """Number of complete passes."""
         if not self.layers:
             return 0
         whole = len(self.layers[-1]) == self.n_layers and len(self.networks[-1]) == self.n_networks
         return len(self.layers) - (not whole)
 
-    def take(self, entry: Any) -> None:
-        """One line. Raises: ValueError, KeyError or TypeError, and is as before."""
+    def add(self, entry: Any) -> None:
+        """Add one line. Raises: ValueError, KeyError or TypeError; then nothing was added."""
         if self.ended:
-            raise ValueError("a line after the end")
+            raise ValueError("there is a line after the end")
         if "end" in entry:
             if entry["end"] != len(self.layers) or self.passes != len(self.layers) or self.passes < LEAST:
-                raise ValueError("the end comes before all was measured")
+                raise ValueError("the end stands before everything was measured")
             self.ended = True
             return
         p, s = entry["pass"], float(entry["s"])
         conditions = {str(k): float(v) for k, v in entry["conditions"].items()}
         if not all(map(math.isfinite, conditions.values())):
-            raise ValueError(f"conditions of {conditions}")
+            raise ValueError(f"the conditions {conditions} are not finite numbers")
         if type(p) is not int or p < 0 or not (p == len(self.layers) - 1 or p == self.passes == len(self.layers)):
-            raise ValueError(f"there is no pass {p} now")
+            raise ValueError(f"pass {p} does not follow the lines before it")
         timed = float(entry["timed"])
         if not (0 <= s < 1e7 and 0 <= timed < 1e7):
-            raise ValueError(f"a step of {s} s with {timed} s of timed runs")
+            raise ValueError(f"a step of {s} s cannot have {timed} s of timed runs")
         which = "layers" if "layers" in entry else "networks"
         n = self.n_layers if which == "layers" else self.n_networks
         seen = getattr(self, which)[p] if p < len(self.layers) else {}
         ids = entry[which]
         if not ids or any(type(i) is not int or not 0 <= i < n for i in ids):
-            raise ValueError(f"pass {p} has {which} that are not asked for")
+            raise ValueError(f"pass {p} has {which} that the kit does not ask for")
         if len(set(ids)) != len(ids) or any(i in seen for i in ids):
-            raise ValueError(f"{which} are twice in pass {p}")
+            raise ValueError(f"pass {p} has {which} twice")
         anchor, drift = _positive(entry["reference_ms"], "the reference"), float(entry.get("drift", 0.0))
         if not 0 <= drift < 1e3:
             raise ValueError(f"the drift is {drift}")
         rows = entry["ms"]
         if len(rows) != len(ids):
-            raise ValueError(f"{which} of pass {p} are missing or too many")
+            raise ValueError(f"pass {p} has {len(rows)} times for {len(ids)} {which}")
         if which == "layers":
             new: dict[int, Any] = {i: self._row(row, f"layer {i}", anchor) for i, row in zip(ids, rows, strict=True)}
         else:
@@ -186,41 +190,43 @@ class Told:
         return _positive(ms, what) / anchor, n, _positive(mean, what) / anchor, float(std) / anchor
 
     def parts(self) -> list[list[float]]:
-        """Of every network its time in every whole pass, over the reference's."""
+        """(networks, complete passes): times in units of the reference's time."""
         return [[self.networks[p][i] for p in range(self.passes)] for i in range(self.n_networks)]
 
     def sums(self, uses: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Of every network the sum of its layers in every whole pass, over the reference's time."""
+        """(networks, complete passes): sums of the times of each network's layers, in units of the reference's time."""
         return sums([[self.layers[p][i][0] for p in range(self.passes)] for i in range(self.n_layers)], uses)
 
     def noise(self, uses: Sequence[Sequence[int]]) -> tuple[float, float]:
-        """What chance adds to a prediction's error, in percent: by the networks it is held against, by its layers."""
+        """What random error adds to a prediction's error, in percent: from the measured networks, and from the
+        layers."""
         return noise_floor(self.parts()), noise_floor(self.sums(uses))
 
     def enough(self, work: Mapping[str, Any]) -> bool:
-        """Whether no further pass is asked for."""
+        """Whether the passes so far are enough for `work`."""
         if self.passes < max(LEAST, len(self.layers)):
             return False
         return self.seconds >= float(work["seconds"]) or math.hypot(*self.noise(work["uses"])) <= float(work["noise"])
 
 
 class Journal:
-    """The lines measured so far, in a file that one process at a time may have. What is damaged, half written or
-    behind such a line is dropped. `anew`: lines of other work or another device are dropped too; otherwise they are an
-    error, but for a header with nothing measured behind it. `wait`: another process in the file is waited for;
-    otherwise it is an error."""
+    """The lines measured so far, in a file that only one process at a time may open.
+
+    A damaged or half-written line and all lines after it are dropped. `overwrite`: lines of other work or of another
+    device are dropped too; otherwise they are an error, unless there is only a header. `wait`: wait for another process
+    that has the file; otherwise that is an error."""
 
     def __init__(
-        self, path: Path, work: Mapping[str, Any], header: Mapping[str, Any], *, anew: bool, wait: bool = False
+        self, path: Path, work: Mapping[str, Any], header: Mapping[str, Any], *, overwrite: bool, wait: bool = False
     ) -> None:
         self.path = path
         self.work = work
-        self.told = Told(work)
+        self.measured = Measurements(work)
         self.file = path.open("a+b")
         try:
             self._lock(wait)
             self.file.seek(0)
-            good = self._read(self.file.read().split(b"\n")[:-1], header, anew)
+            good = self._read(self.file.read().split(b"\n")[:-1], header, overwrite)
             self.file.truncate(good)
             if not good:
                 self._write(header)
@@ -234,38 +240,40 @@ class Journal:
         except OSError:
             if not wait:
                 raise RunnerError(
-                    f"{self.path}: another process is measuring into this file; wait for it, or end it"
+                    f"{self.path}: another process is measuring into this file; wait for it, or stop it"
                 ) from None
-            # a connection that was cut leaves the run behind it at work until it next has something to say
-            print(f"waiting for another process that measures into {self.path}", file=sys.stderr, flush=True)  # noqa: T201
+            # after a lost connection the process on this device works on until it next prints something
+            _to_stderr(f"waiting for another process that measures into {self.path}")
             fcntl.flock(self.file, fcntl.LOCK_EX)
 
-    def _read(self, lines: Sequence[bytes], header: Mapping[str, Any], anew: bool) -> int:
-        """Take what is whole, and its length in bytes."""
+    def _read(self, lines: Sequence[bytes], header: Mapping[str, Any], overwrite: bool) -> int:
+        """Add the complete lines; returns their length in bytes."""
         try:
             same = bool(lines) and self._same(json.loads(lines[0]), header)
         except (ValueError, RecursionError):
             same = False
         if not same:
-            if lines[1:] and not anew:
-                raise RunnerError(f"{self.path}: results of another kit or device; move the file away and run again")
+            if lines[1:] and not overwrite:
+                raise RunnerError(
+                    f"{self.path}: holds results of another kit or device; move it away and run this again"
+                )
             return 0
         good = before_end = len(lines[0]) + 1
         for line in lines[1:]:
             try:
-                self.told.take(json.loads(line))
+                self.measured.add(json.loads(line))
                 before_end = good
             except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
                 break
             good += len(line) + 1
-        if self.told.ended and not self.told.enough(self.work):  # more is asked for than when it ended
-            self.told.ended = False
+        if self.measured.ended and not self.measured.enough(self.work):  # the time limits were raised since it ended
+            self.measured.ended = False
             return before_end
         return good
 
     @staticmethod
     def _same(first: Any, header: Mapping[str, Any]) -> bool:
-        """Whether a journal that begins with `first` is of this work and this device."""
+        """Whether a journal whose first line is `first` belongs to this work and this device."""
         try:
             ids = [Fingerprint(**x["fingerprint"]).id for x in (first, header)]
             return bool(first["format"] == header["format"] and first["kit"] == header["kit"] and ids[0] == ids[1])
@@ -273,7 +281,7 @@ class Journal:
             return False
 
     def add(self, entry: dict[str, Any]) -> None:
-        self.told.take(entry)
+        self.measured.add(entry)
         self._write(entry)
 
     def _write(self, entry: Mapping[str, Any]) -> None:
@@ -291,52 +299,53 @@ def header(work_id: str, fingerprint: Fingerprint) -> dict[str, Any]:
 
 
 def measure(work: Mapping[str, Any], timer: Timer, journal: Journal) -> Iterator[tuple[int, int]]:
-    """Time what `work` asks for and is not in the journal yet. Yields (steps done, steps as far as is known)."""
-    told, n, seconds = journal.told, len(work["keys"]), float(work["seconds"])
+    """Time everything of `work` that is not in the journal yet. Yields (steps done, expected number of steps)."""
+    measured, n, seconds = journal.measured, len(work["keys"]), float(work["seconds"])
     groups = grouped_evenly(work["network_bytes"])
-    while not told.enough(work):
-        p = len(told.layers) - (told.passes < len(told.layers))
-        order = np.random.default_rng(p).permutation(n).tolist()  # mixed: in the order of the network a disturbance
-        # would fall on all layers of one depth, and bias every network that is deep or wide there
+    while not measured.enough(work):
+        p = len(measured.layers) - (measured.passes < len(measured.layers))
+        # shuffled: in network order a disturbance would hit all layers of one depth, and so bias every network that is
+        # deep or wide there
+        order = np.random.default_rng(p).permutation(n).tolist()
         chunks = grouped(order, work["layer_bytes"])
         steps = [("layers", ids) for ids in chunks] + [("networks", ids) for ids in groups]
         for step, (which, ids) in enumerate(steps):
-            seen = getattr(told, which)[p] if p < len(told.layers) else {}
+            seen = getattr(measured, which)[p] if p < len(measured.layers) else {}
             if todo := [i for i in ids if i not in seen]:
                 seed = 1000 * p + step
                 if which == "layers":
-                    said = timer.layers(todo, seed=seed, most_s=LAYERS_PART * seconds / len(chunks))
+                    entry = timer.layers(todo, seed=seed, most_s=LAYERS_PART * seconds / len(chunks))
                 else:
                     most_s = NETWORKS_PART * seconds / len(groups)
-                    said = timer.networks([n + i for i in todo], seed=seed, most_s=most_s)
-                journal.add({"pass": p, which: todo, **said})
-            yield p * len(steps) + step + 1, _steps(told, work, len(steps), p)
-    if not told.ended:
-        journal.add({"end": told.passes})
+                    entry = timer.networks([n + i for i in todo], seed=seed, most_s=most_s)
+                journal.add({"pass": p, which: todo, **entry})
+            yield p * len(steps) + step + 1, _steps(measured, work, len(steps), p)
+    if not measured.ended:
+        journal.add({"end": measured.passes})
 
 
-def _steps(told: Told, work: Mapping[str, Any], per_pass: int, p: int) -> int:
-    """How many steps there will be if the time is used up; fewer where chance is small before that."""
-    whole = told.passes
-    passes = LEAST if not whole else math.ceil(work["seconds"] / max(told.seconds / whole, 1e-3))
+def _steps(measured: Measurements, work: Mapping[str, Any], per_pass: int, p: int) -> int:
+    """Number of steps if all of the time is used; there are fewer where the random error is small before that."""
+    whole = measured.passes
+    passes = LEAST if not whole else math.ceil(work["seconds"] / max(measured.seconds / whole, 1e-3))
     return per_pass * max(LEAST, p + 1, passes)
 
 
 def run_kit(folder: Path) -> Iterator[tuple[int, int]]:
-    """Run the kit in `folder`. Yields what `measure` does. Raises: RunnerError."""
+    """Run the kit in `folder`. Yields as `measure`. Raises: RunnerError."""
     try:
         kit = json.loads((folder / "kit.json").read_text("utf-8"))
         good = kit["id"] == kit_id(kit)
     except (ValueError, KeyError, TypeError):
         good = False
     if not good:
-        raise RunnerError(f"{folder / 'kit.json'}: was edited after the kit was made; copy the kit anew")
+        raise RunnerError(f"{folder / 'kit.json'}: was edited after the kit was made; copy the kit again")
     models = (folder / "models.bin").read_bytes()
     if hashlib.sha256(models).hexdigest() != kit["models_sha256"]:
-        raise RunnerError(f"{folder / 'models.bin'}: is not the file that the kit was made with; copy the kit anew")
-    for name, told in kit["code_sha256"].items():
-        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != told:
-            raise RunnerError(f"{folder / name}: was edited after the kit was made; copy the kit anew")
+        raise RunnerError(f"{folder / 'models.bin'}: is not the file that the kit was made with; copy the kit again")
+    for name, sha256 in kit["code_sha256"].items():
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != sha256:
+            raise RunnerError(f"{folder / name}: was edited after the kit was made; copy the kit again")
     kind, threads = KINDS[kit["runtime"]], int(kit["threads"])
     try:
         fingerprint = kind.fingerprint(threads)
@@ -348,29 +357,29 @@ def run_kit(folder: Path) -> Iterator[tuple[int, int]]:
         model = fill(models[m["at"] : m["at"] + m["bytes"]], m["holes"], i)
         try:
             return kind.open(model, threads)
-        except Exception as e:  # every runtime has exceptions of its own
+        except Exception as e:  # every runtime has its own exceptions
             raise RunnerError(
                 f"{kind.runtime} {fingerprint.runtime_version} cannot open a model of the kit ({e})"
             ) from None
 
-    journal = Journal(folder / "results.jsonl", kit, header(kit["id"], fingerprint), anew=False, wait=True)
+    journal = Journal(folder / "results.jsonl", kit, header(kit["id"], fingerprint), overwrite=False, wait=True)
     yield from measure(kit, InProcess(opened, len(kit["models"]) - 1, threads), journal)
 
 
 def main() -> int:
-    """`python run.py` in the kit's folder. 0 done, 2 something must be cured first."""
+    """`python run.py` in the folder of the kit. Exit code: 0 done, 2 a fault to cure first, 4 interrupted."""
     folder = Path(__file__).resolve().parents[2]
     try:
         for done, total in run_kit(folder):
-            print(f"{done}/{total}", file=sys.stderr, flush=True)  # noqa: T201
+            _to_stderr(f"{done}/{total}")
     except RunnerError as e:
-        print(f"error: {e}", file=sys.stderr)  # noqa: T201
+        _to_stderr(f"error: {e}")
         return 2
     except KeyboardInterrupt:
-        print("interrupted; what was measured is kept, the same command goes on there", file=sys.stderr)  # noqa: T201
+        _to_stderr("interrupted; what was measured is kept, and the same command continues there")
         return 4
     except OSError as e:
-        print(f"error: {e.filename or folder}: {e.strerror}; what was measured is kept", file=sys.stderr)  # noqa: T201
+        _to_stderr(f"error: {e.filename or folder}: {e.strerror}; what was measured is kept")
         return 2
     print(folder / "results.jsonl")  # noqa: T201
     return 0

@@ -1,11 +1,11 @@
-"""Runtimes behind one seam: open a layer or a network, run it."""
+"""Runtimes behind one interface: open a layer or a network, run it once."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from typing import NamedTuple, Protocol
 
@@ -13,24 +13,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbv3.errors import BadInput
-from mbv3.graph import (
-    layer_model,
-    layer_tflite,
-    network_model,
-    network_tflite,
-    onnx_weights,
-    quantized,
-    tflite_weights,
-)
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.sessions import KINDS, Run
 from mbv3.spec import ArchSpec, LayerKey
 
-__all__ = ["MODELS", "RUNTIMES", "Here", "Runtime", "check_runtime", "open_runtime"]
+__all__ = [
+    "RUNTIMES",
+    "Here",
+    "Models",
+    "Opener",
+    "Runtime",
+    "check_portable",
+    "models_of",
+    "open_runtime",
+    "register_runtime",
+    "runtime_names",
+]
+
+RUNTIMES = tuple(KINDS)  # built in: their models can be written as files, so a kit or a remote device can time them
 
 
 class Runtime(Protocol):
-    """What times networks on this machine."""
+    """Times networks on this machine. An object of any class with these three members is a runtime.
+
+    `fingerprint` names the device, the runtime and its version, the threads and the precision; a latency table is
+    refused where any of these differ. `layer` and `network` open a session with random weights at batch 1 and return a
+    function of no arguments that runs it once. `Here` is the implementation for the built-in runtimes.
+    """
 
     @property
     def fingerprint(self) -> Fingerprint: ...
@@ -40,39 +49,45 @@ class Runtime(Protocol):
     def network(self, spec: ArchSpec) -> Run: ...
 
 
+Opener = Callable[[int], Runtime]  # number of threads of one inference to a runtime
+
+
 class Models(NamedTuple):
-    """How a runtime's files are written, and where the weights in one are."""
+    """How the model files of a runtime are written, and where the weights lie in such a file."""
 
     layer: Callable[[LayerKey], bytes]
     network: Callable[[ArchSpec], bytes]
     weights: Callable[[bytes], Iterator[tuple[int, NDArray[np.float32]]]]
 
 
-@lru_cache(4096)  # quantizing takes a tenth of a second, and every pass opens them anew
-def _int8_layer(key: LayerKey) -> bytes:
-    return quantized(layer_model(key))
-
-
-@lru_cache(256)  # of a check, whose parts open all networks anew
-def _int8_network(spec: ArchSpec) -> bytes:
-    return quantized(network_model(spec))
-
-
-def _none(model: bytes) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """int8 weights are a quarter as large, and their scales belong to them: they travel as they are."""
+def _no_weights(model: bytes) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """int8 weights are a quarter of the size and belong to their scales, so they stay in the model of a kit."""
     return iter(())
 
 
-MODELS = {
-    "onnxruntime": Models(layer_model, network_model, onnx_weights),
-    "onnxruntime-int8": Models(_int8_layer, _int8_network, _none),
-    "litert": Models(layer_tflite, network_tflite, tflite_weights),
-}
+@cache
+def models_of(runtime: str) -> Models:
+    """The model writers of a built-in runtime."""
+    from mbv3 import graph  # onnx takes a second to import, and a prediction from a table writes no model
+
+    @lru_cache(4096)  # quantizing a layer takes 0.1 s, and every pass opens all layers again
+    def int8_layer(key: LayerKey) -> bytes:
+        return graph.quantized(graph.layer_model(key))
+
+    @lru_cache(256)  # each part of a check opens all networks again
+    def int8_network(spec: ArchSpec) -> bytes:
+        return graph.quantized(graph.network_model(spec))
+
+    return {
+        "onnxruntime": Models(graph.layer_model, graph.network_model, graph.onnx_weights),
+        "onnxruntime-int8": Models(int8_layer, int8_network, _no_weights),
+        "litert": Models(graph.layer_tflite, graph.network_tflite, graph.tflite_weights),
+    }[runtime]
 
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """A runtime of RUNTIMES on this machine's CPU."""
+    """A built-in runtime on the CPU of this machine."""
 
     name: str
     threads: int = 1
@@ -82,32 +97,64 @@ class Here:
         return KINDS[self.name].fingerprint(self.threads)
 
     def layer(self, key: LayerKey) -> Run:
-        return KINDS[self.name].open(MODELS[self.name].layer(key), self.threads)
+        return KINDS[self.name].open(models_of(self.name).layer(key), self.threads)
 
     def network(self, spec: ArchSpec) -> Run:
-        return KINDS[self.name].open(MODELS[self.name].network(spec), self.threads)
+        return KINDS[self.name].open(models_of(self.name).network(spec), self.threads)
 
 
-RUNTIMES = tuple(MODELS)
+_registered: dict[str, Opener] = {}
 
 
-def check_runtime(name: str) -> None:
-    """Raises: BadInput where there is no runtime of that name."""
+def register_runtime(name: str, opener: Opener) -> None:
+    """Make `open_runtime(name, threads)` return `opener(threads)`.
+
+    The runtime then builds and checks tables on this machine as the built-in ones do. A kit, SSH and adb need model
+    files, which only the built-in runtimes have.
+
+    Raises:
+        BadInput: the name is empty or taken.
+    """
+    if not name or name in runtime_names():
+        raise BadInput(f"a runtime cannot be registered as {name!r}: the name must be new, beside {_listed()}")
+    _registered[name] = opener
+
+
+def runtime_names() -> tuple[str, ...]:
+    """Every runtime that `open_runtime` knows: the built-in ones, then the registered ones."""
+    return (*RUNTIMES, *_registered)
+
+
+def _listed() -> str:
+    return ", ".join(runtime_names())
+
+
+def _check_name(name: str) -> None:
     if name == "litert-int8":
         raise BadInput(
-            "--runtime litert-int8: LiteRT files are written in fp32 only, as no quantizer comes with its package; "
-            "int8 is timed by onnxruntime-int8"
+            "--runtime litert-int8: LiteRT files are written in fp32 only, because its package has no quantizer; "
+            "measure int8 with --runtime onnxruntime-int8"
         )
+    if name not in runtime_names():
+        raise BadInput(f"--runtime must be one of {_listed()} (got {name!r})")
+
+
+def check_portable(name: str) -> None:
+    """Raises: BadInput unless the models of runtime `name` can be written as files, for a kit or another device."""
+    _check_name(name)
     if name not in RUNTIMES:
-        raise BadInput(f"--runtime must be one of {', '.join(RUNTIMES)} (got {name!r})")
+        raise BadInput(
+            f"--runtime {name}: a registered runtime exists in this process only; for a kit or another device use one "
+            f"of {', '.join(RUNTIMES)}"
+        )
 
 
 def open_runtime(name: str, threads: int) -> Runtime:
     """The runtime `name` with `threads` threads. Raises: BadInput."""
-    check_runtime(name)
-    if KINDS[name].runtime == "litert" and find_spec("ai_edge_litert") is None:
+    _check_name(name)
+    if name in RUNTIMES and KINDS[name].runtime == "litert" and find_spec("ai_edge_litert") is None:
         raise BadInput("--runtime litert: LiteRT is not installed; pip install 'mbv3-search[litert]'")
     cores = os.cpu_count() or 1
     if not 1 <= threads <= cores:
-        raise BadInput(f"--threads must be from 1 to {cores}, this machine's cores (got {threads})")
-    return Here(name, threads)
+        raise BadInput(f"--threads must be from 1 to {cores}, the number of cores of this machine (got {threads})")
+    return _registered[name](threads) if name in _registered else Here(name, threads)

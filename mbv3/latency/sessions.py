@@ -1,4 +1,4 @@
-"""Models given as bytes, opened and run. Needs numpy and the runtime alone: it travels in a kit as it is."""
+"""Model files, given as bytes, opened and run. Needs numpy and the runtime only: a kit contains a copy of this file."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def open_onnxruntime(model: bytes, threads: int) -> Run:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    if threads > 1:  # a session's threads spin for tens of ms after a run, on the cores that the next one is timed on
+    if threads > 1:  # or its threads spin for tens of ms after a run, on the cores where the next session is timed
         options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
-    # inputs and outputs stay in place: allocating them anew would be timed as page faults
+    # inputs and outputs are allocated once: page faults of new ones would be timed too
     binding = session.io_binding()
     for x in session.get_inputs():
         data = rng.standard_normal(x.shape, dtype=np.float32)
@@ -55,7 +55,7 @@ def open_litert(model: bytes, threads: int) -> Run:
 
 
 class Kind(NamedTuple):
-    """A runtime under a precision: how its models are opened, and the package that opens them."""
+    """A runtime with a precision: how its models are opened, and the package for it."""
 
     open: Callable[[bytes, int], Run]
     runtime: str
@@ -63,7 +63,7 @@ class Kind(NamedTuple):
     precision: str
 
     def fingerprint(self, threads: int) -> Fingerprint:
-        """This machine under it. Raises: PackageNotFoundError."""
+        """The fingerprint of this machine with it. Raises: PackageNotFoundError."""
         return this_cpu(self.runtime, version(self.package), threads, self.precision)
 
 

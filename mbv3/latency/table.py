@@ -1,4 +1,4 @@
-"""The latency table: hot layer times, whole networks, calibration, trust report of one device, in one CSV."""
+"""The latency table: hot layer times, whole networks, calibration and error report of one device, in one CSV."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from mbv3.errors import BadInput, ForeignTable, MissingLayerError
+from mbv3.files import write_atomic
 from mbv3.latency.calibration import AS_SUMMED, KINDS, Calibration, NetworkTime, fit_calibration
 from mbv3.latency.costmodel import FEATURES, CostModel, fit_cost_model
 from mbv3.latency.fingerprint import Fingerprint
+from mbv3.latency.metrics import fidelity
 from mbv3.spec import ArchSpec, LayerKey, lower, parse_key
 
 __all__ = ["LatencyTable", "Prediction", "Timed"]
@@ -31,7 +33,7 @@ _COLUMNS = ("kind", "key", "ms", "n", "mean", "std", "predicted")
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """One measurement: p10 in ms at the table's reference, and the raw summary of its n runs."""
+    """One measurement in ms of the table: p10, and number, mean and standard deviation of its runs."""
 
     ms: float
     n: int
@@ -41,7 +43,7 @@ class Timed:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Predicted latency in ms. `estimated` counts the layers that come from the cost model."""
+    """Predicted latency in ms. `estimated` is the number of layers that were estimated by the cost model."""
 
     ms: float
     estimated: int
@@ -49,7 +51,7 @@ class Prediction:
 
 
 def positive_ms(value: Any) -> float:
-    """`value` as a time. Raises: ValueError when it cannot be one."""
+    """`value` as a time in ms. Raises: ValueError unless it is one."""
     ms = float(value)
     if not 0 < ms < 1e7:  # False for NaN
         raise ValueError(f"{value} is not a time in ms")
@@ -57,10 +59,10 @@ def positive_ms(value: Any) -> float:
 
 
 def timed(ms: Any, n: Any, mean: Any, std: Any) -> Timed:
-    """A measurement that was read. Raises: ValueError when it cannot be one."""
+    """A measurement, checked. Raises: ValueError unless it is one."""
     row = Timed(positive_ms(ms), int(n), positive_ms(mean), float(std))
     if row.n < 1 or not 0 <= row.std < 1e7:
-        raise ValueError(f"{n} runs with a deviation of {std} ms are no measurement")
+        raise ValueError(f"{n} runs with a standard deviation of {std} ms are not a measurement")
     return row
 
 
@@ -69,7 +71,7 @@ def _named(by_kind: Iterable[float]) -> dict[str, float]:
 
 
 def _seal(head: str, body: str) -> str:
-    """SHA-256 of everything that a table says: the calibration decides every prediction, as the rows do."""
+    """SHA-256 of the header and the rows: every prediction depends on both."""
     return hashlib.sha256((head + body).encode()).hexdigest()
 
 
@@ -77,8 +79,8 @@ def _seal(head: str, body: str) -> str:
 class LatencyTable:
     """Hot times of layers on one device, calibrated on whole networks.
 
-    `about` holds what else is known: space and scale it was built for, reference network, trust report, date.
-    A table without rows and with a `model` estimates every layer: the profile of a phone.
+    `about` holds what else is known: the space and scale that it was built for, the reference network, the date.
+    A table with a `model` and without rows estimates every layer: the profile of a phone.
     """
 
     fingerprint: Fingerprint
@@ -88,7 +90,7 @@ class LatencyTable:
     calibration: Calibration = AS_SUMMED
     report: Mapping[str, Any] | None = None
     about: Mapping[str, Any] | None = None
-    model: CostModel | None = None  # of a device known by published measurements alone
+    model: CostModel | None = None  # of a device that is known by published measurements only
 
     @property
     def reference_ms(self) -> float:
@@ -96,11 +98,11 @@ class LatencyTable:
 
     @cached_property
     def cost_model(self) -> CostModel:
-        """The fit used for layers without a row."""
+        """Estimates layers without a row."""
         return self.model or fit_cost_model(list(self.layers), [t.ms for t in self.layers.values()])
 
     def hot_ms(self, key: LayerKey, *, estimate: bool = False) -> float:
-        """Hot latency of one layer. Raises: MissingLayerError unless `estimate`."""
+        """Hot latency of one layer in ms. Raises: MissingLayerError for a layer without a row, unless `estimate`."""
         timed = self.layers.get(key)
         if timed is not None:
             return timed.ms
@@ -138,24 +140,23 @@ class LatencyTable:
         return self.predict(spec, estimate=estimate).ms
 
     def with_layers(self, rows: Mapping[LayerKey, Timed]) -> LatencyTable:
-        """A table with further rows."""
+        """The table with further rows."""
         return replace(self, layers={**self.layers, **rows})
 
     def calibrated(self, networks: Iterable[NetworkTime]) -> LatencyTable:
-        """The table with calibration fitted on `networks` and a leave-one-out trust report."""
-        from mbv3.latency.metrics import fidelity
-
+        """The table with a calibration fitted on `networks` and its leave-one-out errors as the report."""
         nets = tuple(networks)
         calibration = fit_calibration(nets)
         held = [fit_calibration(n for n in nets if n is not m)(m) for m in nets]
         measured = [n.ms for n in nets]
-        report = {**fidelity(held, measured), "how": "leave-one-out over the calibration networks"} if nets else None
-        if report:
+        report: dict[str, Any] | None = None
+        if nets:
+            report = {**fidelity(held, measured), "how": "leave-one-out over the calibration networks"}
             report["baselines"] = {"plain_sum": fidelity([n.hot_ms for n in nets], measured)}
         return replace(self, networks=nets, calibration=calibration, report=report)
 
     def require(self, here: Fingerprint, source: str) -> None:
-        """Raises: ForeignTable when the table was measured on something else."""
+        """Raises: ForeignTable when the table was measured on another device, runtime or thread count."""
         differing = self.fingerprint.differences(here)
         if differing:
             raise ForeignTable(source, differing)
@@ -193,9 +194,7 @@ class LatencyTable:
         return f"{head}# seal: {json.dumps(seal)}\n{text}"
 
     def save(self, path: Path) -> None:
-        """Write the CSV in one step: a reader never meets half a file."""
-        from mbv3.files import write_atomic
-
+        """Write the CSV in one step: a reader never sees an incomplete file."""
         write_atomic(path, self.dumps())
 
     @classmethod
@@ -203,16 +202,16 @@ class LatencyTable:
         """Read a table.
 
         Raises:
-            BadInput: missing, truncated, edited or not a table; the message says where and what to do.
+            BadInput: missing, truncated, edited or not a table.
         """
         path = Path(path)
         try:
             if path.stat().st_size > MAX_TABLE_BYTES:
-                raise BadInput(f"{path}: a latency table holds at most {MAX_TABLE_BYTES:,} bytes")
+                raise BadInput(f"{path}: a latency table has at most {MAX_TABLE_BYTES:,} bytes; is this one?")
             text = path.read_text("utf-8")
         except FileNotFoundError:
             raise BadInput(f"{path}: no such latency table; build one with: mbv3 latency build") from None
-        except (OSError, ValueError) as e:  # not UTF-8; no name of a file
+        except (OSError, ValueError) as e:  # not UTF-8, or not a file name
             raise BadInput(f"{path}: cannot be read as a latency table ({e})") from None
         return cls.loads(text, str(path))
 
@@ -234,7 +233,7 @@ class LatencyTable:
             head += "" if name == "seal" else line + "\n"
         if str(header.get("format")).startswith("mbv3-table/") and header["format"] != FORMAT:
             raise BadInput(
-                f"{source}: is a table of another version ({header['format']!r}, not {FORMAT!r}); measure it anew "
+                f"{source}: is a table of another format ({header['format']!r}, not {FORMAT!r}); measure it again "
                 "with: mbv3 latency build"
             )
         if header.get("format") != FORMAT:
@@ -249,7 +248,7 @@ class LatencyTable:
         if _seal(head, body) != seal.get("sha256"):
             have = max(len(rows) - 1, 0)
             what = (
-                f"{have} of {seal.get('rows')} rows are there, so it is truncated or rows were removed"
+                f"{have} of {seal.get('rows')} rows are there: it was truncated, or rows were removed"
                 if have != seal.get("rows")
                 else "a value was edited"
             )
@@ -267,7 +266,7 @@ class LatencyTable:
     @classmethod
     def _parse(cls, header: Mapping[str, Any], rows: list[list[str]]) -> LatencyTable:
         layers: dict[LayerKey, Timed] = {}
-        measured: list[tuple[str, float]] = []  # two networks may have the same label
+        measured: list[tuple[str, float]] = []  # a list, because two networks may have the same label
         for kind, key, ms, n, mean, std, _ in rows:
             try:
                 if kind == "layer":
@@ -279,10 +278,10 @@ class LatencyTable:
         networks = []
         for (label, ms_), (same, hot, mb, madds, *more) in zip(measured, header["networks"], strict=True):
             if label != same:
-                raise ValueError(f"network {label!r} stands where the header has {same!r}")
+                raise ValueError(f"network {label!r} is in the row where the header has {same!r}")
             written, reread, *by_kind = more
             if len(by_kind) != 2 or any(len(parts) != len(KINDS) for parts in by_kind):
-                raise ValueError(f"network {label!r} does not tell its layers of each of {len(KINDS)} kinds")
+                raise ValueError(f"network {label!r} does not give the sums of all {len(KINDS)} kinds of layers")
             kinds_ms, kinds_n = (tuple(map(float, parts)) for parts in by_kind)
             by_mb = float(written), float(reread)
             networks.append(NetworkTime(label, ms_, float(hot), float(mb), int(madds), *by_mb, kinds_ms, kinds_n))
@@ -293,13 +292,13 @@ class LatencyTable:
         factors, each = (tuple(float(given[which][k]) for k in KINDS) for which in ("kinds", "each"))
         calibration = Calibration(**by, kinds=factors, each=each)
         if not all(map(math.isfinite, (*by.values(), *factors, *each))):
-            raise ValueError("the calibration is not made of finite numbers")
+            raise ValueError("the calibration has numbers that are not finite")
         model = None
         if "model" in header:
             given = header["model"]["coefficients"]
             coefficients = np.array([float(given[f]) for f in FEATURES])
             if not (np.isfinite(coefficients).all() and (coefficients >= 0).all()):
-                raise ValueError("the cost model is not made of finite numbers from 0")
+                raise ValueError("the cost model has coefficients that are negative or not finite")
             model = CostModel(coefficients, float(header["model"]["error"]))
         return cls(
             fingerprint=Fingerprint(**header["fingerprint"]),

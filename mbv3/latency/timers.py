@@ -1,4 +1,4 @@
-"""What times a step of a pass: sessions of this process, interleaved. Travels in a kit as it is."""
+"""Timing one step of a pass: sessions of this process, interleaved. A kit contains a copy of this file."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from mbv3.latency.sessions import Run
 
 __all__ = ["LAYER_ROUNDS", "NETWORKS_S", "NETWORK_ROUNDS", "InProcess", "Timer", "time_layers", "time_networks"]
 
-LAYERS_S, NETWORKS_S = 0.3, 1.2  # at least so long are a chunk of layers, and one part of networks, timed
-# Rounds of a pass. What spoils a time lasts for seconds, so many rounds of few runs beat few of many: over 36 networks
-# a part of twelve rounds was off by 1.5 %, of three rounds with two runs by 3 %, of one round with five by 9 %. But
-# every visit begins with a run that is not timed, and every pass with opening all anew: two runs a visit, not one.
+LAYERS_S, NETWORKS_S = 0.3, 1.2  # least time in s for a chunk of layers, and for one part of networks
+# Rounds of a pass. A disturbance lasts for seconds, so many rounds of few runs are better than few rounds of many runs:
+# over 36 networks the error of a part was 1.5 % with twelve rounds, 3 % with three rounds of two runs, 9 % with one
+# round of five. But every visit starts with a run that is not timed, and every pass opens all sessions: so two runs a
+# visit.
 LAYER_ROUNDS, NETWORK_ROUNDS = 10, 14
 
 
 class Timer(Protocol):
-    """Times models that it knows by number: the layers of a work, behind them its networks, at last the reference.
+    """Times models by number: first the layers of a work order, then its networks, then the reference network.
 
-    Each method visits them all in mixed order, the reference among them, for about `most_s` seconds at most, and
-    returns a journal's line but for what was timed: `reference_ms`; `ms`, of a layer (p10, runs, mean, deviation), of a
-    network p10; `drift`, the reference's variation between rounds, with networks; `timed`, the seconds of timed runs,
-    `s`, those of all; `conditions` by their names.
-    """
+    Each method visits `models` and the reference in shuffled order, for at most about `most_s` seconds. It returns a
+    line of the journal without the model numbers: `reference_ms`; `ms`, for a layer (p10, runs, mean, deviation) and
+    for a network p10; for networks `drift`, the variation of the reference between rounds; `timed`, seconds in timed
+    runs; `s`, seconds in all; `conditions` by name."""
 
     def layers(self, models: Sequence[int], *, seed: int, most_s: float) -> dict[str, Any]: ...
 
@@ -47,7 +47,7 @@ def time_layers(
     max_runs: int = 4,
     threads: int = 1,
 ) -> tuple[list[list[float]], float, float]:
-    """Run times in ms of each open layer, and the anchor's p10, of one pass; and the seconds of all timed runs."""
+    """Run times in ms of each open layer, the p10 of the anchor, and the seconds in timed runs, of one pass."""
     samples = interleave(
         opened, anchor, rounds=rounds, seed=seed, min_s=LAYERS_S, max_s=max_s, min_runs=2,
         max_runs=max_runs, threads=threads,
@@ -65,8 +65,8 @@ def time_networks(
     max_s: float = math.inf,
     threads: int = 1,
 ) -> tuple[list[float], float, float]:
-    """p10 in ms of each open network in one part, the anchor's variation between rounds, the seconds of all timed
-    runs."""
+    """p10 in ms of each open network, the variation of the anchor between rounds, and the seconds in timed runs, of one
+    part."""
     samples = interleave(
         opened, anchor, rounds=rounds, seed=seed, min_s=min_s, max_s=max_s, min_runs=2, max_runs=2, threads=threads
     )
@@ -78,7 +78,7 @@ def _row(times: Sequence[float]) -> list[float | int]:
 
 
 class InProcess:
-    """A Timer on sessions that `opened(i)` opens, each on `threads`; `reference` is the number of the reference."""
+    """A Timer for sessions of this process: `opened(i)` opens model i; `reference` is the number of the reference."""
 
     def __init__(
         self,
@@ -100,12 +100,12 @@ class InProcess:
     ) -> dict[str, Any]:
         anchor, watch, began = self._anchor, Watch(), self._clock()
         sessions = [self._opened(i) for i in models]
-        if not self._written.issuperset(models):  # writing and quantizing the models is no timing
+        if not self._written.issuperset(models):  # the time for writing and quantizing the models does not count
             self._written.update(models)
             began = self._clock()
-        said, timed_s = timed(sessions, anchor)
+        entry, timed_s = timed(sessions, anchor)
         took = {"s": round(self._clock() - began, 3), "timed": round(timed_s, 3)}
-        return {**said, **took, "conditions": {**watch.seen(), **setting(self._threads)}}
+        return {**entry, **took, "conditions": {**watch.seen(), **setting(self._threads)}}
 
     def layers(self, models: Sequence[int], *, seed: int, most_s: float) -> dict[str, Any]:
         def timed(sessions: list[Run], anchor: Run) -> tuple[dict[str, Any], float]:
@@ -123,5 +123,5 @@ class InProcess:
             )
             return {"reference_ms": ms[-1], "drift": drift, "ms": ms[:-1]}, timed_s
 
-        # the reference is one of them in turn, opened anew and visited as they are: timed more often it would be hotter
+        # the reference is opened and visited like the others: visited more often it would be faster
         return self._step([*models, self._reference], timed)

@@ -1,8 +1,8 @@
-"""A table for another device or setting from few whole networks timed there (Lee 2021, HELP, asks the same of ten).
+"""A table for another device or setting, from a few whole networks measured there (HELP, Lee 2021, uses ten too).
 
-What one device is slower at than another is a kind of work rather than a kind of layer: int8 takes a quarter of the
-time of float convolutions and more than the time of float depthwise ones. So each kind of work has its factor, and what
-the table's own calibration says of layers in a network is kept.
+Devices differ in kinds of work rather than in kinds of layers: int8 takes a quarter of the time of float convolutions,
+but more than the time of float depthwise ones. So each kind of work has a factor. The calibration of the table, which
+says how layers behave in a network, is kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import lsq_linear
 
 from mbv3.errors import BadInput
 from mbv3.latency.build import network_time
@@ -28,21 +27,21 @@ from mbv3.latency.metrics import fidelity
 from mbv3.latency.table import LatencyTable, Timed, positive_ms
 from mbv3.spec import ArchSpec, LayerKey, lower
 
-__all__ = ["FIT", "MeasuredNetworks", "most_telling", "read_networks", "transfer", "work_ms"]
+__all__ = ["FIT", "MeasuredNetworks", "most_informative", "read_networks", "transfer", "work_ms"]
 
 FORMAT = "mbv3-networks/3"
 FIT, LEAST = 10, 8
-# How strongly factors are held to a common one: the error of a network, some percent, over how much factors differ. Of
-# 0.01, 0.02 and 0.05 the middle one was best, for int8 as for LiteRT (tables of both, ten networks, 2 % of noise).
+# How strongly the factors are pulled to a common one: the error of a network (a few percent) over the spread of the
+# factors. 0.02 was better than 0.01 and 0.05, for int8 and for LiteRT (ten networks, 2 % of noise).
 HELD = 0.02
-LEAST_FACTOR = 0.02  # of the median network's
+LEAST_FACTOR = 0.02  # relative to that of the median network
 _HEADER = ("format", "fingerprint", "reference_ms", "space_id", "seal")
 
 
 @dataclass(frozen=True)
 class MeasuredNetworks:
-    """Whole networks timed on one device: (network, ms), its fingerprint where the file says it, and the id of the
-    scaled space in which genomes name them."""
+    """Whole networks measured on one device: (network, ms) of each; where known the fingerprint of the device, and the
+    id of the scaled space that the names of the networks refer to."""
 
     times: tuple[tuple[str, float], ...]
     fingerprint: Fingerprint | None = None
@@ -50,7 +49,7 @@ class MeasuredNetworks:
     space_id: str | None = None
 
     def dumps(self) -> str:
-        """As a CSV: `network,ms`, after a header comment with the device, the space and a seal of the rows."""
+        """As CSV: columns `network,ms` after header comments with the device, the space and a seal of the rows."""
         body = io.StringIO()
         w = csv.writer(body, lineterminator="\n")
         w.writerow(["network", "ms"])
@@ -72,11 +71,11 @@ def _seal(body: str) -> str:
 
 
 def read_networks(path: Path) -> MeasuredNetworks:
-    """A CSV with the columns `network` and `ms`, our own or one written by hand.
+    """Read a CSV with the columns `network` and `ms`, written by `dumps` or by hand.
 
     Raises:
-        BadInput: missing, not such a CSV, one of ours that was cut or edited, a network twice, a time that cannot be
-            (all rows at fault listed).
+        BadInput: the file is missing or no such CSV; it was written by `dumps` and is incomplete or edited; a network
+            occurs twice; a time is impossible (all faulty rows are listed).
     """
     try:
         lines = path.read_text("utf-8-sig").splitlines(keepends=True)
@@ -85,7 +84,7 @@ def read_networks(path: Path) -> MeasuredNetworks:
     header: dict[str, Any] = {}
     while lines and lines[0].startswith("#"):
         name, _, value = lines.pop(0)[1:].strip().partition(": ")
-        if name not in _HEADER:  # a remark of somebody's
+        if name not in _HEADER:  # a comment of the user
             continue
         try:
             header[name] = json.loads(value)
@@ -93,15 +92,15 @@ def read_networks(path: Path) -> MeasuredNetworks:
             raise BadInput(f"{path}: the value of {name!r} in its header is not valid JSON") from None
     if "format" in header and (header["format"] != FORMAT or header.get("seal") != _seal("".join(lines))):
         raise BadInput(
-            f"{path}: is not whole, was edited, or is of another version (format {header['format']!r}, here "
-            f"{FORMAT!r}); measure again, or give a list of your own: network,ms without a header of ours"
+            f"{path}: is incomplete, was edited, or has another format (its format is {header['format']!r}, here "
+            f"{FORMAT!r}); measure again, or remove its header lines to use it as a list of your own"
         )
     try:
         rows = list(csv.DictReader(lines))
         fingerprint = Fingerprint(**header["fingerprint"]) if "fingerprint" in header else None
         reference_ms = positive_ms(header["reference_ms"]) if "reference_ms" in header else None
     except (csv.Error, TypeError, ValueError) as e:
-        raise BadInput(f"{path}: is not a list of measured networks ({e})") from None
+        raise BadInput(f"{path}: is not a list of measured networks ({e}); it needs the columns network,ms") from None
     if not rows or not {"network", "ms"} <= set(rows[0]):
         raise BadInput(f"{path}: needs the columns network,ms and a row for each network")
     times: dict[str, float] = {}
@@ -113,17 +112,20 @@ def read_networks(path: Path) -> MeasuredNetworks:
             faults.append(f"row {n}: {row['ms']!r} is not a time in ms")
             continue
         if not row["network"]:
-            faults.append(f"row {n}: names no network")
+            faults.append(f"row {n}: the network is empty")
         if row["network"] in times:
-            faults.append(f"row {n}: {row['network']} is there twice")
+            faults.append(f"row {n}: {row['network']} occurs twice")
         times[row["network"]] = ms
     if faults:
-        raise BadInput(f"{path}: {len(faults)} row(s) at fault\n" + "\n".join(f"  {f}" for f in faults[:20]))
+        raise BadInput(
+            f"{path}: {len(faults)} faulty row(s); correct them or measure again\n"
+            + "\n".join(f"  {f}" for f in faults[:20])
+        )
     return MeasuredNetworks(tuple(times.items()), fingerprint, reference_ms, header.get("space_id"))
 
 
 def work_ms(table: LatencyTable, specs: Sequence[ArchSpec]) -> NDArray[np.float64]:
-    """(networks, kinds of WORK and the rest): the predicted ms of each network, divided by what they go into."""
+    """(networks, kinds of WORK + 1): the predicted ms of each network, split by kind of work; the last is the rest."""
     known: dict[LayerKey, NDArray[np.float64]] = {}
     rows = []
     for spec in specs:
@@ -137,11 +139,11 @@ def work_ms(table: LatencyTable, specs: Sequence[ArchSpec]) -> NDArray[np.float6
     return np.array(rows)
 
 
-def most_telling(x: NDArray[np.float64], n: int = FIT) -> list[int]:
-    """Rows of `work_ms` whose times would tell most of its columns' factors: D-optimal, one after the other (Fedorov
-    1972), for factors as `_factors` holds them."""
+def most_informative(x: NDArray[np.float64], n: int = FIT) -> list[int]:
+    """The `n` rows of `work_ms` whose times determine the factors of its columns best: a greedy D-optimal design
+    (Fedorov 1972) with the regularisation of `_factors`."""
     share = np.column_stack([x / x.sum(axis=1, keepdims=True), np.zeros(len(x))])
-    information = _held(x.shape[1]).T @ _held(x.shape[1]) + 1e-9 * np.eye(x.shape[1] + 1)
+    information = _ridge(x.shape[1]).T @ _ridge(x.shape[1]) + 1e-9 * np.eye(x.shape[1] + 1)
     chosen: list[int] = []
     for _ in range(min(n, len(x))):
         gain = np.einsum("ij,jk,ik->i", share, np.linalg.inv(information), share)
@@ -151,20 +153,22 @@ def most_telling(x: NDArray[np.float64], n: int = FIT) -> list[int]:
     return chosen
 
 
-def _held(n: int) -> NDArray[np.float64]:
-    """Rows by which least squares hold `n` factors to a common one, the last unknown."""
+def _ridge(n: int) -> NDArray[np.float64]:
+    """Rows of a least-squares problem that pull `n` factors to a common one, which is the last unknown."""
     return HELD * np.column_stack([np.eye(n), -np.ones(n)])
 
 
 def _factors(x: NDArray[np.float64], t: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each column of `work_ms` the factor by which the times `t` follow: least squares of relative errors, the
-    factors held to a common one, which is free (ridge regression, Hoerl 1970). The last column, which may be below 0,
-    grows by no more than the median network: a small network would take less than no time."""
+    """The factor of each column of `work_ms` that fits the times `t`: least squares of relative errors, with the
+    factors pulled to a common, free one (ridge regression, Hoerl 1970). The last column may be negative and grows by no
+    more than the median network, or a small network would get a negative time."""
+    from scipy.optimize import lsq_linear  # half a second to import
+
     n = x.shape[1]
     unit = float(np.median(t / x.sum(axis=1)))
     rows = np.column_stack([x * unit / t[:, None], np.zeros(len(t))])
     most = [*[np.inf] * (n - 1), 1.0, np.inf]
-    found = lsq_linear(np.vstack([rows, _held(n)]), [*np.ones(len(t)), *np.zeros(n)], (LEAST_FACTOR, most)).x
+    found = lsq_linear(np.vstack([rows, _ridge(n)]), [*np.ones(len(t)), *np.zeros(n)], (LEAST_FACTOR, most)).x
     factors: NDArray[np.float64] = unit * found[:-1]
     return factors
 
@@ -176,16 +180,20 @@ def transfer(
     reference: tuple[ArchSpec, float | None],
     fit: int = FIT,
 ) -> LatencyTable:
-    """`table` for the device on which `networks` (label, network, ms) were timed. Every layer's time is divided into
-    kinds of WORK by the table's own cost model; on the first `fit` networks a factor is fitted for each kind, the
-    report is on the others. `reference`: the table's reference network and its ms there, None where it is not known and
-    is predicted.
+    """`table` for the device on which `networks` (label, network, ms) were measured.
+
+    The cost model of the table splits the time of every layer into kinds of WORK. A factor for each kind is fitted on
+    the first `fit` networks; the other networks are held out for the report. `reference`: the reference network of the
+    table and its ms on that device; None: it is predicted.
 
     Raises:
         BadInput: too few networks, or too few rows for a cost model.
     """
     if fit < LEAST or len(networks) < fit:
-        raise BadInput(f"a transfer needs at least {LEAST} measured networks to fit on (got {min(fit, len(networks))})")
+        raise BadInput(
+            f"a transfer needs at least {LEAST} measured networks to fit on (got {min(fit, len(networks))}); "
+            "measure more with: mbv3 latency measure --like"
+        )
     x, t = work_ms(table, [spec for _, spec, _ in networks]), np.array([ms for *_, ms in networks])
     *of, rest = _factors(x[:fit], t[:fit]).tolist()
     source = {"cpu": table.fingerprint.cpu, "runtime": table.fingerprint.runtime, "threads": table.fingerprint.threads}
@@ -204,9 +212,9 @@ def transfer(
     report: dict[str, Any] | None = None
     if len(t) > fit:
         scale = t[:fit].sum() / x[:fit].sum()
-        told = [moved.latency_ms(spec, estimate=True) for _, spec, _ in networks[fit:]]
+        predicted = [moved.latency_ms(spec, estimate=True) for _, spec, _ in networks[fit:]]
         report = {
-            **fidelity(told, t[fit:]),
+            **fidelity(predicted, t[fit:]),
             "how": f"on {len(t) - fit} networks not used in the fit on {fit}",
             "noise_floor": None,
             "baselines": {"table_scaled": fidelity(scale * x[fit:].sum(axis=1), t[fit:])},

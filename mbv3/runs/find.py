@@ -294,14 +294,9 @@ def _device_and_table(
         else:
             space = scale(base, float(scaled["width"]), parse_resolution(str(scaled["resolution"])), classes)
     with run.stage("table"):
-        found: LatencyTable | None = LatencyTable.load(own) if own.exists() else None
+        found = LatencyTable.load(own) if own.exists() else None
         if found is None:
-            for event in open_table(runtime, table_plan(space), rebuild=o.rebuild_table, minutes=TABLE_MINUTES):
-                if isinstance(event, LatencyTable):
-                    found = event
-                else:
-                    yield event
-        assert found is not None
+            found = yield from open_table(runtime, table_plan(space), rebuild=o.rebuild_table, minutes=TABLE_MINUTES)
         found.require(runtime.fingerprint, str(own))
         found.save(own)
         run.record["hashes"]["table"] = run.record["hashes"].get("table") or file_sha256(own)

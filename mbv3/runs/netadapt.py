@@ -10,7 +10,7 @@ from typing import Any
 from mbv3 import __version__
 from mbv3.data import peek_class_folder
 from mbv3.errors import Unreachable
-from mbv3.events import Done, Event, Note
+from mbv3.events import Event, Note
 from mbv3.latency import BuildPlan, Device, LatencyTable, build_table, open_runtime
 from mbv3.netadapt import smallest
 from mbv3.runs.find import conclude, guarded
@@ -102,7 +102,7 @@ def alone_stages(o: Options, run: RunDir) -> Iterator[Event]:
         )
         own = run.path / "latency-table.csv"
         if not own.exists():
-            yield from (e for e in build_table(runtime, plan, own, minutes=TABLE_MINUTES) if not isinstance(e, Done))
+            yield from build_table(runtime, plan, own, minutes=TABLE_MINUTES)
         table = LatencyTable.load(own)
         device = Device(runtime, reference_of(table), table.reference_ms)
     latency = Latency(table, device)

@@ -1,32 +1,70 @@
 """LAT of a search space: the reference network, the table of a space, predictions, whole measurements, checks."""
 
-from mbv3.tables.check import check, panel_of, telling_networks, unseen_networks
+from mbv3.tables.check import check, check_count, informative_networks, panel_of, unseen_networks
+from mbv3.tables.devices import KnownDevices, Profile, known_devices
 from mbv3.tables.draw import calibration_network, calibration_networks, cut_network, random_networks
-from mbv3.tables.open import TABLE_MINUTES, open_table, profile_caveat, read_table
-from mbv3.tables.plan import space_id, table_plan
-from mbv3.tables.predict import VERDICT_PARTS, Latency, Whole, measure_whole
+from mbv3.tables.kit import WrittenKit, write_space_kit
+from mbv3.tables.measure import (
+    VERDICT_PARTS,
+    MeasuredList,
+    MeasuredTime,
+    Whole,
+    measure_list,
+    measure_network,
+    measure_whole,
+)
+from mbv3.tables.open import (
+    TABLE_MINUTES,
+    OpenTable,
+    build_remote,
+    choose_table,
+    open_table,
+    profile_caveat,
+    read_table,
+)
+from mbv3.tables.plan import scaled_space, space_id, space_of, table_plan
+from mbv3.tables.predict import Latency, PredictedTime, predict
 from mbv3.tables.reference import REFERENCE, reference_at, reference_of
+from mbv3.tables.transfer import transfer_list
 
 __all__ = [
     "REFERENCE",
     "TABLE_MINUTES",
     "VERDICT_PARTS",
+    "KnownDevices",
     "Latency",
+    "MeasuredList",
+    "MeasuredTime",
+    "OpenTable",
+    "PredictedTime",
+    "Profile",
     "Whole",
+    "WrittenKit",
+    "build_remote",
     "calibration_network",
     "calibration_networks",
     "check",
+    "check_count",
+    "choose_table",
     "cut_network",
+    "informative_networks",
+    "known_devices",
+    "measure_list",
+    "measure_network",
     "measure_whole",
     "open_table",
     "panel_of",
+    "predict",
     "profile_caveat",
     "random_networks",
     "read_table",
     "reference_at",
     "reference_of",
+    "scaled_space",
     "space_id",
+    "space_of",
     "table_plan",
-    "telling_networks",
+    "transfer_list",
     "unseen_networks",
+    "write_space_kit",
 ]

@@ -16,7 +16,7 @@ from mbv3.latency import (
     LatencyTable,
     MeasuredNetworks,
     Timed,
-    most_telling,
+    most_informative,
     read_networks,
     transfer,
     work_ms,
@@ -109,8 +109,8 @@ def test_a_profile_without_rows_can_be_moved_too(table: LatencyTable, space: Sea
 
 def test_ten_that_are_chosen_tell_more_than_ten_others(table: LatencyTable, space: SearchSpace) -> None:
     nets, noisy = timed(space, 150, INT8), timed(space, 150, INT8, 0.03)
-    chosen = most_telling(work_ms(table, [spec for _, spec, _ in nets]))
-    assert len(set(chosen)) == 10 and most_telling(work_ms(table, [nets[0][1]] * 3)) == [0, 1, 2]
+    chosen = most_informative(work_ms(table, [spec for _, spec, _ in nets]))
+    assert len(set(chosen)) == 10 and most_informative(work_ms(table, [nets[0][1]] * 3)) == [0, 1, 2]
 
     def error(ten: list[int]) -> float:
         moved = transfer(table, [*(noisy[i] for i in ten), *nets[:50]], FINGERPRINT, (nets[0][1], None))

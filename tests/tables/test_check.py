@@ -14,7 +14,7 @@ from mbv3.latency import work_ms
 from mbv3.space import load_space, scale, under_head
 from mbv3.spec import count, load_spec, lower
 from mbv3.tables import calibration_network, cut_network, draw, table_plan
-from mbv3.tables.check import CANDIDATES, telling_networks, unseen_networks
+from mbv3.tables.check import CANDIDATES, informative_networks, unseen_networks
 
 from .conftest import computed_table
 
@@ -35,9 +35,9 @@ def test_the_first_ten_tell_most_and_the_others_are_as_they_come(folder: Path) -
     space = load_space(folder / "tiny.yaml")
     table = computed_table(space)
     drawn = [label for label, _ in unseen_networks(table, space, CANDIDATES + 15, 0)]
-    labels = [label for label, _ in telling_networks(table, space, 15, 0)]
+    labels = [label for label, _ in informative_networks(table, space, 15, 0)]
     assert len(set(labels)) == 15 and labels[10:] == [x for x in drawn if x not in labels[:10]][:5]
-    assert len(telling_networks(table, space, 4, 0)) == 4
+    assert len(informative_networks(table, space, 4, 0)) == 4
     share = work_ms(table, [spec for _, spec in unseen_networks(table, space, CANDIDATES + 15, 0)])
     share /= share.sum(axis=1, keepdims=True)
 

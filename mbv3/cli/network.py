@@ -1,4 +1,4 @@
-"""The network that a verb was asked about."""
+"""The network that the arguments SPEC, --head, --classes, --output-stride and --resolution name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HEAD_FLAGS = ("head", "classes", "output_stride", "resolution")
 
 
 def network(args: Namespace) -> ArchSpec:
-    """SPEC under the head, at the output stride and resolution asked for. Raises: BadInput."""
+    """SPEC with the given head, output stride and resolution. Raises: BadInput."""
     spec = load_spec(args.spec)
     if args.resolution is not None:
         spec = replace(spec, resolution=parse_resolution(args.resolution))
