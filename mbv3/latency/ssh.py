@@ -79,7 +79,7 @@ def _failed(host: Host, code: int, stderr: str, doing: str, sent: int | None = N
         if "Host key verification failed" in stderr:
             return BadInput(f"{where}: its host key is not known; run `ssh {where}` once and accept it")
         return BadInput(
-            f"{where}: cannot be reached, or the connection was cut while {doing} ({last}); what was measured is kept "
+            f"{where}: cannot be reached, or the connection was lost while {doing} ({last}); what was measured is kept "
             "on the device, and the same command continues there"
         )
     if "No space left" in stderr:

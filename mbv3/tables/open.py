@@ -166,8 +166,8 @@ def read_table(path: str, runtime: str, threads: int, force: bool) -> tuple[Late
 def _transfer_caveat(path: str, transferred: Mapping[str, Any]) -> str:
     return (
         f"{path} was fitted to {transferred['fitted_on']} whole networks measured on its device; the times of its "
-        f"layers were measured on {transferred['cpu']}, {transferred['runtime']}, {transferred['threads']} thread(s), and "
-        "scaled by a factor for each kind of work"
+        f"layers were measured on {transferred['cpu']}, {transferred['runtime']}, {transferred['threads']} thread(s), "
+        "and scaled by a factor for each kind of work"
     )
 
 

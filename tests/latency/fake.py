@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+from mbv3.events import Event
 from mbv3.latency import Fingerprint, weights_mb
 from mbv3.latency.sessions import Run
 from mbv3.spec import ArchSpec, LayerKey, lower, lower_key
@@ -64,3 +66,16 @@ class FakeRuntime:
     def network(self, spec: ArchSpec) -> Run:
         self.opened.append(spec.name)
         return self._run(network_cost(spec))
+
+
+R = TypeVar("R")
+
+
+def run_out(task: Generator[Event, None, R]) -> tuple[list[Event], R]:
+    """The events of a task that is run to its end, and its value."""
+    events: list[Event] = []
+    while True:
+        try:
+            events.append(next(task))
+        except StopIteration as end:
+            return events, end.value

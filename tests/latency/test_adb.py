@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from mbv3.errors import BadInput
-from mbv3.events import Event, Note
+from mbv3.events import Note, result
 from mbv3.latency import BuildPlan, LatencyTable, adb, measure_over_adb
 from mbv3.latency.adb import parse_serial
-from mbv3.latency.benchmark import Visit, read_said, row
+from mbv3.latency.benchmark import Visit, read_output, row
 from mbv3.spec import lower
 from mbv3.tables import read_table
 
@@ -45,15 +45,15 @@ def few(plan: BuildPlan) -> BuildPlan:
 
 def measure(
     plan: BuildPlan, out: Path, device: str = DEVICE, benchmark: str | None = BENCHMARK, **more: object
-) -> list[Event | LatencyTable]:
+) -> LatencyTable:
     how = {"runtime": "litert", "threads": 1, "minutes": 0.02, **more}
-    return list(measure_over_adb(device, benchmark, plan, out=out, **how))  # type: ignore[arg-type]
+    return result(measure_over_adb(device, benchmark, plan, out=out, **how))  # type: ignore[arg-type]
 
 
 def test_a_table_of_a_phone(phone: Phone, few: BuildPlan, tmp_path: Path) -> None:
     out = tmp_path / "phone.csv"
-    table = measure(few, out)[-1]
-    assert isinstance(table, LatencyTable) and table.dumps() == LatencyTable.load(out).dumps()
+    table = measure(few, out)
+    assert table.dumps() == LatencyTable.load(out).dumps()
     assert tuple(table.layers) == few.keys and len(table.networks) == 3
     assert all(t.n >= 3 * 3 * 4 for t in table.layers.values())  # passes, rounds, runs
     f = table.fingerprint
@@ -63,12 +63,12 @@ def test_a_table_of_a_phone(phone: Phone, few: BuildPlan, tmp_path: Path) -> Non
     masks = set((phone.root / "masks").read_text().split())
     assert masks == {"8"}  # the last of the two fastest cores
     assert not phone.left and not (tmp_path / "phone.csv.partial").exists()
-    told = {flags["graph"] for flags in phone.ran}
-    assert told == {f"{i}.tflite" for i in range(len(few.keys) + 4)}  # the reference is the last
+    models = {flags["graph"] for flags in phone.ran}
+    assert models == {f"{i}.tflite" for i in range(len(few.keys) + 4)}  # the reference is the last
     assert {flags["warmup_runs"] for flags in phone.ran} == {"1"}
     orders = [flags["graph"] for flags in phone.ran if flags["graph"] != f"{len(few.keys) + 3}.tflite"]
     n = len(few.keys)
-    assert set(orders[:n]) == set(orders[n : 2 * n]) and orders[:n] != orders[n : 2 * n]  # mixed anew in each round
+    assert set(orders[:n]) == set(orders[n : 2 * n]) and orders[:n] != orders[n : 2 * n]  # another order in each round
     read, caveat = read_table(str(out), "onnxruntime", 1, force=False)
     assert read.dumps() == table.dumps() and "was measured by benchmark_model on Phone 9 Pro" in str(caveat)
 
@@ -98,7 +98,9 @@ def test_a_pulled_cable_costs_one_step(phone: Phone, few: BuildPlan, tmp_path: P
     out = tmp_path / "t.csv"
     partial = tmp_path / "t.csv.partial"
     phone.fault("cut")
-    with pytest.raises(BadInput, match=r"the connection was cut while timing: it is offline; .*measured is kept here"):
+    with pytest.raises(
+        BadInput, match=r"the connection was lost while timing: it is offline; .*measured is kept on this"
+    ):
         measure(few, out)
     kept = partial.read_text()
     assert len(kept.splitlines()) == 3 and not out.exists()  # header, layers and networks of the first pass
@@ -122,7 +124,7 @@ def test_a_pulled_cable_costs_one_step(phone: Phone, few: BuildPlan, tmp_path: P
     prop = phone.root / "bin/getprop"
     other = prop.read_text()
     prop.write_text(other.replace("Phone 9", "Phone 8"))
-    with pytest.raises(BadInput, match=r"t\.csv\.partial: results of another kit or device; move the file away"):
+    with pytest.raises(BadInput, match=r"t\.csv\.partial: holds results of another kit or device; move it away"):
         measure(few, out)
     assert partial.read_text() == kept
     prop.write_text(other)
@@ -139,7 +141,7 @@ def test_a_phone_that_says_no_more_is_given_up(
 ) -> None:
     monkeypatch.setattr(adb, "VISIT_S", 0.5)
     phone.fault("hung")
-    with pytest.raises(BadInput, match=r"timing failed \(no word for 0\.5 s\); what was measured is kept here"):
+    with pytest.raises(BadInput, match=r"timing failed \(no output for 0\.5 s\); what was measured is kept on"):
         measure(few, tmp_path / "t.csv")
     assert not phone.left
 
@@ -183,7 +185,7 @@ def test_what_the_phone_lacks_is_said(
     said(r"adb:other: there is no such device; `adb devices` lists", device="adb:other")
     said(r"has no file /data/local/tmp/nothing; push LiteRT's benchmark_model", benchmark="/data/local/tmp/nothing")
     said(r"needs --benchmark PATH, .*\(got none\)", benchmark=None)
-    said(r"needs --benchmark PATH, .*from its root \(got benchmark_model\)", benchmark="benchmark_model")
+    said(r"needs --benchmark PATH, .*on the device \(got benchmark_model\)", benchmark="benchmark_model")
     said(r"--runtime onnxruntime: .*give --runtime litert", runtime="onnxruntime")
     (phone.root / "tmp/benchmark_model").chmod(0o644)
     said(r"is not executable; run: adb shell chmod \+x /data/local/tmp/benchmark_model")
@@ -199,7 +201,7 @@ def test_what_the_phone_lacks_is_said(
     assert not phone.left and len(phone.ran) == 4
     whole = (phone.root / "tmp/benchmark_model").read_text()
     for script, match in (
-        ("#!/bin/sh\necho hello\n", r"tells no time of .*; is it LiteRT's benchmark_model\?"),
+        ("#!/bin/sh\necho hello\n", r"prints no time for .*; is it LiteRT's benchmark_model\?"),
         ("#!/no/such/system\n", r"benchmark_model fails on .*not found"),
     ):
         (phone.root / "tmp/benchmark_model").write_text(script)
@@ -208,7 +210,7 @@ def test_what_the_phone_lacks_is_said(
     monkeypatch.setenv("MBV3_ADB", "no-such-adb -P 5038")
     said(r"no-such-adb: .*install adb \(Android's platform-tools\), or set MBV3_ADB")
     monkeypatch.setenv("MBV3_ADB", 'adb "x')
-    said(r"MBV3_ADB=.*: is no command line")
+    said(r"MBV3_ADB=.*: is not a command line")
 
 
 def test_serials() -> None:
@@ -228,18 +230,20 @@ def test_what_benchmark_model_says() -> None:
         "INFO: count=4 first=64 curr=70 min=60 max=72 avg=66.5 std=4 p5=60 median=64 p95=72\r\n"
     )
     same = "count=3 curr=64 (all same)\n"
-    told = ((7, old), (12, new), (3, same), (4, "count=0\n"))
-    text = "".join(f"\nmbv3 visit {i}\n{lines}" for i, lines in told)
-    assert read_said(text) == (
+    printed = ((7, old), (12, new), (3, same), (4, "count=0\n"))
+    text = "".join(f"\nmbv3 visit {i}\n{lines}" for i, lines in printed)
+    assert read_output(text) == (
         [(7, Visit(50, 2950.34, 109.798)), (12, Visit(4, 0.0665, 0.004)), (3, Visit(3, 0.064, 0.0)), (4, None)],
         None,
     )  # fmt: skip
     for junk in ("", "count=4 avg=1", "mbv3 failed", "mbv3 visit", "error: closed"):
-        assert read_said(junk) == ([], None)
-    assert read_said("mbv3 visit 1\ncount=9 avg=0.0 curr=0").visits == [(1, None)]
-    assert read_said("mbv3 visit 1\ncount=9 avg=nan curr=70").visits == [(1, None)]  # of nine runs one tells nothing
-    assert read_said("mbv3 visit 1\n\nmbv3 failed\n").failed == (1, "it said nothing")
-    assert read_said("mbv3 visit 1\na\nb\n\nc\nmbv3 failed\n") == ([], (1, "b; c"))
+        assert read_output(junk) == ([], None)
+    assert read_output("mbv3 visit 1\ncount=9 avg=0.0 curr=0").visits == [(1, None)]
+    assert read_output("mbv3 visit 1\ncount=9 avg=nan curr=70").visits == [
+        (1, None)
+    ]  # one of nine runs is not the mean
+    assert read_output("mbv3 visit 1\n\nmbv3 failed\n").failed == (1, "it printed nothing")
+    assert read_output("mbv3 visit 1\na\nb\n\nc\nmbv3 failed\n") == ([], (1, "b; c"))
 
 
 def test_visits_are_summed_up() -> None:

@@ -1,4 +1,4 @@
-"""Whole networks from single layers: the fit, and the kinds of layers that it tells apart."""
+"""Whole networks from single layers: the fit, and the kinds of layers that it distinguishes."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_noise_is_not_taken_for_kinds() -> None:
 
 
 def test_how_strongly_kinds_are_held_follows_what_they_tell() -> None:
-    """Noise alone: nearly the plain calibration. Another device's kinds, told by ten networks: better than that."""
+    """Noise alone: nearly the plain calibration. Another device's kinds, from ten networks: better than that."""
     for factors, least, most in ((NONE, 0.9, 1.1), (tuple(5 * f for f in FACTORS), 0.0, 0.8)):
         nets = with_kinds(200, 0.01, factors)
         plain = fit_calibration(NetworkTime(n.label, n.ms, n.hot_ms, n.mb, 0) for n in nets[:10])

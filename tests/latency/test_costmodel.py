@@ -63,7 +63,7 @@ def test_what_the_model_misses_on_a_relative_counts_the_less_the_farther_it_is()
 
 
 def test_the_error_is_that_of_the_estimates_in_use() -> None:
-    """Told apart by pairs: layers of one input width are slow, and their relatives know it."""
+    """Held out by pairs: layers of one input width are slow, and their relatives know it."""
     slow = sorted({k.cin for k in KEYS})[1]
     times = [truth(k) * (2 if k.cin == slow else 1) for k in KEYS]
     model = fit_cost_model(KEYS, times)
@@ -72,8 +72,8 @@ def test_the_error_is_that_of_the_estimates_in_use() -> None:
     for fold in range(5):
         out = [pairs.index((k.cin, 0 if isinstance(k.row, Head) else k.row.out)) % 5 == fold for k in KEYS]
         rest = [(k, t) for k, t, o in zip(KEYS, times, out, strict=True) if not o]
-        told = fit_cost_model([k for k, _ in rest], [t for _, t in rest])
-        held += [told.ms(k) / t - 1 for k, t, o in zip(KEYS, times, out, strict=True) if o]
+        model = fit_cost_model([k for k, _ in rest], [t for _, t in rest])
+        held += [model.ms(k) / t - 1 for k, t, o in zip(KEYS, times, out, strict=True) if o]
     assert model.error == pytest.approx(100 * float(np.mean(np.square(held))) ** 0.5, abs=0.01)
 
 

@@ -1,4 +1,4 @@
-"""Times told against the reference network: a slower machine gives the same answer."""
+"""Times relative to the reference network: a slower machine gives the same answer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_steady_machine_is_read_exactly(runtime: FakeRuntime, plan: BuildPlan)
 def test_a_slower_machine_is_scaled_back_by_the_reference(clock: Clock, plan: BuildPlan) -> None:
     slow = FakeRuntime(clock, slowness=lambda now: 1.7)
     device = Device(slow, plan.reference, reference_ms=network_cost(plan.reference))
-    assert slow.opened == ["reference"]  # opened, but not timed anew
+    assert slow.opened == ["reference"]  # opened, but not timed again
     for key, timed in device.layers(plan.keys[:5]).items():
         assert timed.ms == pytest.approx(layer_cost(key))
         assert timed.mean == pytest.approx(layer_cost(key))
@@ -44,7 +44,7 @@ def test_a_slower_machine_is_scaled_back_by_the_reference(clock: Clock, plan: Bu
     assert measured.raw_reference_ms == pytest.approx(1.7 * network_cost(plan.reference))
 
 
-def test_drift_and_noise_are_told(clock: Clock, plan: BuildPlan) -> None:
+def test_drift_and_noise_are_reported(clock: Clock, plan: BuildPlan) -> None:
     specs = [s for _, s in plan.calibration]
     drifting = FakeRuntime(clock, slowness=lambda now: 1.0 + 0.5 * (int(now * 40) % 2))
     assert Device(drifting, plan.reference, 1.0).networks(specs, rounds=12).drift > 0.02
@@ -75,15 +75,15 @@ def test_noisy_parts_count_less_and_the_floor_is_the_error_that_is_left() -> Non
     rng = np.random.default_rng(1)
     truth = rng.uniform(1.0, 3.0, 60)
     sds = np.array([0.01, 0.01, 0.05, 0.01, 0.02, 0.08])
-    errors, told, plain = [], [], []
+    errors, estimated, plain = [], [], []
     for _ in range(40):
         parts = truth[:, None] * (1 + rng.standard_normal((60, 6)) * sds)
         weights = shares(parts.tolist())
         assert weights.sum() == pytest.approx(1.0) and weights.argmin() == 5 and weights[2] < weights[4] < weights[0]
         errors.append(float(np.mean((parts @ weights / truth - 1) ** 2) ** 0.5))
         plain.append(float(np.mean((parts.mean(axis=1) / truth - 1) ** 2) ** 0.5))
-        told.append(noise_floor(parts.tolist()) / 100)
-    assert np.mean(errors) < 0.5 * np.mean(plain) and np.mean(told) == pytest.approx(np.mean(errors), rel=0.1)
+        estimated.append(noise_floor(parts.tolist()) / 100)
+    assert np.mean(errors) < 0.5 * np.mean(plain) and np.mean(estimated) == pytest.approx(np.mean(errors), rel=0.1)
     assert shares(parts[:7].tolist()).tolist() == [1 / 6] * 6  # too few networks to tell
     assert shares([[1.0, 2.0, 1.0]] * 9).tolist() == [1 / 3] * 3  # too few parts
     assert shares([[1.0] * 4] * 9).tolist() == [0.25] * 4 and noise_floor([[1.0] * 4] * 9) == 0.0
@@ -187,16 +187,16 @@ def test_chunks_bound_what_is_open_at_a_time() -> None:
 
 
 def test_a_small_board_opens_no_more_than_half_of_its_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = {"/proc/meminfo": "MemTotal: 927000 kB\nMemAvailable:     500000 kB\n"}
-    monkeypatch.setattr(runner.Path, "read_text", lambda self, *_: told[str(self)])
+    files = {"/proc/meminfo": "MemTotal: 927000 kB\nMemAvailable:     500000 kB\n"}
+    monkeypatch.setattr(runner.Path, "read_text", lambda self, *_: files[str(self)])
     assert runner.room() == 256_000_000
-    told["/proc/meminfo"] = "MemAvailable: 64000000 kB\n"
+    files["/proc/meminfo"] = "MemAvailable: 64000000 kB\n"
     assert runner.room() == runner.CHUNK_BYTES
-    told["/proc/meminfo"] = "of another system"
+    files["/proc/meminfo"] = "of another system"
     assert runner.room() == runner.CHUNK_BYTES
 
 
-def test_layers_on_demand_are_told_against_known_ones_of_their_size(clock: Clock, plan: BuildPlan) -> None:
+def test_layers_on_demand_are_scaled_by_known_ones_of_their_size(clock: Clock, plan: BuildPlan) -> None:
     """Small layers suffer by 40 % and large ones not at all: one scale for both would be off by far."""
 
     size = {key: 0.05 * 1.2**i for i, key in enumerate(plan.keys)}

@@ -1,4 +1,4 @@
-"""The shipped phones: what they claim of themselves is computed anew."""
+"""The shipped phones: what they claim is computed again."""
 
 from __future__ import annotations
 

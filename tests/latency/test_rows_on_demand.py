@@ -1,4 +1,4 @@
-"""Rows that a table lacks, measured when a network needs them: told against rows of the table timed beside them."""
+"""Rows that a table lacks, measured when a network needs them: scaled by known rows timed beside them."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from mbv3.errors import BadInput
-from mbv3.events import Done
+from mbv3.events import result
 from mbv3.latency import (
     RUNTIMES,
     BuildPlan,
@@ -19,11 +20,18 @@ from mbv3.latency import (
     LatencyTable,
     build_table,
     check_table,
+    kit_files,
     open_runtime,
+    register_runtime,
+    runtime,
+    runtime_names,
     this_cpu,
 )
 from mbv3.space import SearchSpace
 from mbv3.spec import lower
+from mbv3.tables import predict, read_table
+
+from .fake import FINGERPRINT, Clock, FakeRuntime, network_cost
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
@@ -35,9 +43,8 @@ class TestRuntime:
     ) -> None:
         runtime = open_runtime(name, 1)
         path = tmp_path / "t.csv"
-        done = list(build_table(runtime, plan, path, minutes=0.02))[-1]
-        assert isinstance(done, Done) and done.data["path"] == str(path)
-        table = LatencyTable.load(path)
+        table = result(build_table(runtime, plan, path, minutes=0.02))
+        assert table == LatencyTable.load(path)
         table.require(runtime.fingerprint, str(path))
         assert tuple(table.layers) == plan.keys
         assert all(t.ms > 0 and t.n >= 3 * 3 * 2 and t.std >= 0 for t in table.layers.values())
@@ -79,7 +86,7 @@ def test_what_cannot_be_opened() -> None:
             open_runtime("onnxruntime", threads)
     with pytest.raises(BadInput, match=r"--runtime must be .* \(got 'tensorrt'\)"):
         open_runtime("tensorrt", 1)
-    with pytest.raises(BadInput, match=r"--runtime litert-int8: .* int8 is timed by onnxruntime-int8"):
+    with pytest.raises(BadInput, match=r"--runtime litert-int8: .* measure int8 with --runtime onnxruntime-int8"):
         open_runtime("litert-int8", 1)
 
 
@@ -93,3 +100,37 @@ def test_litert_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mbv3.latency.runtime.find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"LiteRT is not installed; pip install 'mbv3-search\[litert\]'"):
         open_runtime("litert", 1)
+
+
+def test_a_runtime_registered_from_outside_builds_checks_and_predicts(
+    clock: Clock, plan: BuildPlan, space: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "_registered", {})
+    threads: list[int] = []
+
+    def opener(n: int) -> FakeRuntime:
+        threads.append(n)
+        return FakeRuntime(clock)
+
+    register_runtime("fake", opener)
+    assert runtime_names() == (*RUNTIMES, "fake")
+    fake = open_runtime("fake", 1)
+    assert threads == [1] and fake.fingerprint == FINGERPRINT
+    table = result(build_table(fake, plan, tmp_path / "t.csv"))
+    assert table.reference_ms == pytest.approx(network_cost(plan.reference))
+    read, caveat = read_table(str(tmp_path / "t.csv"), "fake", 1, force=False)
+    assert read == table and caveat is None
+    spec = space.spec(tuple(0 for _ in space.sizes))
+    bare = replace(table, layers={k: t for k, t in table.layers.items() if k.row != spec.rows[0]})
+    assert predict(spec, bare).estimated == 1
+    measured = predict(spec, bare, fake)
+    assert measured.estimated == 0 and measured.ms == pytest.approx(network_cost(spec), rel=1e-3)
+
+    with pytest.raises(BadInput, match=r"'fake': the name must be new, beside onnxruntime, .*litert, fake"):
+        register_runtime("fake", opener)
+    with pytest.raises(BadInput, match=r"--runtime must be one of .*, fake \(got 'other'\)"):
+        open_runtime("other", 1)
+    with pytest.raises(
+        BadInput, match=r"--runtime fake: a registered runtime exists in this process only; .* use one of"
+    ):
+        kit_files(plan, "fake", 1)

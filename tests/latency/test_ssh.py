@@ -21,6 +21,8 @@ from mbv3.events import Note, Progress
 from mbv3.latency import BuildPlan, LatencyTable, measure_over_ssh, this_cpu
 from mbv3.latency.ssh import Host, _failed, parse_host
 
+from .fake import run_out
+
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 real = pytest.mark.skipif(
     not Path(SSHD).exists() or shutil.which("ssh-keygen") is None, reason="no OpenSSH server on this machine"
@@ -94,7 +96,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 @real
 def test_a_table_is_measured_cut_and_gone_on_with(server: Server, plan: BuildPlan, tmp_path: Path) -> None:
     out = tmp_path / "board.csv"
-    with pytest.raises(BadInput, match=r"the connection was cut while measuring .* the same command goes on there"):
+    with pytest.raises(BadInput, match=r"the connection was lost while measuring .* the same command continues there"):
         for event in measure_over_ssh(server.target, plan, "onnxruntime", 1, out, minutes=0.02):
             if isinstance(event, Progress) and event.done >= 2:
                 server.cut()
@@ -108,10 +110,10 @@ def test_a_table_is_measured_cut_and_gone_on_with(server: Server, plan: BuildPla
 
     with pytest.raises(BadInput, match=r"cannot be written"):  # a folder: the device keeps what it measured
         list(measure_over_ssh(server.target, plan, "onnxruntime", 1, tmp_path, minutes=0.02))
-    *events, table = measure_over_ssh(server.target, plan, "onnxruntime", 1, out, minutes=0.02)
-    assert any(isinstance(e, Note) and "the kit is on the device already" in e.text for e in events)
+    events, table = run_out(measure_over_ssh(server.target, plan, "onnxruntime", 1, out, minutes=0.02))
+    assert any(isinstance(e, Note) and "the kit is on the device;" in e.text for e in events)
     assert not any(isinstance(e, Progress) for e in events)  # all was measured before the table could not be written
-    assert isinstance(table, LatencyTable) and tuple(table.layers) == plan.keys
+    assert tuple(table.layers) == plan.keys
     assert LatencyTable.load(out).dumps() == table.dumps()
     assert table.fingerprint.id == this_cpu("onnxruntime", table.fingerprint.runtime_version, 1).id
     assert not list(server.home.rglob("kit.json"))  # nothing is left behind
@@ -124,15 +126,15 @@ def test_what_the_device_lacks_is_said(server: Server, plan: BuildPlan) -> None:
             list(measure_over_ssh(target, plan, "onnxruntime", 1, server.folder / "none.csv"))
 
     base = server.target.removesuffix(sys.executable)
-    said(f"{base}/nowhere/python", r"has no /nowhere/python; install Python 3\.10 or newer, or name it")
+    said(f"{base}/nowhere/python", r"has no /nowhere/python; install Python 3\.10 or newer, or give its path")
     for name, words, match in (
         (
             "bare",
             "python 3 11\nnumpy missing\nonnxruntime missing",
             "numpy and onnxruntime not installed .*run there: .*pip",
         ),
-        ("old", "python 3 8\nnumpy 1.0\nonnxruntime 1.0", r"is Python 3\.8; 3\.10 or newer is needed"),
-        ("none", "hello", r"is no Python \(it said 'hello hello'\)"),
+        ("old", "python 3 8\nnumpy 1.0\nonnxruntime 1.0", r"is Python 3\.8; install 3\.10 or newer"),
+        ("none", "hello", r"is not Python \(it printed 'hello hello'\)"),
     ):
         script = server.home / name
         script.write_text(f"#!/bin/sh\ncat <<'X'\n{words}\nX\n")
@@ -140,7 +142,7 @@ def test_what_the_device_lacks_is_said(server: Server, plan: BuildPlan) -> None:
         said(f"{base}{script}", match)
     config = server.folder / "config"
     config.write_text(config.read_text().replace(str(server.folder / "key"), str(server.folder / "other")))
-    said(server.target, r"refused the key .*let `ssh .*` log in without a password first")
+    said(server.target, r"refused the key .*set up a login of `ssh .*` without a password first")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))  # bound and not listened on: nobody answers
         said(f"ssh://127.0.0.1:{s.getsockname()[1]}", r"cannot be reached")
@@ -170,10 +172,18 @@ def test_failures_have_their_cure() -> None:
     for code, words, match in (
         (255, "x\nu@board: Permission denied (publickey).", "refused the key"),
         (255, "Host key verification failed.", "its host key is not known; run `ssh u@board` once"),
-        (255, "", r"cannot be reached, or the connection was cut while measuring \(exit 255\)"),
-        (2, "tar: No space left on device\ntar: Exiting", "its disk has no room for the kit's 3 MB; free some and"),
-        (137, "", "measuring was killed there, as a system does that runs out of memory; .*goes on where it stopped"),
-        (2, "error: models.bin: copy the kit anew", "measuring failed .*copy the kit anew"),
+        (255, "", r"cannot be reached, or the connection was lost while measuring \(exit 255\)"),
+        (
+            2,
+            "tar: No space left on device\ntar: Exiting",
+            "its disk has no space for the 3 MB of the kit; free some and",
+        ),
+        (
+            137,
+            "",
+            "measuring was killed there, probably because the device ran out of memory; .*continues where it stopped",
+        ),
+        (2, "error: models.bin: copy the kit again", "measuring failed .*copy the kit again"),
     ):
         with pytest.raises(BadInput, match=match):
             raise _failed(host, code, words, "measuring", 3_000_000)
@@ -181,8 +191,8 @@ def test_failures_have_their_cure() -> None:
 
 def test_without_a_client(plan: BuildPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MBV3_SSH", "no-such-ssh -v")
-    with pytest.raises(BadInput, match=r"no-such-ssh: .*install OpenSSH's client, or set MBV3_SSH"):
+    with pytest.raises(BadInput, match=r"no-such-ssh: .*install the OpenSSH client, or set MBV3_SSH"):
         list(measure_over_ssh("ssh://board", plan, "onnxruntime", 1, Path("none.csv")))
     monkeypatch.setenv("MBV3_SSH", 'ssh -F "x')
-    with pytest.raises(BadInput, match=r"MBV3_SSH=.*: is no command line"):
+    with pytest.raises(BadInput, match=r"MBV3_SSH=.*: is not a command line"):
         list(measure_over_ssh("ssh://board", plan, "onnxruntime", 1, Path("none.csv")))

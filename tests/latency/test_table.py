@@ -204,11 +204,11 @@ def swap(old: str, new: str) -> str:
     [
         (
             "\n".join(TEXT.splitlines()[:-1]) + "\n",
-            f"{ROWS - 1} of {ROWS} rows are there, so it is truncated",
+            f"{ROWS - 1} of {ROWS} rows are there: it was truncated",
         ),
         (
             "\n".join(TEXT.splitlines()[:-9]) + "\n",
-            f"{ROWS - 9} of {ROWS} rows are there, so it is truncated",
+            f"{ROWS - 9} of {ROWS} rows are there: it was truncated",
         ),
         (TEXT[:-20], "a value was edited"),
         (TEXT + TEXT.splitlines()[-1] + "\n", f"{ROWS + 1} of {ROWS} rows are there"),
@@ -245,9 +245,9 @@ def layer_with(**values: float) -> Callable[[], LatencyTable]:
         (layer_with(ms=math.inf), "inf is not a time in ms"),
         (layer_with(ms=1e8), ": 100000000.0 is not a time in ms"),
         (layer_with(mean=math.nan), "nan is not a time in ms"),
-        (layer_with(std=math.nan), "3 runs with a deviation of nan ms"),
-        (layer_with(std=-0.1), "3 runs with a deviation of -0.100000 ms"),
-        (layer_with(n=0), "0 runs with a deviation"),
+        (layer_with(std=math.nan), "3 runs with a standard deviation of nan ms"),
+        (layer_with(std=-0.1), "3 runs with a standard deviation of -0.100000 ms"),
+        (layer_with(n=0), "0 runs with a standard deviation"),
         (lambda: replace(TABLE, networks=(replace(NETS[0], ms=math.nan),)), "net 0: nan is not a time in ms"),
         (
             lambda: replace(TABLE, networks=(replace(NETS[0], ms=-1.0),)),
@@ -255,7 +255,7 @@ def layer_with(**values: float) -> Callable[[], LatencyTable]:
         ),
         (
             lambda: replace(TABLE, calibration=Calibration(a=math.nan)),
-            "calibration is not made of finite numbers",
+            "calibration has numbers that are not finite",
         ),
         (lambda: replace(TABLE, reference={"ms": -1}), "-1 is not a time in ms"),
         (lambda: replace(TABLE, reference={"ms": math.nan}), "nan is not a time in ms"),
@@ -277,7 +277,7 @@ def test_times_that_are_none_are_refused_though_sealed(table: Callable[[], Laten
         ("kind,key,ms\n", "not a latency table"),
         (
             '# format: "mbv3-table/2"\n',
-            "is a table of another version .'mbv3-table/2', not 'mbv3-table/4'.; measure it anew",
+            "is a table of another format .'mbv3-table/2', not 'mbv3-table/4'.; measure it again",
         ),
         ("# format: mbv3\n", "line 1: the value of 'format' is not valid JSON"),
         ('# format: "mbv3-table/4"\n# x: ' + "[" * 10**5, "line 2: the value of 'x' is not valid JSON"),
@@ -301,7 +301,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         LatencyTable.load("nul\0.csv")
     with (tmp_path / "large.csv").open("wb") as f:
         f.truncate(30_000_001)
-    with pytest.raises(BadInput, match="holds at most 30,000,000 bytes"):
+    with pytest.raises(BadInput, match="a latency table has at most 30,000,000 bytes"):
         LatencyTable.load(tmp_path / "large.csv")
 
 

@@ -144,7 +144,7 @@ def test_a_list_of_ours_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
     for edited in (text[:-1], text[:-4], text.replace("1.5", "1.6"), text.replace("networks/3", "networks/2")):
         assert edited != text
         file.write_text(edited)
-        with pytest.raises(BadInput, match=r"nets\.csv: is not whole, was edited, or is of another version"):
+        with pytest.raises(BadInput, match=r"nets\.csv: is incomplete, was edited, or has another format"):
             read_networks(file)
 
 
@@ -154,9 +154,12 @@ def test_a_list_of_ours_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
         ("", "needs the columns network,ms"),
         ("network,ms\n", "needs the columns network,ms"),
         ("name,ms\na,1\n", "needs the columns network,ms"),
-        ("network,ms\na,1\nb,fast\nc,-1\nd,nan\na,2\n", "4 row.s. at fault\n.*row 2: 'fast' is not a time"),
+        (
+            "network,ms\na,1\nb,fast\nc,-1\nd,nan\na,2\n",
+            "4 faulty row.s.; correct them or measure again\n.*row 2: 'fast' is not a time",
+        ),
         ("network,ms\na\n", "row 1: None is not a time"),
-        ("ms,network\n2.5\n", "row 1: names no network"),
+        ("ms,network\n2.5\n", "row 1: the network is empty"),
         ("# fingerprint: {\nnetwork,ms\na,1\n", "the value of 'fingerprint' in its header is not valid JSON"),
         ('# fingerprint: {"cpu": "x"}\nnetwork,ms\na,1\n', "is not a list of measured networks"),
         ("# reference_ms: -1\nnetwork,ms\na,1\n", "is not a list of measured networks"),
