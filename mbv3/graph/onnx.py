@@ -1,4 +1,4 @@
-"""Ops to ONNX, batch norm folded, with random weights for timing or given ones for export."""
+"""Ops to ONNX with folded batch norms; weights are random for timing, or given for export."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def _convs(ops: Iterable[Op]) -> list[Op]:
 
 @cache
 def _normal() -> Array:
-    """A million normal numbers. Drawing all weights anew took most of the time of opening a network."""
+    """A million normal numbers, drawn once: drawing weights took most of the time of opening a network."""
     return np.random.default_rng(0).standard_normal(1_000_003, dtype=np.float32)
 
 
 def random_weights(ops: Iterable[Op], seed: int) -> dict[str, Array]:
-    """Folded weights `{op.name: kernel, op.name + ".bias": bias}`, scaled so that activations neither vanish
-    into denormals (which a CPU computes slowly) nor overflow."""
+    """Folded weights `{op.name: kernel, op.name + ".bias": bias}`, scaled so that activations neither become denormal,
+    which a CPU computes slowly, nor overflow."""
     rng = np.random.default_rng(seed)
     out: dict[str, Array] = {}
 
@@ -55,12 +55,12 @@ def random_weights(ops: Iterable[Op], seed: int) -> dict[str, Array]:
 
 
 def fold(ops: Iterable[Op], state: Weights, bn_eps: float, head_eps: float | None = None) -> dict[str, Array]:
-    """Batch norms folded into the convolutions, with r = g / sqrt(var + eps): kernel * r, bias b - mean * r.
+    """Batch norms folded into the convolutions: with r = g / sqrt(var + eps), kernel * r and bias b - mean * r.
 
-    `head_eps`: of the ops under `head.`; None for `bn_eps` there too.
+    `head_eps`: the eps of ops whose name begins with `head.`; None: `bn_eps`.
 
     Raises:
-        BadInput: missing or mis-shaped entries, all listed.
+        BadInput: missing entries or wrong shapes, all listed.
     """
     out: dict[str, Array] = {}
     faults: list[str] = []
@@ -115,7 +115,7 @@ def _nodes(op: Op) -> list[onnx.NodeProto]:
         kh, kw, sh, sw = op.window
         return [node("AveragePool", x, y, kernel_shape=[min(kh, op.hin), min(kw, op.win)], strides=[sh, sw])]
     if op.kind == "apool":
-        # the mean over rows, then over columns, of each cell: a product with a matrix from either side
+        # the mean of each cell over rows, then over columns: a matrix product from each side
         across = node("MatMul", [*x, f"{y}/across"], f"{y}/columns")
         return [across, node("MatMul", [f"{y}/down", f"{y}/columns"], y)]
     if op.kind == "resize":
@@ -135,12 +135,12 @@ def _nodes(op: Op) -> list[onnx.NodeProto]:
 
 
 def cells(size: int, n: int) -> list[tuple[int, int]]:
-    """First and past-the-last place of each of `n` cells of an adaptive pool over `size` places (torch's rule)."""
+    """(first, last + 1) of each of the `n` cells of an adaptive pool over `size` positions, by the rule of torch."""
     return [(i * size // n, -(-(i + 1) * size // n)) for i in range(n)]
 
 
 def _means(size: int, n: int) -> Array:
-    """(n, size): row i takes the mean of cell i."""
+    """(n, size): row i computes the mean of cell i."""
     rows = np.zeros((n, size), dtype=np.float32)
     for row, (start, end) in zip(rows, cells(size, n), strict=True):
         row[start:end] = 1 / (end - start)
@@ -161,7 +161,7 @@ def _constants(op: Op) -> list[onnx.TensorProto]:
 
 
 def results(outputs: Sequence[str], name: str) -> tuple[str, ...]:
-    """What the outputs of a file are called: `name`, or for a detector `classes0`, ..., `boxes0`, ..."""
+    """Names of the outputs of a file: `name`, or for a detector `classes0`, ..., `boxes0`, ..."""
     if len(outputs) == 1:
         return (name,)
     levels = range(len(outputs) // 2)
@@ -209,8 +209,8 @@ def _model(
 
 
 def layer_model(key: LayerKey, seed: int = 0) -> bytes:
-    """One layer alone as an ONNX file: `input` (1, cin, h, w) to `output`, random weights. A head that takes several
-    maps has `input1`, `input2`, ... too; a detector's outputs are named as in `network_model`."""
+    """One layer as an ONNX file with random weights: `input` (1, cin, h, w) to `output`. A head with several inputs
+    also has `input1`, `input2`, ...; the outputs of a detector have the names of `network_model`."""
     layer = lower_key(key)
     ops = list(layer.ops)
     inputs = dict(zip(layer.inputs, key.inputs, strict=True))
@@ -226,11 +226,11 @@ def network_weights(spec: ArchSpec, state: Weights | None, seed: int) -> dict[st
 
 
 def network_model(spec: ArchSpec, state: Weights | None = None, seed: int = 0) -> bytes:
-    """A whole network as an ONNX file: `input` (1, C, H, W) to `logits`, (1, classes) of a classifier and
-    (1, classes, H, W) of a segmentation head. A detector gives `classes0`, ... and `boxes0`, ..., a map a level
-    each; boxes are chosen outside the file.
+    """A whole network as an ONNX file: `input` (1, C, H, W) to `logits`, (1, classes) for a classifier and
+    (1, classes, H, W) for a segmentation head. A detector has the outputs `classes0`, ... and `boxes0`, ..., one for
+    each level; boxes are not selected in the file.
 
-    `state`: arrays under the torch state-dict names; None: random weights from `seed`.
+    `state`: arrays by torch state-dict name; None: random weights from `seed`.
 
     Raises:
         BadInput: `state` does not fit the network.
@@ -243,7 +243,7 @@ def network_model(spec: ArchSpec, state: Weights | None = None, seed: int = 0) -
 
 
 def onnx_weights(model: bytes) -> Iterator[tuple[int, Array]]:
-    """(place in the file, values) of each float tensor of an ONNX file of ours."""
+    """(offset in the file, values) of each float tensor of a file written here."""
     at = 0
     for tensor in onnx.load_from_string(model).graph.initializer:
         if tensor.raw_data and tensor.data_type == TensorProto.FLOAT:

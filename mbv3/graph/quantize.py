@@ -1,4 +1,4 @@
-"""An ONNX file in int8, by ONNX Runtime's own static quantization."""
+"""An ONNX file in int8, by the static quantization of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -16,33 +16,32 @@ __all__ = ["quantized"]
 
 
 def quantized(model: bytes, images: Sequence[NDArray[np.float32]] = ()) -> bytes:
-    """`model` with int8 weights, one scale a channel, and uint8 activations, their ranges calibrated on `images`, each
-    (1, C, H, W) as the network takes it; without them on one random image, which is enough to time it.
+    """`model` with int8 weights, one scale for each channel, and uint8 activations.
 
-    Input and output stay float; between them ONNX Runtime runs integer kernels where it has them (QDQ format). Its
-    kernel for average pooling takes many times what its depthwise convolution does, so the pooled skip paths of
-    MnasNet's space are written as that.
-    """
-    # slow to import, and only wanted here
+    The ranges of activations are calibrated on `images`, each (1, C, H, W) as an input of the network; without images
+    on one random image, which is enough to measure the latency. Input and output stay float; between them ONNX Runtime
+    uses integer kernels where it has them (QDQ format). Its integer average pooling is many times slower than its
+    depthwise convolution, so the pooled skip paths of MnasNet's space become depthwise convolutions."""
+    # slow to import, and needed here only
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     net = _pools_as_convolutions(onnx.load_from_string(model))
     graph = net.graph
     rng = np.random.default_rng(0)
     shapes = {x.name: [d.dim_value for d in x.type.tensor_type.shape.dim] for x in graph.input}
-    given = [{"input": image} for image in images]
-    if not given:  # a head alone has several inputs
-        given = [{name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}]
+    inputs = [{"input": image} for image in images]
+    if not inputs:  # a single head has several inputs
+        inputs = [{name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}]
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.left = list(given)
+            self.left = list(inputs)
 
         def get_next(self) -> dict[str, NDArray[np.float32]] | None:
             return self.left.pop() if self.left else None
 
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it advises on every file to preprocess what is written folded here
+    logging.disable(logging.WARNING)  # for every file it advises a preprocessing step that is done here already
     try:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "int8.onnx"
@@ -56,14 +55,14 @@ def quantized(model: bytes, images: Sequence[NDArray[np.float32]] = ()) -> bytes
 
 
 def _padded_pool(node: onnx.NodeProto) -> bool:
-    """Whether it is a skip path's pool: heads' windows have no padding."""
+    """Whether it is the pool of a skip path: the pools of heads have no padding."""
     return node.op_type == "AveragePool" and any(a.name == "pads" and any(a.ints) for a in node.attribute)
 
 
 def _pools_as_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model`, as `network_model` writes it, with its padded average pools as depthwise convolutions by 1 / k^2, times
-    k^2 over the places of each window that are not padding."""
-    if not any(map(_padded_pool, model.graph.node)):  # shapes are not needed
+    """`model`, as `network_model` writes it, with depthwise convolutions in place of padded average pools: a kernel of
+    1 / k^2, times k^2 over the number of positions in each window that are not padding."""
+    if not any(map(_padded_pool, model.graph.node)):  # then no shapes are needed
         return model
     shapes = {
         x.name: [d.dim_value for d in x.type.tensor_type.shape.dim]

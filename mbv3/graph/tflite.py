@@ -1,7 +1,7 @@
-"""Ops to a TFLite file, batch norm folded, written with the schema that the LiteRT wheel ships.
+"""Ops to a TFLite file with folded batch norms, written with the schema in the LiteRT package.
 
-Tensors are (1, H, W, C). Padding is torch's: where TFLite's SAME would pad a strided convolution at the far side only,
-a PAD of zeros and a VALID convolution stand in its place.
+Tensors are (1, H, W, C). Padding is that of torch: where SAME of TFLite would pad a strided convolution at the far side
+only, a PAD with zeros and a VALID convolution are used instead.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Writer:
         s = self.s
 
         class Buffer(s.BufferT):  # type: ignore[misc, name-defined]
-            """Packs its bytes at once and aligned, where the generated class does it byte by byte."""
+            """Packs all bytes at once and aligned; the generated class packs byte by byte."""
 
             def Pack(self, builder: Any) -> Any:
                 vector = None
@@ -64,7 +64,7 @@ class _Writer:
 
     def tensor(self, name: str, shape: tuple[int, ...], data: NDArray[Any] | None = None) -> int:
         kind = self.s.TensorType.INT32 if data is not None and data.dtype == np.int32 else self.s.TensorType.FLOAT32
-        buffer = 0  # the empty one: what is computed
+        buffer = 0  # the empty buffer: a tensor that is computed
         if data is not None:
             self.model.buffers.append(self._buffer(data))
             buffer = len(self.model.buffers) - 1
@@ -99,7 +99,7 @@ class _Writer:
 
 
 def _padding(size: int, out: int, k: int, s: int, d: int) -> tuple[int, int, bool]:
-    """(zeros before, zeros after, TFLite's SAME does the same) for torch's d (k-1)/2 on either side."""
+    """(zeros before, zeros after, whether SAME of TFLite is equal) for the d (k-1)/2 of torch on each side."""
     before = d * (k - 1) // 2
     whole = (out - 1) * s + d * (k - 1) + 1
     after = max(whole - size - before, 0)
@@ -108,13 +108,13 @@ def _padding(size: int, out: int, k: int, s: int, d: int) -> tuple[int, int, boo
 
 
 class _Ops:
-    """Writes ops; an activation that TFLite fuses goes into the operator before it."""
+    """Writes ops; an activation that TFLite can fuse becomes part of the operator before it."""
 
     def __init__(self, w: _Writer, folded: Weights) -> None:
         self.w, self.folded = w, folded
 
     def padded(self, op: Op, x: int) -> tuple[int, bool]:
-        """The input of a k x k op, padded where SAME would not do; whether SAME does."""
+        """The input of a k x k op, padded where SAME would be wrong; whether SAME is right."""
         (top, bottom, same_h), (left, right, same_w) = (
             _padding(size, out, op.k, op.s, op.dilation) for size, out in ((op.hin, op.hout), (op.win, op.wout))
         )
@@ -139,7 +139,9 @@ class _Ops:
             kernel = self.folded[op.name]  # (out, in / groups, k, k)
             depthwise = op.groups == op.cin == op.cout and op.cin > 1
             if op.groups > 1 and not depthwise:
-                raise BadInput(f"{op.name}: a convolution of {op.groups} groups has no form in TFLite")
+                raise BadInput(
+                    f"{op.name}: TFLite has no convolution of {op.groups} groups; use depthwise or full ones"
+                )
             axes = (1, 2, 3, 0) if depthwise else (0, 2, 3, 1)
             weights = w.constant(op.name, np.ascontiguousarray(kernel.transpose(axes)))
             bias = w.constant(f"{op.name}.bias", self.folded[f"{op.name}.bias"])
@@ -178,7 +180,7 @@ class _Ops:
             self.activation(op, x[0], output)
 
     def pool(self, op: Op, x: int, output: str) -> None:
-        """An average that does not count the padding; TFLite's own does so only at its own place of the windows."""
+        """An average that does not count the padding; the pool of TFLite does so only for its own window positions."""
         w, s = self.w, self.w.s
         source, same = self.padded(op, x)
         shape = (1, op.hout, op.wout, op.cout)
@@ -199,7 +201,7 @@ class _Ops:
             w.operator("MUL", [mean, scale], w.tensor(output, shape), "MulOptions")
 
     def cells(self, op: Op, x: int, output: str) -> None:
-        """Adaptive pooling, which TFLite lacks: slices and their means, along the height, then along the width."""
+        """Adaptive pooling, which TFLite lacks: means of slices along the height, then along the width."""
         w, c = self.w, op.cin
         for axis, size, n, wide in ((1, op.hin, op.hout, op.win), (2, op.win, op.wout, op.hout)):
             axes = w.constant(f"axis{axis}", np.array([axis], dtype=np.int32))
@@ -224,7 +226,7 @@ class _Ops:
     def activation(self, op: Op, x: int, output: str) -> None:
         w, s = self.w, self.w.s
         shape = (1, op.hout, op.wout, op.cout)
-        if op.nl == "HSIGMOID":  # relu6(x + 3) / 6; TFLite has no operator of its own for it
+        if op.nl == "HSIGMOID":  # relu6(x + 3) / 6; TFLite has no operator for it
             three = w.constant("three", np.array([3], dtype=np.float32))
             sixth = w.constant("sixth", np.array([1 / 6], dtype=np.float32))
             shifted = w.tensor(f"{output}/shifted", shape)
@@ -273,7 +275,7 @@ def _model(
 
 
 def layer_tflite(key: LayerKey, seed: int = 0) -> bytes:
-    """One layer alone as a TFLite file: `input` (1, h, w, cin) to its output, random weights; further inputs and
+    """One layer as a TFLite file with random weights: `input` (1, h, w, cin) to its output; further inputs and
     outputs as in `layer_model`.
 
     Raises:
@@ -286,10 +288,10 @@ def layer_tflite(key: LayerKey, seed: int = 0) -> bytes:
 
 
 def network_tflite(spec: ArchSpec, state: Weights | None = None, seed: int = 0) -> bytes:
-    """A whole network as a TFLite file: `input` (1, H, W, C) to `logits`, (1, classes) of a classifier and
-    (1, H, W, classes) of a segmentation head; to one map a level of a detector, named as in `network_model`.
+    """A whole network as a TFLite file: `input` (1, H, W, C) to `logits`, (1, classes) for a classifier and
+    (1, H, W, classes) for a segmentation head; a detector has the outputs of `network_model`.
 
-    `state`: arrays under the torch state-dict names; None: random weights from `seed`.
+    `state`: arrays by torch state-dict name; None: random weights from `seed`.
 
     Raises:
         BadInput: LiteRT is not installed; `state` does not fit the network.
@@ -303,7 +305,7 @@ def network_tflite(spec: ArchSpec, state: Weights | None = None, seed: int = 0) 
 
 
 def tflite_weights(model: bytes) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """(place in the file, values) of each float tensor of a TFLite file of ours."""
+    """(offset in the file, values) of each float tensor of a file written here."""
     schema = _schema()
     parsed = schema.Model.GetRootAs(model)
     graph = parsed.Subgraphs(0)

@@ -1,4 +1,4 @@
-"""Search spaces: choices, genomes, networks; scaling; costs of every network at once."""
+"""Search spaces: choices, genomes and networks; scaling; the cost of every network at once."""
 
 from mbv3.space.additive import Additive, layer_keys, tabulate
 from mbv3.space.model import Block, Gene, Genome, SearchSpace, Variant, scale, under_head

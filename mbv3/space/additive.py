@@ -1,9 +1,8 @@
 """A cost that is a sum over layers, for every network of a space at once.
 
-A layer's cost depends on its block's own choices and on the width of the block before, a dense head's on the
-channels of its taps besides, so one small table a block holds the cost of every network; a million genomes are summed
-in well under a second.
-"""
+The cost of a layer depends on the choices of its block and on the width of the block before; that of a dense head also
+on the channels of its taps. So one small table for each block holds the cost of every network, and a million genomes
+are summed in less than a second."""
 
 from __future__ import annotations
 
@@ -19,20 +18,20 @@ from mbv3.spec import LayerKey, Row, lower, lower_key
 
 __all__ = ["Additive", "layer_keys", "tabulate"]
 
-_State = tuple[int, tuple[int, ...]]  # width, channels that a dense head takes
+_State = tuple[int, tuple[int, ...]]  # width, channels of the inputs of a dense head
 
 
 @dataclass(frozen=True, slots=True)
 class _BlockTable:
     columns: slice  # of the genome
-    strides: NDArray[np.int64]  # genome columns to own index
-    out_of: NDArray[np.int64]  # (state, own index) to the state after the block
-    costs: NDArray[np.float64]  # (state, own index)
+    strides: NDArray[np.int64]  # from genome columns to the index of the block's settings
+    out_of: NDArray[np.int64]  # (state, index) to the state after the block
+    costs: NDArray[np.float64]  # (state, index)
 
 
 @dataclass(frozen=True, slots=True)
 class Additive:
-    """Sum of layer costs over a space: `cost(genomes)`, and its exact minimum and maximum."""
+    """Sum of layer costs for every genome of a space, and its exact minimum and maximum."""
 
     constant: float  # stem
     blocks: tuple[_BlockTable, ...]
@@ -53,7 +52,7 @@ class Additive:
         return total + np.take(self.end, state)
 
     def extreme(self, largest: bool) -> tuple[float, Genome]:
-        """The exact smallest (or largest) cost and a genome of it, by dynamic programming over states."""
+        """The exact smallest (or largest) cost and a genome with it, by dynamic programming over states."""
         sign = -1.0 if largest else 1.0
         best: dict[int, tuple[float, Genome]] = {0: (self.constant * sign, ())}
         for block in self.blocks:
@@ -80,8 +79,8 @@ def _unravel(own: int, strides: NDArray[np.int64]) -> Genome:
 
 
 def _inputs(space: SearchSpace, rows: Sequence[Row], cin: int, n: int) -> tuple[int, ...]:
-    """Channels of what a dense head takes of `rows`, the first `n` blocks, where the other blocks have the fewest rows
-    that they can: then a tap lies in `rows` whenever in any network it does."""
+    """Channels of the inputs of a dense head that lie in `rows`, the rows of the first `n` blocks. The other blocks get
+    the fewest rows possible: then an input lies in `rows` if it does so in any network."""
     if space.dense is None:
         return ()
     rows = list(rows)
@@ -94,17 +93,18 @@ def _inputs(space: SearchSpace, rows: Sequence[Row], cin: int, n: int) -> tuple[
 
 
 def tabulate(space: SearchSpace, cost: Callable[[LayerKey], float]) -> Additive:
-    """`cost` of every layer of `space` as it is deployed, arranged for summing; asked once a distinct layer."""
+    """`cost` of every layer of the deployed networks of `space`, arranged for summing. It is called once for each
+    distinct layer."""
     known: dict[LayerKey, float] = {}
 
-    def of(key: LayerKey) -> tuple[float, int, int]:
+    def cost_and_shape(key: LayerKey) -> tuple[float, int, int]:
         if key not in known:
             known[key] = float(cost(key))
         return known[key], *lower_key(key).out_shape[1:]
 
     stem = space.scaled_stem()
-    constant, h, w = of(LayerKey(stem, 3, *space.resolution, space.gate))
-    # a state is what the layers to come depend on: the width, and what the head takes; beside it rows that lead there
+    constant, h, w = cost_and_shape(LayerKey(stem, 3, *space.resolution, space.gate))
+    # a state is what later layers depend on: the width and the inputs of the head; its value: rows that lead to it
     states: dict[_State, tuple[Row, ...]] = {(stem.out, ()): ()}
     tables: list[_BlockTable] = []
     start = 0
@@ -121,7 +121,7 @@ def tabulate(space: SearchSpace, cost: Callable[[LayerKey], float]) -> Additive:
             for j, s in enumerate(settings):
                 rows, c, lh, lw = space.block_rows(block, s, cin, rate), cin, h, w
                 for row in rows:
-                    ms, lh, lw = of(LayerKey(row, c, lh, lw, space.gate))
+                    ms, lh, lw = cost_and_shape(LayerKey(row, c, lh, lw, space.gate))
                     costs[i, j] += ms
                     c = row.out
                 shape = (i, *((type(row), row.out, getattr(row, "exp", 0)) for row in rows))
@@ -138,7 +138,7 @@ def tabulate(space: SearchSpace, cost: Callable[[LayerKey], float]) -> Additive:
         s1 = block.s if rate == 1 else 1
         h, w = -(-h // s1), -(-w // s1)
     ends = [lower(space.dress(space.network(rows, space.name)))[1 + len(rows) :] for rows in states.values()]
-    end = np.array([sum(of(layer.key)[0] for layer in layers) for layers in ends])
+    end = np.array([sum(cost_and_shape(layer.key)[0] for layer in layers) for layers in ends])
     return Additive(constant, tuple(tables), end)
 
 
@@ -146,9 +146,9 @@ def layer_keys(space: SearchSpace) -> tuple[LayerKey, ...]:
     """Every distinct layer that a network of `space` can have, in network order."""
     keys: dict[LayerKey, None] = {}
 
-    def note(key: LayerKey) -> float:
+    def collect(key: LayerKey) -> float:
         keys[key] = None
         return 0.0
 
-    tabulate(space, note)
+    tabulate(space, collect)
     return tuple(keys)

@@ -14,23 +14,25 @@ from numpy.typing import NDArray
 
 from mbv3.errors import BadInput, shown
 from mbv3.spec import (
+    NL,
     ArchSpec,
     Classify,
     Conv,
     DSConv,
+    Gate,
     MBConv,
     Row,
+    Skip,
     make_divisible,
     with_head,
     with_output_stride,
 )
-from mbv3.spec.rows import NL, Gate, Skip
 
 __all__ = ["FIELDS", "Block", "Gene", "Genome", "SearchSpace", "Value", "Variant", "scale", "under_head"]
 
 Genome = tuple[int, ...]
 
-# Everything that a block decides, in gene order.
+# The fields that a block sets, in gene order.
 FIELDS = ("op", "e", "k", "l", "se", "out", "width", "nl", "skip")
 
 
@@ -47,7 +49,7 @@ Value = int | float | str | Variant
 
 @dataclass(frozen=True, slots=True)
 class Gene:
-    """One decision: its full name (`block3_k`), the field it sets and the values to choose from."""
+    """One choice: its full name (`block3_k`), the field that it sets, and the values."""
 
     name: str
     field: str
@@ -59,7 +61,7 @@ class Gene:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A run of `l` layers at one resolution: the first carries the stride, the rest repeat it at stride 1."""
+    """`l` layers at one resolution: the first has the stride of the block, the others are equal with stride 1."""
 
     name: str
     s: int
@@ -67,7 +69,7 @@ class Block:
     genes: tuple[Gene, ...]
 
     def settings(self, choices: tuple[int, ...]) -> dict[str, Any]:
-        """Every field of the block under one choice a gene."""
+        """Every field of the block, for one choice of each gene."""
         out = dict(self.fixed)
         for gene, i in zip(self.genes, choices, strict=True):
             value = gene.values[i]
@@ -80,7 +82,7 @@ class SearchSpace:
     """Blocks with choices around a fixed stem, tail and head.
 
     `width` and `resolution` are the scale: every width is multiplied and rounded by make_divisible.
-    `se_of`: what a squeeze is a quarter of, the layer's "input" (MnasNet) or its "expansion" (MobileNetV3).
+    `se_of`: squeeze channels are a share of the "input" of the layer (MnasNet) or of its "expansion" (MobileNetV3).
     """
 
     name: str
@@ -96,8 +98,8 @@ class SearchSpace:
     se_ratio: float = 0.25
     width: float = 1.0
     source: str = ""
-    dense: tuple[str, int] | None = field(default=None, repr=False)  # name, classes: what networks are deployed under
-    output_stride: int | None = field(default=None, repr=False)  # beyond it blocks are dilated in place of strides
+    dense: tuple[str, int] | None = field(default=None, repr=False)  # name and classes of the head of deployed networks
+    output_stride: int | None = field(default=None, repr=False)  # beyond it blocks are dilated instead of strided
     genes: tuple[Gene, ...] = field(init=False)
     rates: tuple[int, ...] = field(init=False, repr=False)  # dilation of each block
 
@@ -122,14 +124,14 @@ class SearchSpace:
         return math.prod(self.sizes)
 
     def check(self, genome: Genome) -> Genome:
-        """`genome` as plain ints. Raises: BadInput when it is not one of this space."""
+        """`genome` as plain ints. Raises: BadInput unless it is a genome of this space."""
         whole = all(isinstance(g, (int, np.integer)) for g in genome)
         if (
             not whole
             or len(genome) != len(self.sizes)
             or any(not 0 <= g < n for g, n in zip(genome, self.sizes, strict=True))
         ):
-            raise BadInput(f"{genome!r} is not a genome of space {self.name!r} (sizes {self.sizes})")
+            raise BadInput(f"{genome!r} is not a genome of space {self.name!r} (numbers of choices: {self.sizes})")
         return tuple(int(g) for g in genome)
 
     def genome(self, text: str) -> Genome:
@@ -140,7 +142,7 @@ class SearchSpace:
             raise BadInput(f"{text!r} is not a genome of space {self.name!r}, written as 0-1-2") from None
 
     def encode(self, values: Mapping[str, Any]) -> Genome:
-        """The genome of choice values by gene name, e.g. `{"block0_e": 6, "block0_k": 3, ...}`.
+        """The genome from choice values by gene name, e.g. `{"block0_e": 6, "block0_k": 3, ...}`.
 
         Raises:
             BadInput: unknown, missing or impossible values, all listed.
@@ -168,14 +170,14 @@ class SearchSpace:
         return rng.integers(0, np.array(self.sizes), size=(n, len(self.sizes)))
 
     def mutate(self, parent: Genome, rng: np.random.Generator) -> Genome:
-        """Mutation of regularized evolution (Real 2019, arXiv:1802.01548): one decision redrawn."""
+        """Mutation of regularized evolution (Real 2019, arXiv:1802.01548): one choice is drawn again."""
         i = int(rng.choice([j for j, n in enumerate(self.sizes) if n > 1]))
         gene = int(rng.integers(self.sizes[i] - 1))
-        gene += gene >= parent[i]  # departure: never redraw the same choice, or the child is wasted
+        gene += gene >= parent[i]  # departure: never the same choice again, or the child is wasted
         return (*parent[:i], gene, *parent[i + 1 :])
 
     def filters(self, base: int, times: float = 1.0) -> int:
-        """A width of the space at its scale."""
+        """`base` channels at the scale of the space."""
         return base if times * self.width == 1.0 else make_divisible(base * times * self.width)
 
     def scaled_stem(self) -> Conv:
@@ -192,11 +194,11 @@ class SearchSpace:
         return self.filters(settings["out"], settings["width"])
 
     def block_rows(self, block: Block, settings: Mapping[str, Any], cin: int, rate: int = 1) -> list[Row]:
-        """The rows of one block with `cin` input channels; with a `rate` above one dilated in place of its stride."""
+        """The rows of one block with `cin` input channels; a `rate` above one dilates instead of striding."""
         out = self.block_out(settings)
         op, k, nl = settings["op"], settings["k"], cast(NL, settings["nl"])
         if op == "identity":
-            # NAS-Bench-Macro: nothing, or a plain 1x1 where the shape changes
+            # NAS-Bench-Macro: no row, or a plain 1x1 where the shape changes
             same = block.s == 1 and cin == out
             return [] if same else [Conv(k=1, out=out, nl="NONE", s=block.s if rate == 1 else 1)]
         rows: list[Row] = []
@@ -213,7 +215,7 @@ class SearchSpace:
                 se = max(1, int(cin * self.se_ratio))
             elif settings["se"]:
                 se = make_divisible(inner * self.se_ratio)
-            se = min(se, inner)  # below 8 channels make_divisible would squeeze into more than there are
+            se = min(se, inner)  # below 8 channels make_divisible gives more than there are
             d = rate if k > 1 else 1
             s = s if rate == 1 else 1
             if op == "mbconv":
@@ -225,7 +227,7 @@ class SearchSpace:
         return rows
 
     def split(self, genome: Genome) -> list[tuple[Block, tuple[int, ...]]]:
-        """The genome's choices block by block."""
+        """The choices of the genome, block by block."""
         parts, start = [], 0
         for block in self.blocks:
             parts.append((block, genome[start : start + len(block.genes)]))
@@ -233,7 +235,7 @@ class SearchSpace:
         return parts
 
     def spec(self, genome: Genome, name: str | None = None) -> ArchSpec:
-        """The network of a genome at the space's scale, as a classifier."""
+        """The network of a genome at the scale of the space, as a classifier."""
         genome = self.check(genome)
         rows: list[Row] = []
         cin = self.scaled_stem().out
@@ -244,7 +246,7 @@ class SearchSpace:
         return self.network(rows, name or f"{self.name}-{'-'.join(map(str, genome))}")
 
     def network(self, rows: Sequence[Row], name: str) -> ArchSpec:
-        """`rows` between the space's stem and its tail and classifier."""
+        """A network of the stem of the space, `rows`, its tail and its classifier."""
         return ArchSpec(
             name=name,
             resolution=self.resolution,
@@ -258,10 +260,10 @@ class SearchSpace:
         )
 
     def dress(self, spec: ArchSpec) -> ArchSpec:
-        """`spec` as it is deployed: under the space's dense head and at its output stride; without one as it is.
+        """`spec` as it is deployed: with the dense head and output stride of the space, where it has them.
 
         Raises:
-            BadInput: the backbone is too shallow for the head, or ends at no such stride.
+            BadInput: the backbone is too shallow for the head, or cannot have that output stride.
         """
         if self.dense is not None:
             spec = with_head(spec, *self.dense)
@@ -270,7 +272,7 @@ class SearchSpace:
         return spec
 
     def deployed(self, genome: Genome, name: str | None = None) -> ArchSpec:
-        """The network of a genome as it is deployed, which is what is timed."""
+        """The network of a genome as it is deployed; this is the network that is measured."""
         return self.dress(self.spec(genome, name))
 
 
@@ -280,10 +282,10 @@ def scale(
     resolution: int | tuple[int, int] | None = None,
     classes: int | None = None,
 ) -> SearchSpace:
-    """`space` with all widths times `width`, at another input resolution (pixels), for other classes.
+    """`space` with all widths multiplied by `width`, at another input resolution in pixels, for other classes.
 
     Raises:
-        BadInput: `width` is not from 0.05 to 8, as `scale_spec` of a network.
+        BadInput: `width` is not from 0.05 to 8.
     """
     if not 0.05 <= width <= 8:
         raise BadInput(f"width: must be a number from 0.05 to 8 (got {shown(width)})")
@@ -293,14 +295,16 @@ def scale(
 
 
 def under_head(space: SearchSpace, head: str, classes: int, output_stride: int | None = None) -> SearchSpace:
-    """`space` whose networks are deployed under a dense head, a name of `head_names()`, with a last map at
-    1/`output_stride` of the input: by default 1/16, or the space's own stride where that is finer. In LR-ASPP the last
-    block is dilated (Howard 2019, section 6.4).
+    """`space` whose networks are deployed with the dense head `head`, one of `head_names()`.
+
+    Their last feature map has 1/`output_stride` of the input size; by default 1/16, or the stride of the space where
+    that is smaller. The last block is dilated for that, as in LR-ASPP (Howard 2019, section 6.4).
 
     Raises:
-        BadInput: its networks are too shallow for the head, end at no such stride, or the input is smaller than it.
+        BadInput: its networks are too shallow for the head or cannot have that output stride, or the input is too
+        small.
     """
-    example = tuple(0 for _ in space.sizes)  # the strides are those of every network
+    example = tuple(0 for _ in space.sizes)  # every network of the space has these strides
     stride = output_stride or min(16, space.spec(example).stride)
     plain = replace(space, dense=(head, classes))
     with_output_stride(plain.dress(plain.spec(example, space.name)), stride)

@@ -1,4 +1,4 @@
-"""How the scale of a space is written."""
+"""The scale of a space as text."""
 
 from __future__ import annotations
 

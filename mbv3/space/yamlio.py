@@ -1,4 +1,4 @@
-"""Search spaces in YAML: the shipped presets and a user's own."""
+"""Search spaces in YAML: the presets of this package, and files of a user."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from mbv3.space.model import FIELDS, Block, Gene, SearchSpace, Value, Variant
 from mbv3.spec import (
     GATES,
     MAX_CHANNELS,
+    MAX_ROWS,
+    NL,
     NLS,
     SKIPS,
     Classify,
     Conv,
+    Gate,
     Reader,
     make_divisible,
     parse_yaml,
+    read_resolution,
     read_text,
-)  # fmt: skip
-from mbv3.spec.arch import MAX_ROWS
-from mbv3.spec.rows import NL, Gate
-from mbv3.spec.yamlio import resolution
+)
 
 __all__ = ["FORMAT", "load_space", "parse_space", "preset_names"]
 
@@ -34,16 +35,16 @@ _OPS = ("mbconv", "dsconv", "conv", "identity")
 _DEFAULTS: dict[str, Any] = {
     "op": "mbconv", "e": 1, "k": 3, "l": 1, "se": 0, "width": 1, "nl": "RE", "skip": "identity",
 }  # fmt: skip
-MAX_COMBINATIONS = 20_000  # of one block: its cost table holds them all
+MAX_COMBINATIONS = 20_000  # of one block: its cost table has an entry for each
 
 
 def preset_names() -> tuple[str, ...]:
-    """The spaces that `load_space` knows without a file."""
+    """The presets of `load_space`."""
     return PRESETS
 
 
 def _value(r: Reader, path: str, name: str, value: Any) -> Any:
-    """One value of a block's field, checked; a fault is noted with its path."""
+    """One value of a field of a block, checked; a fault is recorded with its path."""
     words = {"op": _OPS, "nl": NLS, "skip": SKIPS}.get(name)
     if words is not None:
         if type(value) is not str or value not in words:
@@ -82,12 +83,12 @@ def _block(r: Reader) -> Block:
     s = r.integer("s", 1, 4, 1)
     fixed: list[tuple[str, Any]] = []
     genes: list[Gene] = []
-    alone: list[tuple[str, Any]] = []  # of a named choice without an alternative
-    by: dict[str, list[str]] = {}  # field: the lists that decide it
+    single: list[tuple[str, Any]] = []  # fields of a named choice that is the only one
+    decided_by: dict[str, list[str]] = {}  # field: the lists that set it
     for f in FIELDS:
         default = _DEFAULTS.get(f)
         raw = r.raw(f) if default is None else r.raw(f, default)
-        if raw is None and not r.has(f):  # the missing `out` is noted already
+        if raw is None and not r.has(f):  # the missing `out` is recorded already
             fixed.append((f, 8))
         elif isinstance(raw, list):
             values = tuple(_choice(r, f"{r.at(f)}[{i}]", f, v) for i, v in enumerate(raw))
@@ -101,22 +102,22 @@ def _block(r: Reader) -> Block:
             if values and not isinstance(values[0], Variant):
                 fixed.append((f, values[0]))
             elif len(values) == 1:
-                alone += cast(Variant, values[0]).fields
+                single += cast(Variant, values[0]).fields
             for name_of in {f} | {n for v in values if isinstance(v, Variant) for n, _ in v.fields}:
-                by.setdefault(name_of, []).append(f)
+                decided_by.setdefault(name_of, []).append(f)
         else:
             fixed.append((f, _value(r, r.at(f), f, raw)))
     r.no_other_keys()
     if (n := math.prod(len(g.values) for g in genes)) > MAX_COMBINATIONS:
         r.fault(r.path, f"a block offers at most {MAX_COMBINATIONS:,} combinations of its choices", n)
-    for f, lists in by.items():
+    for f, lists in decided_by.items():
         if len(lists) > 1:
-            r.fault(r.at(f), f"is decided by {' and '.join(lists)}", cure="leave it to one of them")
-    return Block(name, s, (*_DEFAULTS.items(), *fixed, *alone), tuple(genes))
+            r.fault(r.at(f), f"is set by {' and '.join(lists)}", cure="set it in one of them only")
+    return Block(name, s, (*_DEFAULTS.items(), *fixed, *single), tuple(genes))
 
 
 def _most(block: Block, name: str) -> Any:
-    """The largest value that a block can give to a field."""
+    """The largest value of a field of a block."""
     pairs = [*block.fixed]
     for gene in block.genes:
         for value in gene.values:
@@ -125,7 +126,7 @@ def _most(block: Block, name: str) -> Any:
 
 
 def _size(r: Reader, blocks: tuple[Block, ...], stem: Conv) -> None:
-    """Faults of a space whose largest network would break a limit of ArchSpec."""
+    """Record faults where the largest network of the space exceeds a limit of ArchSpec."""
     if (rows := sum(_most(b, "l") for b in blocks)) > MAX_ROWS:
         r.fault("blocks", f"a network has at most {MAX_ROWS} rows", rows)
     cin = stem.out
@@ -153,7 +154,7 @@ def _plain_conv(r: Reader) -> Conv:
 
 
 def parse_space(text: str, source: str = "space") -> SearchSpace:
-    """The space that a YAML text describes.
+    """The space of a YAML text.
 
     Raises:
         DocumentError: lists every fault with its path, rule and value.
@@ -166,7 +167,7 @@ def parse_space(text: str, source: str = "space") -> SearchSpace:
     about = r.text("source", "none")
     inp = r.child("input")
     inp.is_mapping()
-    res = resolution(inp)
+    res = read_resolution(inp)
     inp.no_other_keys()
     bn = r.child("bn") if r.has("bn") else Reader({}, source, "bn", r.faults)
     eps, momentum = bn.number("eps", 1e-12, 1.0, 1e-3), bn.number("momentum", 0.0, 1.0, 0.01)

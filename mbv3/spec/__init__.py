@@ -1,6 +1,6 @@
 """The ground: what a network is, as a value; YAML; the one lowering; counts."""
 
-from mbv3.spec.arch import MAX_CHANNELS, ArchSpec, parse_resolution, pixels
+from mbv3.spec.arch import MAX_CHANNELS, MAX_ROWS, ArchSpec, parse_resolution, pixels
 from mbv3.spec.changes import (
     DILATIONS,
     Dilation,
@@ -34,9 +34,10 @@ from mbv3.spec.lowering import Layer, lower, lower_aux, lower_key
 from mbv3.spec.ops import IMAGE, Op
 from mbv3.spec.recipes import head_names, with_head
 from mbv3.spec.reference import load_spec, network_names, reference_names, width_rules
-from mbv3.spec.rows import GATES, NLS, SKIPS, Classify, Conv, DSConv, MBConv, Row, make_divisible
+from mbv3.spec.rows import GATES, NL, NLS, SKIPS, Classify, Conv, DSConv, Gate, MBConv, Row, Skip, make_divisible
 from mbv3.spec.scaling import scale_spec
 from mbv3.spec.yamlio import dump_spec, parse_spec, read_spec
+from mbv3.spec.yamlio import resolution as read_resolution
 
 __all__ = [
     "DILATIONS",
@@ -45,6 +46,8 @@ __all__ = [
     "IMAGE",
     "LRASPP",
     "MAX_CHANNELS",
+    "MAX_ROWS",
+    "NL",
     "NLS",
     "PSP",
     "RASPP",
@@ -58,6 +61,7 @@ __all__ = [
     "DeepLabV3Plus",
     "Dense",
     "Dilation",
+    "Gate",
     "Head",
     "Layer",
     "LayerKey",
@@ -68,6 +72,7 @@ __all__ = [
     "Row",
     "RowCount",
     "SSDLite",
+    "Skip",
     "Tap",
     "Where",
     "aux_of",
@@ -86,6 +91,7 @@ __all__ = [
     "parse_spec",
     "parse_yaml",
     "pixels",
+    "read_resolution",
     "read_spec",
     "read_text",
     "reference_names",

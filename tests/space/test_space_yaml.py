@@ -96,7 +96,7 @@ RULES = [
     ("k: [3, 5]", "op: [{op: conv}, mbconv]", "blocks[0].op[0].name: is missing"),
     ("k: [3, 5]", "op: [{name: x, kernel: 3}, mbconv]", "blocks[0].op[0].kernel: unknown key"),
     ("k: [3, 5]", "op: [{name: x, k: 4}, mbconv]", "blocks[0].op[0].k: must be an odd whole number"),
-    ("k: [3, 5]", "k: [3, 5], op: [{name: x, k: 7}, mbconv]", "blocks[0].k: is decided by op and k"),
+    ("k: [3, 5]", "k: [3, 5], op: [{name: x, k: 7}, mbconv]", "blocks[0].k: is set by op and k"),
     ("l: 2", "l: 0", "blocks[1].l: must be a whole number from 1 to 32"),
 ]
 

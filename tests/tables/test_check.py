@@ -1,38 +1,45 @@
-"""Networks that a check may ask for."""
+"""Networks for a calibration, a check and a transfer."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mbv3.errors import BadInput
-from mbv3.latency import work_ms
-from mbv3.space import load_space, scale, under_head
+from mbv3.latency import LatencyTable, work_ms
+from mbv3.space import SearchSpace, load_space, scale, under_head
 from mbv3.spec import count, load_spec, lower
-from mbv3.tables import calibration_network, cut_network, draw, table_plan
-from mbv3.tables.check import CANDIDATES, informative_networks, unseen_networks
+from mbv3.tables import (
+    calibration_network,
+    cut_network,
+    draw,
+    informative_networks,
+    table_plan,
+    unseen_networks,
+)
+from mbv3.tables.check import CANDIDATES
 
-from .conftest import computed_table
+Computed = Callable[..., LatencyTable]
 
 
-def test_networks_that_calibrated_the_table_are_left_out(folder: Path) -> None:
-    space = load_space(folder / "tiny.yaml")
+def test_networks_that_calibrated_the_table_are_left_out(space: SearchSpace, computed_table: Computed) -> None:
     table = computed_table(space)
     every = ["-".join(map(str, g)) for g in product(*map(range, space.sizes))]
     some = table.networks[0]
     all_but_one = replace(table, networks=tuple(replace(some, label=f"calibration:{g}") for g in every[1:]))
     assert [label for label, _ in unseen_networks(all_but_one, space, 4, 0)] == [f"check:{every[0]}"]
     whole = replace(table, networks=tuple(replace(some, label=f"calibration:{g}") for g in every))
-    with pytest.raises(BadInput, match="all networks of space tiny calibrated the table; none is left to check it"):
+    with pytest.raises(BadInput, match="calibrated on all networks of space tiny, so none is left to check it"):
         unseen_networks(whole, space, 4, 0)
 
 
-def test_the_first_ten_tell_most_and_the_others_are_as_they_come(folder: Path) -> None:
-    space = load_space(folder / "tiny.yaml")
+def test_the_first_ten_are_the_most_informative_and_the_others_are_random(
+    space: SearchSpace, computed_table: Computed
+) -> None:
     table = computed_table(space)
     drawn = [label for label, _ in unseen_networks(table, space, CANDIDATES + 15, 0)]
     labels = [label for label, _ in informative_networks(table, space, 15, 0)]
@@ -66,9 +73,10 @@ def test_a_third_of_the_calibration_is_cut_as_netadapt_cuts(head: str | None) ->
     assert len({out % 8 for out in odd}) == 8
 
 
-def test_every_network_of_a_small_space_is_timed_as_it_is_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_network_of_a_small_space_is_timed_as_it_is_too(
+    space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(draw, "CALIBRATION_NETWORKS", 400)  # more than it has
-    space = load_space(folder / "tiny.yaml")
     labels = [label for label, _ in table_plan(space).calibration]
     whole = {x.partition(":")[2] for x in labels if x.startswith("calibration:")}
     cut = {x.rpartition(":")[2] for x in labels if x.startswith("cut:")}
