@@ -52,7 +52,7 @@ def test_a_killed_build_keeps_its_rows_and_the_table_serves(
 
     out = tmp_path / "copy.csv"
     code, said, err = mbv3(*build, "--out", out, "--json")
-    assert code == 0 and "measured before an interruption" in err and "is kept" in err
+    assert code == 0 and "s of measurements from before an interruption are kept" in err
     [kept] = (own_cache / "tables").iterdir()
     assert kept.name + ".partial" == partial.name and kept.read_bytes() == out.read_bytes()
     table = LatencyTable.load(out)
@@ -103,8 +103,8 @@ def test_a_killed_build_keeps_its_rows_and_the_table_serves(
     code, said, err = mbv3(
         "latency", "transfer", out, "--measured", nets, "--space", space, "--fit", "8", "--out", moved
     )  # fmt: skip
-    assert code == 0 and "trust (on 4 networks not used in the fit on 8):" in said, err
-    assert "ms over those on" in said and ", depthwise " in said and ", the rest " in said
+    assert code == 0 and "errors (on 4 networks not used in the fit on 8):" in said, err
+    assert "ms relative to" in said and ", depthwise " in said and ", the rest " in said
     assert LatencyTable.load(moved).fingerprint == table.fingerprint
     code, _, err = mbv3("latency", "transfer", out, "--measured", nets, "--space", space, "--fit", "20", "--out", moved)
     assert code == 2 and "at least 8 measured networks to fit on (got 12)" in err
@@ -114,11 +114,13 @@ def test_a_killed_build_keeps_its_rows_and_the_table_serves(
     assert other != listed
     nets.write_text(other)  # as of the same space at another scale
     code, _, err = mbv3("latency", "transfer", out, "--measured", nets, "--space", space, "--fit", "8", "--out", moved)
-    assert code == 2 and "its networks are of another space or scale than" in err and "measure with --like" in err
+    assert (
+        code == 2 and "its networks are of another space or scale than" in err and "mbv3 latency measure --like" in err
+    )
     nets.write_text(listed)
 
     code, _, err = mbv3("latency", "transfer", out, "--measured", nets, "--space", space, "--name", "X", "--out", moved)
-    assert code == 2 and "says itself of which device it is; leave --name out" in err
+    assert code == 2 and "says itself what device it was measured on; leave --name out" in err
 
     code, _, err = mbv3("latency", "check", "--device", out, "--networks", "4")  # another space than the table's
     assert code == 2 and "give --space FILE" in err and "Traceback" not in err, err
@@ -131,7 +133,7 @@ def test_a_kit_goes_out_and_a_table_comes_back(mbv3: Command, space: Path, spec:
     done = subprocess.run([sys.executable, "run.py"], cwd=kit, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     code, said, err = mbv3("latency", "import", kit, kit / "results.jsonl", "--out", table)
-    assert code == 0 and "trust (leave-one-out" in said, err
+    assert code == 0 and "errors (leave-one-out" in said, err
     code, said, err = mbv3("latency", "predict", spec, "--device", table)
     assert code == 0 and "ms predicted on" in said and "was measured by a kit on" in err
     nets = tmp_path / "nets.csv"
@@ -142,14 +144,14 @@ def test_a_kit_goes_out_and_a_table_comes_back(mbv3: Command, space: Path, spec:
     code, _, err = mbv3("latency", "transfer", table, "--measured", nets, "--space", space, "--out", moved, *name)
     assert code == 0 and LatencyTable.load(moved).fingerprint.cpu == "Pixel 99", err
     code, _, err = mbv3("latency", "predict", spec, "--device", moved)
-    assert code == 0 and "was fitted to 10 whole networks of its device" in err and "by a kit" not in err
+    assert code == 0 and "was fitted to 10 whole networks measured on its device" in err and "by a kit" not in err
     code, _, err = mbv3("latency", "check", "--device", moved, "--space", space, "--networks", "4")
     assert code == 2 and "runtime" in err  # it is of another device
 
     code, _, err = mbv3("latency", "kit", "--space", space, "--minutes", "0.02", "--out", kit)
     assert code == 2 and "exists; give another --out" in err
     code, _, err = mbv3("latency", "import", kit, spec, "--out", table)
-    assert code == 2 and "cannot be read as a kit's results" in err
+    assert code == 2 and "cannot be read as the results of a kit" in err
 
 
 def test_measure(mbv3: Command, spec: Path) -> None:
@@ -165,12 +167,12 @@ def test_devices_are_listed_with_their_errors(mbv3: Command, tmp_path: Path) -> 
     assert code == 0 and list(value) == ["this-cpu", "pixel-1", "note-10"]
     assert all(value[name]["estimated"] and value[name]["blocks"]["rmspe"] > 0 for name in ("pixel-1", "note-10"))
     code, out, _ = mbv3("latency", "devices")
-    assert code == 0 and "not used in the fit but for what h-swish adds" in out and "error on networks is not" in out
+    assert code == 0 and "the fit uses none of them, except V3-Large" in out and "error on networks is not" in out
 
     code, out, err = mbv3("show", "mobilenet_v3_large", "--device", "pixel-1", "--json")
     shown = json.loads(out)
     assert code == 0 and shown["estimated"] == len(shown["rows"]) and 43 < shown["predicted_ms"] < 59  # 51 published
-    assert "every time is estimated from published measurements, nothing was timed" in err
+    assert "every time is estimated from published measurements, nothing was measured here" in err
     code, out, err = mbv3("latency", "predict", "mobilenet_v2", "--device", "note-10", "--json")
     assert code == 0 and json.loads(out)["estimated"] is True and "no whole network is published" in err
     code, _, err = mbv3("latency", "predict", "mobilenet_v2", "--device", "pixel-2")
@@ -190,7 +192,7 @@ def test_devices_are_listed_with_their_errors(mbv3: Command, tmp_path: Path) -> 
         (("predict", "nothing"), "'nothing' is neither a YAML file"),
         (("measure",), "give one SPEC, or --like TABLE.csv"),
         (("measure", "--like", "none.csv"), "--out NETS.csv is needed"),
-        (("measure", "mobilenet_v2", "--out", "n.csv"), "--out: a list of times comes from --like TABLE.csv"),
+        (("measure", "mobilenet_v2", "--out", "n.csv"), "--out: a list of times needs --like TABLE.csv"),
         (("measure", "--like", "none.csv", "--out", "/proc/none/n.csv"), "/proc/none/n.csv: cannot be written"),
         (("measure", "--like", "none.csv", "--out", "/tmp"), "/tmp: is a folder; name a file"),
         (("measure", "--like", "none.csv", "--out", "n.csv", "--minutes", "nan"), "--minutes must be more than 0"),
