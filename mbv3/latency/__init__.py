@@ -18,6 +18,7 @@ from mbv3.latency.device import Device, Measured
 from mbv3.latency.fingerprint import Fingerprint, this_cpu
 from mbv3.latency.kit import import_kit, kit_files, write_kit
 from mbv3.latency.metrics import Fidelity, fidelity
+from mbv3.latency.networks import MeasuredNetworks, read_networks
 from mbv3.latency.profiles import load_profile, profile_names
 from mbv3.latency.protocol import interleave, p10
 from mbv3.latency.runtime import (
@@ -32,7 +33,7 @@ from mbv3.latency.runtime import (
 from mbv3.latency.ssh import measure_over_ssh
 from mbv3.latency.table import LatencyTable, Prediction, Timed
 from mbv3.latency.timers import NETWORK_ROUNDS
-from mbv3.latency.transfer import FIT, MeasuredNetworks, most_informative, read_networks, transfer, work_ms
+from mbv3.latency.transfer import FIT, most_informative, transfer, work_ms
 
 __all__ = [
     "CHECK_MINUTES",

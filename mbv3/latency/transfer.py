@@ -7,13 +7,8 @@ says how layers behave in a network, is kept.
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,104 +19,16 @@ from mbv3.latency.build import network_time
 from mbv3.latency.costmodel import WORK, WORK_OF
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.metrics import fidelity
-from mbv3.latency.table import LatencyTable, Timed, positive_ms
+from mbv3.latency.table import LatencyTable, Timed
 from mbv3.spec import ArchSpec, LayerKey, lower
 
-__all__ = ["FIT", "MeasuredNetworks", "most_informative", "read_networks", "transfer", "work_ms"]
+__all__ = ["FIT", "most_informative", "transfer", "work_ms"]
 
-FORMAT = "mbv3-networks/3"
 FIT, LEAST = 10, 8
 # How strongly the factors are pulled to a common one: the error of a network (a few percent) over the spread of the
 # factors. 0.02 was better than 0.01 and 0.05, for int8 and for LiteRT (ten networks, 2 % of noise).
 HELD = 0.02
 LEAST_FACTOR = 0.02  # relative to that of the median network
-_HEADER = ("format", "fingerprint", "reference_ms", "space_id", "seal")
-
-
-@dataclass(frozen=True)
-class MeasuredNetworks:
-    """Whole networks measured on one device: (network, ms) of each; where known the fingerprint of the device, and the
-    id of the scaled space that the names of the networks refer to."""
-
-    times: tuple[tuple[str, float], ...]
-    fingerprint: Fingerprint | None = None
-    reference_ms: float | None = None
-    space_id: str | None = None
-
-    def dumps(self) -> str:
-        """As CSV: columns `network,ms` after header comments with the device, the space and a seal of the rows."""
-        body = io.StringIO()
-        w = csv.writer(body, lineterminator="\n")
-        w.writerow(["network", "ms"])
-        w.writerows([name, f"{ms:.6f}"] for name, ms in self.times)
-        out = io.StringIO()
-        out.write(f"# format: {json.dumps(FORMAT)}\n")
-        if self.fingerprint is not None:
-            out.write(f"# fingerprint: {json.dumps(self.fingerprint.as_dict())}\n")
-        if self.reference_ms is not None:
-            out.write(f"# reference_ms: {self.reference_ms!r}\n")
-        if self.space_id is not None:
-            out.write(f"# space_id: {json.dumps(self.space_id)}\n")
-        out.write(f"# seal: {json.dumps(_seal(body.getvalue()))}\n")
-        return out.getvalue() + body.getvalue()
-
-
-def _seal(body: str) -> str:
-    return hashlib.sha256(body.encode()).hexdigest()
-
-
-def read_networks(path: Path) -> MeasuredNetworks:
-    """Read a CSV with the columns `network` and `ms`, written by `dumps` or by hand.
-
-    Raises:
-        BadInput: the file is missing or no such CSV; it was written by `dumps` and is incomplete or edited; a network
-            occurs twice; a time is impossible (all faulty rows are listed).
-    """
-    try:
-        lines = path.read_text("utf-8-sig").splitlines(keepends=True)
-    except (OSError, ValueError) as e:
-        raise BadInput(f"{path}: cannot be read as a list of measured networks ({e})") from None
-    header: dict[str, Any] = {}
-    while lines and lines[0].startswith("#"):
-        name, _, value = lines.pop(0)[1:].strip().partition(": ")
-        if name not in _HEADER:  # a comment of the user
-            continue
-        try:
-            header[name] = json.loads(value)
-        except (ValueError, RecursionError):
-            raise BadInput(f"{path}: the value of {name!r} in its header is not valid JSON") from None
-    if "format" in header and (header["format"] != FORMAT or header.get("seal") != _seal("".join(lines))):
-        raise BadInput(
-            f"{path}: is incomplete, was edited, or has another format (its format is {header['format']!r}, here "
-            f"{FORMAT!r}); measure again, or remove its header lines to use it as a list of your own"
-        )
-    try:
-        rows = list(csv.DictReader(lines))
-        fingerprint = Fingerprint(**header["fingerprint"]) if "fingerprint" in header else None
-        reference_ms = positive_ms(header["reference_ms"]) if "reference_ms" in header else None
-    except (csv.Error, TypeError, ValueError) as e:
-        raise BadInput(f"{path}: is not a list of measured networks ({e}); it needs the columns network,ms") from None
-    if not rows or not {"network", "ms"} <= set(rows[0]):
-        raise BadInput(f"{path}: needs the columns network,ms and a row for each network")
-    times: dict[str, float] = {}
-    faults: list[str] = []
-    for n, row in enumerate(rows, 1):
-        try:
-            ms = positive_ms(row["ms"])
-        except (ValueError, TypeError):
-            faults.append(f"row {n}: {row['ms']!r} is not a time in ms")
-            continue
-        if not row["network"]:
-            faults.append(f"row {n}: the network is empty")
-        if row["network"] in times:
-            faults.append(f"row {n}: {row['network']} occurs twice")
-        times[row["network"]] = ms
-    if faults:
-        raise BadInput(
-            f"{path}: {len(faults)} faulty row(s); correct them or measure again\n"
-            + "\n".join(f"  {f}" for f in faults[:20])
-        )
-    return MeasuredNetworks(tuple(times.items()), fingerprint, reference_ms, header.get("space_id"))
 
 
 def work_ms(table: LatencyTable, specs: Sequence[ArchSpec]) -> NDArray[np.float64]:

@@ -14,8 +14,8 @@ import pytest
 from mbv3.errors import BadInput
 from mbv3.events import Note, result
 from mbv3.latency import BuildPlan, LatencyTable, adb, measure_over_adb
-from mbv3.latency.adb import parse_serial
 from mbv3.latency.benchmark import Visit, read_output, row
+from mbv3.latency.phone import parse_serial
 from mbv3.spec import lower
 from mbv3.tables import read_table
 
