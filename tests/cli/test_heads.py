@@ -51,7 +51,7 @@ def test_a_network_under_a_head_is_written_for_every_other_verb(mbv3: Command, t
     code, _, err = mbv3("show", *asked, "--out", file)
     assert code == 2 and "already exists, and nothing is overwritten" in err
     code, _, err = mbv3("latency", "measure", "--like", "t.csv", "--head", "lraspp", "--resolution", "90")
-    assert code == 2 and "--head, --resolution: belongs to a SPEC" in err
+    assert code == 2 and "--head, --resolution: only for a SPEC" in err
     code, _, err = mbv3("latency", "measure", "mobilenet_v3_small", "--resolution", "0")
     assert code == 2 and "--resolution must be a side" in err
 
