@@ -6,11 +6,11 @@ A long task is a generator `Generator[Event, None, R]`: it yields events and ret
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 __all__ = ["Done", "Event", "Note", "Progress", "RunStarted", "StageStart", "result", "watched"]
 
@@ -59,11 +59,10 @@ class RunStarted(Note):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A task ended. `data` holds its results, JSON-ready."""
+    """A task ended. Its generator returns the result."""
 
     stage: str
     text: str
-    data: Mapping[str, Any] = field(default_factory=dict)
 
 
 Event = StageStart | Progress | Note | Done

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 
 import pytest
 
@@ -34,16 +34,12 @@ def test_the_value_with_one(capsys: pytest.CaptureFixture[str]) -> None:
         follow(work(fails=True))
 
 
-def test_older_work_ends_with_its_value_or_done(capsys: pytest.CaptureFixture[str]) -> None:
-    def done() -> Iterator[Event]:
-        yield Note("work", "x")
-        yield Done("work", "finished", {"n": 1})
+def test_the_end_of_a_task_is_an_event_and_its_result_the_value(capsys: pytest.CaptureFixture[str]) -> None:
+    def ended() -> Generator[Event, None, dict[str, int]]:
+        yield Done("work", "finished")
+        return {"n": 1}
 
-    def last() -> Iterator[object]:
-        yield Note("work", "x")
-        yield 8
-
-    assert follow(done()) == {"n": 1} and follow(last()) == 8
+    assert follow(ended()) == {"n": 1}
     assert "[work] finished" in capsys.readouterr().err
 
 
