@@ -1,13 +1,15 @@
 """What fine-tuning brings by which recipe: one line of JSON a training.
 
-python scripts/bench_finetune.py sweep   --data DIR --init FILE [--per-class 15 --px 96]     many settings, few images
-python scripts/bench_finetune.py compare --data DIR --init FILE [--seeds 3]     the default beside others' recipes
-python scripts/bench_finetune.py figures                                         the tables of what was kept
+python scripts/bench_finetune.py sweep   --data DIR --init FILE --per-class 10 --px 96 --epochs 10 --test-per-class 15
+python scripts/bench_finetune.py compare --data DIR --init FILE [--epochs 12] [--seeds 0 1 2]
+python scripts/bench_finetune.py figures
 
-DIR/{train,test}/<class>/*. Every training is appended to --out when it ends, and one that is found there is not run
-again: the same command goes on after a stop. Every line has the answers' right and wrong on the test images, packed, so
-that two settings are compared image by image. The settings are chosen on every second test image (`choose`), the other
-half has the last word (`report`).
+DIR/{train,test}/<class>/*. `sweep` trains two screening designs of many settings on few images; `compare` trains the
+default recipe, what it replaced, and the defaults of fastai, timm, Keras and AutoGluon, at equal epochs. Every training
+is appended to --out when it ends, and one that is found there is not run again: the same command goes on after a stop.
+A line has the right and wrong answers on the test images, packed, so that two settings are compared image by image:
+`plain` are those of the weights that `mbv3 train` would leave, `live` those without their average, `taken` with batch
+norms over augmented images, `running` with those of the training. A GPU is used where there is one.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import base64
 import copy
 import json
 import platform
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,7 +40,7 @@ from mbv3.training import Fit, adopt, fit, recalibrate, recipe_for
 from mbv3.training.optimizer import Average
 
 ROOT = Path(__file__).resolve().parents[1]
-OUT = ROOT / "results" / "finetune_sweep.jsonl"
+OUT = ROOT / "results" / "finetune.jsonl"
 NETWORK = "mobilenet_v3_small"
 
 
@@ -164,6 +167,63 @@ def train(
     }  # fmt: skip
 
 
+def screening() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Plackett and Burman's twelve settings of eleven factors, then eight of seven around what those left open."""
+    first: dict[str, tuple[Any, Any]] = {
+        "lr": (7e-4, 2e-3), "layer_decay": (1.0, 0.88), "head_first": (0.0, 0.2),
+        "augment": ("shift", "inception-mild"), "batch": (32, 64), "label_smoothing": (0.0, 0.1),
+        "weight_decay": (0.01, 0.1), "body_lr": (1.0, 0.4), "hold_norms": (False, True), "dropout": (0.0, 0.2),
+        "warmup": (0.05, 0.2),
+    }  # fmt: skip
+    line = [1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 0]
+    for n, row in enumerate([[0] * 11, *([line[(j - i) % 11] for j in range(11)] for i in range(11))]):
+        chosen = {k: values[high] for (k, values), high in zip(first.items(), row, strict=True)}
+        yield f"screen {n}", {**_ADAMW, **chosen}
+    for n, (a, b, c) in enumerate((a, b, c) for a in (0, 1) for b in (0, 1) for c in (0, 1)):
+        lr, body = (1e-3, 4e-3)[a], (1e-4, 3e-4)[b]
+        yield f"second {n}", {
+            **_ADAMW, "warmup": 0.05, "weight_decay": 0.05, "lr": lr, "body_lr": round(body / lr, 4),
+            "layer_decay": (1.0, 0.88)[c], "head_first": (0.0, 0.2)[a == b], "batch": (32, 16)[a == c],
+            "label_smoothing": (0.1, 0.2)[b == c], "augment": ("none", "shift")[(a + b + c) % 2],
+        }  # fmt: skip
+
+
+_ADAMW: dict[str, Any] = {"recipe": "finetune", "optimizer": "adamw", "ema": 0.999}
+_PLAIN: dict[str, Any] = {"recipe": "finetune", "optimizer": "adamw", "ema": 0.0, "clip": 1e9, "layer_decay": 1.0}
+_FASTAI = {**_PLAIN, "lr": 1e-3, "first_lr": 2.0, "warmup": 0.3, "weight_decay": 0.01, "label_smoothing": 0.0,
+           "augment": "shift", "batch": 64}  # fmt: skip
+_KERAS = {**_PLAIN, "lr": 1e-5, "first_lr": 10.0, "head_first": 0.5, "body_lr": 1.0, "schedule": "steps", "decay": 1.0,
+          "warmup": 0.0, "batch": 32, "augment": "shift", "label_smoothing": 0.0, "weight_decay": 0.0,
+          "hold_norms": True}  # fmt: skip
+
+
+def rivals(epochs: float) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The default, what it replaced, and others' defaults as our recipes: the head, the mirror-and-shift in place of
+    their own light augmentations, and Adam throughout Keras' two phases are departures.
+
+    fastai: one epoch of the head at twice the rate, the body a hundredth of the head's rate (two groups, as for
+    networks that it does not know), or graded down to that; timm: train.py, five epochs of warm-up; Keras: TensorFlow's
+    tutorial (the head at 1e-4, everything at 1e-5, half of the epochs each) and the guide (the head at 1e-3);
+    AutoGluon: medium quality.
+    """
+    yield "default", {"recipe": "finetune"}
+    yield "small-data", {"recipe": "small-data"}
+    yield "finetune-sgd", {"recipe": "finetune-sgd"}
+    first = round(1 / epochs, 4)
+    yield "fastai", {**_FASTAI, "head_first": first, "body_lr": 0.01}
+    yield "fastai graded", {**_FASTAI, "head_first": first, "body_lr": 1.0, "layer_decay": 0.68}
+    yield "timm", {
+        **_PLAIN, "optimizer": "sgd", "lr": 0.05, "batch": 128, "weight_decay": 2e-5, "augment": "inception",
+        "label_smoothing": 0.1, "warmup": round(min(0.5, 5 / epochs), 4), "head_first": 0.0, "body_lr": 1.0,
+    }  # fmt: skip
+    yield "keras tutorial", _KERAS
+    yield "keras guide", {**_KERAS, "first_lr": 100.0}
+    yield "autogluon", {
+        **_PLAIN, "lr": 4e-4, "weight_decay": 1e-3, "layer_decay": 0.9, "warmup": 0.1, "batch": 128, "clip": 1.0,
+        "augment": "shift", "label_smoothing": 0.0, "head_first": 0.0, "body_lr": 1.0,
+    }  # fmt: skip
+
+
 def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
 
@@ -172,29 +232,69 @@ def key(line: Mapping[str, Any]) -> str:
     return json.dumps([line[k] for k in ("data", "per_class", "px", "seed", "setting", "init")], sort_keys=True)
 
 
+def effects(lines: list[dict[str, Any]]) -> Iterator[str]:
+    """Points that a factor's other value brings, over a screening design, by least squares."""
+    settings = [line["setting"] for line in lines]
+    factors = [k for k in settings[0] if len({json.dumps(x[k]) for x in settings}) == 2]
+    values = {k: sorted({x[k] for x in settings}) for k in factors}
+    design = np.array([[1.0, *(x[k] == values[k][1] for k in factors)] for x in settings])
+    found = np.linalg.lstsq(design, np.array([line["plain"] for line in lines]), rcond=None)[0]
+    for k, value in zip(factors, found[1:], strict=True):
+        yield f"  {k} {values[k][0]} -> {values[k][1]}: {value:+.1f}"
+
+
+def figures(lines: list[dict[str, Any]]) -> Iterator[str]:
+    """Tables: the screens' effects, then every set of images with its settings, best first, n seeds."""
+    for design in ("screen", "second"):
+        mine = [line for line in lines if line["name"].startswith(design)]
+        if mine:
+            yield f"{design}: {len(mine)} settings, {mine[0]['images']} images, {mine[0]['px']} px"
+            yield from effects(mine)
+
+    def place(line: dict[str, Any]) -> tuple[Any, ...]:
+        return line["data"], line["images"], line["px"], line["recipe"]["epochs"], line["init"] or "nothing"
+
+    for where in sorted(set(map(place, lines))):
+        mine = [line for line in lines if place(line) == where]
+        yield "{}: {} images, {} px, {:g} epochs, from {}".format(*where)
+        by_name = {name: [x["plain"] for x in mine if x["name"] == name] for name in {x["name"] for x in mine}}
+        for name, tops in sorted(by_name.items(), key=lambda pair: -float(np.mean(pair[1]))):
+            error = f" +- {np.std(tops, ddof=1) / len(tops) ** 0.5:.2f}" if len(tops) > 1 else ""
+            yield f"  {name}: {np.mean(tops):.2f}{error} % (n = {len(tops)})"
+
+
 def main() -> None:
-    p = argparse.ArgumentParser()
-    p.add_argument("what")
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("what", choices=("sweep", "compare", "figures"))
     p.add_argument("--data")
     p.add_argument("--init")
     p.add_argument("--per-class", type=int, default=0)
     p.add_argument("--test-per-class", type=int, default=0)
     p.add_argument("--px", type=int, default=128)
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--setting")
-    p.add_argument("--name", default="")
-    p.add_argument("--all", action="store_true")
-    p.add_argument("--out", default=str(OUT))
-    p.add_argument("--commit", default="")
+    p.add_argument("--epochs", type=float, default=12)
+    p.add_argument("--seeds", type=int, nargs="+", default=[0])
+    p.add_argument("--only", nargs="*", help="names of settings")
+    p.add_argument("--all", action="store_true", help="score with batch norms of every kind")
+    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--out", type=Path, default=OUT)
     o = p.parse_args()
-    torch.set_num_threads(1)
-    setting = json.loads(o.setting)
-    line = train(o, o.name, setting, o.per_class, o.px, o.seed)
-    with open(o.out, "a", encoding="utf-8") as f:
-        f.write(json.dumps(line) + "\n")
-    print(
-        {k: line.get(k) for k in ("name", "images", "px", "plain", "live", "taken", "running", "seconds")}, flush=True
-    )
+    if o.what == "figures":
+        print("\n".join(figures(lines_of(o.out))))
+        return
+    torch.set_num_threads(o.threads)
+    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    o.commit = asked.stdout.strip()
+    for seed in o.seeds:
+        for name, setting in screening() if o.what == "sweep" else rivals(o.epochs):
+            wanted = {"data": Path(o.data).name, "per_class": o.per_class, "px": o.px, "seed": seed,
+                      "setting": {**setting, "epochs": o.epochs}, "init": o.init and Path(o.init).name}  # fmt: skip
+            if (o.only and name not in o.only) or key(wanted) in map(key, lines_of(o.out)):
+                continue
+            line = train(o, name, wanted["setting"], o.per_class, o.px, seed)
+            with o.out.open("a", encoding="utf-8") as f:
+                f.write(json.dumps(line) + "\n")
+            shown = ("name", "seed", "images", "px", "plain", "live", "seconds")
+            print({k: line.get(k) for k in shown}, flush=True)
 
 
 if __name__ == "__main__":
