@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,8 @@ def one_step(
     loss = (objective or classify_objective(recipe))(out, y, x)
     value = float(loss.detach())
     if not all_agree(math.isfinite(value), x.device):
-        told = "not finite on another process" if math.isfinite(value) else str(value)
-        raise Diverged(f"training: the loss became {told} at step {step}, with a learning rate of {recipe.lr:g}")
+        became = "not finite on another process" if math.isfinite(value) else str(value)
+        raise Diverged(f"training: the loss became {became} at step {step}, with a learning rate of {recipe.lr:g}")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     norm = float(nn.utils.clip_grad_norm_(net.parameters(), recipe.clip))
@@ -139,6 +139,102 @@ def _training(net: nn.Module, recipe: Fit) -> None:
         hold_norms(net)
 
 
+class _State:
+    """What a checkpoint holds: weights, optimizer, averaged weights, and how far the training has come."""
+
+    def __init__(self, net: nn.Module, recipe: Fit) -> None:
+        self.net = net
+        self.optimizer = make_optimizer(net, recipe)
+        self.average = Average(net, recipe.ema) if recipe.ema else None
+        self.step = self.epoch_from = 0
+        self.epoch_loss = 0.0
+        self.smooth_loss = float("nan")
+
+    def restore(self, checkpoint: Path) -> None:
+        """Go on from `checkpoint`, if it is there."""
+        found = load_checkpoint(checkpoint)
+        if found is None:
+            return
+        parts, meta = found
+        adopt(self.net, parts["net"], str(checkpoint), new_head=False)
+        restore_optimizer(self.optimizer, parts.get("optimizer", {}))
+        if self.average is not None:
+            self.average.restore(parts["average"])
+        self.step = int(meta["step"])
+        self.epoch_loss = float(meta.get("epoch_loss", 0.0))
+        self.epoch_from = int(meta.get("epoch_from", self.step))
+
+    def save(self, checkpoint: Path) -> None:
+        """Write the checkpoint; of several processes the first does."""
+        if processes()[0] > 0:
+            return
+        parts = {"net": self.net.state_dict(), "optimizer": optimizer_state(self.optimizer)}
+        if self.average is not None:
+            parts["average"] = self.average.state
+        meta = {"step": self.step, "epoch_loss": self.epoch_loss, "epoch_from": self.epoch_from}
+        save_checkpoint(checkpoint, parts, meta)
+
+    def count(self, loss: float) -> None:
+        """A step was taken, with this loss."""
+        if self.average is not None:
+            self.average.update(self.step)
+        self.smooth_loss = loss if math.isnan(self.smooth_loss) else 0.95 * self.smooth_loss + 0.05 * loss
+        self.epoch_loss += loss
+        self.step += 1
+
+    def end_epoch(self) -> float:
+        """The epoch's mean loss; the next one begins."""
+        mean = self.epoch_loss / (self.step - self.epoch_from)
+        self.epoch_loss, self.epoch_from = 0.0, self.step
+        return mean
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The averaged weights in place of the others, for a while."""
+        return self.average.in_place() if self.average is not None else nullcontext()
+
+
+class _Body:
+    """The layers under the head, which stand still while a recipe trains the head first."""
+
+    def __init__(self, net: nn.Module, recipe: Fit) -> None:
+        self.first = recipe.first_steps
+        named = net.named_parameters() if self.first else ()
+        self.parameters = [p for name, p in named if p.requires_grad and in_body(name)]
+
+    def learns_from(self, step: int) -> bool:
+        return bool(self.parameters) and step == self.first
+
+    def wrapped(self, module: nn.Module, step: int) -> nn.Module:
+        """The module as it is called from `step` on; processes share the gradients of what learns then."""
+        for p in self.parameters:
+            p.requires_grad_(step >= self.first)
+        return nn.parallel.DistributedDataParallel(module) if processes()[1] > 1 else module
+
+    def release(self) -> None:
+        for p in self.parameters:
+            p.requires_grad_(True)
+
+
+class _Pace:
+    """Images a second, and the time that is left. `pause_s`: spent in what epochs call."""
+
+    def __init__(self, recipe: Fit, start: int, clock: Callable[[], float]) -> None:
+        self.recipe, self.start, self.began = recipe, start, clock()
+        self.pause_s = 0.0
+
+    def spent_s(self, now: float) -> float:
+        return max(now - self.began - self.pause_s, 1e-9)
+
+    def images_s(self, done: int, now: float, world: int) -> float:
+        return (done - self.start) / self.spent_s(now) * self.recipe.batch * world
+
+    def left_s(self, done: int, now: float) -> float:
+        taken = max(done - self.start, 1)
+        epochs = max(1.0, taken / self.recipe.epoch_steps)
+        pause = self.pause_s / epochs / self.recipe.epoch_steps
+        return (self.recipe.steps - done) * (self.spent_s(now) / taken + pause)
+
+
 def fit(
     net: nn.Module,
     data: Batches,
@@ -168,89 +264,52 @@ def fit(
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     _training(net, recipe)
     device = next(net.parameters()).device
-    optimizer = make_optimizer(net, recipe)
-    average = Average(net, recipe.ema) if recipe.ema else None
-    rank, world = processes()
-    start = epoch_from = 0
-    epoch_loss = 0.0
-    found = load_checkpoint(checkpoint) if checkpoint else None
-    if found:
-        parts, meta = found
-        adopt(net, parts["net"], str(checkpoint), new_head=False)
-        restore_optimizer(optimizer, parts.get("optimizer", {}))
-        if average is not None:
-            average.restore(parts["average"])
-        start = int(meta["step"])
-        epoch_loss, epoch_from = float(meta.get("epoch_loss", 0.0)), int(meta.get("epoch_from", start))
-    called = module if module is not None else net
-    body = [p for name, p in net.named_parameters() if p.requires_grad and in_body(name)] if recipe.first_steps else []
-
-    def whole_at(step: int) -> Callable[[Tensor], Any]:
-        """The module as it is called from `step` on; processes share the gradients of what learns then."""
-        for p in body:
-            p.requires_grad_(step >= recipe.first_steps)
-        return nn.parallel.DistributedDataParallel(called) if world > 1 else called
-
-    whole = whole_at(start)
+    state = _State(net, recipe)
+    if checkpoint is not None:
+        state.restore(checkpoint)
+    start, (rank, world) = state.step, processes()
+    body = _Body(net, recipe)
+    called = body.wrapped(module if module is not None else net, start)
     aim = objective or classify_objective(recipe)
-
-    def save(path: Path, step: int) -> None:
-        if rank == 0:
-            parts = {"net": net.state_dict(), "optimizer": optimizer_state(optimizer)}
-            if average is not None:
-                parts["average"] = average.state
-            save_checkpoint(path, parts, {"step": step, "epoch_loss": epoch_loss, "epoch_from": epoch_from})
-
     ahead = _Ahead(data, recipe, start)
-    began = saved = told = clock()
-    loss, pause = float("nan"), 0.0
+    pace = _Pace(recipe, start, clock)
+    saved = shown = clock()
     try:
         for step in range(start, recipe.steps):
-            if body and step == recipe.first_steps:
-                whole = whole_at(step)
+            if body.learns_from(step):
+                called = body.wrapped(module if module is not None else net, step)
             pixels, y = ahead.take()
             x = normalise(pixels, recipe.size, device)
             if recipe.erase:
                 _erase(x, recipe.erase, np.random.default_rng((recipe.seed, step, rank, 1)))
-            now = one_step(forward(step) if forward else whole, net, optimizer, x, _moved(y, device), recipe, step, aim)
-            if average is not None:
-                average.update(step)
-            loss = now if math.isnan(loss) else 0.95 * loss + 0.05 * now
-            epoch_loss += now
-            done = step + 1
-            ends = at_epoch is not None and (done % recipe.epoch_steps == 0 or done == recipe.steps)
-            t = clock()
-            rate = (done - start) / max(t - began - pause, 1e-9)
-            images_s, waiting = rate * recipe.batch * world, ahead.waited_s / max(t - began - pause, 1e-9)
-            if t - told > 2 or done == recipe.steps:
-                told = t
-                text = f"loss {loss:.3f}, {images_s:.0f} images/s"
-                epochs = max(1.0, (done - start) / recipe.epoch_steps)
-                left = (recipe.steps - done) * (1 / rate + pause / epochs / recipe.epoch_steps)
-                yield Progress(stage, done, recipe.steps, text, left)
+            run = forward(step) if forward else called
+            state.count(one_step(run, net, state.optimizer, x, _moved(y, device), recipe, step, aim))
+            done, now = state.step, clock()
+            last = done == recipe.steps
+            ends = at_epoch is not None and (done % recipe.epoch_steps == 0 or last)
+            if now - shown > 2 or last:
+                shown = now
+                text = f"loss {state.smooth_loss:.3f}, {pace.images_s(done, now, world):.0f} images/s"
+                yield Progress(stage, done, recipe.steps, text, pace.left_s(done, now))
             if at_epoch is not None and ends:
-                mean = epoch_loss / (done - epoch_from)
-                epoch_loss, epoch_from = 0.0, done
-                with average.in_place() if average is not None else nullcontext():
-                    yield from at_epoch(
-                        Epoch(
-                            step=done, loss=mean, lr=learning_rate(recipe, step), images_s=images_s,
-                            waiting=min(1.0, waiting),
-                        )
-                    )  # fmt: skip
+                epoch = Epoch(
+                    step=done, loss=state.end_epoch(), lr=learning_rate(recipe, step),
+                    images_s=pace.images_s(done, now, world), waiting=min(1.0, ahead.waited_s / pace.spent_s(now)),
+                )  # fmt: skip
+                with state.averaged():
+                    yield from at_epoch(epoch)
                 _training(net, recipe)
-                pause += clock() - t
-            # after the epoch was told: what is said of it is then kept before the training counts as so far
-            if checkpoint and done < recipe.steps and (clock() - saved > every_s or ends):
-                save(checkpoint, done)
+                pace.pause_s += clock() - now
+            # after the epoch's event: what its receiver keeps of it is then on disk before the checkpoint counts it
+            if checkpoint is not None and not last and (clock() - saved > every_s or ends):
+                state.save(checkpoint)
                 saved = clock()
     finally:
         ahead.close()
-        for p in body:
-            p.requires_grad_(True)
-    if checkpoint and keep:
-        save(checkpoint, recipe.steps)
-    elif checkpoint and rank == 0:
+        body.release()
+    if checkpoint is not None and keep:
+        state.save(checkpoint)
+    elif checkpoint is not None and rank == 0:
         checkpoint.unlink(missing_ok=True)
-    if average is not None:
-        average.swap()
+    if state.average is not None:
+        state.average.swap()
