@@ -72,8 +72,8 @@ def test_the_error_is_that_of_the_estimates_in_use() -> None:
     for fold in range(5):
         out = [pairs.index((k.cin, 0 if isinstance(k.row, Head) else k.row.out)) % 5 == fold for k in KEYS]
         rest = [(k, t) for k, t, o in zip(KEYS, times, out, strict=True) if not o]
-        model = fit_cost_model([k for k, _ in rest], [t for _, t in rest])
-        held += [model.ms(k) / t - 1 for k, t, o in zip(KEYS, times, out, strict=True) if o]
+        fitted = fit_cost_model([k for k, _ in rest], [t for _, t in rest])
+        held += [fitted.ms(k) / t - 1 for k, t, o in zip(KEYS, times, out, strict=True) if o]
     assert model.error == pytest.approx(100 * float(np.mean(np.square(held))) ** 0.5, abs=0.01)
 
 
