@@ -26,8 +26,11 @@ ALIGNMENT = 16  # of the schema's buffers
 def _schema() -> Any:
     try:
         from ai_edge_litert import schema_py_generated
-    except ImportError as e:
+    except ModuleNotFoundError as e:
         raise BadInput(f"LiteRT is not installed ({e}); pip install 'mbv3-search[litert]'") from None
+    except Exception as e:  # a wheel for another system fails in ways of its own
+        raise BadInput(f"LiteRT is installed but cannot be loaded ({e}); install a build of ai-edge-litert for this "
+                       "system") from None  # fmt: skip
     return schema_py_generated
 
 

@@ -5,7 +5,6 @@ One call of adb a step of the runner's; what it measured is kept here, so a pull
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import platform
@@ -25,7 +24,7 @@ import numpy as np
 
 from mbv3.errors import BadInput, plain
 from mbv3.events import Event, Note
-from mbv3.files import cache_folder
+from mbv3.files import cache_folder, hold
 from mbv3.latency.benchmark import SCRIPT, Visit, read_said, row, visit_script
 from mbv3.latency.build import ERROR, MINUTES, STAGE, BuildPlan, build_with
 from mbv3.latency.fingerprint import Fingerprint, vectors
@@ -325,10 +324,8 @@ def measure_over_adb(
     except OSError as e:
         raise BadInput(f"{place}: cannot be written ({e.strerror})") from None
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BadInput(f"{phone}: another process is timing on it; wait for it, or end it") from None
+        if hold(lock) is False:
+            raise BadInput(f"{phone}: another process is timing on it; wait for it, or end it")
         if complaint := phone.complaint():
             raise BadInput(f"{phone}: {complaint}")
         fingerprint, mask, differ = _probe(phone, benchmark, threads)

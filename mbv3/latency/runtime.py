@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -22,9 +20,10 @@ from mbv3.graph import (
     quantized,
     tflite_weights,
 )
+from mbv3.latency.conditions import cores_to_use
 from mbv3.latency.fingerprint import Fingerprint
-from mbv3.latency.sessions import KINDS, Run
-from mbv3.spec import ArchSpec, LayerKey
+from mbv3.latency.sessions import KINDS, Run, RuntimeFault
+from mbv3.spec import ArchSpec, Conv, LayerKey
 
 __all__ = ["MODELS", "RUNTIMES", "Here", "Runtime", "check_runtime", "open_runtime"]
 
@@ -89,6 +88,7 @@ class Here:
 
 
 RUNTIMES = tuple(MODELS)
+_SMALL = LayerKey(Conv(k=1, out=8, se=0, nl="RE", s=1, skip="none"), 8, 4, 4)  # to try a runtime with
 
 
 def check_runtime(name: str) -> None:
@@ -103,11 +103,20 @@ def check_runtime(name: str) -> None:
 
 
 def open_runtime(name: str, threads: int) -> Runtime:
-    """The runtime `name` with `threads` threads. Raises: BadInput."""
+    """The runtime `name` with `threads` threads.
+
+    Raises:
+        BadInput: no such runtime; it is not installed, or does not work here; more threads than may run at one time.
+    """
     check_runtime(name)
-    if KINDS[name].runtime == "litert" and find_spec("ai_edge_litert") is None:
-        raise BadInput("--runtime litert: LiteRT is not installed; pip install 'mbv3-search[litert]'")
-    cores = os.cpu_count() or 1
-    if not 1 <= threads <= cores:
-        raise BadInput(f"--threads must be from 1 to {cores}, this machine's cores (got {threads})")
+    most, why = cores_to_use()
+    if not 1 <= threads <= most:
+        raise BadInput(f"--threads must be from 1 to {most}, {why} (got {threads})")
+    kind = KINDS[name]
+    try:
+        kind.version()
+        kind.try_out(MODELS[kind.runtime].layer(_SMALL))
+    except RuntimeFault as e:
+        extra = "; pip install 'mbv3-search[litert]'" if kind.runtime == "litert" and "not installed" in str(e) else ""
+        raise BadInput(f"--runtime {name}: {e}{extra}") from None
     return Here(name, threads)
