@@ -14,7 +14,7 @@ from mbv3.cli.asked import network
 from mbv3.cli.say import columns, dump, out, warn
 from mbv3.errors import BadInput
 from mbv3.files import vacant, write_atomic
-from mbv3.spec import count, dump_spec, load_spec, lower
+from mbv3.spec import ROWS, Row, count, dump_spec, load_spec, lower
 
 __all__ = ["resume_hint", "run"]
 
@@ -135,7 +135,8 @@ def _show(args: Namespace) -> int:
     for layer, c in zip(lower(spec), counts.by_row, strict=True):
         row = layer.key.row
         entry: dict[str, Any] = {"path": c.path, "op": type(row).__name__.lower()}
-        entry |= {f: getattr(row, f) for f in ("k", "exp", "out", "se", "nl", "s", "skip") if hasattr(row, f)}
+        said = [f for f in row.names() if f != "dilation"] if isinstance(row, Row) else ["nl"]
+        entry |= {f: getattr(row, f) for f in said if hasattr(row, f)}
         if getattr(row, "dilation", 1) != 1:
             entry["dilation"] = row.dilation  # type: ignore[union-attr]
         if len(layer.key.inputs) > 1:
@@ -156,7 +157,9 @@ def _show(args: Namespace) -> int:
     lines = [head + (["ms"] if predicted else [])]
     for r in rows:
         shape = " ".join(f"{h}x{w}x{c}" for c, h, w in r.get("inputs", [r["in"]]))
-        told = {**r, "s": f"{r['s']} d{r['dilation']}"} if "dilation" in r else r  # d2: dilated by 2
+        told = {**r, "s": f"{r['s']} d{r['dilation']}"} if "dilation" in r else dict(r)  # d2: dilated by 2
+        kernels = [r[f] for f in ROWS[r["op"]].KERNELS] if r["op"] in ROWS else []
+        told |= {"k": "+".join(str(k or "-") for k in kernels)} if kernels else {}
         fields = (str(told.get(f, "-")) for f in ("k", "exp", "out", "se", "nl", "s", "skip"))
         line = [r["path"], shape, r["op"], *fields]
         line += [f"{r['params']:,}", f"{r['madds'] / 1e6:.2f}"]

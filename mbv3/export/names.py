@@ -15,7 +15,19 @@ from torch import Tensor
 
 from mbv3.errors import BadInput, plain
 from mbv3.nn import state_shapes, unusable
-from mbv3.spec import FCN, LRASPP, PSP, ArchSpec, Classify, Conv, DeepLabV3, DeepLabV3Plus, Dense, MBConv, Row
+from mbv3.spec import (
+    FCN,
+    LRASPP,
+    PSP,
+    ArchSpec,
+    Classify,
+    DeepLabV3,
+    DeepLabV3Plus,
+    Dense,
+    LayerKey,
+    Row,
+    lower_key,
+)
 
 __all__ = ["Names", "checked", "classifier", "from_theirs", "stages", "to_theirs"]
 
@@ -32,11 +44,8 @@ class Names:
 
 def stages(row: Row, cin: int) -> tuple[str, ...]:
     """The parts of a row that hold weights, in order: expand, depthwise, se, project; or conv, se."""
-    se = ("se",) if row.se else ()
-    if isinstance(row, Conv):
-        return ("conv", *se)
-    expand = ("expand",) if isinstance(row, MBConv) and row.exp != cin else ()
-    return (*expand, "depthwise", *se, "project")
+    ops = lower_key(LayerKey(row, cin, 1, 1)).ops
+    return tuple(dict.fromkeys(op.name.split(".")[1] for op in ops if op.kind == "conv"))
 
 
 def classifier(spec: ArchSpec) -> Classify:
@@ -174,12 +183,12 @@ def timm_names(spec: ArchSpec, places: tuple[tuple[int, int], ...], tail_block: 
         at = "blocks.{}.{}".format(*places[i])
         found = stages(row, cin)
         inverted = "expand" in found
-        last = {
-            "conv": "conv",
-            "depthwise": "conv_dw",
-            "expand": "conv_pw",
-            "project": "conv_pwl" if inverted else "conv_pw",
-        }
+        if row.word() == "uib":
+            parts = {"start": "dw_start", "expand": "pw_exp", "depthwise": "dw_mid", "project": "pw_proj"}
+            return dict(pair for part in found for pair in conv_bn(part, f"{at}.{parts[part]}", ".conv", ".bn"))
+        if row.word() == "fused":
+            return dict([*conv_bn("expand", at, ".conv_exp", ".bn1"), *conv_bn("project", at, ".conv_pwl", ".bn2")])
+        last = {"depthwise": "conv_dw", "expand": "conv_pw", "project": "conv_pwl" if inverted else "conv_pw"}
         out: dict[str, str] = {}
         bn = count(1)
         for stage in found:
@@ -197,7 +206,9 @@ def timm_names(spec: ArchSpec, places: tuple[tuple[int, int], ...], tail_block: 
         modules += conv_bn("tail", f"blocks.{places[-1][0] + 1 if places else 0}.0", ".conv", ".bn1")
     elif spec.tail is not None:
         modules += conv_bn("tail", "", "conv_head", "bn2")
-    if head.features:
+    if head.features_bn:
+        modules += conv_bn("head.features", "", "conv_head", "norm_head")
+    elif head.features:
         modules.append(("head.features", "conv_head"))
     modules.append(("head.classifier", "classifier"))
     return Names(tuple(modules), frozenset({"conv_head"}) if head.features else frozenset())
@@ -217,7 +228,7 @@ def mm_backbone(spec: ArchSpec, v2: bool) -> Iterator[tuple[str, str]]:
     def row(i: int, row: Row, cin: int) -> dict[str, str]:
         out: dict[str, str] = {}
         at = f"backbone.layer{i + 1}"
-        if isinstance(row, Conv) or (v2 and i >= len(places)):
+        if row.word() not in ("mbconv", "dsconv") or (v2 and i >= len(places)):
             return out
         for j, stage in enumerate(stages(row, cin)):
             if v2:

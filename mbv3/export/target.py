@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mbv3.errors import Fault
 from mbv3.export.names import Names
 from mbv3.nn import MEAN, STD
-from mbv3.spec import ArchSpec, Classify, Conv, DSConv, MBConv, Row, Tap, count
+from mbv3.spec import ArchSpec, Classify, Row, Tap, count
 
 __all__ = [
     "PIXEL_MEAN",
@@ -49,16 +49,15 @@ class Target:
 
 def kind(row: Row) -> str:
     """The row's name in a YAML file."""
-    return type(row).__name__.lower()
+    return row.word()
 
 
 def row_text(row: Row, cin: int) -> str:
     """A row as a message shows it; a depthwise-separable one is an mbconv without expansion."""
-    if isinstance(row, DSConv):
-        row = MBConv(exp=cin, **{f: getattr(row, f) for f in ("k", "out", "se", "nl", "s", "skip", "dilation")})
-    exp = f" exp {row.exp}" if isinstance(row, MBConv) else ""
+    row = row.alike(cin)
+    own = "".join(f" {name} {getattr(row, name)}" for name in row.OWN)
     dilated = f" dilation {row.dilation}" if row.dilation != 1 else ""
-    return f"{kind(row)} k {row.k}{exp} out {row.out} se {row.se} {row.nl} s {row.s}{dilated} skip {row.skip}"
+    return f"{kind(row)} k {row.k}{own} out {row.out} se {row.se} {row.nl} s {row.s}{dilated} skip {row.skip}"
 
 
 def residual(row: Row, cin: int) -> bool:
@@ -66,7 +65,7 @@ def residual(row: Row, cin: int) -> bool:
     return row.s == 1 and cin == row.out
 
 
-def plain_conv(path: str, row: Conv) -> Iterator[Fault]:
+def plain_conv(path: str, row: Row) -> Iterator[Fault]:
     """Stem and tail are a convolution, a batch norm and an activation everywhere."""
     if row.se:
         yield Fault(f"{path}.se", "this convolution has no squeeze-and-excitation there", str(row.se))
@@ -74,10 +73,12 @@ def plain_conv(path: str, row: Conv) -> Iterator[Fault]:
         yield Fault(f"{path}.skip", "this convolution has no skip there", row.skip)
 
 
-def unfit_head(spec: ArchSpec) -> Iterator[Fault]:
-    """A head that is no classifier."""
+def unfit_head(spec: ArchSpec, norm: bool = False) -> Iterator[Fault]:
+    """A head that is no classifier; one with a batch norm unless `norm`."""
     if not isinstance(spec.head, Classify):
         yield Fault("head", "only a classifier can be expressed", type(spec.head).__name__.lower())
+    elif spec.head.features_bn and not norm:
+        yield Fault("head.features_bn", "the features layer has a bias there, and no batch norm", "true")
 
 
 def width_at(spec: ArchSpec, tap: Tap) -> int:

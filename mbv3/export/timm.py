@@ -9,21 +9,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from mbv3.errors import Fault
-from mbv3.export.names import Names, classifier, stages, timm_names
+from mbv3.export.names import Names, classifier, timm_names
 from mbv3.export.target import STEM, Source, Target, intro, kind, loader, plain_conv, residual, unfit_head
-from mbv3.spec import ArchSpec, Classify, Conv, MBConv, Row, make_divisible
+from mbv3.spec import ArchSpec, Classify, Expanding, Row, make_divisible
 
 __all__ = ["TIMM"]
 
 _CODE = {"RE": "re", "RE6": "r6", "HS": "hs"}
 _LAYER = {"RE": "relu", "RE6": "relu6", "HS": "hard_swish"}
 _GATE = {"HSIGMOID": "hard_sigmoid", "SIGMOID": "sigmoid"}
+Squeeze = Callable[[Row, int, float], str | None]  # row, input channels, expansion ratio: `_se0.25`, or nothing
 _STRIDE = 32  # beyond its `output_stride` timm's builder dilates where a string strides
-
-
-def _inverted(row: Row, cin: int) -> bool:
-    """timm's `ir` always expands: a row that does not is its `ds`."""
-    return "expand" in stages(row, cin)
 
 
 def _tail_is_head(spec: ArchSpec) -> bool:
@@ -41,10 +37,12 @@ def _row_faults(path: str, row: Row, cin: int) -> Iterator[Fault]:
         yield Fault(f"{path}.dilation", "timm's strings know no dilation", str(row.dilation))
     if row.skip == "pool":
         yield Fault(f"{path}.skip", "timm has no pooled skip", kind(row))
-    if isinstance(row, Conv):
-        if row.se:
-            yield Fault(f"{path}.se", "timm's convolution has no squeeze-and-excitation", str(row.se))
-    elif isinstance(row, MBConv) and _inverted(row, cin) and make_divisible(row.exp) != row.exp:
+    if kind(row) not in _BLOCKS:
+        yield Fault(path, f"timm's strings are written for {', '.join(_BLOCKS)}", kind(row))
+    elif row.se and _BLOCKS[kind(row)] is not _residual:
+        name = {"conv": "convolution"}.get(kind(row), kind(row))
+        yield Fault(f"{path}.se", f"timm's {name} has no squeeze-and-excitation", str(row.se))
+    if isinstance(row, Expanding) and row.expands(cin) and make_divisible(row.exp) != row.exp:
         near = make_divisible(row.exp)
         yield Fault(f"{path}.exp", f"timm rounds an expansion to multiples of 8, here to {near}", str(row.exp))
 
@@ -60,7 +58,7 @@ def _faults(spec: ArchSpec) -> Iterator[Fault]:
         yield Fault("stem.dilation", "timm's stem has no dilation", str(stem.dilation))
     if stem.nl not in _LAYER:
         yield Fault("stem.nl", f"timm's stem has {', '.join(_LAYER)}", stem.nl)
-    yield from unfit_head(spec)
+    yield from unfit_head(spec, norm=True)
     if isinstance(head, Classify) and head.features:
         if stem.k != 3:
             yield Fault("stem.k", "timm's MobileNetV3 has a stem of 3x3", str(stem.k))
@@ -87,31 +85,66 @@ def _decimal(value: float, lands: Callable[[float], bool]) -> str | None:
     return next((text for text in texts if float(text) > 0 and lands(float(text))), None)
 
 
-def _block(row: Row, cin: int, from_exp: bool, rule: Callable[[float], int]) -> str | None:
-    """One block's string; None where no ratio gives the squeeze channels under `rule`.
+def _conv(row: Row, cin: int, squeeze: Squeeze) -> str:
+    skip = "_skip" if row.skip == "identity" else ""
+    return f"cn_r1_k{row.k}_s{row.s}_c{row.out}_n{_CODE[row.nl]}{skip}"
 
-    `from_exp`: a squeeze ratio is of the expansion, else of the block's input.
-    """
-    if isinstance(row, Conv):
-        skip = "_skip" if row.skip == "identity" else ""
-        return f"cn_r1_k{row.k}_s{row.s}_c{row.out}_n{_CODE[row.nl]}{skip}"
-    exp, name, e, over = cin, "ds", "1", 1.0
-    if isinstance(row, MBConv) and _inverted(row, cin):
-        exp, name = row.exp, "ir"
-        e = _decimal(exp / cin, lambda r: make_divisible(cin * r) == exp) or ""
-        over = 1.0 if from_exp else float(e)
-    text = f"{name}_r1_k{row.k}_s{row.s}_e{e}_c{row.out}"
-    if row.se:
+
+def _residual(row: Row, cin: int, squeeze: Squeeze) -> str | None:
+    """timm's `ir` always expands: a row that does not is its `ds`."""
+    name, e = "ds", "1"
+    if row.expands(cin):
+        name, e = "ir", _ratio(row.inner(cin), cin)
+    se = squeeze(row, cin, float(e))
+    if se is None:
+        return None
+    return f"{name}_r1_k{row.k}_s{row.s}_e{e}_c{row.out}{se}_n{_CODE[row.nl]}{_noskip(row, cin)}"
+
+
+def _universal(row: Row, cin: int, squeeze: Squeeze) -> str:
+    first, second = row.kernels
+    e, start = _ratio(row.inner(cin), cin), f"uir_r1_a{first}_k{second}"
+    return f"{start}_s{row.s}_e{e}_c{row.out}_n{_CODE[row.nl]}{_noskip(row, cin)}"
+
+
+def _edge(row: Row, cin: int, squeeze: Squeeze) -> str:
+    return f"er_r1_k{row.k}_s{row.s}_e{_ratio(row.inner(cin), cin)}_c{row.out}_n{_CODE[row.nl]}{_noskip(row, cin)}"
+
+
+# kind of row: its block's string; None where no ratio gives the squeeze channels
+_BLOCKS: dict[str, Callable[[Row, int, Squeeze], str | None]] = {
+    "conv": _conv, "dsconv": _residual, "mbconv": _residual, "uib": _universal, "fused": _edge,
+}  # fmt: skip
+
+
+def _ratio(exp: int, cin: int) -> str:
+    return _decimal(exp / cin, lambda r: make_divisible(cin * r) == exp) or ""
+
+
+def _noskip(row: Row, cin: int) -> str:
+    return "_noskip" if row.skip == "none" and residual(row, cin) else ""
+
+
+def _squeeze(from_exp: bool, rule: Callable[[float], int]) -> Squeeze:
+    """`from_exp`: a squeeze ratio is of the expansion, else of the block's input; `rule` rounds its channels."""
+
+    def text(row: Row, cin: int, e: float) -> str | None:
+        if not row.se:
+            return ""
+        exp, over = row.inner(cin), 1.0 if from_exp else e
+
         # the builder divides a ratio of the input by the expansion, then takes that share of the expanded channels
         def lands(r: float) -> bool:
             return rule(exp * (r / over)) == row.se
 
         share = "0.25" if lands(0.25) else _decimal(row.se / exp * over, lands)
-        if share is None:
-            return None
-        text += f"_se{share}"
-    noskip = "_noskip" if row.skip == "none" and residual(row, cin) else ""
-    return f"{text}_n{_CODE[row.nl]}{noskip}"
+        return None if share is None else f"_se{share}"
+
+    return text
+
+
+def _block(row: Row, cin: int, squeeze: Squeeze) -> str | None:
+    return _BLOCKS[kind(row)](row, cin, squeeze)
 
 
 def _blocks(spec: ArchSpec) -> tuple[list[str], bool]:
@@ -119,7 +152,7 @@ def _blocks(spec: ArchSpec) -> tuple[list[str], bool]:
     from_exp = bool(classifier(spec).features)  # EfficientNet's ratio is of the block's input
     ins = [spec.stem.out, *(row.out for row in spec.rows)]
     for rule in (make_divisible, round):
-        texts = [_block(row, cin, from_exp, rule) for row, cin in zip(spec.rows, ins, strict=False)]
+        texts = [_block(row, cin, _squeeze(from_exp, rule)) for row, cin in zip(spec.rows, ins, strict=False)]
         found = [text for text in texts if text is not None]
         if len(found) == len(texts):
             break
@@ -127,13 +160,16 @@ def _blocks(spec: ArchSpec) -> tuple[list[str], bool]:
 
 
 def _places(spec: ArchSpec) -> tuple[tuple[int, int], ...]:
-    """(stage, block) of every row: a stage begins with a stride or with a change of channels, as timm's own do."""
+    """(stage, block) of every row: a stage begins with a stride or with a change of channels, as timm's own do, but
+    for the 1x1 convolutions of MobileNetV4-S that follow a strided one."""
     places: list[tuple[int, int]] = []
-    cin = spec.stem.out
+    cin, before = spec.stem.out, None
     for row in spec.rows:
         stage, block = places[-1] if places else (-1, 0)
-        places.append((stage + 1, 0) if row.s > 1 or row.out != cin or not places else (stage, block + 1))
-        cin = row.out
+        pair = before is not None and kind(before) == kind(row) == "conv" and before.s > row.k == row.s == 1
+        begins = not places or row.s > 1 or (row.out != cin and not pair)
+        places.append((stage + 1, 0) if begins else (stage, block + 1))
+        cin, before = row.out, row
     return tuple(places)
 
 
@@ -154,7 +190,7 @@ def arch_def(spec: ArchSpec) -> tuple[list[list[str]], bool]:
             out[stage].append(text)
         last = same
     if spec.tail is not None and not _tail_is_head(spec):
-        out.append([str(_block(spec.tail, spec.rows[-1].out, True, round))])
+        out.append([str(_block(spec.tail, spec.rows[-1].out, _squeeze(True, round)))])
     return out, rounded
 
 
@@ -166,6 +202,10 @@ def _source(spec: ArchSpec) -> Source:
     own = [f"num_features={tail.out if tail is not None and _tail_is_head(spec) else 0}"]
     if head.features:
         own = [f"num_features={head.features}"]
+        if head.features_bn:
+            own += ["head_bias=False", "head_norm=True"]
+        if "uib" in map(kind, spec.rows):
+            own.append("layer_scale_init_value=None")
     elif stem.k != 3:
         own.append(f"stem_kernel_size={stem.k}")
     if spec.stride > _STRIDE:  # of the EfficientNet class alone: the other's faults say so

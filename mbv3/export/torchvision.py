@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from mbv3.errors import Fault
 from mbv3.export.names import Names, classifier, torchvision_names
-from mbv3.export.target import STEM, Source, Target, intro, kind, loader, plain_conv, residual
+from mbv3.export.target import STEM, Source, Target, intro, kind, loader, plain_conv, residual, unfit_head
 from mbv3.export.torchvision_heads import (
     head_faults,
     head_imports,
@@ -19,12 +19,13 @@ from mbv3.export.torchvision_heads import (
     torchvision_head,
     torchvision_place,
 )
-from mbv3.spec import NLS, ArchSpec, Classify, Conv, MBConv, Row, make_divisible
+from mbv3.spec import NLS, ArchSpec, Classify, Conv, Row, make_divisible
 
 __all__ = ["TORCHVISION"]
 
 _ACT = {"RE": "nn.ReLU", "RE6": "nn.ReLU6", "HS": "nn.Hardswish", "NONE": "None"}
 assert set(_ACT) == set(NLS)
+_ROWS = ("mbconv", "dsconv")  # what its InvertedResidual classes can be
 
 
 def is_v2(spec: ArchSpec) -> bool:
@@ -32,13 +33,9 @@ def is_v2(spec: ArchSpec) -> bool:
     return all(row.nl == "RE6" for row in spec.rows)
 
 
-def _inner(row: Row, cin: int) -> int:
-    return row.exp if isinstance(row, MBConv) else cin
-
-
 def _row_faults(path: str, row: Row, cin: int, v2: bool) -> Iterator[Fault]:
-    if isinstance(row, Conv):
-        yield Fault(path, "torchvision's rows are inverted residuals", "conv")
+    if kind(row) not in _ROWS:
+        yield Fault(path, "torchvision's rows are inverted residuals", kind(row))
         return
     name = "MobileNetV2" if v2 else "MobileNetV3"
     if row.s not in (1, 2):
@@ -61,9 +58,9 @@ def _row_faults(path: str, row: Row, cin: int, v2: bool) -> Iterator[Fault]:
     if row.dilation != 1 and (row.s != 1):
         yield Fault(f"{path}.s", "torchvision's dilated rows have stride 1", str(row.s))
     if row.se:
-        squeeze = make_divisible(_inner(row, cin) // 4)
+        squeeze = make_divisible(row.inner(cin) // 4)
         if row.se != squeeze:
-            yield Fault(f"{path}.se", f"torchvision squeezes {_inner(row, cin)} channels to {squeeze}", str(row.se))
+            yield Fault(f"{path}.se", f"torchvision squeezes {row.inner(cin)} channels to {squeeze}", str(row.se))
 
 
 def _faults(spec: ArchSpec) -> Iterator[Fault]:
@@ -72,13 +69,14 @@ def _faults(spec: ArchSpec) -> Iterator[Fault]:
         yield Fault("rows", "torchvision's classes need at least one row")
     for path, row, cin in spec.convs():
         if path in ("stem", "tail"):
-            assert isinstance(row, Conv)
             yield from plain_conv(path, row)
         else:
             yield from _row_faults(path, row, cin, v2)
     if spec.gate != "HSIGMOID" and any(row.se for row in spec.rows):
         yield Fault("gate", "torchvision's MobileNetV3 has the gate HSIGMOID", spec.gate)
-    if not isinstance(spec.head, Classify):
+    if isinstance(spec.head, Classify):
+        yield from unfit_head(spec)
+    else:
         yield from head_faults(spec, v2)
 
 
@@ -116,7 +114,7 @@ def _v3(spec: ArchSpec) -> tuple[str, list[str]]:
     rows, cin = [], spec.stem.out
     channels = [spec.stem.out]
     for row in spec.rows:
-        exp = _inner(row, cin)
+        exp = row.inner(cin)
         # the class drops the sum of a row of stride 2, and strides no dilated row
         s = 2 if row.dilation != 1 and row.skip == "none" and residual(row, cin) else row.s
         rows.append(f"    ({cin}, {row.k}, {exp}, {row.out}, {bool(row.se)}, {row.nl!r}, {s}, {row.dilation}),")
@@ -154,7 +152,7 @@ def _v2(spec: ArchSpec) -> tuple[str, list[str]]:
     """(module lines, lines of build) with the MobileNetV2 class. A ratio is written so that it lands on `exp`."""
     rows, cin = [], spec.stem.out
     for row in spec.rows:
-        rows.append((_ratio(_inner(row, cin), cin), row.out, row.s))
+        rows.append((_ratio(row.inner(cin), cin), row.out, row.s))
         cin = row.out
     module = ["# expansion ratio, output channels, repeats, stride", "ROWS = ["]
     module += [f"    ({t}, {c}, 1, {s})," for t, c, s in rows] + ["]"]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from mbv3.errors import Fault
 from mbv3.export.target import residual, width_at
 from mbv3.nn import MEAN, STD
-from mbv3.spec import FCN, LRASPP, ArchSpec, DeepLabV3, Dense, MBConv, SSDLite, Tap, aux_of, taps_of
+from mbv3.spec import FCN, LRASPP, ArchSpec, DeepLabV3, Dense, SSDLite, Tap, aux_of, lower, taps_of
 
 __all__ = ["head_faults", "head_imports", "head_lines", "head_notes", "torchvision_head", "torchvision_place"]
 
@@ -67,7 +67,7 @@ def _ssdlite_faults(head: SSDLite, spec: ArchSpec, v2: bool) -> Iterator[Fault]:
         yield Fault("head.maps", f"torchvision's SSDLite takes {wanted}")
         return
     row, cin = spec.rows[first.row], width_at(spec, Tap(first.row - 1 if first.row else "stem"))
-    if isinstance(row, MBConv) and residual(row, cin):
+    if residual(row, cin):
         yield Fault("head.maps", "torchvision taps the expansion of a row without a sum", f"row {first.row}")
 
 
@@ -208,9 +208,8 @@ def head_lines(spec: ArchSpec) -> list[str]:
         ]
     assert isinstance(head, SSDLite)
     c4 = head.maps[0].row
-    row = spec.rows[c4] if isinstance(c4, int) else None
-    assert isinstance(row, MBConv) and isinstance(c4, int)
-    outs = [row.exp, spec.features, *head.extras]
+    assert isinstance(c4, int)
+    outs = [lower(spec)[-1].key.cin, spec.features, *head.extras]
     h, w = spec.resolution
     return [
         f"norm = partial(nn.BatchNorm2d, eps={head.bn_eps}, momentum={head.bn_momentum})",

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
-from mbv3.spec import Conv, DSConv, Head, LayerKey, MBConv, lower_key
+from mbv3.spec import ROWS, Head, LayerKey, lower_key
 
 __all__ = [
     "AS_SUMMED",
@@ -25,12 +25,15 @@ __all__ = [
     "NetworkTime",
     "fit_calibration",
     "kinds",
+    "occurring",
     "reread",
     "weights_mb",
     "written_mb",
 ]
 
-KINDS = ("k5", "k7", "se", "stride", "skip", "odd", "conv", "dsconv", "mbconv")
+TRAITS = ("k5", "k7", "se", "stride", "skip", "odd")
+BASE = (*TRAITS, "conv", "dsconv", "mbconv")  # every table has them
+KINDS = (*BASE, *(word for word in ROWS if word not in BASE))  # of the others a table has those that occur in it
 NONE = (0.0,) * len(KINDS)
 # How strongly the unknowns beside a, b and c are held small: a network's noise, 2 %, over what one of them is expected
 # to tell of the differences between networks; 4 stands for half a percent. The one that predicts best is taken.
@@ -48,8 +51,9 @@ def kinds(key: LayerKey) -> tuple[bool, ...]:
     if isinstance(row, Head):
         return (False,) * len(KINDS)
     odd = bool(key.cin % 8 or row.out % 8)
-    ops = (isinstance(row, op) for op in (Conv, DSConv, MBConv))
-    return row.k == 5, row.k >= 7, bool(row.se), row.s > 1, row.skip != "none", odd, *ops
+    ops = (row.word() == word for word in KINDS[len(TRAITS) :])
+    k = max(row.kernels)
+    return k == 5, k >= 7, bool(row.se), row.s > 1, row.skip != "none", odd, *ops
 
 
 def weights_mb(key: LayerKey) -> float:
@@ -63,12 +67,12 @@ def written_mb(key: LayerKey) -> float:
 
 
 def reread(key: LayerKey) -> float:
-    """Square root of the megabytes that a DSConv or MBConv writes and in part reads back; 0 for other rows and heads.
+    """Square root of the megabytes that a row with an inner map writes and in part reads back; 0 for others and heads.
 
     In a network such a row is slower by this, for its cache holds other things too: of three tables of one server core
     and four measurements of 200 networks, 60 of these told 100 others with 1.60 % RMSPE with it and 1.98 % without;
     with the logarithm in place of the root 1.62, with that of every row 1.93."""
-    return math.sqrt(written_mb(key)) if isinstance(key.row, (DSConv, MBConv)) else 0.0
+    return math.sqrt(written_mb(key)) if not isinstance(key.row, Head) and key.row.INNER_MAP else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,18 +136,30 @@ def fit_calibration(networks: Iterable[NetworkTime]) -> Calibration:
     t = np.array([n.ms for n in nets])
     # each unknown in a unit in which one stands for about the whole network
     unit = float(np.median([n.ms / n.hot_ms for n in nets]))  # another device's layers may be many times slower
-    a_layer = float(np.median(t)) / max(float(np.median([sum(n.kinds_n[-3:]) for n in nets])), 1.0)
+    a_layer = float(np.median(t)) / max(float(np.median([sum(n.kinds_n[len(TRAITS) :]) for n in nets])), 1.0)
     a_mb = float(np.median(t)) / max(float(np.median([n.written_mb for n in nets])), 1e-9)
-    units = np.array([unit, 1.0, 1.0, a_mb, unit, *[unit] * len(KINDS), *[a_layer] * len(KINDS)])
-    rows = [[n.hot_ms, n.mb, 1.0, n.written_mb, n.reread_ms, *n.kinds_ms, *n.kinds_n] for n in nets]
+    of = occurring(nets)
+    units = np.array([unit, 1.0, 1.0, a_mb, unit, *[unit] * len(of), *[a_layer] * len(of)])
+    rows = [
+        [n.hot_ms, n.mb, 1.0, n.written_mb, n.reread_ms, *(n.kinds_ms[i] for i in of), *(n.kinds_n[i] for i in of)]
+        for n in nets
+    ]
     x = np.array(rows) * units / t[:, None]
     slack = 0.3 * float(t.min())
-    low = np.array([0.1, 0.0, -slack, 0.0, 0.0, *[-1.0] * len(KINDS), *NONE])
-    high = np.array([10.0, np.inf, slack, *[np.inf] * (2 + 2 * len(KINDS))])
+    low = np.array([0.1, 0.0, -slack, 0.0, 0.0, *[-1.0] * len(of), *[0.0] * len(of)])
+    high = np.array([10.0, np.inf, slack, *[np.inf] * (2 + 2 * len(of))])
     held = np.diag(min((_held(x, ridge) for ridge in reversed(RIDGES)), key=lambda h: _left_out(x, h)))
     w = lsq_linear(np.vstack([x, held]), np.concatenate([np.ones(len(nets)), np.zeros(len(held))]), (low, high)).x
     a, b, c, d, e, *rest = (float(v) for v in w * units * x.any(axis=0))
-    return Calibration(a, b, c, d, e, _positive(a, rest[: len(KINDS)]), tuple(rest[len(KINDS) :]))
+    factors, each = (dict(zip(of, part, strict=True)) for part in (_positive(a, rest[: len(of)]), rest[len(of) :]))
+    by_kind = (tuple(part.get(i, 0.0) for i in range(len(KINDS))) for part in (factors, each))
+    return Calibration(a, b, c, d, e, *by_kind)
+
+
+def occurring(networks: Iterable[NetworkTime]) -> list[int]:
+    """The KINDS that a table of these networks is about, by number: BASE, and the others that a layer is of."""
+    seen = np.array([n.kinds_n for n in networks]).reshape(-1, len(KINDS))
+    return [i for i, kind in enumerate(KINDS) if kind in BASE or seen[:, i].any()]
 
 
 def _held(x: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from scipy.optimize import nnls
 
 from mbv3.errors import BadInput
 from mbv3.latency.metrics import fidelity
-from mbv3.spec import Classify, Dense, Head, LayerKey, MBConv, lower_key
+from mbv3.spec import Classify, Dense, Head, LayerKey, lower_key
 
 __all__ = ["FEATURES", "WORK", "WORK_OF", "CostModel", "features", "fit_cost_model"]
 
@@ -63,7 +63,7 @@ def features(key: LayerKey) -> NDArray[np.float64]:
             if op.s > 1:
                 add("strided depthwise MMAdds", m)
         elif op.kind == "conv":
-            expand = isinstance(key.row, MBConv) and ".expand." in op.name
+            expand = op.k == 1 and ".expand." in op.name and not isinstance(key.row, Head)
             add(
                 "expand MMAdds" if expand else "project MMAdds" if ".project." in op.name else "full conv MMAdds",
                 m,
@@ -89,16 +89,14 @@ def family(key: LayerKey) -> tuple[object, ...]:
         return ("classify", key.h, key.w, bool(row.features))
     if isinstance(row, Dense):
         return (type(row), tuple((h, w) for _, h, w in key.inputs), key.image)
-    expands = isinstance(row, MBConv) and row.exp != key.cin
-    more = (row.k, row.s, row.dilation, row.nl, row.skip, bool(row.se), key.gate)
-    return (type(row), expands, key.h, key.w, *more)
+    return (type(row), row.expands(key.cin), key.h, key.w, *row.frame(), key.gate)
 
 
 def _log_channels(key: LayerKey) -> NDArray[np.float64]:
     row = key.row
     if isinstance(row, Dense):
         return np.log([key.cin, getattr(row, "filters", 1), row.classes])
-    inner = row.exp if isinstance(row, MBConv) else row.features + 1 if isinstance(row, Classify) else key.cin
+    inner = row.features + 1 if isinstance(row, Classify) else getattr(row, "exp", key.cin)
     return np.log([key.cin, inner, row.classes if isinstance(row, Classify) else row.out])
 
 

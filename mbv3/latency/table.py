@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mbv3.errors import BadInput, ForeignTable, MissingLayerError
-from mbv3.latency.calibration import AS_SUMMED, KINDS, Calibration, NetworkTime, fit_calibration
+from mbv3.latency.calibration import AS_SUMMED, BASE, KINDS, Calibration, NetworkTime, fit_calibration, occurring
 from mbv3.latency.costmodel import FEATURES, CostModel, fit_cost_model
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.spec import ArchSpec, LayerKey, lower, parse_key
@@ -64,8 +64,12 @@ def timed(ms: Any, n: Any, mean: Any, std: Any) -> Timed:
     return row
 
 
-def _named(by_kind: Iterable[float]) -> dict[str, float]:
-    return dict(zip(KINDS, by_kind, strict=True))
+def _by_kind(values: Iterable[float], names: Iterable[str]) -> tuple[float, ...]:
+    """Values by kind for KINDS; a kind that the table is not about has 0. Raises: KeyError for an unknown kind."""
+    given = dict(zip(names, map(float, values), strict=True))
+    if unknown := given.keys() - set(KINDS):
+        raise KeyError(f"{min(unknown)} is no kind of layer that is known here")
+    return tuple(given.get(kind, 0.0) for kind in KINDS)
 
 
 def _seal(head: str, body: str) -> str:
@@ -172,16 +176,22 @@ class LatencyTable:
         for n in self.networks:
             predicted = self.calibration(n)
             w.writerow(["network", n.label, f"{n.ms:.6f}", "", "", "", f"{predicted:.6f}"])
-        text, c = body.getvalue(), self.calibration
+        text, c, of = body.getvalue(), self.calibration, occurring(self.networks)
         header = {
             "format": FORMAT,
             "fingerprint": self.fingerprint.as_dict(),
             "reference": dict(self.reference),
-            "calibration": {**{k: getattr(c, k) for k in BY}, "kinds": _named(c.kinds), "each": _named(c.each)},
+            "calibration": {
+                **{k: getattr(c, k) for k in BY},
+                **{part: {KINDS[i]: getattr(c, part)[i] for i in of} for part in ("kinds", "each")},
+            },
             "report": dict(self.report) if self.report else None,
             "about": dict(self.about) if self.about else None,
             "networks": [
-                [n.label, n.hot_ms, n.mb, n.madds, n.written_mb, n.reread_ms, n.kinds_ms, n.kinds_n]
+                [
+                    *(n.label, n.hot_ms, n.mb, n.madds, n.written_mb, n.reread_ms),
+                    *([part[i] for i in of] for part in (n.kinds_ms, n.kinds_n)),
+                ]
                 for n in self.networks
             ],
         }
@@ -277,20 +287,23 @@ class LatencyTable:
             except ValueError as e:
                 raise ValueError(f"{key}: {e}") from None
         networks = []
+        given = header["calibration"]
+        names = tuple(given["kinds"])
+        if not set(names) >= set(BASE):
+            raise KeyError(f"calibration.kinds lacks {', '.join(sorted(set(BASE) - set(names)))}")
         for (label, ms_), (same, hot, mb, madds, *more) in zip(measured, header["networks"], strict=True):
             if label != same:
                 raise ValueError(f"network {label!r} stands where the header has {same!r}")
             written, reread, *by_kind = more
-            if len(by_kind) != 2 or any(len(parts) != len(KINDS) for parts in by_kind):
-                raise ValueError(f"network {label!r} does not tell its layers of each of {len(KINDS)} kinds")
-            kinds_ms, kinds_n = (tuple(map(float, parts)) for parts in by_kind)
+            if len(by_kind) != 2 or any(len(parts) != len(names) for parts in by_kind):
+                raise ValueError(f"network {label!r} does not tell its layers of each of {len(names)} kinds")
+            kinds_ms, kinds_n = (_by_kind(parts, names) for parts in by_kind)
             by_mb = float(written), float(reread)
             networks.append(NetworkTime(label, ms_, float(hot), float(mb), int(madds), *by_mb, kinds_ms, kinds_n))
         reference = header["reference"]
         positive_ms(reference["ms"])
-        given = header["calibration"]
         by = {k: float(given[k]) for k in BY}
-        factors, each = (tuple(float(given[which][k]) for k in KINDS) for which in ("kinds", "each"))
+        factors, each = (_by_kind(given[part].values(), given[part]) for part in ("kinds", "each"))
         calibration = Calibration(**by, kinds=factors, each=each)
         if not all(map(math.isfinite, (*by.values(), *factors, *each))):
             raise ValueError("the calibration is not made of finite numbers")

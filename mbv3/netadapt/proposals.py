@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from mbv3.spec import ArchSpec, MBConv, Row, make_divisible
+from mbv3.spec import ArchSpec, Row
 
 __all__ = ["Proposal", "Site", "channels", "cut", "propose", "sites", "smallest"]
 
@@ -49,7 +49,7 @@ def sites(spec: ArchSpec) -> list[Site]:
     found: list[Site] = []
     cin = spec.stem.out
     for i, row in enumerate(spec.rows):
-        if isinstance(row, MBConv) and row.exp != cin:
+        if row.expands(cin):
             found.append(Site("expansion", i, i))
         cin = row.out
     i = 0
@@ -63,47 +63,34 @@ def sites(spec: ArchSpec) -> list[Site]:
     return found
 
 
+def _cin(spec: ArchSpec, row: int) -> int:
+    return spec.rows[row - 1].out if row else spec.stem.out
+
+
 def channels(spec: ArchSpec, site: Site) -> int:
     """Channels at `site` now."""
     row = spec.rows[site.last]
-    return row.exp if site.kind == "expansion" and isinstance(row, MBConv) else row.out
-
-
-def _squeeze(row: Row, inner: int, new: int) -> int:
-    """Squeeze channels after their layer shrank: the same share, never grown."""
-    if not row.se or inner == new:
-        return row.se
-    if row.se == make_divisible(inner / 4):
-        return min(row.se, make_divisible(new / 4))
-    return max(1, min(row.se, round(row.se * new / inner)))
+    return row.inner(_cin(spec, site.last)) if site.kind == "expansion" else row.out
 
 
 def cut(spec: ArchSpec, site: Site, after: int) -> ArchSpec | None:
     """`spec` with `after` channels at `site`; None where the row form cannot say it (a row whose expansion would
     equal its input would lose its expansion convolution)."""
     rows = list(spec.rows)
+    new: Row | None
     if site.kind == "expansion":
-        row = rows[site.first]
-        assert isinstance(row, MBConv)
-        cin = rows[site.first - 1].out if site.first else spec.stem.out
-        if after == cin:
+        new = rows[site.first].cut_inner(_cin(spec, site.first), after)
+        if new is None:
             return None
-        rows[site.first] = replace(row, exp=after, se=_squeeze(row, row.exp, after))
+        rows[site.first] = new
         return replace(spec, rows=tuple(rows))
     stem = replace(spec.stem, out=after) if site.first < 0 else spec.stem
     old_in, new_in = spec.stem.out, stem.out
     for i, row in enumerate(spec.rows):
         out = after if max(site.first, 0) <= i <= site.last else row.out
-        new: Row
-        if isinstance(row, MBConv):
-            plain = row.exp == old_in  # no expansion: its inner channels are its input's
-            exp = new_in if plain else row.exp
-            if not plain and exp == new_in:
-                return None
-            new = replace(row, exp=exp, out=out, se=_squeeze(row, row.exp, exp))
-        else:
-            inner, small = (row.out, out) if type(row).__name__ == "Conv" else (old_in, new_in)
-            new = replace(row, out=out, se=_squeeze(row, inner, small))
+        new = row.cut(old_in, new_in, out)
+        if new is None:
+            return None
         rows[i] = new
         old_in, new_in = row.out, out
     return replace(spec, stem=stem, rows=tuple(rows))

@@ -4,6 +4,7 @@ from mbv3.nn.build import MEAN, STD, Network, build, state_shapes
 from mbv3.nn.detection import Detections, decode, default_boxes, detections, encode, flatten_maps, iou, nms
 from mbv3.nn.finite import unusable
 from mbv3.nn.heads import Maps
+from mbv3.nn.ops import run_op
 from mbv3.nn.surgery import cut_state
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "flatten_maps",
     "iou",
     "nms",
+    "run_op",
     "state_shapes",
     "unusable",
 ]

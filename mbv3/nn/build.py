@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mbv3.nn.heads import HeadNet, Maps
+from mbv3.nn.ops import ACTS, OpsNet, run_op
 from mbv3.spec import (
     ArchSpec,
     Classify,
-    Conv,
     Dense,
-    MBConv,
+    Layer,
     Point,
-    Row,
     SSDLite,
     Tap,
     Where,
@@ -33,105 +31,51 @@ __all__ = ["MEAN", "STD", "Network", "build", "state_shapes"]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def _act(nl: str) -> nn.Module:
-    kinds: dict[str, Callable[[], nn.Module]] = {
-        "RE": lambda: nn.ReLU(inplace=True),
-        "RE6": lambda: nn.ReLU6(inplace=True),
-        "HS": lambda: nn.Hardswish(inplace=True),
-        "NONE": nn.Identity,
-        "HSIGMOID": lambda: nn.Hardsigmoid(inplace=True),
-        "SIGMOID": nn.Sigmoid,
-    }
-    return kinds[nl]()
+class RowModule(OpsNet):
+    """One row as lowered: (N, cin, H, W) to (N, out, H/s, W/s) rounded up."""
 
-
-class ConvBNAct(nn.Module):
-    """Convolution, batch norm, nonlinearity: (N, cin, H, W) to (N, cout, H/s, W/s) rounded up."""
-
-    def __init__(
-        self, cin: int, cout: int, k: int, s: int, nl: str, spec: ArchSpec, groups: int = 1, dilation: int = 1
-    ) -> None:
-        super().__init__()
-        pad = dilation * (k - 1) // 2
-        self.conv = nn.Conv2d(cin, cout, k, s, pad, dilation=dilation, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(cout, eps=spec.bn_eps, momentum=spec.bn_momentum)
-        self.act = _act(nl)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.act(self.bn(self.conv(x))))
-
-
-class SqueezeExcite(nn.Module):
-    """Squeeze-and-excitation with biases, ReLU inside and the network's gate."""
-
-    def __init__(self, c: int, se: int, gate: str) -> None:
-        super().__init__()
-        self.reduce = nn.Conv2d(c, se, 1)
-        self.expand = nn.Conv2d(se, c, 1)
-        self.gate = _act(gate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        g = self.gate(self.expand(torch.relu(self.reduce(x.mean((2, 3), keepdim=True)))))
-        return x * cast(Tensor, g)
-
-
-class RowModule(nn.Module):
-    """One row: conv, dsconv or mbconv."""
-
-    def __init__(self, row: Row, cin: int, spec: ArchSpec) -> None:
-        super().__init__()
-        self.kind = row.skip
-        self.s = row.s
-        self.conv = self.expand = self.depthwise = self.project = None
-        if isinstance(row, Conv):
-            body = ConvBNAct(cin, row.out, row.k, row.s, row.nl, spec, dilation=row.dilation)
-            self.conv, self.bn, self.act = body.conv, body.bn, body.act  # names without a further level
-            inner = row.out
-        else:
-            inner = row.exp if isinstance(row, MBConv) else cin
-            if inner != cin:
-                self.expand = ConvBNAct(cin, inner, 1, 1, row.nl, spec)
-            self.depthwise = ConvBNAct(inner, inner, row.k, row.s, row.nl, spec, inner, row.dilation)
-            self.project = ConvBNAct(inner, row.out, 1, 1, "NONE", spec)
-        self.se = SqueezeExcite(inner, row.se, spec.gate) if row.se else None
+    def __init__(self, layer: Layer, spec: ArchSpec) -> None:
+        prefix = layer.path.replace("[", ".").removesuffix("]")
+        # SE last: the order in which initial weights have always been drawn
+        ordered = sorted(layer.ops, key=lambda op: op.name.startswith(f"{prefix}.se."))
+        super().__init__(ordered, prefix, spec.bn_eps, spec.bn_momentum)
+        self.layer = layer
+        last = {op.name.removeprefix(f"{prefix}.").partition(".")[0]: op.output for op in layer.ops}
+        self.points: dict[str, Point] = {last[p]: p for p in get_args(Point) if p in last}
 
     def forward(self, x: Tensor, points: dict[Point, Tensor] | None = None) -> Tensor:
         """`points` takes the tensors that a head may tap."""
-        points = {} if points is None else points
-        y: Tensor = x
-        if self.conv is not None:
-            y = self.act(self.bn(self.conv(y)))
-        else:
-            if self.expand is not None:
-                y = points["expand"] = self.expand(y)
-            y = points["depthwise"] = cast(nn.Module, self.depthwise)(y)
-        if self.se is not None:
-            y = self.se(y)
-        if self.project is not None:
-            y = self.project(y)
-        if self.kind == "identity":
-            y = y + x
-        elif self.kind == "pool":
-            pooled: Tensor = functional.avg_pool2d(x, 3, self.s, 1, count_include_pad=False)
-            y = y + pooled
-        return y
+        at = {self.layer.inputs[0]: x}
+        for op in self.layer.ops:
+            y = self.convolved(op, at[op.inputs[0]]) if op.kind == "conv" else run_op(op, at, in_place=True)
+            at[op.output] = y
+            if points is not None and op.output in self.points:
+                points[self.points[op.output]] = y
+        return at[self.layer.outputs[0]]
 
 
-class Classifier(nn.Module):
-    """Pool, optional features layer, classifier. (N, C, H, W) to (N, classes)."""
+class Classifier(OpsNet):
+    """Pool, optional features layer, classifier, as lowered. (N, C, H, W) to (N, classes)."""
 
-    def __init__(self, head: Classify, cin: int) -> None:
-        super().__init__()
-        self.features = nn.Linear(cin, head.features) if head.features else None
-        self.act = _act(head.nl)
+    def __init__(self, layer: Layer, head: Classify, spec: ArchSpec) -> None:
+        super().__init__(layer.ops, "head", spec.bn_eps, spec.bn_momentum, linear=True)
+        self.ops = layer.ops[1:]  # after the pool
         self.dropout = nn.Dropout(head.dropout)
-        self.classifier = nn.Linear(head.features or cin, head.classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.mean((2, 3))
-        if self.features is not None:
-            x = self.act(self.features(x))
-        return cast(Tensor, self.classifier(self.dropout(x)))
+        return self.pooled(x.mean((2, 3)))
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """From averages (N, C); of fewer channels than the head was made for they are its first ones."""
+        for op in self.ops:
+            if op.kind == "act":
+                x = ACTS[op.nl](x)
+                continue
+            layer = cast(nn.Linear, self.module(op.name))
+            x = self.dropout(x) if op is self.ops[-1] else x
+            x = functional.linear(x, layer.weight[:, : x.shape[1]], layer.bias)
+            x = x if op.bn is None else cast(Tensor, self.module(op.bn)(x[:, :, None, None]))[:, :, 0, 0]
+        return x
 
 
 class Network(nn.Module):
@@ -141,22 +85,22 @@ class Network(nn.Module):
     def __init__(self, spec: ArchSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.stem = RowModule(spec.stem, spec.in_channels, spec)
-        cins = [spec.stem.out, *(r.out for r in spec.rows)]
-        self.rows = nn.ModuleList(RowModule(row, cin, spec) for row, cin in zip(spec.rows, cins, strict=False))
-        self.tail = RowModule(spec.tail, cins[-1], spec) if spec.tail is not None else None
+        layers = lower(spec)
+        stem, *rows = (RowModule(layer, spec) for layer in layers[:-1])
+        tail = rows.pop() if spec.tail is not None else None
+        self.stem, self.rows, self.tail = stem, nn.ModuleList(rows), tail
         self.taps = [tap for _, tap in taps_of(spec.head)] if isinstance(spec.head, Dense) else []
         aux = aux_of(spec.head)
         self.aux_taps = [] if aux is None else [tap for _, tap in taps_of(aux)]
         self.head: nn.Module
         self.aux: HeadNet | None = None
         if isinstance(spec.head, Dense):
-            self.head = HeadNet(lower(spec)[-1], spec.head, "head")
+            self.head = HeadNet(layers[-1], spec.head, "head")
             layer = lower_aux(spec)
             if aux is not None and layer is not None:
                 self.aux = HeadNet(layer, aux, "aux")
         else:
-            self.head = Classifier(spec.head, spec.features)
+            self.head = Classifier(layers[-1], spec.head, spec)
 
     def forward(self, x: Tensor) -> Tensor | Maps:
         return self.with_aux(x, aux=False)[0]
@@ -202,7 +146,8 @@ def build(spec: ArchSpec, seed: int | None = None) -> Network:
                     nn.init.zeros_(m.bias)
             elif isinstance(m, nn.Linear):
                 nn.init.normal_(m.weight, 0, 0.01)
-                nn.init.zeros_(m.bias)
+                if m.bias is not None:
+                    nn.init.zeros_(m.bias)
     return net
 
 

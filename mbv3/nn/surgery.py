@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mbv3.errors import BadInput
 from mbv3.nn.build import state_shapes
-from mbv3.spec import ArchSpec, Classify, Head, MBConv, Op, Row, lower, lower_aux
+from mbv3.spec import ArchSpec, Classify, Head, Op, lower, lower_aux
 
 __all__ = ["cut_state"]
 
@@ -38,17 +38,9 @@ class _Space:
 _Channels = tuple[_Space, ...]  # of a tensor: several after a concatenation
 
 
-def _structure(row: Row) -> tuple[object, ...]:
-    return row.k, row.s, row.nl, row.skip, row.dilation, row.se > 0
-
-
-def _expands(row: Row, cin: int) -> bool:
-    return isinstance(row, MBConv) and row.exp != cin
-
-
 def _frame(head: Head) -> object:
     """What may not differ."""
-    return (head.features > 0, head.nl, head.classes) if isinstance(head, Classify) else head
+    return head.frame() if isinstance(head, Classify) else head
 
 
 def _alike(before: ArchSpec, after: ArchSpec) -> None:
@@ -62,9 +54,9 @@ def _alike(before: ArchSpec, after: ArchSpec) -> None:
         raise BadInput("cut_state: head differs in more than its features")
     for (path, a, a_in), (_, b, b_in) in zip(before.convs(), after.convs(), strict=True):
         prefix = path.replace("[", ".").removesuffix("]")
-        if type(a) is not type(b) or _structure(a) != _structure(b):
+        if type(a) is not type(b) or a.frame() != b.frame():
             raise BadInput(f"cut_state: {prefix} differs in more than its channels")
-        if _expands(a, a_in) != _expands(b, b_in):
+        if a.expands(a_in) != b.expands(b_in):
             raise BadInput(f"cut_state: {prefix} has an expansion in one network only")
 
 

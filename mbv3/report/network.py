@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 from mbv3.report.html import ABSENT, Html, bar, count_text, join, ms_text, section, table, tag, why
 from mbv3.report.read import RunFiles
-from mbv3.spec import ArchSpec, Classify, Conv, Dense, DSConv, Head, MBConv, Row, count
+from mbv3.spec import ArchSpec, Classify, Dense, Head, Row, count
 
 __all__ = ["NetworkInfo", "NetworkRow", "network_info", "render"]
-
-_OPS: dict[type, str] = {Conv: "conv", DSConv: "dsconv", MBConv: "mbconv", Classify: "classify"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +27,7 @@ class NetworkRow:
 
     @property
     def op(self) -> str:
-        return _OPS.get(type(self.row), type(self.row).__name__.lower())
+        return type(self.row).__name__.lower()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,11 +122,12 @@ def _cells(r: NetworkRow, info: NetworkInfo, timed: bool) -> list[object]:
     elif isinstance(row, Dense):
         cells = [r.path, r.op, "", "", "", row.classes, "", "", "", size]
     else:
-        exp = row.exp if isinstance(row, MBConv) else 0
+        exp = getattr(row, "exp", 0)
         skip: str = "" if row.skip == "none" else row.skip
         skip += f" dilation {row.dilation}" if row.dilation != 1 else ""
         out = bar(row.out / widest, f"{row.out}", behind=exp / widest)
-        kernel = tag("b", row.k) if row.k > 3 else row.k
+        kernels = "·".join(str(k or ABSENT) for k in row.kernels)
+        kernel = tag("b", kernels) if max(row.kernels) > 3 else kernels
         cells = [
             *(r.path, r.op, kernel, row.s, _with(exp or "", r, "exp"), _with(out, r, "out")),
             *(_with(row.se or "", r, "se"), row.nl, skip, size),

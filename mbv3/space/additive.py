@@ -120,11 +120,13 @@ def tabulate(space: SearchSpace, cost: Callable[[LayerKey], float]) -> Additive:
             next_of.append([])
             for j, s in enumerate(settings):
                 rows, c, lh, lw = space.block_rows(block, s, cin, rate), cin, h, w
+                points: list[object] = []
                 for row in rows:
                     ms, lh, lw = of(LayerKey(row, c, lh, lw, space.gate))
                     costs[i, j] += ms
+                    points.append(row.points(c))
                     c = row.out
-                shape = (i, *((type(row), row.out, getattr(row, "exp", 0)) for row in rows))
+                shape = (i, *points, *((type(row), row.out, getattr(row, "exp", 0)) for row in rows))
                 if shape not in taken:
                     taken[shape] = _inputs(space, (*before, *rows), c, n)
                 state = (space.block_out(s), taken[shape])

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from mbv3.errors import BadInput, shown
 from mbv3.spec import (
+    ROWS,
     ArchSpec,
     Classify,
     Conv,
-    DSConv,
-    MBConv,
     Row,
     make_divisible,
     with_head,
@@ -26,12 +25,14 @@ from mbv3.spec import (
 )
 from mbv3.spec.rows import NL, Gate, Skip
 
-__all__ = ["FIELDS", "Block", "Gene", "Genome", "SearchSpace", "Value", "Variant", "scale", "under_head"]
+__all__ = ["FIELDS", "OWN", "Block", "Gene", "Genome", "SearchSpace", "Value", "Variant", "scale", "under_head"]
 
 Genome = tuple[int, ...]
 
 # Everything that a block decides, in gene order.
-FIELDS = ("op", "e", "k", "l", "se", "out", "width", "nl", "skip")
+# What kinds of rows have of their own, beside the expansion, comes last.
+OWN = tuple(dict.fromkeys(name for kind in ROWS.values() for name in kind.OWN if name != "exp"))
+FIELDS = ("op", "e", "k", "l", "se", "out", "width", "nl", "skip", *OWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +192,14 @@ class SearchSpace:
         """Output channels of a block under these settings."""
         return self.filters(settings["out"], settings["width"])
 
+    def _se(self, settings: Mapping[str, Any], cin: int, inner: int) -> int:
+        """Squeeze channels of a layer with `inner` channels between its convolutions."""
+        if not settings["se"]:
+            return 0
+        of_input = self.se_of == "input"
+        se = max(1, int(cin * self.se_ratio)) if of_input else make_divisible(inner * self.se_ratio)
+        return min(se, inner)  # below 8 channels make_divisible would squeeze into more than there are
+
     def block_rows(self, block: Block, settings: Mapping[str, Any], cin: int, rate: int = 1) -> list[Row]:
         """The rows of one block with `cin` input channels; with a `rate` above one dilated in place of its stride."""
         out = self.block_out(settings)
@@ -207,20 +216,13 @@ class SearchSpace:
                 skip = "none"
             e = settings["e"]
             exp = round(e * cin) if float(e).is_integer() else make_divisible(e * cin)
-            inner = exp if op == "mbconv" else out if op == "conv" else cin
-            se = 0
-            if settings["se"] and self.se_of == "input":
-                se = max(1, int(cin * self.se_ratio))
-            elif settings["se"]:
-                se = make_divisible(inner * self.se_ratio)
-            se = min(se, inner)  # below 8 channels make_divisible would squeeze into more than there are
-            d = rate if k > 1 else 1
-            s = s if rate == 1 else 1
-            if op == "mbconv":
-                rows.append(MBConv(k=k, exp=exp, out=out, se=se, nl=nl, s=s, skip=skip, dilation=d))
-            else:
-                kind = DSConv if op == "dsconv" else Conv
-                rows.append(kind(k=k, out=out, se=se, nl=nl, s=s, skip=skip, dilation=d))
+            kind = ROWS[op]
+            own = {"exp": exp, **settings}
+            row = kind(
+                k=k, out=out, nl=nl, s=s if rate == 1 else 1, skip=skip, **{name: own[name] for name in kind.OWN}
+            )
+            d = rate if max(row.kernels) > 1 else 1
+            rows.append(replace(row, dilation=d, se=self._se(settings, cin, row.inner(cin))))
             cin = out
         return rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from importlib import resources
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from mbv3.errors import BadInput, shown
-from mbv3.space.model import FIELDS, Block, Gene, SearchSpace, Value, Variant
+from mbv3.space.model import FIELDS, OWN, Block, Gene, SearchSpace, Value, Variant
 from mbv3.spec import (
     GATES,
     MAX_CHANNELS,
     NLS,
+    ROWS,
     SKIPS,
     Classify,
     Conv,
@@ -30,10 +32,13 @@ __all__ = ["FORMAT", "load_space", "parse_space", "preset_names"]
 
 FORMAT = "mbv3-space/1"
 PRESETS = ("mnasnet", "mnasnet-imagenet", "mobilenetv3", "nas-bench-macro")
-_OPS = ("mbconv", "dsconv", "conv", "identity")
+_OPS = (*ROWS, "identity")
 _DEFAULTS: dict[str, Any] = {
     "op": "mbconv", "e": 1, "k": 3, "l": 1, "se": 0, "width": 1, "nl": "RE", "skip": "identity",
+    **dict.fromkeys(OWN, 0),
 }  # fmt: skip
+# kernels that a kind of row can do without
+_ABSENT = {name for kind in ROWS.values() for name in kind.KERNELS if kind.RANGES[name][0] == 0}
 MAX_COMBINATIONS = 20_000  # of one block: its cost table holds them all
 
 
@@ -57,9 +62,12 @@ def _value(r: Reader, path: str, name: str, value: Any) -> Any:
         "se": (0, 1, "0 or 1, a number"),
         "out": (1, MAX_CHANNELS, "a whole number"),
         "width": (0.05, 8.0, "a number"),
+        **dict.fromkeys(OWN, (1, 31, "an odd whole number")),
     }[name]
+    if type(value) is int and value == 0 and name in _ABSENT:
+        return value
     kinds = (int, float) if name in ("e", "width") else (int,)
-    if type(value) not in kinds or not low <= value <= high or (name == "k" and value % 2 == 0):
+    if type(value) not in kinds or not low <= value <= high or (name in ("k", *OWN) and value % 2 == 0):
         r.fault(path, f"must be {rule} from {low:g} to {high:g}", value)
         return low
     return value
@@ -112,7 +120,10 @@ def _block(r: Reader) -> Block:
     for f, lists in by.items():
         if len(lists) > 1:
             r.fault(r.at(f), f"is decided by {' and '.join(lists)}", cure="leave it to one of them")
-    return Block(name, s, (*_DEFAULTS.items(), *fixed, *alone), tuple(genes))
+    block = Block(name, s, (*_DEFAULTS.items(), *fixed, *alone), tuple(genes))
+    if not r.faults:
+        _possible(r, block)
+    return block
 
 
 def _most(block: Block, name: str) -> Any:
@@ -134,6 +145,26 @@ def _size(r: Reader, blocks: tuple[Block, ...], stem: Conv) -> None:
         if max(out, _most(block, "e") * max(cin, out if _most(block, "l") > 1 else 0)) > MAX_CHANNELS:
             r.fault(f"blocks[{i}]", f"its largest layer has more than {MAX_CHANNELS} channels")
         cin = out
+
+
+def _possible(r: Reader, block: Block) -> None:
+    """Faults of a block that has a layer which its kind of row cannot be."""
+    chosen = [range(len(g.values)) if _decides(g) else range(1) for g in block.genes]
+    for choices in itertools.product(*chosen):
+        s = block.settings(choices)
+        if s["op"] == "identity":
+            continue
+        kind = ROWS[s["op"]]
+        own: dict[str, Any] = {name: s[name] if name in OWN else 8 for name in kind.OWN}
+        if fault := next(iter(kind(k=s["k"], out=8, s=block.s, **own).faults("", 8)), None):
+            r.fault(f"{r.path}{fault.path}", f"{s['op']}: {fault.rule}", s["k"], fault.cure)
+            return
+
+
+def _decides(gene: Gene) -> bool:
+    """Whether a gene says which kind a row is, or its kernels."""
+    fields = {f for v in gene.values for f in (dict(v.fields) if isinstance(v, Variant) else (gene.field,))}
+    return bool(fields & {"op", "k", *OWN})
 
 
 def _plain_conv(r: Reader) -> Conv:
@@ -183,12 +214,7 @@ def parse_space(text: str, source: str = "space") -> SearchSpace:
     tail = _plain_conv(r.child("tail")) if r.has("tail") else None
     h = r.child("head")
     h.is_mapping()
-    head = Classify(
-        features=h.integer("features", 0, MAX_CHANNELS, 0),
-        nl=cast(NL, h.word("nl", NLS, "HS")),
-        dropout=h.number("dropout", 0.0, 0.999, 0.2),
-        classes=h.integer("classes", 1, 10**6),
-    )
+    head = Classify.read(h)
     h.no_other_keys()
     r.no_other_keys()
     if not r.faults:

@@ -11,6 +11,7 @@ from mbv3.spec.changes import (
     with_output_stride,
     without_tail,
 )
+from mbv3.spec.classify import Classify
 from mbv3.spec.counts import Counts, RowCount, count
 from mbv3.spec.document import Reader, parse_yaml, read_text
 from mbv3.spec.heads import (
@@ -30,11 +31,12 @@ from mbv3.spec.heads import (
     taps_of,
 )
 from mbv3.spec.keys import LayerKey, parse_key
+from mbv3.spec.kinds import ROWS, UIB, Conv, DSConv, Expanding, Fused, MBConv, Row
 from mbv3.spec.lowering import Layer, lower, lower_aux, lower_key
 from mbv3.spec.ops import IMAGE, Op
 from mbv3.spec.recipes import head_names, with_head
 from mbv3.spec.reference import load_spec, network_names, reference_names, width_rules
-from mbv3.spec.rows import GATES, NLS, SKIPS, Classify, Conv, DSConv, MBConv, Row, make_divisible
+from mbv3.spec.rows import GATES, NLS, SKIPS, make_divisible
 from mbv3.spec.scaling import scale_spec
 from mbv3.spec.yamlio import dump_spec, parse_spec, read_spec
 
@@ -48,7 +50,9 @@ __all__ = [
     "NLS",
     "PSP",
     "RASPP",
+    "ROWS",
     "SKIPS",
+    "UIB",
     "ArchSpec",
     "Classify",
     "Conv",
@@ -58,6 +62,8 @@ __all__ = [
     "DeepLabV3Plus",
     "Dense",
     "Dilation",
+    "Expanding",
+    "Fused",
     "Head",
     "Layer",
     "LayerKey",

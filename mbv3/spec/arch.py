@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
 
 from mbv3.errors import BadInput, DocumentError, Fault, plain, shown
-from mbv3.spec.checks import check_head, real, whole
+from mbv3.spec.checks import check_head
+from mbv3.spec.classify import Classify
 from mbv3.spec.heads import POINTS, REALS, Dense, Head, SSDLite, Tap, aux_of, taps_of
-from mbv3.spec.rows import GATES, MAX_CHANNELS, NLS, SKIPS, Classify, Conv, DSConv, Gate, MBConv, Row
+from mbv3.spec.kinds import Conv, Row
+from mbv3.spec.rows import GATES, MAX_CHANNELS, Gate
+from mbv3.spec.values import real, whole
 
 __all__ = ["MAX_CHANNELS", "MAX_RESOLUTION", "MAX_ROWS", "ArchSpec", "Scalar", "parse_resolution"]
 
@@ -115,45 +118,6 @@ def _notes(notes: tuple[tuple[str, Scalar], ...]) -> Iterator[Fault]:
             yield Fault(path, "must be text, a number, true, false or null", shown(value))
 
 
-def check_row(path: str, row: Row | Classify, cin: int) -> Iterator[Fault]:
-    """Every broken invariant of one row or classifier with `cin` input channels."""
-    if isinstance(row, Classify):
-        yield from whole(f"{path}.classes", row.classes, 1, 10**6)
-        yield from whole(f"{path}.features", row.features, 0, MAX_CHANNELS)
-        if row.nl not in NLS:
-            yield Fault(f"{path}.nl", f"must be one of {', '.join(NLS)}", shown(row.nl))
-        yield from real(f"{path}.dropout", row.dropout, *REALS["dropout"])
-        return
-    for field in fields(row):
-        if field.name in ("nl", "skip"):
-            continue
-        low, high = {
-            "k": (1, 31),
-            "s": (1, 4),
-            "se": (0, MAX_CHANNELS),
-            "dilation": (1, 64),
-        }.get(field.name, (1, MAX_CHANNELS))
-        yield from whole(f"{path}.{field.name}", getattr(row, field.name), low, high)
-    if type(row.k) is int and row.k % 2 == 0:
-        yield Fault(f"{path}.k", "must be odd", shown(row.k))
-    if row.nl not in NLS:
-        yield Fault(f"{path}.nl", f"must be one of {', '.join(NLS)}", shown(row.nl))
-    if row.skip not in SKIPS:
-        yield Fault(f"{path}.skip", f"must be one of {', '.join(SKIPS)}", shown(row.skip))
-    elif row.skip != "none":
-        if cin != row.out:
-            yield Fault(
-                f"{path}.skip",
-                "a skip adds input to output, so their channels must agree",
-                f"{cin} in, {row.out} out",
-                f"write out: {cin}, or skip: none",
-            )
-        if row.skip == "identity" and row.s != 1:
-            yield Fault(f"{path}.skip", "an identity skip needs stride 1", f"s: {row.s}", "write skip: pool or none")
-    if isinstance(row, MBConv) and type(row.se) is int and type(row.exp) is int and row.se > row.exp:
-        yield Fault(f"{path}.se", "squeeze channels may not exceed exp", f"se {row.se}, exp {row.exp}")
-
-
 def _tap(path: str, tap: Tap, spec: ArchSpec) -> Iterator[Fault]:
     if type(tap.row) is int and not 0 <= tap.row < len(spec.rows):
         rule = f"the backbone has the rows 0 to {len(spec.rows) - 1}"
@@ -170,23 +134,17 @@ def _tap(path: str, tap: Tap, spec: ArchSpec) -> Iterator[Fault]:
         return
     where = f"rows[{tap.row}]" if type(tap.row) is int else str(tap.row)
     row, cin = next((row, cin) for at, row, cin in spec.convs() if at == where)
-    has = {
-        "out": True,
-        "depthwise": isinstance(row, (DSConv, MBConv)),
-        "expand": isinstance(row, MBConv) and row.exp != cin,
-    }
-    if not has[tap.point]:
-        there = ", ".join(p for p in POINTS if has[p])
+    has = row.points(cin)
+    if tap.point not in has:
+        there = ", ".join(p for p in POINTS if p in has)
         yield Fault(f"{path}.point", f"{where} has no such point", tap.point, f"it has {there}")
 
 
 def _place(tap: Tap, spec: ArchSpec) -> tuple[int, int]:
     """(how many rows deep a tap is, its stride)."""
     at = {"stem": 0, "tail": len(spec.rows) + 1}.get(tap.row, 0) if isinstance(tap.row, str) else tap.row + 1
-    strides = [row.s for _, row, _ in spec.convs()][: at + 1]
-    if tap.point == "expand":
-        strides.pop()
-    return at, math.prod(strides)
+    *before, row = [row for _, row, _ in spec.convs()][: at + 1]
+    return at, math.prod(row.s for row in before) * row.stride_at(tap.point)
 
 
 def _check_taps(spec: ArchSpec, head: Dense, path: str) -> Iterator[Fault]:
@@ -243,9 +201,9 @@ def check(spec: ArchSpec) -> Iterator[Fault]:
     yield from real("bn.eps", spec.bn_eps, *REALS["bn_eps"])
     yield from real("bn.momentum", spec.bn_momentum, *REALS["bn_momentum"])
     for path, row, cin in spec.convs():
-        yield from check_row(path, row, cin)
+        yield from row.faults(path, cin)
     if isinstance(spec.head, Classify):
-        yield from check_row("head", spec.head, spec.features)
+        yield from spec.head.faults("head")
     else:
         yield from _check_dense(spec, spec.head)
     yield from _notes(spec.provenance)

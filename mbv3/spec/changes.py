@@ -10,7 +10,9 @@ from typing import Any, Literal, get_args
 
 from mbv3.errors import BadInput, plain, shown
 from mbv3.spec.arch import ArchSpec
-from mbv3.spec.rows import NL, Classify, MBConv, Row, make_divisible
+from mbv3.spec.classify import Classify
+from mbv3.spec.kinds import Row
+from mbv3.spec.rows import NL
 
 __all__ = [
     "DILATIONS",
@@ -61,7 +63,7 @@ def with_output_stride(spec: ArchSpec, stride: int, dilation: Dilation = "torchv
         if dilation == "mmseg_v2" and row.out == previous:
             own = 1
         previous = row.out
-        rows.append(replace(row, s=s, dilation=row.dilation * own if row.k > 1 else row.dilation))
+        rows.append(replace(row, s=s, dilation=row.dilation * own if max(row.kernels) > 1 else row.dilation))
     if spec.tail is not None and now * spec.tail.s > stride:
         raise BadInput(f"output stride: the tail of {plain(spec.name)} itself strides: it cannot take {stride}")
     return replace(spec, rows=tuple(rows))
@@ -83,13 +85,7 @@ def _halved(spec: ArchSpec, *, first_exp: bool) -> ArchSpec:
     """Rows of the last block and the tail at half their widths; the first row's expansion too where `first_exp`."""
     first = _last_block(spec)
     rows = list(spec.rows[:first])
-    for i, row in enumerate(spec.rows[first:]):
-        if isinstance(row, MBConv) and (i > 0 or first_exp):
-            exp = max(1, row.exp // 2)
-            quarter = row.se == make_divisible(row.exp / 4)
-            se = make_divisible(exp / 4) if quarter else row.se // 2 if row.se > 1 else row.se
-            row = replace(row, exp=exp, se=se if row.se else 0)
-        rows.append(replace(row, out=max(1, row.out // 2)))
+    rows += [row.halved(inner=i > 0 or first_exp) for i, row in enumerate(spec.rows[first:])]
     tail = None if spec.tail is None else replace(spec.tail, out=max(1, spec.tail.out // 2))
     return replace(spec, rows=tuple(rows), tail=tail)
 
@@ -125,7 +121,8 @@ def minimalistic(spec: ArchSpec) -> ArchSpec:
 
     def plainer(row: Any) -> Any:
         nl: NL = "RE" if row.nl == "HS" else row.nl
-        return replace(row, nl=nl, se=0, k=min(row.k, 3))
+        kernels = {name: min(k, 3) for name, k in zip(row.KERNELS, row.kernels, strict=True)}
+        return replace(row, nl=nl, se=0, **kernels)
 
     head = spec.head
     if isinstance(head, Classify) and head.nl == "HS":

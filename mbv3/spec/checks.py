@@ -7,18 +7,9 @@ from dataclasses import fields
 
 from mbv3.errors import Fault, shown
 from mbv3.spec.heads import FCN, FLAGS, LISTS, LRASPP, NUMBERS, REALS, WORDS, DeepLabV3Plus, Dense, SSDLite
+from mbv3.spec.values import real, whole
 
-__all__ = ["check_head", "real", "whole"]
-
-
-def whole(path: str, value: object, low: int, high: int) -> Iterator[Fault]:
-    if type(value) is not int or not low <= value <= high:
-        yield Fault(path, f"must be a whole number from {low} to {high}", shown(value))
-
-
-def real(path: str, value: object, low: float, high: float) -> Iterator[Fault]:
-    if type(value) not in (int, float) or not low <= value <= high:  # type: ignore[operator]
-        yield Fault(path, f"must be a number from {low:g} to {high:g}", shown(value))
+__all__ = ["check_head"]
 
 
 def _each(path: str, value: object, low: int, high: int, most: int) -> Iterator[Fault]:

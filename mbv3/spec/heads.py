@@ -1,6 +1,6 @@
 """What stands on a backbone, as values: classifiers, segmentation heads, SSDLite.
 
-A head takes named tensors of the backbone (`Tap`). `Classify` is in rows.py: it takes what comes last.
+A head takes named tensors of the backbone (`Tap`). `Classify` is in classify.py: it takes what comes last.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from mbv3.spec.rows import GATES, MAX_CHANNELS, NL, NLS, Classify, Gate
+from mbv3.spec.classify import Classify
+from mbv3.spec.rows import GATES, MAX_CHANNELS, NL, NLS, Gate, Point
 
 __all__ = [
     "FCN",
@@ -38,7 +39,6 @@ __all__ = [
 ]
 
 Where = int | Literal["stem", "tail"]
-Point = Literal["out", "expand", "depthwise"]
 Form = Literal["mmseg", "torchvision"]
 POINTS: tuple[str, ...] = get_args(Point)
 FORMS: tuple[str, ...] = get_args(Form)

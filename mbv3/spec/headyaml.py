@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import MISSING, Field, fields
 from typing import Any, cast
 
+from mbv3.spec.classify import Classify
 from mbv3.spec.document import Reader, scalar_text
 from mbv3.spec.heads import FCN, FLAGS, LISTS, NUMBERS, POINTS, REALS, TYPES, WORDS, Head, Point, Tap, Where
-from mbv3.spec.rows import MAX_CHANNELS, NL, NLS, Classify
 
 __all__ = ["head_line", "read_head"]
 
@@ -57,12 +57,7 @@ def read_head(r: Reader) -> Head:
         r.word("type", known)
         if r.has("type") and r.data["type"] != "classify":
             return Classify()  # a head of unknown type has no fields to look at
-        head = Classify(
-            features=r.integer("features", 0, MAX_CHANNELS, 0),
-            nl=cast(NL, r.word("nl", NLS, "HS")),
-            dropout=r.number("dropout", *REALS["dropout"], 0.2),
-            classes=r.integer("classes", 1, 10**6),
-        )
+        head = Classify.read(r)
         r.no_other_keys()
         return head
     return _dense(r, known[1:])
@@ -76,10 +71,7 @@ def _tap_text(tap: Tap) -> str:
 def head_line(head: Head) -> str:
     """The head as one line of YAML."""
     if isinstance(head, Classify):
-        return (
-            f"{{type: classify, features: {head.features}, nl: {head.nl}, "
-            f"dropout: {scalar_text(head.dropout)}, classes: {head.classes}}}"
-        )
+        return "{" + ", ".join(f"{name}: {value}" for name, value in head.pairs()) + "}"
     parts = [f"type: {type(head).__name__.lower()}"]
     for f in fields(head):
         value = getattr(head, f.name)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
-from mbv3.errors import BadInput, shown
-from mbv3.spec.arch import MAX_RESOLUTION, check_row
+from mbv3.errors import BadInput, Fault, shown
+from mbv3.spec.arch import MAX_RESOLUTION
 from mbv3.spec.checks import check_head
+from mbv3.spec.classify import Classify
 from mbv3.spec.heads import FLAGS, LISTS, NUMBERS, TAPS, TYPES, WORDS, Dense, Head, SSDLite, Tap, plain_head, taps_of
-from mbv3.spec.rows import GATES, MAX_CHANNELS, NL, Classify, Conv, DSConv, Gate, MBConv, Row, Skip
+from mbv3.spec.kinds import ROWS, Row
+from mbv3.spec.rows import GATES, MAX_CHANNELS, Gate
 
 __all__ = ["LayerKey", "parse_key"]
 
@@ -36,8 +39,7 @@ class LayerKey:
     def __post_init__(self) -> None:
         row = self.row
         if isinstance(row, Classify):
-            plain = replace(row, dropout=0.0, nl=row.nl if row.features else "NONE")
-            object.__setattr__(self, "row", plain)
+            object.__setattr__(self, "row", row.plain())
         elif isinstance(row, Dense):
             object.__setattr__(self, "row", plain_head(row))
         if isinstance(row, Head) or not row.se:
@@ -52,13 +54,13 @@ class LayerKey:
         row = self.row
         head = f"h{self.h}w{self.w}_i{self.cin}"
         if isinstance(row, Classify):
-            return f"classify_{head}_f{row.features}_n{row.nl}_c{row.classes}"
+            return "_".join(("classify", head, *row.parts()))
         if isinstance(row, Dense):
             return self._dense(row)
-        exp = f"_e{row.exp}" if isinstance(row, MBConv) else ""
-        op = {Conv: "conv", DSConv: "dsconv", MBConv: "mbconv"}[type(row)]
+        own = "".join(f"_{letter}{getattr(row, name)}" for name, letter in row.OWN.items())
         gate = self.gate if row.se else "NONE"
-        return f"{op}_{head}_k{row.k}_s{row.s}_d{row.dilation}{exp}_o{row.out}_q{row.se}_g{gate}_n{row.nl}_r{row.skip}"
+        text = f"{row.word()}_{head}_k{row.k}_s{row.s}_d{row.dilation}{own}_o{row.out}_q{row.se}_g{gate}"
+        return f"{text}_n{row.nl}_r{row.skip}"
 
     def _dense(self, row: Dense) -> str:
         """`raspp;960x14x14;224x224;filters=256;classes=21;align_corners=0`: inputs, image, what reaches the graph."""
@@ -82,8 +84,7 @@ def parse_key(text: str) -> LayerKey:
         key = _parse_dense(text) if ";" in text else _parse_row(text)
         row = key.row
         # one spelling a layer: no repeated, unknown or padded parts
-        faults = check_head("", row) if isinstance(row, Dense) else check_row("", row, key.cin)
-        if str(key) != text or any(faults):
+        if str(key) != text or any(_faults(row, key.cin)):
             raise ValueError
         for c, h, w in key.inputs:
             if not (1 <= h <= MAX_RESOLUTION and 1 <= w <= MAX_RESOLUTION and 1 <= c <= MAX_CHANNELS):
@@ -93,25 +94,27 @@ def parse_key(text: str) -> LayerKey:
     return key
 
 
+def _faults(row: Row | Head, cin: int) -> Iterator[Fault]:
+    if isinstance(row, Row):
+        return row.faults("", cin)
+    return check_head("", row) if isinstance(row, Dense) else row.faults("")
+
+
 def _parse_row(text: str) -> LayerKey:
     op, shape, *rest = text.split("_")
     h, w = (int(v) for v in shape.removeprefix("h").split("w"))
     f = {part[0]: part[1:] for part in rest}
     cin = int(f["i"])
-    nl = cast(NL, f["n"])
     if op == "classify":
-        return LayerKey(Classify(features=int(f["f"]), nl=nl, classes=int(f["c"])), cin, h, w)
+        return LayerKey(Classify.of_parts(f), cin, h, w)
     if f["g"] not in (*GATES, "NONE"):
         raise ValueError
-    k, s, d, out, se = (int(f[c]) for c in "ksdoq")
-    skip = cast(Skip, f["r"])
+    kind = ROWS[op]
+    letters = {"k": "k", "s": "s", "dilation": "d", "out": "o", "se": "q", **kind.OWN}
+    values: dict[str, Any] = {name: int(f[letter]) for name, letter in letters.items()}
     gate = cast(Gate, f["g"]) if f["g"] != "NONE" else "HSIGMOID"
-    row: Row
-    if op == "mbconv":
-        row = MBConv(k=k, s=s, dilation=d, exp=int(f["e"]), out=out, se=se, nl=nl, skip=skip)
-    else:
-        row = (DSConv if op == "dsconv" else Conv)(k=k, s=s, dilation=d, out=out, se=se, nl=nl, skip=skip)
-    return LayerKey(row, cin, h, w, gate)
+    values |= {"nl": f["n"], "skip": f["r"]}
+    return LayerKey(kind(**values), cin, h, w, gate)
 
 
 def _parse_dense(text: str) -> LayerKey:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from mbv3.spec.arch import ArchSpec
+from mbv3.spec.classify import Classify
 from mbv3.spec.head_ops import walk_head
 from mbv3.spec.heads import Dense, SSDLite, Tap, aux_of, taps_of
 from mbv3.spec.keys import LayerKey
+from mbv3.spec.kinds import Row
 from mbv3.spec.ops import IMAGE, Op, Tensor, Walk
-from mbv3.spec.rows import Classify, Conv, MBConv, Row
 
 __all__ = ["Layer", "lower", "lower_aux", "lower_key", "tapped"]
 
@@ -50,24 +51,9 @@ def _lower(key: LayerKey, prefix: str, path: str, sources: list[Tensor]) -> Laye
         image = Tensor(IMAGE, 0, *key.image) if key.image is not None else None
         outputs = walk_head(x, row, sources, image)
     elif isinstance(row, Classify):
-        x.average("pool")
-        if row.features:
-            x.conv("features", row.features, bn=False)
-            x.act("features", row.nl)
-        x.conv("classifier", row.classes, bn=False)
-    elif isinstance(row, Conv):
-        x.conv("conv", row.out, k=row.k, s=row.s, d=row.dilation)
-        x.act("conv", row.nl)
-        x.squeeze_excite(row.se, key.gate)
-        x.skip(row.skip, source, row.s)
+        row.walk(x)
     else:
-        exp = row.exp if isinstance(row, MBConv) else source.c
-        if exp != source.c:
-            x.unit("expand", exp, row.nl)
-        x.unit("depthwise", exp, row.nl, k=row.k, s=row.s, d=row.dilation, groups=exp)
-        x.squeeze_excite(row.se, key.gate)
-        x.conv("project.conv", row.out)
-        x.skip(row.skip, source, row.s)
+        row.walk(x, key.gate)
     return Layer(
         path, key, tuple(x.ops), source[1:], x.here[1:], tuple(s.name for s in sources), outputs or (x.tensor,)
     )

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from mbv3.errors import BadInput, plain, shown
 from mbv3.spec.arch import ArchSpec
+from mbv3.spec.classify import Classify
 from mbv3.spec.heads import (
     FCN,
     LRASPP,
@@ -23,7 +24,6 @@ from mbv3.spec.heads import (
     Where,
     aux_of,
 )
-from mbv3.spec.rows import Classify, DSConv, MBConv
 
 __all__ = ["head_names", "with_head"]
 
@@ -55,9 +55,13 @@ def _end(spec: ArchSpec) -> Tap:
     return Tap("tail" if spec.tail is not None else len(spec.rows) - 1)
 
 
+def _cin(spec: ArchSpec, row: int) -> int:
+    return (spec.rows[row - 1] if row else spec.stem).out
+
+
 def _depthwise(spec: ArchSpec) -> Tap:
     where = _at(spec, 8, "lraspp")
-    inner = isinstance(where, int) and isinstance(spec.rows[where], (DSConv, MBConv))
+    inner = isinstance(where, int) and "depthwise" in spec.rows[where].points(_cin(spec, where))
     return Tap(where, "depthwise" if inner else "out")
 
 
@@ -121,9 +125,9 @@ def _ssdlite(spec: ArchSpec, classes: int) -> SSDLite:
     where = _at(spec, 32, "ssdlite", first=True)
     c4 = Tap(where)
     if isinstance(where, int):
-        row, cin = spec.rows[where], (spec.rows[where - 1] if where else spec.stem).out
+        row = spec.rows[where]
         # a row without an expansion begins with what the row before it gave
-        widens = isinstance(row, MBConv) and row.exp != cin
+        widens = "expand" in row.points(_cin(spec, where)) and row.stride_at("expand") == 1
         c4 = Tap(where, "expand") if widens else Tap(where - 1 if where else "stem")
     return SSDLite(maps=(c4, _end(spec)), classes=classes)
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 from mbv3.errors import BadInput, shown
 from mbv3.spec.arch import ArchSpec
-from mbv3.spec.rows import Classify, Conv, MBConv, Row, Skip, make_divisible
+from mbv3.spec.classify import Classify
+from mbv3.spec.kinds import Row
+from mbv3.spec.rows import TailRule, WidthRule, make_divisible
 
 __all__ = ["RULES", "TailRule", "WidthRule", "scale_spec"]
-
-WidthRule = Literal["table", "ratio", "rounded-ratio"]
-TailRule = Literal["ratio", "fixed", "fixed-below-1", "tensorflow"]
 
 # How each family scales its width (torchvision's published models).
 RULES: dict[str, tuple[WidthRule, TailRule]] = {
@@ -22,15 +20,6 @@ RULES: dict[str, tuple[WidthRule, TailRule]] = {
     "mnasnet_a1": ("ratio", "fixed"),
     "mnasnet_b1": ("ratio", "fixed"),
 }
-
-
-def _se(row: Row, inner: int, new: int) -> int:
-    """Squeeze channels after `inner` became `new`: the same share, by the rule the row follows."""
-    if not row.se:
-        return 0
-    if row.se == make_divisible(inner / 4):
-        return make_divisible(new / 4)  # MobileNetV3: a quarter of the expansion
-    return max(1, round(row.se * new / inner))
 
 
 def scale_spec(
@@ -62,23 +51,8 @@ def scale_spec(
     rows: list[Row] = []
     cin, new_cin = spec.stem.out, stem.out
     for row in spec.rows:
-        out = make_divisible(row.out * width)
-        if isinstance(row, MBConv):
-            ratio = max(1, round(row.exp / cin * new_cin))
-            rounded = make_divisible(row.exp * width if exp_rule == "table" else row.exp / cin * new_cin)
-            exp = ratio if exp_rule == "ratio" else rounded
-            exp = new_cin if row.exp == cin else exp
-            # MnasNet squeezes a share of the block's input, MobileNetV3 of its expansion
-            block_in = row.se == max(1, cin // 4) and row.exp != cin
-            se = max(1, new_cin // 4) if block_in and row.se else _se(row, row.exp, exp)
-            # channels that become equal make a residual, as in every family that scales (torchvision's rule)
-            joins = row.skip == "none" and row.s == 1 and cin != row.out and new_cin == out
-            skip: Skip = "identity" if joins else row.skip
-            rows.append(replace(row, out=out, exp=exp, se=min(se, exp), skip=skip))
-        else:
-            inner, new = (row.out, out) if isinstance(row, Conv) else (cin, new_cin)
-            rows.append(replace(row, out=out, se=_se(row, inner, new)))
-        cin, new_cin = row.out, out
+        rows.append(row.scaled(width, cin, new_cin, exp_rule))
+        cin, new_cin = row.out, rows[-1].out
     tail, head = spec.tail, spec.head
     if tail is not None and tail_rule == "ratio":
         tail = replace(tail, out=max(8, round(tail.out * new_cin / cin)))

@@ -6,36 +6,25 @@ from pathlib import Path
 from typing import cast
 
 from mbv3.errors import BadInput, DocumentError
-from mbv3.spec.arch import MAX_CHANNELS, MAX_RESOLUTION, MAX_ROWS, ArchSpec, Scalar
+from mbv3.spec.arch import MAX_RESOLUTION, MAX_ROWS, ArchSpec, Scalar
 from mbv3.spec.document import Reader, parse_yaml, quoted, read_text, scalar_text
 from mbv3.spec.heads import REALS
 from mbv3.spec.headyaml import head_line, read_head
-from mbv3.spec.rows import GATES, NL, NLS, SKIPS, Conv, DSConv, Gate, MBConv, Row, Skip
+from mbv3.spec.kinds import ROWS, Conv, Row
+from mbv3.spec.rows import GATES, Gate
 
 __all__ = ["FORMAT", "dump_spec", "parse_spec", "read_spec"]
 
 FORMAT = "mbv3-spec/1"
-_OPS = ("mbconv", "dsconv", "conv")
 
 
-def _row(r: Reader, cin: int, ops: tuple[str, ...] = _OPS) -> Row:
+def _row(r: Reader, cin: int, ops: tuple[str, ...] = tuple(ROWS)) -> Row:
     """One row; `skip` left out means MobileNetV3's rule: a residual iff stride 1 and in == out."""
     if not r.is_mapping():
         return Conv(k=1, out=cin)
-    op = r.word("op", ops)
-    k = r.integer("k", 1, 31)
-    exp = r.integer("exp", 1, MAX_CHANNELS) if op == "mbconv" else 0
-    out = r.integer("out", 1, MAX_CHANNELS)
-    se = r.integer("se", 0, MAX_CHANNELS, 0)
-    nl = cast(NL, r.word("nl", NLS))
-    s = r.integer("s", 1, 4, 1)
-    dilation = r.integer("dilation", 1, 64, 1)
-    skip = cast(Skip, r.word("skip", SKIPS, "identity" if s == 1 and cin == out and op != "conv" else "none"))
+    row = ROWS[r.word("op", ops)].read(r, cin)
     r.no_other_keys()
-    if op == "mbconv":
-        return MBConv(k=k, exp=exp, out=out, se=se, nl=nl, s=s, skip=skip, dilation=dilation)
-    kind = DSConv if op == "dsconv" else Conv
-    return kind(k=k, out=out, se=se, nl=nl, s=s, skip=skip, dilation=dilation)
+    return row
 
 
 def _conv(r: Reader, cin: int) -> Conv:
@@ -133,14 +122,7 @@ def read_spec(path: Path) -> ArchSpec:
 
 
 def _row_line(row: Row) -> str:
-    op = {Conv: "conv", DSConv: "dsconv", MBConv: "mbconv"}[type(row)]
-    parts: list[tuple[str, object]] = [("op", op), ("k", row.k)]
-    if isinstance(row, MBConv):
-        parts.append(("exp", row.exp))
-    parts += [("out", row.out), ("se", row.se), ("nl", row.nl), ("s", row.s), ("skip", row.skip)]
-    if row.dilation != 1:
-        parts.append(("dilation", row.dilation))
-    return "{" + ", ".join(f"{k}: {v}" for k, v in parts) + "}"
+    return "{" + ", ".join(f"{name}: {value}" for name, value in row.pairs()) + "}"
 
 
 def dump_spec(spec: ArchSpec) -> str:

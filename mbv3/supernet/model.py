@@ -7,22 +7,18 @@ Elastic kernel (centre crop), expansion, depth (the first layers), width and SE 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbv3.errors import BadInput
-from mbv3.nn import build
+from mbv3.nn import build, run_op
 from mbv3.space import Genome, SearchSpace
-from mbv3.spec import ArchSpec, MBConv
+from mbv3.spec import ArchSpec, Layer, Op, lower
 
 __all__ = ["Supernet"]
-
-_NL: dict[str, Callable[[Tensor], Tensor]] = {"RE": F.relu, "RE6": F.relu6, "HS": F.hardswish, "NONE": lambda x: x}
 
 
 def _largest(space: SearchSpace) -> tuple[ArchSpec, tuple[int, ...]]:
@@ -40,14 +36,14 @@ def _largest(space: SearchSpace) -> tuple[ArchSpec, tuple[int, ...]]:
                 "--accuracy train, or a space of mbconv blocks such as mobilenetv3"
             )
     spec = space.spec(tuple(genome), "supernet")
-    if not all(isinstance(r, MBConv) for r in spec.rows):
+    if not all(r.SLICEABLE for r in spec.rows):
         raise BadInput(f"space {space.name!r}: weight sharing needs mbconv blocks only; use --accuracy train")
     depths = tuple(block.settings(c)["l"] for block, c in space.split(tuple(genome)))
     owner = [block for block, depth in zip(space.blocks, depths, strict=True) for _ in range(depth)]
     cin = spec.stem.out
     for block, row in zip(owner, spec.rows, strict=True):
         ratios = {v for g in block.genes if g.field == "e" for v in g.values} or {dict(block.fixed)["e"]}
-        if isinstance(row, MBConv) and row.exp == cin and ratios != {1}:
+        if not row.expands(cin) and ratios != {1}:
             raise BadInput(
                 f"space {space.name!r}: block {block.name} has no expansion in its largest network but may have one "
                 f"in others (e of {sorted(ratios, key=str)}), so weights cannot be shared; use e of 1 or more than 1"
@@ -93,21 +89,12 @@ class Supernet(nn.Module):
         spec = self.space.spec(genome)
         net = self.net
         x = net.stem(x)
-        cin = spec.stem.out
-        for row, i in zip(spec.rows, self.rows_of(genome), strict=True):
-            assert isinstance(row, MBConv)
-            x = _row(net.rows[i], row, cin, x, spec)
-            cin = row.out
-        if net.tail is not None and spec.tail is not None:
-            tail: Any = net.tail
-            x = _conv_bn(x, tail.conv, tail.bn, spec.tail.out, cin, 1, 1, spec.tail.nl)
-            cin = spec.tail.out
-        head: Any = net.head
-        x = x.mean((2, 3))
-        if head.features is not None:
-            x = head.act(F.linear(x, head.features.weight[:, :cin], head.features.bias))
-            cin = head.features.out_features
-        return F.linear(head.dropout(x), head.classifier.weight[:, :cin], head.classifier.bias)
+        layers = {layer.path: layer for layer in lower(spec)}
+        for i, donor in enumerate(self.rows_of(genome)):
+            x = _row(net.rows[donor], layers[f"rows[{i}]"], x)
+        if net.tail is not None:
+            x = _row(net.tail, layers["tail"], x)
+        return cast(Tensor, cast(Any, net.head).pooled(x.mean((2, 3))))
 
 
 def _slice(full: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -123,28 +110,25 @@ def _slice(full: Tensor, shape: tuple[int, ...]) -> Tensor:
     return full
 
 
-def _conv_bn(
-    x: Tensor, conv: nn.Conv2d, bn: nn.BatchNorm2d, out: int, cin: int, k: int, s: int, nl: str, groups: int = 1
-) -> Tensor:
-    weight = _slice(conv.weight, (out, cin // groups, k, k))
-    x = F.conv2d(x, weight, None, s, (k - 1) // 2, 1, groups)
-    x = F.batch_norm(x, None, None, bn.weight[:out], bn.bias[:out], True, 0.0, bn.eps)
-    return _NL[nl](x)
+def _conv(module: Any, op: Op, name: str, x: Tensor) -> Tensor:
+    """A convolution of the path with slices of the shared weights, on batch statistics."""
+    conv: nn.Conv2d = module.get_submodule(name)
+    weight = _slice(conv.weight, (op.cout, op.cin // op.groups, op.k, op.k))
+    bias = None if conv.bias is None else conv.bias[: op.cout]
+    x = F.conv2d(x, weight, bias, op.s, op.dilation * (op.k - 1) // 2, op.dilation, op.groups)
+    if op.bn is None:
+        return x
+    bn = module.get_submodule(f"{name.removesuffix('conv')}bn")
+    return F.batch_norm(x, None, None, bn.weight[: op.cout], bn.bias[: op.cout], True, 0.0, bn.eps)
 
 
-def _row(module: Any, row: MBConv, cin: int, x: Tensor, spec: ArchSpec) -> Tensor:
-    y = x
-    if module.expand is not None and row.exp != cin:
-        y = _conv_bn(y, module.expand.conv, module.expand.bn, row.exp, cin, 1, 1, row.nl)
-    dw = module.depthwise
-    y = _conv_bn(y, dw.conv, dw.bn, row.exp, row.exp, row.k, row.s, row.nl, row.exp)
-    if row.se:
-        se = module.se
-        g = y.mean((2, 3), keepdim=True)
-        g = F.relu(F.conv2d(g, _slice(se.reduce.weight, (row.se, row.exp, 1, 1)), se.reduce.bias[: row.se]))
-        g = F.conv2d(g, _slice(se.expand.weight, (row.exp, row.se, 1, 1)), se.expand.bias[: row.exp])
-        y = y * (F.hardsigmoid(g) if spec.gate == "HSIGMOID" else torch.sigmoid(g))
-    y = _conv_bn(y, module.project.conv, module.project.bn, row.out, row.exp, 1, 1, "NONE")
-    if row.skip == "pool":
-        return y + F.avg_pool2d(x, 3, row.s, 1, count_include_pad=False)
-    return y + x if row.skip == "identity" else y
+def _row(module: Any, layer: Layer, x: Tensor) -> Tensor:
+    """One row of the path, its ops on the weights of a larger row."""
+    prefix = layer.path.replace("[", ".").removesuffix("]") + "."
+    at = {layer.inputs[0]: x}
+    for op in layer.ops:
+        if op.kind == "conv":
+            at[op.output] = _conv(module, op, op.name.removeprefix(prefix), at[op.inputs[0]])
+        else:
+            at[op.output] = run_op(op, at)
+    return at[layer.outputs[0]]

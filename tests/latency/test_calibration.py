@@ -81,7 +81,7 @@ def test_kinds_by_hand() -> None:
     assert kinds(LayerKey(DSConv(k=3, out=8), 4, 9, 9))[5]
     assert not any(kinds(LayerKey(Classify(features=0, nl="NONE", classes=3), 8, 7, 7)))
     assert kinds(LayerKey(Conv(k=3, s=2, out=8, nl="HS"), 3, 9, 9))[3:7] == (True, False, True, True)
-    assert kinds(LayerKey(DSConv(k=3, out=8), 8, 9, 9))[6:] == (False, True, False)
+    assert kinds(LayerKey(DSConv(k=3, out=8), 8, 9, 9))[6:] == (False, True, *[False] * (len(KINDS) - 8))
 
 
 def test_what_is_written_by_hand() -> None:
@@ -135,8 +135,8 @@ def with_kinds(
     return nets
 
 
-FACTORS = (0.1, -0.15, 0.3, 0.0, -0.05, 0.05, 0.0, 0.1, -0.1)
-EACH = (0.0, 0.1, 0.0, 0.05, 0.0, 0.0, 0.0, 0.2, 0.02)
+FACTORS = (0.1, -0.15, 0.3, 0.0, -0.05, 0.05, 0.0, 0.1, -0.1, *NONE[9:])
+EACH = (0.0, 0.1, 0.0, 0.05, 0.0, 0.0, 0.0, 0.2, 0.02, *NONE[9:])
 
 
 def error(calibration: Calibration, nets: list[NetworkTime]) -> float:
@@ -201,7 +201,7 @@ def test_no_layer_comes_out_for_nothing() -> None:
     smaller = _positive(1.0, (-0.5, 0.4, -0.5, -0.4, 0.1, 0.0, 0.2, -0.1, -0.2))  # a layer is k5 or k7: 1.6 at most
     assert smaller == pytest.approx((-0.25, 0.4, -0.25, -0.2, 0.1, 0.0, 0.2, -0.05, -0.1))  # together a fifth is left
     row = MBConv(k=5, exp=16, out=8, se=4, nl="RE", s=2, skip="pool")
-    assert Calibration(kinds=smaller).layer_ms(LayerKey(row, 8, 9, 9), 1.0) == pytest.approx(0.3)
+    assert Calibration(kinds=(*smaller, *NONE[9:])).layer_ms(LayerKey(row, 8, 9, 9), 1.0) == pytest.approx(0.3)
 
 
 def test_rows_and_networks_say_the_same() -> None:

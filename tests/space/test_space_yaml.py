@@ -82,7 +82,11 @@ RULES = [
     ("out: 16, e: 3", "out: 16.0, e: 3", "blocks[0].out: must be a whole number from 1"),
     ("out: 16, e: 3", "out: 16, e: 0", "blocks[0].e: must be a number from 0.25 to 16"),
     ("out: 16, e: 3", "out: 16, e: .nan", "blocks[0].e: must be a number from 0.25 to 16"),
-    ("out: 16, e: 3", "out: 16, op: mbconv3", "blocks[0].op: must be one of mbconv, dsconv, conv, identity"),
+    (
+        "out: 16, e: 3",
+        "out: 16, op: mbconv3",
+        "blocks[0].op: must be one of mbconv, dsconv, conv, uib, fused, identity",
+    ),
     ("out: 16, e: 3", "out: 16, op: {name: x, op: conv}", "blocks[0].op: must be one of mbconv"),
     ("out: 16, e: 3", "out: 16, nl: [RE, SWISH]", "blocks[0].nl[1]: must be one of RE, RE6, HS, NONE"),
     ("out: 16, e: 3", "out: 16, skip: yes", "blocks[0].skip: must be one of identity, pool, none"),

@@ -15,6 +15,7 @@ from mbv3.spec import (
     NLS,
     PSP,
     RASPP,
+    UIB,
     ArchSpec,
     Classify,
     Conv,
@@ -22,6 +23,7 @@ from mbv3.spec import (
     DeepLabV3Plus,
     Dense,
     DSConv,
+    Fused,
     MBConv,
     Row,
     SSDLite,
@@ -49,7 +51,7 @@ notes = st.dictionaries(
 @st.composite
 def rows(draw: DrawFn, cin: int) -> Row:
     """One valid row with `cin` input channels."""
-    kind = draw(st.sampled_from([Conv, DSConv, MBConv]))
+    kind = draw(st.sampled_from([Conv, DSConv, MBConv, UIB, Fused]))
     exp = draw(st.one_of(st.just(cin), channels))
     skip = draw(st.sampled_from(["identity", "pool", "none"]))
     common: dict[str, Any] = {
@@ -61,7 +63,10 @@ def rows(draw: DrawFn, cin: int) -> Row:
         "skip": skip,
         "dilation": draw(st.sampled_from([1, 1, 2, 64])),
     }
-    return MBConv(exp=exp, **common) if kind is MBConv else kind(**common)
+    if kind is UIB:
+        a, k = draw(st.sampled_from([0, 1, 3, 5])), draw(st.sampled_from([0, 3, 5, 31]))
+        return UIB(a=a, exp=exp, **{**common, "k": k, "s": common["s"] if a or k else 1})
+    return kind(exp=exp, **common) if kind in (MBConv, Fused) else kind(**common)
 
 
 convs = st.builds(Conv, k=st.sampled_from([1, 3]), out=channels, nl=st.sampled_from(NLS), s=st.integers(1, 2))
@@ -71,7 +76,7 @@ heads = st.builds(
     nl=st.sampled_from(NLS),
     dropout=st.floats(0, 0.999),
     classes=st.integers(1, 10**6),
-)
+) | st.builds(Classify, features=channels, features_bn=st.just(True), nl=st.sampled_from(NLS))
 
 
 @st.composite
@@ -101,9 +106,9 @@ def places(spec: ArchSpec) -> list[Tap]:
     found = []
     for i, (path, row, cin) in enumerate(spec.convs()):
         where: Any = path if path in ("stem", "tail") else i - 1
-        if isinstance(row, MBConv) and row.exp != cin:
+        if isinstance(row, (UIB, Fused)) or (isinstance(row, MBConv) and row.exp != cin):
             found.append(Tap(where, "expand"))
-        if isinstance(row, (DSConv, MBConv)):
+        if isinstance(row, (DSConv, MBConv)) or (isinstance(row, UIB) and row.k):
             found.append(Tap(where, "depthwise"))
         found.append(Tap(where))
     return found

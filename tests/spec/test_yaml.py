@@ -163,7 +163,7 @@ def test_keys_are_text() -> None:
         ("{op: mbconv, k: 3, exp: 48, out: 24, nl: RE}", "", "rows[0]: must be a mapping of names to values (got None)"),
         ("\n  - {op: mbconv, k: 3, exp: 48, out: 24, nl: RE}", " []", "rows: must be a list of 1 to 256 entries (got [])"),
         ("rows:\n  - {op: mbconv, k: 3, exp: 48, out: 24, nl: RE}\n", "", "rows: is missing"),
-        ("op: mbconv", "op: xx", "rows[0].op: must be one of mbconv, dsconv, conv (got 'xx')"),
+        ("op: mbconv", "op: xx", "rows[0].op: must be one of mbconv, dsconv, conv, uib, fused (got 'xx')"),
         ("stem: {op: conv", "stem: {op: dsconv", "stem.op: must be one of conv (got 'dsconv')"),
         ("stem: {op: conv, k: 3, out: 16, nl: HS, s: 2}\n", "", "stem: is missing"),
         ("{op: conv, k: 1, out: 64, nl: HS}", "", "tail: must be a mapping of names to values (got None)"),
