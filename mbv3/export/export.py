@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
-from mbv3.errors import BadInput, DocumentError, shown
+from mbv3.errors import BadInput, DocumentError, Fault, shown
 from mbv3.export.mmpretrain import MMPRETRAIN
 from mbv3.export.mmseg import MMSEG
 from mbv3.export.names import checked, from_theirs, our_shapes, to_theirs
@@ -126,5 +126,8 @@ def import_state(
 def expressible(spec: ArchSpec, target: Target) -> None:
     """Raises: DocumentError: everything in `spec` that the target cannot express."""
     faults = list(target.faults(spec))
+    if spec.padding != "both":
+        rule = f"{target.name}'s networks are written with padding on both sides"
+        faults.insert(0, Fault("padding", rule, spec.padding, "only onnx and litert have TensorFlow's"))
     if faults:
         raise DocumentError(f"{spec.name} cannot be expressed in {target.name}", faults, most=len(faults))

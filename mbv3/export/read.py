@@ -106,9 +106,10 @@ def read_any_weights(path: Path, spec: ArchSpec) -> Weights:
         state = _at_eps(state, eps, spec.bn_eps)
         notes.append(f"{path}: {best.framework}'s batch norms were trained with eps {eps:g}, this network has "
                      f"{spec.bn_eps:g}: gains are scaled so that outputs stay the same")  # fmt: skip
-    if tf:
+    if tf and spec.padding == "both":
         notes.append(f"{path}: trained under TensorFlow's padding, which pads strided convolutions at the far side; "
-                     "this network pads both sides, so its outputs differ until it is fine-tuned")  # fmt: skip
+                     "this network pads both sides, so its outputs differ: write `padding: tensorflow` into its YAML, "
+                     "or fine-tune it")  # fmt: skip
     return Weights(state, best.framework, tuple(notes), tf, _labels(file))
 
 

@@ -131,6 +131,8 @@ class _Ops:
 
     def padded(self, op: Op, x: int) -> tuple[int, bool]:
         """The input of a k x k op, padded where SAME would not do; whether SAME does."""
+        if op.far:
+            return x, True
         (top, bottom, same_h), (left, right, same_w) = (
             _padding(size, out, op.k, op.s, op.dilation) for size, out in ((op.hin, op.hout), (op.win, op.wout))
         )
