@@ -33,7 +33,6 @@ MAY: dict[str, tuple[set[str], set[str]]] = {
     "data": ({"nn"}, {"torch", "PIL", "numpy", "safetensors"}),
     "training": ({"spec", "nn", "data"}, {"torch", "numpy", "safetensors", "sklearn", "pycocotools"}),
     "tables": ({"spec", "space", "latency"}, {"numpy"}),
-    "accuracy": ({"spec", "space", "nn", "data", "training"}, {"numpy", "pandas", "torch", "sklearn"}),
     "supernet": ({"spec", "space", "nn", "data", "training"}, {"torch", "numpy"}),
     "search": ({"spec", "space"}, {"numpy", "pandas", "torch", "optuna"}),
     "netadapt": ({"spec", "nn"}, {"numpy", "torch"}),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
-from mbv3.errors import BadInput, DocumentError, shown
+from mbv3.errors import BadInput, DocumentError, Fault, shown
 from mbv3.export.mmpretrain import MMPRETRAIN
 from mbv3.export.mmseg import MMSEG
 from mbv3.export.names import checked, from_theirs, our_shapes, to_theirs
@@ -19,9 +20,11 @@ from mbv3.export.runtimes import litert_file, onnx_file
 from mbv3.export.target import STEM, Target
 from mbv3.export.timm import TIMM
 from mbv3.export.torchvision import TORCHVISION
-from mbv3.spec import ArchSpec
+from mbv3.graph import Batch
+from mbv3.nn import MEAN, STD
+from mbv3.spec import ArchSpec, Classify
 
-__all__ = ["FRAMEWORKS", "PRECISIONS", "RUNTIMES", "TARGETS", "Exported", "export", "import_state"]
+__all__ = ["FRAMEWORKS", "PRECISIONS", "RUNTIMES", "TARGETS", "Exported", "app_properties", "export", "import_state"]
 
 RUNTIMES = ("onnx", "litert")
 FRAMEWORKS: dict[str, Target] = {t.name: t for t in (TORCHVISION, TIMM, MMPRETRAIN, MMSEG)}
@@ -45,13 +48,19 @@ def export(
     precision: str = "fp32",
     images: Sequence[NDArray[np.float32]] = (),
     source: str = "weights",
+    labels: Sequence[str] = (),
+    batch: Batch = 1,
+    opset: int | None = None,
 ) -> Exported:
     """`spec` with the weights `state` (our state-dict names) for the target `to`, one of TARGETS.
 
-    `images`: (1, C, H, W) each, to calibrate int8 on. `source` names the weights in a message.
+    `images`: (1, C, H, W) each, to calibrate int8 on. `source` names the weights in a message. `labels`: names of the
+    classes in order; with mean and deviation they go into the files of runtimes, as JSON under the name mbv3. `batch`:
+    images at once of these files, or "dynamic"; `opset`: of the ONNX file.
 
     Raises:
-        BadInput: entries of `state` are missing, unknown or mis-shaped (all listed); the target has no int8.
+        BadInput: an option that the target does not have, int8 among them; entries of `state` are missing, unknown or
+            mis-shaped (all listed); labels of another number than the classes.
         DocumentError: the target cannot express the network; every such row is listed.
     """
     if to not in TARGETS:
@@ -62,6 +71,11 @@ def export(
         if precision != "fp32":
             raise BadInput(f"--to {to} --precision {precision}: only --to onnx has int8; leave --precision out")
         expressible(spec, FRAMEWORKS[to])
+    if to in FRAMEWORKS and batch != 1:
+        raise BadInput(f"--to {to} --batch {batch}: the network of a framework takes any batch; leave --batch out")
+    if to != "onnx" and opset is not None:
+        raise BadInput(f"--to {to} --opset {opset}: only ONNX files have an opset; leave --opset out")
+    properties = app_properties(spec, labels)
     whole = checked(our_shapes(spec), state, source)
     if to == "onnx":
         notes: tuple[str, ...] = ()
@@ -69,9 +83,9 @@ def export(
             notes = (
                 "the ranges of int8 activations were calibrated on one random image: give --data DIR for real ones",
             )
-        return Exported({f"{STEM}.onnx": onnx_file(spec, whole, precision, images)}, notes)
+        return Exported({f"{STEM}.onnx": onnx_file(spec, whole, precision, images, batch, opset, properties)}, notes)
     if to == "litert":
-        return Exported({f"{STEM}.tflite": litert_file(spec, whole, precision)})
+        return Exported({f"{STEM}.tflite": litert_file(spec, whole, precision, batch, properties)})
     target = FRAMEWORKS[to]
     converted = to_theirs(spec, target.names(spec), whole)
     files = {name: text.encode() for name, text in target.source(spec).items()}
@@ -79,6 +93,20 @@ def export(
     about = {"format": "pt", "mbv3": json.dumps({"bn_eps": spec.bn_eps})}
     files[f"{STEM}.safetensors"] = save({k: v.contiguous() for k, v in converted.items()}, metadata=about)
     return Exported(files, target.notes(spec))
+
+
+def app_properties(spec: ArchSpec, labels: Sequence[str]) -> dict[str, str]:
+    """What whoever runs a file must know: how pixels are normalised, and the classes in the order of the answers.
+
+    Raises:
+        BadInput: as many labels as the network has no classes.
+    """
+    classes = spec.head.classes
+    if labels and len(labels) != classes and (len(labels) + 1 != classes or isinstance(spec.head, Classify)):
+        raise BadInput(f"{len(labels)} labels for a network of {classes} classes: give the weights and the spec of one "
+                       "training")  # fmt: skip
+    about: dict[str, Any] = {"network": spec.name, "mean": MEAN, "std": STD, "pixels": "RGB, 0 to 1", "labels": labels}
+    return {"mbv3": json.dumps(about, ensure_ascii=False), **({"labels": "\n".join(labels)} if labels else {})}
 
 
 def import_state(
@@ -98,5 +126,8 @@ def import_state(
 def expressible(spec: ArchSpec, target: Target) -> None:
     """Raises: DocumentError: everything in `spec` that the target cannot express."""
     faults = list(target.faults(spec))
+    if spec.padding != "both":
+        rule = f"{target.name}'s networks are written with padding on both sides"
+        faults.insert(0, Fault("padding", rule, spec.padding, "only onnx and litert have TensorFlow's"))
     if faults:
         raise DocumentError(f"{spec.name} cannot be expressed in {target.name}", faults, most=len(faults))

@@ -37,12 +37,14 @@ _MOST = 12
 @dataclass(frozen=True, slots=True)
 class Weights:
     """Weights under our names, whose names they had ("mbv3" for our own, "" for nobody's), and lines on what was done
-    with them or is to be known. `tf_padding`: they were trained under TensorFlow's SAME at stride 2."""
+    with them or is to be known. `tf_padding`: they were trained under TensorFlow's SAME at stride 2. `labels`: names of
+    their classes in order, where the file has them."""
 
     state: dict[str, Tensor]
     framework: str
     notes: tuple[str, ...] = ()
     tf_padding: bool = False
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +106,11 @@ def read_any_weights(path: Path, spec: ArchSpec) -> Weights:
         state = _at_eps(state, eps, spec.bn_eps)
         notes.append(f"{path}: {best.framework}'s batch norms were trained with eps {eps:g}, this network has "
                      f"{spec.bn_eps:g}: gains are scaled so that outputs stay the same")  # fmt: skip
-    if tf:
+    if tf and spec.padding == "both":
         notes.append(f"{path}: trained under TensorFlow's padding, which pads strided convolutions at the far side; "
-                     "this network pads both sides, so its outputs differ until it is fine-tuned")  # fmt: skip
-    return Weights(state, best.framework, tuple(notes), tf)
+                     "this network pads both sides, so its outputs differ: write `padding: tensorflow` into its YAML, "
+                     "or fine-tune it")  # fmt: skip
+    return Weights(state, best.framework, tuple(notes), tf, _labels(file))
 
 
 # ---- files ---------------------------------------------------------------------------------------------------
@@ -293,6 +296,15 @@ def _trained_with(path: Path, file: _File, best: _Match, spec: ArchSpec) -> tupl
     )
     v3 = any(".se.conv1." in name for name in file.tensors)
     return None, best.framework in ("mmseg", "mmpretrain") and system and v3
+
+
+def _labels(file: _File) -> tuple[str, ...]:
+    """Class names that our training writes beside the weights."""
+    try:
+        names = json.loads(json.loads(file.texts["mbv3"])["classes"])
+        return tuple(map(str, names)) if isinstance(names, list) else ()
+    except (KeyError, ValueError, TypeError):
+        return ()
 
 
 def _architecture(path: Path) -> str:

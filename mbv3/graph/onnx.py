@@ -98,11 +98,10 @@ def _nodes(op: Op) -> list[onnx.NodeProto]:
 
     x, y = list(op.inputs), op.output
     if op.kind == "conv":
-        pad = op.dilation * (op.k - 1) // 2
         return [
             node(
                 "Conv", [*x, op.name, f"{op.name}.bias"], y,
-                kernel_shape=[op.k, op.k], strides=[op.s, op.s], pads=[pad] * 4,
+                kernel_shape=[op.k, op.k], strides=[op.s, op.s], pads=list(op.pads),
                 dilations=[op.dilation] * 2, group=op.groups,
             )
         ]  # fmt: skip

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mbv3.errors import BadInput
 from mbv3.graph.onnx import Shape, Weights, cells, network_weights, random_weights, results
+from mbv3.graph.portable import Batch
 from mbv3.spec import ArchSpec, Classify, LayerKey, Op, lower, lower_key
 
 __all__ = ["layer_tflite", "network_tflite", "tflite_weights"]
@@ -26,8 +27,11 @@ ALIGNMENT = 16  # of the schema's buffers
 def _schema() -> Any:
     try:
         from ai_edge_litert import schema_py_generated
-    except ImportError as e:
+    except ModuleNotFoundError as e:
         raise BadInput(f"LiteRT is not installed ({e}); pip install 'mbv3-search[litert]'") from None
+    except Exception as e:  # a wheel for another system fails in ways of its own
+        raise BadInput(f"LiteRT is installed but cannot be loaded ({e}); install a build of ai-edge-litert for this "
+                       "system") from None  # fmt: skip
     return schema_py_generated
 
 
@@ -39,6 +43,7 @@ class _Writer:
         self.model = self.s.ModelT(version=3, description=description, operatorCodes=[], buffers=[self._buffer(None)])
         self.graph = self.s.SubGraphT(tensors=[], operators=[], name="mbv3")
         self.codes: dict[int, int] = {}
+        self.batch: int | None = 1  # None: any
         self.at: dict[str, int] = {}
 
     def _buffer(self, data: NDArray[Any] | None) -> Any:
@@ -88,10 +93,21 @@ class _Writer:
             op.builtinOptions = getattr(s, f"{options}T")(**values)
         self.graph.operators.append(op)
 
+    def about(self, properties: Mapping[str, str]) -> None:
+        """Each text as a metadata entry of its name."""
+        self.model.metadata = []
+        for name, text in properties.items():
+            self.model.buffers.append(self._buffer(np.frombuffer(text.encode(), dtype=np.uint8)))
+            self.model.metadata.append(self.s.MetadataT(name=name, buffer=len(self.model.buffers) - 1))
+
     def finish(self, inputs: list[int], outputs: list[int]) -> bytes:
         import flatbuffers
 
         self.graph.inputs, self.graph.outputs = inputs, outputs
+        for tensor in self.graph.tensors if self.batch != 1 else ():
+            if tensor.buffer == 0:  # what is computed, and what comes in
+                tensor.shape[0] = self.batch or 1
+                tensor.shapeSignature = None if self.batch else [-1, *tensor.shape[1:]]
         self.model.subgraphs = [self.graph]
         builder = flatbuffers.Builder(1 << 16)
         builder.Finish(self.model.Pack(builder), file_identifier=b"TFL3")
@@ -115,6 +131,8 @@ class _Ops:
 
     def padded(self, op: Op, x: int) -> tuple[int, bool]:
         """The input of a k x k op, padded where SAME would be wrong; whether SAME is right."""
+        if op.far:
+            return x, True
         (top, bottom, same_h), (left, right, same_w) = (
             _padding(size, out, op.k, op.s, op.dilation) for size, out in ((op.hin, op.hout), (op.win, op.wout))
         )
@@ -243,9 +261,12 @@ class _Ops:
 
 def _model(
     ops: list[Op], folded: Weights, inputs: Mapping[str, Shape], outputs: Sequence[str], name: str, flat: bool,
-    description: str,
+    description: str, batch: Batch = 1, properties: Mapping[str, str] | None = None,
 ) -> bytes:  # fmt: skip
     w = _Writer(description)
+    w.batch = None if batch == "dynamic" else batch
+    if batch != 1 and any(op.kind == "apool" for op in ops):
+        raise BadInput(f"--to litert --batch {batch}: adaptive pools are written for one image; leave --batch out")
     writer = _Ops(w, folded)
     sources = [w.tensor(x, (1, h, wide, c)) for x, (c, h, wide) in inputs.items()]
     readers = Counter(outputs)
@@ -264,13 +285,15 @@ def _model(
     ends = [w.at[output] for output in outputs]
     if flat:
         [end], channels = ends, ops[-1].cout
-        shape = w.tensor("logits/shape", (2,), np.array([1, channels], dtype=np.int32))
+        shape = w.tensor("logits/shape", (2,), np.array([1 if batch == 1 else -1, channels], dtype=np.int32))
         logits = w.tensor(name, (1, channels))
-        w.operator("RESHAPE", [end, shape], logits, "ReshapeOptions", newShape=[1, channels])
+        w.operator("RESHAPE", [end, shape], logits, "ReshapeOptions", newShape=[1 if batch == 1 else -1, channels])
         ends = [logits]
     else:
         for end, result in zip(ends, results(outputs, name), strict=True):
             w.graph.tensors[end].name = result
+    if properties:
+        w.about(properties)
     return w.finish(sources, ends)
 
 
@@ -287,21 +310,29 @@ def layer_tflite(key: LayerKey, seed: int = 0) -> bytes:
     return _model(ops, random_weights(ops, seed), inputs, layer.outputs, "output", False, str(key))
 
 
-def network_tflite(spec: ArchSpec, state: Weights | None = None, seed: int = 0) -> bytes:
+def network_tflite(
+    spec: ArchSpec,
+    state: Weights | None = None,
+    seed: int = 0,
+    *,
+    batch: Batch = 1,
+    properties: Mapping[str, str] | None = None,
+) -> bytes:
     """A whole network as a TFLite file: `input` (1, H, W, C) to `logits`, (1, classes) for a classifier and
     (1, H, W, classes) for a segmentation head; a detector has the outputs of `network_model`.
 
-    `state`: arrays by torch state-dict name; None: random weights from `seed`.
+    `state`: arrays by torch state-dict name; None: random weights from `seed`. `batch`: images at once, or "dynamic".
+    `properties`: texts that the file carries as metadata, by name.
 
     Raises:
-        BadInput: LiteRT is not installed; `state` does not fit the network.
+        BadInput: LiteRT is not installed; `state` does not fit the network; the network has no form for the batch.
     """
     layers = lower(spec)
     ops = [op for layer in layers for op in layer.ops]
     weights = network_weights(spec, state, seed)
     inputs = {"input": layers[0].in_shape}
     flat = isinstance(spec.head, Classify)
-    return _model(ops, weights, inputs, layers[-1].outputs, "logits", flat, spec.name)
+    return _model(ops, weights, inputs, layers[-1].outputs, "logits", flat, spec.name, batch, properties)
 
 
 def tflite_weights(model: bytes) -> Iterator[tuple[int, NDArray[np.float32]]]:

@@ -6,7 +6,6 @@ step.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import platform
 import secrets
@@ -22,7 +21,7 @@ import numpy as np
 
 from mbv3.errors import BadInput, plain
 from mbv3.events import Event, Note
-from mbv3.files import cache_folder
+from mbv3.files import cache_folder, hold
 from mbv3.latency.benchmark import SCRIPT, ScriptOutput, Visit, read_output, row, visit_script
 from mbv3.latency.build import ERROR, MINUTES, STAGE, BuildPlan, build_with
 from mbv3.latency.phone import ANSWER_S, Phone, parse_serial, probe
@@ -186,8 +185,6 @@ def _locked(phone: Phone) -> Iterator[None]:
     except OSError as e:
         raise BadInput(f"{place}: cannot be written ({e.strerror}); set MBV3_CACHE to another folder") from None
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BadInput(f"{phone}: another process is timing on it; wait for it, or stop it") from None
+        if hold(lock) is False:
+            raise BadInput(f"{phone}: another process is timing on it; wait for it, or stop it")
         yield

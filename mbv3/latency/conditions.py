@@ -1,4 +1,5 @@
-"""What else a machine did during a measurement. Needs Python only: a kit contains a copy of this file."""
+"""What a process may use of a machine, and what else the machine did during a measurement. Needs Python only: a kit
+contains a copy of this file."""
 
 from __future__ import annotations
 
@@ -9,11 +10,51 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-__all__ = ["Watch", "setting", "timed_core", "undisturbed"]
+__all__ = ["Watch", "allowed_cores", "cores_to_use", "cpu_quota", "setting", "timed_core", "undisturbed"]
 
 _PROC = Path("/proc/stat")
 _NICE = -10
 _MHZ = "/sys/devices/system/cpu/cpu{}/cpufreq/scaling_cur_freq"
+
+
+def allowed_cores() -> tuple[int, ...]:
+    """Numbers of the cores that this process may run on: fewer than the machine's under taskset or in a container."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def cpu_quota(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Cores' worth of time that this process's control groups give it (docker --cpus, a job's limit); None for all."""
+    found = []
+    try:
+        lines = [line.split(":", 2) for line in proc.read_text("utf-8").splitlines()]
+    except (OSError, ValueError):
+        return None
+    for _, kinds, path in (line for line in lines if len(line) == 3):
+        if kinds and "cpu" not in kinds.split(","):
+            continue
+        mounts = [root] if not kinds else [root / kinds, root / "cpu"]
+        inner = Path(path.lstrip("/"))
+        # a group's parents limit it, too; in a container its own group may be the mount itself
+        for place in (m / p for m in mounts for p in (inner, *inner.parents)):
+            with suppress(OSError, ValueError, IndexError):
+                if kinds:
+                    quota = float((place / "cpu.cfs_quota_us").read_text("ascii"))
+                    period = float((place / "cpu.cfs_period_us").read_text("ascii"))
+                else:
+                    quota, period = map(float, (place / "cpu.max").read_text("ascii").split())
+                if quota > 0 and period > 0:
+                    found.append(quota / period)
+    return min(found, default=None)
+
+
+def cores_to_use() -> tuple[int, str]:
+    """How many threads may run at one time, and why no more: beyond it they take turns, which are timed instead."""
+    cores, quota = len(allowed_cores()), cpu_quota()
+    if quota is not None and quota < cores:
+        return max(1, int(quota)), f"as its control group gives this process the time of {quota:g} cores"
+    return cores, "the cores that this process may use"
 
 
 def timed_core() -> int | None:

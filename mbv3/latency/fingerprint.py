@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from mbv3.latency.conditions import allowed_cores, timed_core
 
 __all__ = ["Fingerprint", "this_cpu", "vectors"]
 
@@ -25,6 +27,7 @@ _VECTOR_FLAGS = (
     "asimd",
     "sve",
 )
+_CPUINFO, _DEVICES = Path("/proc/cpuinfo"), Path("/sys/devices")
 _COMPARED = ("cpu", "vector", "system", "runtime", "runtime_version", "threads", "precision", "batch")
 
 
@@ -61,20 +64,65 @@ class Fingerprint:
         return asdict(self)
 
 
-def _first_line(path: str) -> str:
+def _first_line(path: Path) -> str:
     try:
-        return Path(path).read_text("utf-8").strip().splitlines()[0]
+        return path.read_text("utf-8").strip().splitlines()[0]
     except (OSError, IndexError, UnicodeDecodeError):
         return ""
 
 
-def _cpuinfo() -> dict[str, str]:
+def _cpuinfo() -> tuple[dict[str, str], dict[int, dict[str, str]]]:
+    """What /proc/cpuinfo says of the machine, and of each core."""
     try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in lines if ":" in line)
-    return {k.strip().lower(): v.strip() for k, _, v in reversed(list(pairs))}
+        blocks = _CPUINFO.read_text("utf-8").split("\n\n")
+    except (OSError, UnicodeDecodeError):
+        return {}, {}
+    machine: dict[str, str] = {}
+    cores: dict[int, dict[str, str]] = {}
+    for block in blocks:
+        pairs = (line.partition(":") for line in block.splitlines() if ":" in line)
+        said = {k.strip().lower(): v.strip() for k, _, v in reversed(list(pairs))}
+        number = said.get("processor", "")
+        if number.isdecimal():
+            cores[int(number)] = said
+        else:
+            machine |= said
+    return machine, cores
+
+
+def _listed(text: str) -> set[int]:
+    """Numbers of a list such as 0-7,16."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if first.strip().isdecimal():
+            found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
+def _mhz(core: int) -> float:
+    text = _first_line(_DEVICES / f"system/cpu/cpu{core}/cpufreq/cpuinfo_max_freq")
+    return int(text) / 1000 if text.isdecimal() else 0.0
+
+
+def _kind(core: int, all_cores: Iterable[int]) -> str:
+    """Which of a hybrid processor's cores it is, where model and part do not tell: Intel's, or one that is clocked more
+    than 5 % lower than another (a turbo that few cores have is less)."""
+    for name, shown in (("cpu_core", "P-core"), ("cpu_atom", "E-core"), ("cpu_lowpower", "LP E-core")):
+        if core in _listed(_first_line(_DEVICES / name / "cpus")):
+            return shown
+    own, top = _mhz(core), max(map(_mhz, all_cores), default=0.0)
+    return f"{own / 1000:.1f} of {top / 1000:.1f} GHz" if 0 < own < 0.95 * top else ""
+
+
+def _name(core: int | None, machine: Mapping[str, str], cores: Mapping[int, Mapping[str, str]]) -> str:
+    """A core's processor, its part numbers, and its kind on a machine with several."""
+    own = cores.get(core, {}) if core is not None else {}
+    info = {**machine, **(own or next(iter(cores.values()), {}))}
+    model = info.get("model name") or info.get("hardware") or platform.processor() or platform.machine()
+    part = [info[k] for k in ("cpu family", "model", "stepping", "cpu part") if k in info]
+    kind = _kind(core, cores) if core is not None else ""
+    return " ".join([model, *(["(" + "/".join(part) + ")"] if part else []), *([kind] if kind else [])])
 
 
 def vectors(flags: str) -> str:
@@ -83,17 +131,20 @@ def vectors(flags: str) -> str:
 
 
 def this_cpu(runtime: str, runtime_version: str, threads: int, precision: str = "fp32") -> Fingerprint:
-    """The fingerprint of this machine with a runtime."""
-    info = _cpuinfo()
-    model = info.get("model name") or info.get("hardware") or platform.processor() or platform.machine()
-    part = [info[k] for k in ("cpu family", "model", "stepping", "cpu part") if k in info]
+    """The fingerprint of this machine with a runtime: of the core that one thread is timed on, or of the kinds of all
+    cores that several threads may run on."""
+    machine, cores = _cpuinfo()
+    timed = timed_core()
+    used = [timed] if threads == 1 or timed is None else [c for c in allowed_cores() if c in cores] or [timed]
+    info = {**machine, **cores.get(used[0] or 0, next(iter(cores.values()), {}))}
+    governor = _DEVICES / f"system/cpu/cpu{used[0] or 0}/cpufreq/scaling_governor"
     return Fingerprint(
-        cpu=" ".join([model, *(["(" + "/".join(part) + ")"] if part else [])]),
+        cpu=" + ".join(sorted({_name(core, machine, cores) for core in used})),
         vector=vectors(info.get("flags") or info.get("features") or ""),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=len(allowed_cores()),
         system=f"{platform.system()} {platform.machine()}",
         kernel=platform.release(),
-        governor=_first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "unreadable",
+        governor=_first_line(governor) or "unreadable",
         runtime=runtime,
         runtime_version=runtime_version,
         threads=threads,

@@ -7,6 +7,7 @@ random error is small."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -14,15 +15,15 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mbv3.latency.conditions import cores_to_use
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.protocol import noise_floor, sums
-from mbv3.latency.sessions import KINDS, Run
+from mbv3.latency.sessions import KINDS, Run, RuntimeFault
 from mbv3.latency.timers import InProcess, Timer
 
 __all__ = [
@@ -237,7 +238,9 @@ class Journal:
     def _lock(self, wait: bool) -> None:
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as e:
+            if e.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+                return  # a file system without locks (NFS, Lustre): nobody can be seen there, and nobody is kept out
             if not wait:
                 raise RunnerError(
                     f"{self.path}: another process is measuring into this file; wait for it, or stop it"
@@ -347,10 +350,13 @@ def run_kit(folder: Path) -> Iterator[tuple[int, int]]:
         if hashlib.sha256((folder / name).read_bytes()).hexdigest() != sha256:
             raise RunnerError(f"{folder / name}: was edited after the kit was made; copy the kit again")
     kind, threads = KINDS[kit["runtime"]], int(kit["threads"])
+    most, why = cores_to_use()
+    if threads > most:
+        raise RunnerError(f"the kit is for {threads} threads, and here are {most} at most, {why}")
     try:
         fingerprint = kind.fingerprint(threads)
-    except PackageNotFoundError:
-        raise RunnerError(f"{kind.package} is not installed here; pip install {kind.package}") from None
+    except RuntimeFault as e:
+        raise RunnerError(str(e)) from None
 
     def opened(i: int) -> Run:
         m = kit["models"][i]

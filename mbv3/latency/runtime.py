@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from importlib.util import find_spec
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mbv3.errors import BadInput
+from mbv3.latency.conditions import cores_to_use
 from mbv3.latency.fingerprint import Fingerprint
-from mbv3.latency.sessions import KINDS, Run
-from mbv3.spec import ArchSpec, LayerKey
+from mbv3.latency.sessions import KINDS, Run, RuntimeFault
+from mbv3.spec import ArchSpec, Conv, LayerKey
 
 __all__ = [
     "RUNTIMES",
@@ -104,6 +103,7 @@ class Here:
 
 
 _registered: dict[str, Opener] = {}
+_SMALL = LayerKey(Conv(k=1, out=8, se=0, nl="RE", s=1, skip="none"), 8, 4, 4)  # to try a runtime with
 
 
 def register_runtime(name: str, opener: Opener) -> None:
@@ -150,11 +150,22 @@ def check_portable(name: str) -> None:
 
 
 def open_runtime(name: str, threads: int) -> Runtime:
-    """The runtime `name` with `threads` threads. Raises: BadInput."""
+    """The runtime `name` with `threads` threads.
+
+    Raises:
+        BadInput: no such runtime; it is not installed, or does not work here; more threads than may run at one time.
+    """
     _check_name(name)
-    if name in RUNTIMES and KINDS[name].runtime == "litert" and find_spec("ai_edge_litert") is None:
-        raise BadInput("--runtime litert: LiteRT is not installed; pip install 'mbv3-search[litert]'")
-    cores = os.cpu_count() or 1
-    if not 1 <= threads <= cores:
-        raise BadInput(f"--threads must be from 1 to {cores}, the number of cores of this machine (got {threads})")
-    return _registered[name](threads) if name in _registered else Here(name, threads)
+    most, why = cores_to_use()
+    if not 1 <= threads <= most:
+        raise BadInput(f"--threads must be from 1 to {most}, {why} (got {threads})")
+    if name in _registered:
+        return _registered[name](threads)
+    kind = KINDS[name]
+    try:
+        kind.version()
+        kind.try_out(models_of(kind.runtime).layer(_SMALL))
+    except RuntimeFault as e:
+        extra = "; pip install 'mbv3-search[litert]'" if kind.runtime == "litert" and "not installed" in str(e) else ""
+        raise BadInput(f"--runtime {name}: {e}{extra}") from None
+    return Here(name, threads)

@@ -108,24 +108,21 @@ def _run(host: Host, remote: str, doing: str, data: bytes | None = None) -> str:
 _BEGIN = "-- results of mbv3 --"
 _PROBE = """\
 import sys
-import importlib.metadata as m
+from importlib.util import find_spec
 print('python', *sys.version_info[:2])
 for name in sys.argv[1:]:
-    try:
-        print(name, m.version(name))
-    except m.PackageNotFoundError:
-        print(name, 'missing')
+    package, *modules = name.split(',')
+    print(package, 'found' if any(map(find_spec, modules)) else 'missing')
 """
 
 
 def _probe(host: Host, runtime: str) -> None:
     """Raises: BadInput where the device cannot run a kit."""
     package = KINDS[runtime].package
+    wanted = f"numpy,numpy {','.join((package, *KINDS[runtime].modules))}"
     python = shlex.quote(host.python)
     missing_python = f"command -v {python} >/dev/null || {{ echo nopython; exit 0; }}"
-    words = _run(
-        host, f"{missing_python}; {python} -c {shlex.quote(_PROBE)} numpy {package}", "looking for Python"
-    ).split()
+    words = _run(host, f"{missing_python}; {python} -c {shlex.quote(_PROBE)} {wanted}", "looking for Python").split()
     if words[-1:] == ["nopython"]:
         raise BadInput(
             f"{host.destination}: has no {host.python}; install Python 3.10 or newer, or give its path: "

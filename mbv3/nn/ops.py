@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mbv3.spec import IMAGE, Op
+from mbv3.spec import IMAGE, Op, far_pads
 
 __all__ = ["ACTS", "OpsNet", "run_op"]
 
@@ -52,6 +52,16 @@ def run_op(op: Op, at: Mapping[str, Tensor], image: tuple[int, int] | None = Non
     return x + more[0] if op.kind == "add" else x * more[0]
 
 
+class FarConv(nn.Conv2d):
+    """A strided convolution under TensorFlow's SAME, for images of any size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        (top, bottom), (left, right) = (
+            far_pads(x.shape[2 + i], self.kernel_size[i], self.stride[i], self.dilation[i]) for i in (0, 1)
+        )
+        return super().forward(functional.pad(x, (left, right, top, bottom)))
+
+
 class OpsNet(nn.Module):
     """Convolutions and batch norms of `ops`, under their names without `prefix`; `linear`: 1x1 convolutions as fully
     connected layers."""
@@ -63,13 +73,14 @@ class OpsNet(nn.Module):
         for op in ops:
             if op.kind != "conv":
                 continue
-            pad = op.dilation * (op.k - 1) // 2
+            pad = 0 if op.far else op.dilation * (op.k - 1) // 2
+            kind = FarConv if op.far else nn.Conv2d
             bias = op.bn is None and op.bias
             self._put(
                 op.name,
                 nn.Linear(op.cin, op.cout, bias)
                 if linear
-                else nn.Conv2d(op.cin, op.cout, op.k, op.s, pad, op.dilation, op.groups, bias),
+                else kind(op.cin, op.cout, op.k, op.s, pad, op.dilation, op.groups, bias),
             )
             if op.bn is not None:
                 self._put(op.bn, nn.BatchNorm2d(op.cout, eps=bn_eps, momentum=bn_momentum))

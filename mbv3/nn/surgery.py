@@ -48,7 +48,7 @@ def _alike(before: ArchSpec, after: ArchSpec) -> None:
     """Raises: BadInput where the networks differ in more than their channels."""
     if len(before.rows) != len(after.rows) or (before.tail is None) != (after.tail is None):
         raise BadInput("cut_state: the networks have different rows")
-    for what in ("in_channels", "gate", "bn_eps"):
+    for what in ("in_channels", "gate", "bn_eps", "padding"):
         if getattr(before, what) != getattr(after, what):
             raise BadInput(f"cut_state: the networks differ in {what}")
     if _frame(before.head) != _frame(after.head):

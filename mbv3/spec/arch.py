@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal, get_args
 
 from mbv3.errors import BadInput, DocumentError, Fault, plain, shown
 from mbv3.spec.checks import check_head
@@ -15,7 +16,16 @@ from mbv3.spec.kinds import Conv, Row
 from mbv3.spec.rows import GATES, MAX_CHANNELS, Gate
 from mbv3.spec.values import real, whole
 
-__all__ = ["MAX_CHANNELS", "MAX_RESOLUTION", "MAX_ROWS", "ArchSpec", "Scalar", "parse_resolution"]
+__all__ = [
+    "MAX_CHANNELS",
+    "MAX_RESOLUTION",
+    "MAX_ROWS",
+    "PADDINGS",
+    "ArchSpec",
+    "Padding",
+    "Scalar",
+    "parse_resolution",
+]
 
 MAX_RESOLUTION = 8192
 MAX_ROWS = 256
@@ -23,6 +33,8 @@ MAX_NOTES = 64  # provenance entries; with the two limits below a dump always fi
 MAX_KEY = 100
 MAX_TEXT = 1000
 
+Padding = Literal["both", "tensorflow"]
+PADDINGS: tuple[str, ...] = get_args(Padding)
 Scalar = str | int | float | bool | None
 
 
@@ -50,7 +62,9 @@ def pixels(resolution: tuple[int, int]) -> int | str:
 class ArchSpec:
     """A MobileNetV3-class network: stem, rows, optional tail, head.
 
-    `bn_eps` and `bn_momentum` are the backbone's; a head with batch norms has its own.
+    `bn_eps` and `bn_momentum` are the backbone's; a head with batch norms has its own. `padding`: of the backbone's
+    strided convolutions, zeros on both sides as torch's (k - 1) / 2, or as TensorFlow's SAME, which weights trained
+    there need. It costs no multiply-add, so both have one row in a latency table.
 
     Raises:
         DocumentError: the values contradict each other; every fault is listed with its path.
@@ -66,6 +80,7 @@ class ArchSpec:
     bn_eps: float = 1e-3
     bn_momentum: float = 0.01
     in_channels: int = 3
+    padding: Padding = "both"
     provenance: tuple[tuple[str, Scalar], ...] = ()
 
     def __post_init__(self) -> None:
@@ -204,6 +219,8 @@ def check(spec: ArchSpec) -> Iterator[Fault]:
         yield Fault("rows", f"at most {MAX_ROWS} rows", str(len(spec.rows)))
     if spec.gate not in GATES:
         yield Fault("gate", f"must be one of {', '.join(GATES)}", shown(spec.gate))
+    if spec.padding not in PADDINGS:
+        yield Fault("padding", f"must be one of {', '.join(PADDINGS)}", shown(spec.padding))
     yield from real("bn.eps", spec.bn_eps, *REALS["bn_eps"])
     yield from real("bn.momentum", spec.bn_momentum, *REALS["bn_momentum"])
     for path, row, cin in spec.convs():

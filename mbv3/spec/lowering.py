@@ -7,7 +7,7 @@ disagree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from mbv3.spec.arch import ArchSpec
@@ -70,6 +70,13 @@ def tapped(layers: dict[str, Layer], tap: Tap) -> Tensor:
     return Tensor(op.output, op.cout, op.hout, op.wout)
 
 
+def _far(layer: Layer) -> Layer:
+    """The layer with TensorFlow's padding: at stride 1 it is the same as on both sides."""
+    return replace(
+        layer, ops=tuple(replace(op, far=True) if op.kind == "conv" and op.s > 1 else op for op in layer.ops)
+    )
+
+
 def _backbone(spec: ArchSpec) -> dict[str, Layer]:
     layers: dict[str, Layer] = {}
     here = Tensor("input", spec.in_channels, *spec.resolution)
@@ -78,7 +85,8 @@ def _backbone(spec: ArchSpec) -> dict[str, Layer]:
         parts.append(("tail", spec.tail))
     for path, row in parts:
         prefix = path.replace("[", ".").removesuffix("]")
-        layers[path] = _lower(LayerKey(row, here.c, here.h, here.w, spec.gate), prefix, path, [here])
+        layer = _lower(LayerKey(row, here.c, here.h, here.w, spec.gate), prefix, path, [here])
+        layers[path] = layer if spec.padding == "both" else _far(layer)
         here = Tensor(layers[path].outputs[0], *layers[path].out_shape)
     return layers
 

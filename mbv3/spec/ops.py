@@ -8,10 +8,16 @@ from typing import Literal, NamedTuple, cast
 
 from mbv3.spec.rows import NL, Gate, Skip
 
-__all__ = ["IMAGE", "Kind", "Op", "Tensor", "Walk"]
+__all__ = ["IMAGE", "Kind", "Op", "Tensor", "Walk", "far_pads"]
 
 Kind = Literal["conv", "act", "pool", "gpool", "wpool", "apool", "resize", "concat", "add", "mul"]
 IMAGE = "image"  # what a resize is `like` where it restores the input's size
+
+
+def far_pads(size: int, k: int, s: int, d: int) -> tuple[int, int]:
+    """Zeros before and after one side of a map under TensorFlow's SAME."""
+    whole = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
+    return whole // 2, whole - whole // 2
 
 
 class Tensor(NamedTuple):
@@ -30,6 +36,7 @@ class Op:
     cin, hin, win: shape of the first input. add and mul have a second one of the same shape, or (1, C, 1, 1) for mul.
 
     conv: `bn` names the batch norm that follows, None where there is none; then `bias` tells whether it has one.
+    `far`: it pads as TensorFlow's SAME does, where strided one more at the far side; else the same on both.
     `drop`: in training its input passes the head's dropout.
     pool: k x k average pool of stride s, zeros of the padding not counted. gpool: global average pool.
     wpool: averages of windows, `window` (height, width, stride down, stride across), no padding.
@@ -55,10 +62,20 @@ class Op:
     bn: str | None = None
     bias: bool = True
     drop: bool = False
+    far: bool = False
     nl: NL | Gate = "NONE"
     window: tuple[int, int, int, int] | None = None
     align: bool = False
     like: str = ""
+
+    @property
+    def pads(self) -> tuple[int, int, int, int]:
+        """Zeros around a convolution's input: top, left, bottom, right."""
+        both = self.dilation * (self.k - 1) // 2
+        if not self.far:
+            return (both, both, both, both)
+        (top, bottom), (left, right) = (far_pads(size, self.k, self.s, self.dilation) for size in (self.hin, self.win))
+        return top, left, bottom, right
 
     @property
     def madds(self) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from mbv3.errors import BadInput, DocumentError
-from mbv3.spec.arch import MAX_RESOLUTION, MAX_ROWS, ArchSpec, Scalar
+from mbv3.spec.arch import MAX_RESOLUTION, MAX_ROWS, PADDINGS, ArchSpec, Padding, Scalar
 from mbv3.spec.document import Reader, parse_yaml, quoted, read_text, scalar_text
 from mbv3.spec.heads import REALS
 from mbv3.spec.headyaml import head_line, read_head
@@ -77,6 +77,7 @@ def parse_spec(text: str, source: str = "spec") -> ArchSpec:
     res = resolution(inp)
     channels = inp.integer("channels", 1, 1024, 3)
     inp.no_other_keys()
+    padding = r.word("padding", PADDINGS, "both")
     gate = r.word("gate", GATES, "HSIGMOID")
     bn = r.child("bn") if r.has("bn") else Reader({}, source, "bn", r.faults)
     eps = bn.number("eps", *REALS["bn_eps"], 1e-3)
@@ -105,6 +106,7 @@ def parse_spec(text: str, source: str = "spec") -> ArchSpec:
             gate=cast(Gate, gate),
             bn_eps=eps,
             bn_momentum=momentum,
+            padding=cast(Padding, padding),
             provenance=provenance,
         )
     except DocumentError as e:
@@ -132,6 +134,7 @@ def dump_spec(spec: ArchSpec) -> str:
         f"format: {FORMAT}",
         f"name: {quoted(spec.name)}",
         f"input: {{resolution: {h if h == w else f'[{h}, {w}]'}, channels: {spec.in_channels}}}",
+        *([f"padding: {spec.padding}"] if spec.padding != "both" else []),
         f"gate: {spec.gate}",
         f"bn: {{eps: {scalar_text(spec.bn_eps)}, momentum: {scalar_text(spec.bn_momentum)}}}",
         f"stem: {_row_line(spec.stem)}",

@@ -261,3 +261,14 @@ def test_what_is_no_kit_or_no_results(kit: Path, tmp_path: Path) -> None:
     (edited / "kit.json").write_text("[" * 10**5)
     with pytest.raises(BadInput, match=r"edited: is not a kit; make one with"):
         import_kit(edited, results)
+
+
+def test_a_file_system_without_locks_keeps_nobody_out(kit: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import errno, fcntl, os\n"
+        "def flock(*_): raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))\n"
+        "fcntl.flock = flock\n"
+    )
+    done = run(kit, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "another process" not in done.stderr

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
-from importlib.metadata import version
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from mbv3.errors import BadInput
@@ -20,13 +25,16 @@ from mbv3.latency import (
     LatencyTable,
     build_table,
     check_table,
+    conditions,
     kit_files,
     open_runtime,
     register_runtime,
     runtime,
     runtime_names,
+    sessions,
     this_cpu,
 )
+from mbv3.latency.sessions import KINDS
 from mbv3.space import SearchSpace
 from mbv3.spec import lower
 from mbv3.tables import predict, read_table
@@ -80,7 +88,7 @@ class TestRuntime:
 
 
 def test_what_cannot_be_opened() -> None:
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0))
     for threads in (0, -1, cores + 1):
         with pytest.raises(BadInput, match=rf"--threads must be from 1 to {cores}, .* \(got {threads}\)"):
             open_runtime("onnxruntime", threads)
@@ -97,8 +105,8 @@ def test_runtimes_tell_their_tables_apart() -> None:
 
 
 def test_litert_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mbv3.latency.runtime.find_spec", lambda name: None)
-    with pytest.raises(BadInput, match=r"LiteRT is not installed; pip install 'mbv3-search\[litert\]'"):
+    monkeypatch.setattr(sessions, "find_spec", lambda name: None)
+    with pytest.raises(BadInput, match=r"ai-edge-litert is not installed; .*pip install 'mbv3-search\[litert\]'"):
         open_runtime("litert", 1)
 
 
@@ -134,3 +142,56 @@ def test_a_runtime_registered_from_outside_builds_checks_and_predicts(
         BadInput, match=r"--runtime fake: a registered runtime exists in this process only; .* use one of"
     ):
         kit_files(plan, "fake", 1)
+
+
+def module(monkeypatch: pytest.MonkeyPatch, name: str, **holds: object) -> None:
+    made = ModuleType(name)
+    made.__dict__.update(holds, __spec__=ModuleSpec(name, None))
+    monkeypatch.setitem(sys.modules, name, made)
+
+
+class Broken:
+    def __init__(self, *_: object, **__: object) -> None:
+        raise NameError("name '_interpreter_wrapper' is not defined")
+
+
+def test_a_runtime_that_is_installed_and_does_not_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with monkeypatch.context() as m:
+        module(m, "ai_edge_litert.interpreter", Interpreter=Broken)
+        with pytest.raises(BadInput, match=r"--runtime litert: ai-edge-litert is installed but does not work here "
+                           r"\(name '_interpreter_wrapper' is not defined\); install a build"):  # fmt: skip
+            open_runtime("litert", 1)
+    (tmp_path / "torn_runtime").mkdir()
+    text = "raise ImportError('libstdc++.so.6: version `GLIBCXX_3.4.30\\' not found\\n(required by x)')"
+    (tmp_path / "torn_runtime/__init__.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(sessions.RuntimeFault, match=r"torn_runtime is installed but cannot be loaded \(libstdc.*GLIBCXX"
+                       r"_3.4.30' not found \(required by x\)\); install a build of torn"):  # fmt: skip
+        sessions.loaded(("torn_runtime",), "torn")
+
+
+def test_a_runtime_is_found_by_its_module_whatever_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_package(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(sessions, "version", no_package)  # onnxruntime-gpu, -openvino, a build of one's own
+    assert KINDS["onnxruntime"].version() == onnxruntime.__version__
+    module(monkeypatch, "some_runtime")
+    assert KINDS["litert"]._replace(modules=("not_there", "some_runtime")).version() == "unknown"
+    module(monkeypatch, "tflite_runtime", __version__="2.14.0")
+    assert KINDS["litert"]._replace(modules=("not_there", "tflite_runtime")).version() == "2.14.0"
+
+
+def test_threads_are_held_against_what_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("runtime", "conditions"):
+        assert hasattr(import_module(f"mbv3.latency.{name}"), "cores_to_use")
+    monkeypatch.setattr(conditions, "allowed_cores", lambda: (5,))
+    monkeypatch.setattr(conditions, "cpu_quota", lambda: None)
+    with pytest.raises(BadInput, match=r"from 1 to 1, the cores that this process may use \(got 2\)"):
+        open_runtime("onnxruntime", 2)
+    monkeypatch.setattr(conditions, "allowed_cores", lambda: (0, 1, 2, 3))
+    monkeypatch.setattr(conditions, "cpu_quota", lambda: 1.5)
+    with pytest.raises(BadInput, match=r"from 1 to 1, as its control group gives this process the time of 1.5 cores"):
+        open_runtime("onnxruntime", 2)
+    monkeypatch.setattr(conditions, "cpu_quota", lambda: 0.5)
+    assert conditions.cores_to_use()[0] == 1
