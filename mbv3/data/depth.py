@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def extent(path: Path, upright: Callable[[Image.Image], Image.Image]) -> Extent 
     return Extent(float(values.min()), float(values.max()), values.dtype.kind == "f")
 
 
-def white_of(extents: Iterable[Extent]) -> White:
+def white_of(extents: Sequence[Extent]) -> White:
     """The one white of a set of pictures, so that they keep their brightness among each other: the full scale of the
     depth that they use together. Pictures that have no place in 0 to white are left to be refused one by one."""
     whole = [e.high for e in extents if not e.floating and e.low >= 0]

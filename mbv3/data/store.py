@@ -64,7 +64,7 @@ def set_white(files: Sequence[Path], fit: Framing) -> White:
     if fit == "mask" or not any(map(looks_deep, files[:: max(1, len(files) // 64)])):
         return White()
     with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
-        return white_of(e for e in pool.map(deep_extent, files) if e is not None)
+        return white_of([e for e in pool.map(deep_extent, files) if e is not None])
 
 
 def _in_order(

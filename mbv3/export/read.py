@@ -37,13 +37,13 @@ _MOST = 12
 @dataclass(frozen=True, slots=True)
 class Weights:
     """Weights under our names, whose names they had ("mbv3" for our own, "" for nobody's), and lines on what was done
-    with them or is to be known. `tf_padding`: they were trained under TensorFlow's SAME at stride 2. `labels`: names of
-    their classes in order, where the file has them."""
+    with them or is to be known. `spec`: the network that gives their outputs, which has TensorFlow's padding where they
+    were trained under it. `labels`: names of their classes in order, where the file has them."""
 
     state: dict[str, Tensor]
     framework: str
+    spec: ArchSpec
     notes: tuple[str, ...] = ()
-    tf_padding: bool = False
     labels: tuple[str, ...] = ()
 
 
@@ -89,7 +89,7 @@ def read_any_weights(path: Path, spec: ArchSpec) -> Weights:
     file = _load(path)
     matches = sorted(_matches(file.tensors, spec), key=lambda m: (-m.known, not m.averaged, len(m.prefix)))
     if not matches:
-        return Weights(_bare(file.tensors), "")
+        return Weights(_bare(file.tensors), "", spec)
     best = matches[0]
     group = {k.removeprefix(best.prefix): v for k, v in file.tensors.items() if k.startswith(best.prefix)}
     notes = list(_choice(path, best, matches))
@@ -107,10 +107,10 @@ def read_any_weights(path: Path, spec: ArchSpec) -> Weights:
         notes.append(f"{path}: {best.framework}'s batch norms were trained with eps {eps:g}, this network has "
                      f"{spec.bn_eps:g}: gains are scaled so that outputs stay the same")  # fmt: skip
     if tf and spec.padding == "both":
-        notes.append(f"{path}: trained under TensorFlow's padding, which pads strided convolutions at the far side; "
-                     "this network pads both sides, so its outputs differ: write `padding: tensorflow` into its YAML, "
-                     "or fine-tune it")  # fmt: skip
-    return Weights(state, best.framework, tuple(notes), tf, _labels(file))
+        spec = replace(spec, padding="tensorflow")
+        notes.append(f"{path}: trained under TensorFlow's padding, which pads strided convolutions at the far side: the "
+                     "network gets `padding: tensorflow`")  # fmt: skip
+    return Weights(state, best.framework, spec, tuple(notes), _labels(file))
 
 
 # ---- files ---------------------------------------------------------------------------------------------------

@@ -119,6 +119,18 @@ def test_pictures_of_a_set_keep_their_brightness_among_each_other(tmp_path: Path
         np.testing.assert_array_equal(end.value.value.pixels[np.arange(2)], memory.pixels)
 
 
+def test_floats_of_a_set_are_told_and_keep_their_brightness(tmp_path: Path) -> None:
+    files = []
+    for i, share in enumerate((200.0, 100.0)):  # the second alone has no white
+        files.append(tmp_path / f"{i}.tif")
+        Image.fromarray((RAMP * share).astype(np.float32)).save(files[-1])
+    found = decode_all(files, (16, 16), "d")
+    assert [int(p.max()) for p in found.pixels[np.arange(2)]] == [200, 100]
+    assert found.notes[0].startswith("images hold float values (0 to 255)")
+    Image.fromarray(RAMP.astype(np.float32)).save(files[0])
+    assert decode_all(files[:1], (16, 16), "d").notes[0].startswith("images hold float values (0 to 1)")
+
+
 def test_pictures_of_one_value_are_told(tmp_path: Path) -> None:
     for c in ("a", "b"):
         (tmp_path / "d" / c).mkdir(parents=True)

@@ -204,7 +204,7 @@ def test_timms_eps_keeps_its_outputs(tmp_path: Path, name: str, eps: float) -> N
                 m.running_var.uniform_(1e-6, 1e-2)
     torch.save(renamed(theirs.state_dict(), "timm"), tmp_path / name)
     found = read_any_weights(tmp_path / name, SPEC)
-    ours = build(SPEC, 1)
+    ours = build(replace(found.spec, padding="both"), 1)
     assert adopt(ours, found.state, "w") == []
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -212,7 +212,7 @@ def test_timms_eps_keeps_its_outputs(tmp_path: Path, name: str, eps: float) -> N
     torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4 * float(want.abs().max()))
     said = " ".join(found.notes)
     assert ("eps 1e-05, this network has 0.001" in said) == (eps == 1e-5)
-    assert ("TensorFlow's padding" in said) == found.tf_padding == name.startswith("tf_")
+    assert ("TensorFlow's padding" in said) == (found.spec.padding == "tensorflow") == name.startswith("tf_")
 
 
 @pytest.mark.parametrize("where", ["arch", "args", "config"])
@@ -227,7 +227,7 @@ def test_tensorflows_ports_are_known_by_what_lies_beside_the_tensors(tmp_path: P
         (tmp_path / "config.json").write_text(json.dumps({"architecture": tf}))
     torch.save({**more[where], "state_dict": NAMED["timm"]}, tmp_path / "w.pth")
     found = read_any_weights(tmp_path / "w.pth", SPEC)
-    assert found.tf_padding and torch.equal(found.state["stem.bn.weight"], OWN["stem.bn.weight"])
+    assert found.spec.padding == "tensorflow" and torch.equal(found.state["stem.bn.weight"], OWN["stem.bn.weight"])
 
 
 def test_what_we_exported_keeps_its_eps(tmp_path: Path) -> None:
@@ -243,10 +243,10 @@ def test_mmsegmentations_padding_is_told(tmp_path: Path) -> None:
     named = renamed(build(spec, 1).state_dict(), "mmseg", spec)
     torch.save({"meta": {"mmseg_version": "1.2.2"}, "state_dict": named}, tmp_path / "mm.pth")
     found = read_any_weights(tmp_path / "mm.pth", spec)
-    assert found.framework == "mmseg" and found.tf_padding
+    assert found.framework == "mmseg" and found.spec == replace(spec, padding="tensorflow")
     assert any("trained under TensorFlow's padding" in note for note in found.notes)
     torch.save({"state_dict": NAMED["mmpretrain"]}, tmp_path / "pre.pth")
-    assert not read_any_weights(tmp_path / "pre.pth", SPEC).tf_padding
+    assert read_any_weights(tmp_path / "pre.pth", SPEC).spec == SPEC
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------
