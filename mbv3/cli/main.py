@@ -81,6 +81,21 @@ def _show(p: argparse.ArgumentParser) -> None:
     add_common(p)
 
 
+def _accuracy(p: argparse.ArgumentParser) -> None:
+    p.add_argument("spec", metavar="SPEC", help=SPEC_HELP)
+    add_head(p)
+    p.add_argument("--recipe", metavar="NAME", help="the training that the accuracy is predicted for (default: that of "
+                   "MobileNetV3's paper)")  # fmt: skip
+    add_common(p)
+
+
+def _zoo(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--target-ms", type=float, metavar="T", help="only networks that one image takes at most T ms on")
+    add_device(p)
+    add_timing(p)
+    add_common(p)
+
+
 def _verify(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", metavar="RUN", help="run directory")
     add_common(p)
@@ -93,6 +108,8 @@ _VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "netadapt": ("shrink a network to a target", _netadapt),
     "train": ("train a network on your images, and score it", _train),
     "export": ("write a network for another framework", _export),
+    "accuracy": ("predict the ImageNet top-1 of a network, with its error", _accuracy),
+    "zoo": ("published networks: ms on this CPU or a device, published top-1, where the weights are", _zoo),
     "verify": ("rebuild, recount and re-measure what a run claims", _verify),
 }
 

@@ -235,6 +235,55 @@ def _export(args: Namespace) -> int:
     return 0
 
 
+def _predict_accuracy(args: Namespace) -> int:
+    from mbv3.accuracy import PAPER, imagenet
+
+    estimate = imagenet(network(args), recipe=args.recipe or PAPER)
+    if args.json:
+        dump({"top1": estimate.value, "error": estimate.error, "recipe": estimate.recipe,
+              "extrapolated": estimate.extrapolated, "source": estimate.source})  # fmt: skip
+        return 0
+    out(f"{estimate.value:.1f} +- {estimate.error:.1f} % ImageNet top-1, predicted for the recipe {estimate.recipe}")
+    if estimate.extrapolated:
+        out(f"extrapolated: {estimate.why}")
+    return 0
+
+
+def _zoo(args: Namespace) -> int:
+    from mbv3.latency import Device, open_runtime
+    from mbv3.stages import published_times
+    from mbv3.tables import Latency, read_table, reference_at
+
+    if args.target_ms is not None and not 0 < args.target_ms < 1e6:
+        raise BadInput(f"--target-ms must be a number of milliseconds above 0 (got {args.target_ms:g})")
+    if args.device:
+        table, caveat = read_table(args.device, args.runtime, args.threads, args.force_table)
+        if caveat:
+            warn(caveat)
+        found = published_times(Latency(table), args.target_ms)
+    else:
+        found = published_times(
+            Device(open_runtime(args.runtime, args.threads), reference_at(1.0, 224)), args.target_ms
+        )
+    rows = [
+        {"name": f.network.name, "top1": f.network.top1, "ms": f.ms, "error_ms": f.error_ms,
+         "params": f.network.params, "resolution": f.network.resolution, "recipe": f.network.recipe,
+         "weights": f.network.weights}
+        for f in found
+    ]  # fmt: skip
+    if args.json:
+        dump(rows)
+        return 0
+    table_rows = [["network", "px", "top-1 %", "ms", "parameters", "weights"]]
+    for f in found:
+        n, error = f.network, "" if f.error_ms is None else f" +- {f.error_ms:.3f}"
+        table_rows.append(
+            [n.name, str(n.resolution), f"{n.top1:.2f}", f"{f.ms:.3f}{error}", f"{n.params:,}", n.weights]
+        )
+    out(columns(table_rows))
+    return 0
+
+
 def _verify(args: Namespace) -> int:
     from mbv3.runs import verify
 
@@ -258,5 +307,7 @@ _VERBS: dict[str, Callable[[Namespace], int]] = {
     "netadapt": _netadapt,
     "train": _train,
     "export": _export,
+    "accuracy": _predict_accuracy,
+    "zoo": _zoo,
     "verify": _verify,
 }

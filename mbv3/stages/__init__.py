@@ -20,6 +20,7 @@ from mbv3.stages.judge import (
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.learn import CHECKPOINT, LOG, Learned, default_device, learn
 from mbv3.stages.measure import ReferenceTime, check_reach, fast_enough, network_table, reference_times
+from mbv3.stages.published import PublishedTime, published_times
 from mbv3.stages.scale import Scale, check_range, choose_scale, quick_ms
 from mbv3.stages.search import TRIALS, SpaceLatency, default_w, pick_seed, search, space_latency
 
@@ -37,6 +38,7 @@ __all__ = [
     "Keep",
     "Learned",
     "Memory",
+    "PublishedTime",
     "ReferenceTime",
     "Rival",
     "Scale",
@@ -57,6 +59,7 @@ __all__ = [
     "learn",
     "network_table",
     "pick_seed",
+    "published_times",
     "quick_ms",
     "read_images",
     "reference_times",
