@@ -118,7 +118,7 @@ def test_divergence_keeps_the_last_good_state(
 def test_a_log_that_cannot_be_written_is_told(tiny_spec: ArchSpec, tmp_path: Path) -> None:
     (tmp_path / "log.txt").mkdir()
     with pytest.raises(BadInput, match=r"log.txt: cannot be written \(Is a directory\)"):
-        list(logged(tmp_path, iter([Note("run", "something")])))
+        list(logged(tmp_path, (note for note in [Note("run", "something")])))
 
 
 def test_a_full_disk_keeps_the_previous_checkpoint(
