@@ -177,8 +177,10 @@ def _stages(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> Genera
     begun = (run.path / CHECKPOINT).exists()
     # weights of another network are refused before the images are decoded; their heads, when the classes are known
     start = _start(o, spec) if o.init is not None and not begun else None
-    for note in start.notes if start is not None else ():
-        yield Note("training", note)
+    if start is not None:
+        spec = start.spec
+        for note in start.notes:
+            yield Note("training", note)
     if o.teacher is not None and not begun:
         _teacher(o, spec, None)
     with run.stage("images"):
@@ -223,6 +225,7 @@ def _timed(run: RunDir[TrainRecord], first: str, events: Generator[Event, None, 
 class _Start(NamedTuple):
     weights: dict[str, Tensor]
     name: str  # of the file, with the framework whose names it has
+    spec: ArchSpec  # the network that gives their outputs: its padding may be TensorFlow's
     notes: tuple[str, ...]  # what was done with them
 
 
@@ -230,10 +233,9 @@ def _start(o: TrainOptions, spec: ArchSpec) -> _Start:
     """The weights of --init. Raises: BadInput: they are of another network."""
     assert o.init is not None
     found = read_any_weights(Path(o.init), spec)
-    adopt(build(spec, o.seed), found.state, o.init)
-    return _Start(
-        found.state, o.init + (f" (names of {found.framework})" if found.framework != "mbv3" else ""), found.notes
-    )
+    adopt(build(found.spec, o.seed), found.state, o.init)
+    name = o.init + (f" (names of {found.framework})" if found.framework != "mbv3" else "")
+    return _Start(found.state, name, found.spec, found.notes)
 
 
 def _teacher(o: TrainOptions, spec: ArchSpec, classes: int | None) -> nn.Module:
