@@ -108,8 +108,8 @@ def read_any_weights(path: Path, spec: ArchSpec) -> Weights:
                      f"{spec.bn_eps:g}: gains are scaled so that outputs stay the same")  # fmt: skip
     if tf and spec.padding == "both":
         spec = replace(spec, padding="tensorflow")
-        notes.append(f"{path}: trained under TensorFlow's padding, which pads strided convolutions at the far side: the "
-                     "network gets `padding: tensorflow`")  # fmt: skip
+        notes.append(f"{path}: trained under TensorFlow's padding, which pads strided convolutions at the far side: "
+                     "the network gets `padding: tensorflow`")  # fmt: skip
     return Weights(state, best.framework, spec, tuple(notes), _labels(file))
 
 
