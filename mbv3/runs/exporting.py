@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mbv3.data import Pixels, decode_all, find_images, normalise
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note
-from mbv3.export import export
+from mbv3.export import Weights, export, read_any_weights
 from mbv3.files import vacant, write_atomic, write_folder
 from mbv3.nn import build
 from mbv3.progress import drain
@@ -22,7 +22,6 @@ from mbv3.runs.declare import takes
 from mbv3.runs.export_options import ExportOptions
 from mbv3.spec import ArchSpec, Classify, count, load_spec
 from mbv3.tasks import spread
-from mbv3.training import read_weights
 
 __all__ = ["ExportResult", "calibration_images", "export_events", "export_to"]
 
@@ -107,9 +106,15 @@ def export_events(
     plain = re.sub(r"[^\w.@+-]", "_", spec.name)[:100] + (".int8" if o.precision == "int8" else "")
     place = Path(out or plain + (suffix or f"-{o.to}"))
     vacant(place)
-    state = read_weights(Path(o.weights)) if o.weights else build(spec, o.seed).state_dict()
-    images = _images(o.data, spec) if o.data else []
-    made = export(spec, state, o.to, precision=o.precision, images=images, source=o.weights or "weights")
+    if o.weights:
+        weights = read_any_weights(Path(o.weights), spec)
+    else:
+        weights = Weights(build(spec, o.seed).state_dict(), "mbv3", spec)
+    spec = weights.spec
+    made = export(
+        spec, weights.state, o.to, precision=o.precision, images=_images(o.data, spec) if o.data else [],
+        source=o.weights or "weights", labels=weights.labels, batch=o.images_at_once, opset=o.opset,
+    )  # fmt: skip
     if suffix and place.suffix == suffix:
         [content] = made.files.values()
         write_atomic(place, content)
@@ -121,7 +126,7 @@ def export_events(
     counts = count(spec)
     result = ExportResult(
         spec=spec.name, to=o.to, precision=o.precision, params=counts.params, aux_params=counts.aux_params,
-        weights=o.weights, files=tuple(files), notes=(*random, *made.notes),
+        weights=o.weights, files=tuple(files), notes=(*random, *weights.notes, *made.notes),
     )  # fmt: skip
     for note in result.notes:
         yield Note("export", note, warning=True)
