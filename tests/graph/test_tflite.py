@@ -130,7 +130,7 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def fail(name: str, *args: Any, **more: Any) -> Any:
         if name.startswith("ai_edge_litert"):
-            raise ImportError("No module named 'ai_edge_litert'")
+            raise ModuleNotFoundError("No module named 'ai_edge_litert'")
         return real(name, *args, **more)
 
     monkeypatch.setattr(builtins, "__import__", fail)

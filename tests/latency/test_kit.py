@@ -186,7 +186,7 @@ def test_what_the_device_lacks_is_said(plan: BuildPlan, tmp_path: Path, kit: Pat
     done = run(folder)
     assert done.returncode == 2 and "cannot open a model of the kit (opset 99)" in done.stderr
     sessions.write_text(
-        text.replace('Kind(open_onnxruntime, "onnxruntime", "onnxruntime"', 'Kind(open_onnxruntime, "o", "o-of-mars"')
+        text.replace('"onnxruntime", "onnxruntime", "fp32", ("onnxruntime",)', '"o", "o-of-mars", "fp32", ("o_mars",)')
     )
     sign(folder)
     done = run(folder)

@@ -21,6 +21,7 @@ from mbv3.latency import (
     transfer,
     work_ms,
 )
+from mbv3.latency.calibration import NONE
 from mbv3.latency.costmodel import FEATURES, WORK, WORK_OF, features
 from mbv3.space import SearchSpace, load_space, scale
 from mbv3.space.additive import layer_keys
@@ -91,8 +92,8 @@ def test_each_kind_of_work_has_its_factor(table: LatencyTable, space: SearchSpac
 
 def test_the_same_device_keeps_its_times(table: LatencyTable, space: SearchSpace) -> None:
     """The calibration is kept too: what goes by weights, layers and kinds of layers."""
-    kinds = (0.05, -0.1, 0.02, 0.0, 0.03, 0.04, 0.01, 0.2, -0.02)
-    ours = replace(table, calibration=Calibration(1.04, 0.02, 0.3, 0.01, 0.03, kinds, (0.01,) * 9))
+    kinds = (0.05, -0.1, 0.02, 0.0, 0.03, 0.04, 0.01, 0.2, -0.02, *NONE[9:])
+    ours = replace(table, calibration=Calibration(1.04, 0.02, 0.3, 0.01, 0.03, kinds, (0.01,) * len(NONE)))
     nets = [(label, spec, 2 * ours.latency_ms(spec)) for label, spec, _ in timed(space, 40, INT8)]
     moved = transfer(ours, nets, FINGERPRINT, (nets[0][1], None))
     assert moved.report is not None and moved.report["rmspe"] < 0.1
