@@ -131,7 +131,8 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--augment",
         metavar="NAME",
-        help="classify: none, shift, inception or inception+trivial; segment: none or scale; detect: none or ssd",
+        help="classify: none, shift, inception, inception-mild, the last two also with +trivial; segment: none, scale; "
+        "detect: none, ssd",
     )
     p.add_argument("--ema", type=float, metavar="D", help="decay of the averaged weights, 0 for none")
     p.add_argument("--dropout", type=float, metavar="P", help="before the classifier")
@@ -141,7 +142,7 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
         "--head", metavar="NAME", help="put on a classifier for segment or detect (default lraspp-torchvision, ssdlite)"
     )
     p.add_argument("--output-stride", type=int, metavar="S", help="of that segmentation network (default 16)")
-    p.add_argument("--init", metavar="FILE", help="begin with these weights; a head of other classes stays new")
+    p.add_argument("--init", metavar="FILE", help="fine-tune these weights; a head of other classes stays new")
     p.add_argument("--teacher", metavar="SPEC", help="distillation: a bigger network that knows the task")
     p.add_argument("--teacher-weights", metavar="FILE", help="its weights")
     p.add_argument("--distill", type=float, metavar="S", help="share of the teacher's answer in the loss (default 0.5)")

@@ -145,9 +145,8 @@ def _stages(o: TrainOptions, run: RunDir, spec: ArchSpec) -> Iterator[Event]:
     assert job is not None
     spec = with_head(spec, spec.head, len(job.classes) + (o.task == "detect"))  # a detector counts the background
     recipe = recipe_for(
-        o.recipe_name, len(job.train), spec.resolution, classes=len(job.classes), processes=world, seed=o.seed,
-        precision=precision, **o.changes(),
-    )  # fmt: skip
+        o.recipe_name, len(job.train), spec.resolution, processes=world, seed=o.seed, precision=precision, **o.changes()
+    )
     if run.record.setdefault("data_sha256", job.sha256) != job.sha256:
         raise BadInput(f"--resume {run.path}: the images of {o.data} are not those that this training began with; put "
                        "them back, or begin anew with another --out")  # fmt: skip

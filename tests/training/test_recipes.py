@@ -58,7 +58,7 @@ def test_the_rate_follows_the_images_of_a_step() -> None:
 
 def test_steps_grow_with_the_root_of_the_images() -> None:
     assert [usual_epochs(n) for n in (0, 16, 500, 5_625, 50_000, 10**6)] == [80, 80, 40, 12, 4, 3]
-    few, many = (recipe_for("finetune", n, (8, 8), classes=10) for n in (512, 5_625))
+    few, many = (recipe_for("finetune", n, (8, 8)) for n in (512, 5_625))
     assert (few.epochs, many.epochs) == (40, 12)
     assert (few.steps, many.steps) == (40 * 512 // few.batch, 12 * (5_625 // many.batch))
     assert recipe_for("finetune", 512, (8, 8), epochs=2).epochs == 2  # by hand: final
