@@ -188,8 +188,15 @@ def screening() -> Iterator[tuple[str, dict[str, Any]]]:
         }  # fmt: skip
 
 
-_ADAMW: dict[str, Any] = {"recipe": "finetune", "optimizer": "adamw", "ema": 0.999}
-_PLAIN: dict[str, Any] = {"recipe": "finetune", "optimizer": "adamw", "ema": 0.0, "clip": 1e9, "layer_decay": 1.0}
+# everything that the recipe would take from the number of images is said
+_ADAMW: dict[str, Any] = {
+    "recipe": "finetune",
+    "optimizer": "adamw",
+    "ema": 0.999,
+    "hold_norms": False,
+    "recalibrate": 16,
+}
+_PLAIN: dict[str, Any] = {**_ADAMW, "ema": 0.0, "clip": 1e9, "layer_decay": 1.0}
 _FASTAI = {**_PLAIN, "lr": 1e-3, "first_lr": 2.0, "warmup": 0.3, "weight_decay": 0.01, "label_smoothing": 0.0,
            "augment": "shift", "batch": 64}  # fmt: skip
 _KERAS = {**_PLAIN, "lr": 1e-5, "first_lr": 10.0, "head_first": 0.5, "body_lr": 1.0, "schedule": "steps", "decay": 1.0,
@@ -207,6 +214,7 @@ def rivals(epochs: float) -> Iterator[tuple[str, dict[str, Any]]]:
     AutoGluon: medium quality.
     """
     yield "default", {"recipe": "finetune"}
+    yield "adamw 1e-3", {"recipe": "small-data", "optimizer": "adamw", "lr": 1e-3, "ema": 0.0, "weight_decay": 0.05}
     yield "small-data", {"recipe": "small-data"}
     yield "finetune-sgd", {"recipe": "finetune-sgd"}
     first = round(1 / epochs, 4)

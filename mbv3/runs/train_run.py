@@ -187,7 +187,7 @@ def _stages(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> Genera
         data = yield from _images(o, run, spec)
     spec = with_head(spec, spec.head, data.outputs)
     recipe = recipe_for(
-        o.recipe_name, len(data.train), spec.resolution, classes=len(data.classes), processes=world, seed=o.seed,
+        o.recipe_name, len(data.train), spec.resolution, processes=world, seed=o.seed,
         precision=_precision(o), **o.changes(),
     )  # fmt: skip
     _refuse_another(run, o, data, recipe)

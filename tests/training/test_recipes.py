@@ -58,10 +58,14 @@ def test_the_rate_follows_the_images_of_a_step() -> None:
 
 def test_steps_grow_with_the_root_of_the_images() -> None:
     assert [usual_epochs(n) for n in (0, 16, 500, 5_625, 50_000, 10**6)] == [80, 80, 40, 12, 4, 3]
-    few, many = (recipe_for("finetune", n, (8, 8), classes=10) for n in (512, 5_625))
+    few, many = (recipe_for("finetune", n, (8, 8)) for n in (512, 5_625))
     assert (few.epochs, many.epochs) == (40, 12)
     assert (few.steps, many.steps) == (40 * 512 // few.batch, 12 * (5_625 // many.batch))
     assert recipe_for("finetune", 512, (8, 8), epochs=2).epochs == 2  # by hand: final
+    # few images: norms held, whose statistics are not taken anew then; the rate is the same for both batches
+    assert (few.batch, few.hold_norms, few.recalibrate) == (32, True, 0) and few.lr == many.lr == RECIPES["finetune"].lr
+    assert (many.batch, many.hold_norms, many.recalibrate) == (64, False, 16)
+    assert recipe_for("finetune", 512, (8, 8), batch=16).lr == pytest.approx(few.lr / 2)
     assert recipe_for("small-data", 512, (8, 8)).epochs == RECIPES["small-data"].epochs
 
 
