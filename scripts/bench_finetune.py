@@ -29,15 +29,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from mbv3.pipeline.train_init import initial_weights
 from numpy.typing import NDArray
 from torch import nn
 
 from mbv3.data import ImageSet, batch_order, decode_all, find_class_folder, normalise, split_labels, stored_size
+from mbv3.export import initial_weights
 from mbv3.nn import build
 from mbv3.spec import load_spec, with_head
-from mbv3.training import Fit, adopt, fit, recalibrate, recipe_for
-from mbv3.training.optimizer import Average
+from mbv3.training import Average, Fit, adopt, fit, recalibrate, recipe_for
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "results" / "finetune.jsonl"

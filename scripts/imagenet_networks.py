@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mbv3.spec import Op, load_spec, lower, make_divisible
-from mbv3.spec.ops import Tensor, Walk
+from mbv3.spec import Op, Tensor, Walk, load_spec, lower, make_divisible
 
 Ops = tuple[Op, ...]
 SIDE = 1024  # any side that every stride divides: the model reads strides, not sizes

@@ -34,7 +34,7 @@ from mbv3.spec.heads import (
 from mbv3.spec.keys import LayerKey, parse_key
 from mbv3.spec.kinds import ROWS, UIB, Conv, DSConv, Expanding, Fused, MBConv, Row
 from mbv3.spec.lowering import Layer, lower, lower_aux, lower_key
-from mbv3.spec.ops import IMAGE, Op, far_pads
+from mbv3.spec.ops import IMAGE, Op, Tensor, Walk, far_pads
 from mbv3.spec.recipes import head_names, with_head
 from mbv3.spec.reference import load_spec, network_names, reference_names, width_rules
 from mbv3.spec.rows import GATES, NL, NLS, SKIPS, Gate, Skip, make_divisible
@@ -83,6 +83,8 @@ __all__ = [
     "Site",
     "Skip",
     "Tap",
+    "Tensor",
+    "Walk",
     "Where",
     "aux_of",
     "channels",

@@ -4,7 +4,7 @@ from mbv3.training.checkpoint import load_checkpoint, read_weights, save_checkpo
 from mbv3.training.detect import DetectMetric, detect_objective, objects
 from mbv3.training.init import adopt
 from mbv3.training.loop import Diverged, Epoch, fit, one_step
-from mbv3.training.optimizer import make_optimizer
+from mbv3.training.optimizer import Average, make_optimizer
 from mbv3.training.processes import processes, together
 from mbv3.training.recipes import (
     DEFAULT_RECIPE,
@@ -24,6 +24,7 @@ from mbv3.training.task import Batches, Metric, Objective, WithAux, and_aux, cla
 __all__ = [
     "DEFAULT_RECIPE",
     "RECIPES",
+    "Average",
     "Batches",
     "ClassifyMetric",
     "DetectMetric",

@@ -193,9 +193,9 @@ def test_int8_is_calibrated_on_images_or_says_so(mbv3: Command, spec: Path, tmp_
     assert code == 0 and "one random image" not in err
     real, random = ((tmp_path / f"{name}.onnx").read_bytes() for name in ("real", "random"))
     assert real != random and b"QuantizeLinear" in real
-    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat/images").mkdir(parents=True)
     for image in (tmp_path / "data").rglob("*.png"):
-        image.rename(tmp_path / "flat" / image.name)
+        image.rename(tmp_path / "flat/images" / image.name)
     (tmp_path / "flat/masks").mkdir()
     (tmp_path / "flat/masks/0.png").write_bytes(b"no image, and not asked for")
     code, _, err = mbv3(*common, tmp_path / "flat.onnx", "--data", tmp_path / "flat")
