@@ -124,7 +124,17 @@ def test_parts_are_of_the_published_area_and_shape() -> None:
     assert random_part((1000, 10), rng) == (0.0, 0.0, 1000.0, 10.0)  # nothing fits: all of it
 
 
-@pytest.mark.parametrize("augment", ["shift", "inception", "inception+trivial"])
+def test_mild_crops_keep_more_of_the_image() -> None:
+    kept = {}
+    ramp = np.arange(0, 200, 2, dtype=np.uint8)[None, :, None, None]
+    pixels = np.ascontiguousarray(np.broadcast_to(ramp, (300, 100, 100, 3)))
+    for augment in ("inception", "inception-mild"):
+        out = augmented(pixels, (100, 100), augment, np.random.default_rng(0))[..., 0].astype(float)  # type: ignore[arg-type]
+        kept[augment] = (out.max((1, 2)) - out.min((1, 2))) / 198  # rows or columns that are in sight
+    assert kept["inception"].min() < 0.35 < 0.49 < kept["inception-mild"].min()  # 0.35 of the area, 3:4: half a side
+
+
+@pytest.mark.parametrize("augment", ["shift", "inception", "inception+trivial", "inception-mild+trivial"])
 def test_augmentations_keep_size_and_repeat(augment: Any) -> None:
     pixels = np.random.default_rng(1).integers(0, 255, (40, 18, 18, 3)).astype(np.uint8)
     size = (18, 18) if augment == "shift" else (16, 12)
