@@ -131,10 +131,10 @@ def out_of_memory(error: BaseException, cure: str = "--batch or --resolution") -
     `cure`: the options that make the work need less.
     """
     texts = [str(e) for e in (error, error.__cause__, error.__context__) if e is not None]
-    told = next((t for t in texts if any(word in t.lower() for word in _MEMORY)), "")
-    if not isinstance(error, MemoryError) and not told:
+    text = next((t for t in texts if any(word in t.lower() for word in _MEMORY)), "")
+    if not isinstance(error, MemoryError) and not text:
         return None
-    line = next((x.strip() for x in told.splitlines() if any(word in x.lower() for word in _MEMORY)), "")
+    line = next((x.strip() for x in text.splitlines() if any(word in x.lower() for word in _MEMORY)), "")
     return OutOfMemory(f"out of memory{f' ({plain(line, 160)})' if line else ''}; take a smaller {cure}, or end other "
                        "programs")  # fmt: skip
 

@@ -46,15 +46,19 @@ class Note:
     warning: bool = False
 
 
-@dataclass(frozen=True, slots=True, init=False)
-class RunStarted(Note):
-    """A run works in the directory `path`, which `--resume` takes. Shown like any other note."""
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """A run works in the directory `path`, which `--resume` takes."""
 
-    path: Path = Path()
+    path: Path
 
-    def __init__(self, path: Path) -> None:
-        Note.__init__(self, "run", f"run directory {path}")
-        object.__setattr__(self, "path", path)
+    @property
+    def stage(self) -> str:
+        return "run"
+
+    @property
+    def text(self) -> str:
+        return f"run directory {self.path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class Done:
     text: str
 
 
-Event = StageStart | Progress | Note | Done
+Event = StageStart | Progress | Note | RunStarted | Done
 
 
 def watched(events: Generator[Event, None, R], see: Callable[[Event], None]) -> Generator[Event, None, R]:

@@ -91,7 +91,7 @@ def _readable(path: Path | str, mode: int) -> None:
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write `content` beside `path` and rename it into place; a link stays one, and its file is written. Raises:
     BadInput when the disk refuses."""
-    # a file name that is no UTF-8 must not cost what is told with it
+    # a file name that is no UTF-8 must not cost the message that names it
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     shown, path = path, Path(os.path.realpath(path)) if path.is_symlink() else path
     try:

@@ -33,12 +33,12 @@ __all__ = [
     "load_as",
     "noted",
     "peek",
-    "planned",
     "save",
     "timed",
 ]
 
 FILE = "run.json"
+NO_OBJECT = "does not hold an object"
 EDITED = "the file was edited"  # the cure of every fault: nothing else writes run.json
 
 _Scalar = None | bool | int | float | str
@@ -254,11 +254,6 @@ def hashed(record: R, **sha256: str) -> R:
     return replace(record, hashes={**record.hashes, **sha256})
 
 
-def planned(record: SearchRecord, **decided: PlanValue) -> SearchRecord:
-    """`record` with more of its plan decided."""
-    return replace(record, plan={**record.plan, **decided})
-
-
 # ---- writing and reading --------------------------------------------------------------------------------------------
 
 
@@ -284,7 +279,7 @@ def _document(folder: Path) -> tuple[type[SearchRecord] | type[TrainRecord], dic
     if not file.exists():
         raise BadInput(f"{folder}: not a run directory (it has no {FILE})")
     value, fault = _object(file)
-    if fault is not None and "object" not in fault.rule:
+    if fault is not None and not value and fault.rule != NO_OBJECT:
         raise BadInput(f"{file}: {fault.rule}")
     form = value.get("format")
     if not isinstance(form, str) or form not in _KINDS:
@@ -345,4 +340,4 @@ def _object(file: Path) -> tuple[dict[str, Any], Fault | None]:
         return {}, Fault(file.name, "is not in the run directory")
     except (OSError, ValueError, RecursionError) as e:
         return {}, Fault(file.name, f"cannot be read ({e})")
-    return (value, None) if isinstance(value, dict) else ({}, Fault(file.name, "does not hold an object"))
+    return (value, None) if isinstance(value, dict) else ({}, Fault(file.name, NO_OBJECT))

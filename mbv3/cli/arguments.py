@@ -27,13 +27,18 @@ def add_timing(p: ArgumentParser) -> None:
 
 def add_device(p: ArgumentParser) -> None:
     """--device and --force-table, for a table that exists."""
-    p.add_argument("--device", metavar="TABLE.csv|NAME", help="a table, or a name from `mbv3 latency devices`")
+    p.add_argument(
+        "--device",
+        metavar="TABLE.csv|NAME",
+        help="a table, or a name from `mbv3 latency devices` "
+        "(default: the table of this CPU, measured if the cache has none)",
+    )
     p.add_argument("--force-table", action="store_true", help="use a table that was measured elsewhere")
 
 
 def add_head(p: ArgumentParser) -> None:
     """--head, --classes, --output-stride and --resolution of a SPEC."""
-    p.add_argument("--head", metavar="NAME", help="with another head: " + ", ".join(head_names()))
-    p.add_argument("--classes", type=int, metavar="N", help="its classes, with background for ssdlite (default: as is)")
+    p.add_argument("--head", metavar="NAME", help="replace the head by one of " + ", ".join(head_names()))
+    p.add_argument("--classes", type=int, metavar="N", help="classes of the head, for ssdlite with background")
     p.add_argument("--output-stride", type=int, metavar="8|16|32", help="last feature map at 1/N of the input, dilated")
     p.add_argument("--resolution", metavar="H|HxW", help="the input in pixels (default: that of the network)")

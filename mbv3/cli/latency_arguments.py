@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from typing import TYPE_CHECKING, TypeVar
 
 from mbv3.cli.arguments import SPEC_HELP, add_common, add_device, add_head, add_timing
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["add_latency"]
-
-P = TypeVar("P", bound=ArgumentParser)
 
 
 def add_latency(verb: ArgumentParser) -> None:

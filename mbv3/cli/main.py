@@ -13,7 +13,7 @@ from typing import Any
 
 from mbv3.cli.arguments import SPEC_HELP, add_common, add_device, add_head, add_timing
 from mbv3.cli.latency_arguments import add_latency
-from mbv3.errors import Mbv3Error
+from mbv3.errors import Mbv3Error, out_of_memory
 
 __all__ = ["main", "search_main"]
 
@@ -166,6 +166,11 @@ def _guard(args: argparse.Namespace) -> int:
             kept = "what was timed is not kept"
         _say(f"interrupted; {kept}")
         return 4
+    except (MemoryError, RuntimeError) as e:
+        if (spent := out_of_memory(e)) is None:
+            raise
+        _say(f"error: {spent}")
+        return spent.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

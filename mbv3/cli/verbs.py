@@ -159,10 +159,10 @@ def _show(args: Namespace) -> int:
     lines = [head + (["ms"] if predicted else [])]
     for r in rows:
         shape = " ".join(f"{h}x{w}x{c}" for c, h, w in r.get("inputs", [r["in"]]))
-        told = {**r, "s": f"{r['s']} d{r['dilation']}"} if "dilation" in r else dict(r)  # d2: dilated by 2
+        shown = {**r, "s": f"{r['s']} d{r['dilation']}"} if "dilation" in r else dict(r)  # d2: dilated by 2
         kernels = [r[f] for f in ROWS[r["op"]].KERNELS] if r["op"] in ROWS else []
-        told |= {"k": "+".join(str(k or "-") for k in kernels)} if kernels else {}
-        fields = (str(told.get(f, "-")) for f in ("k", "exp", "out", "se", "nl", "s", "skip"))
+        shown |= {"k": "+".join(str(k or "-") for k in kernels)} if kernels else {}
+        fields = (str(shown.get(f, "-")) for f in ("k", "exp", "out", "se", "nl", "s", "skip"))
         line = [r["path"], shape, r["op"], *fields]
         line += [f"{r['params']:,}", f"{r['madds'] / 1e6:.2f}"]
         if predicted:

@@ -40,7 +40,7 @@ def find_boxes(root: Path, *, skip_broken: bool = False) -> dict[str, Annotated]
     """The parts (`training`, and `validation` and `test` where they are) of a VOC or COCO data set.
 
     Boxes that reach out of their image are cut to it, and those without area are left out, as every loader of the field
-    does; both are told in `mended`, and so are classes without a box to learn from.
+    does; both are reported in `mended`, and so are classes without a box to learn from.
 
     Raises:
         BadInput: neither kind of data set; ids that are not unique; annotations without their image or that cannot be

@@ -159,7 +159,7 @@ def folder_notes(folder: Path) -> tuple[str, ...]:
         notes.append(f"{len(deep)} images lie in folders within a class folder and count as its class, for instance "
                      f"{deep[0]}")  # fmt: skip
     if same:
-        notes.append(f"{len(same)} images have the name of another but for its suffix, for instance {same[0]}; where "
+        notes.append(f"{len(same)} images have the name of another except for the suffix, such as {same[0]}; where "
                      "they are the same picture, remove one of them")  # fmt: skip
     if other:
         kinds = ", ".join(f"{n} {plain(suffix)}" for suffix, n in other.most_common(5))

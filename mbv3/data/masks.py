@@ -75,7 +75,7 @@ def find_masks(folder: Path, classes: int | None, *, skip_broken: bool = False) 
     """
     all_images, all_masks = _by_stem(folder / "images"), _by_stem(folder / "masks")
     several = [paths for found in (all_images, all_masks) for paths in found.values() if len(paths) > 1]
-    faults = [f"{paths[0]}: {paths[1].name} has the same name but for its suffix; keep one" for paths in several]
+    faults = [f"{paths[0]}: {paths[1].name} has the same name except for its suffix; keep one" for paths in several]
     images, masks = ({stem: paths[0] for stem, paths in found.items()} for found in (all_images, all_masks))
     faults += [f"{images[s]}: no mask {folder / 'masks' / s}.png" for s in images if s not in masks]
     faults += [f"{masks[s]}: an annotation without its image in {folder / 'images'}" for s in masks if s not in images]

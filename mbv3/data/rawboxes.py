@@ -47,7 +47,7 @@ class Raw:
 
 @dataclass
 class Notes:
-    """Faults, which end the reading unless they are skipped, and what is only told."""
+    """Faults, which end the reading unless they are skipped, and what is only reported."""
 
     faults: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)

@@ -99,7 +99,7 @@ def _notes(files: Sequence[Path], flat: Sequence[int], white: White, fit: Framin
 
 
 def _stat(file: Path) -> tuple[str, int, int]:
-    """What changes when a file does; zeros of a link that leads nowhere, which is told with the broken ones."""
+    """What changes when a file does; zeros for a link that leads nowhere, which is listed with the broken ones."""
     try:
         found = file.stat()
     except OSError:

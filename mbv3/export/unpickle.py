@@ -248,7 +248,7 @@ def read_torch_file(path: Path) -> tuple[Any, list[str]]:
     except _BROKEN as e:
         why = plain((str(e).strip() or type(e).__name__).splitlines()[0], 120)
         raise BadInput(f"{path}: holds more than tensors, or is none of torch's files ({why}); save the network's "
-                       "state_dict() anew, or convert it to safetensors where you trust it") from None  # fmt: skip
+                       "state_dict() again, or convert it to safetensors where you trust it") from None  # fmt: skip
 
 
 def as_tensor(value: Any) -> Tensor | None:

@@ -23,6 +23,7 @@ __all__ = [
     "Opener",
     "Runtime",
     "check_portable",
+    "check_runtime",
     "models_of",
     "open_runtime",
     "register_runtime",
@@ -129,7 +130,8 @@ def _listed() -> str:
     return ", ".join(runtime_names())
 
 
-def _check_name(name: str) -> None:
+def check_runtime(name: str) -> None:
+    """Raises: BadInput where there is no runtime of that name."""
     if name == "litert-int8":
         raise BadInput(
             "--runtime litert-int8: LiteRT files are written in fp32 only, because its package has no quantizer; "
@@ -141,7 +143,7 @@ def _check_name(name: str) -> None:
 
 def check_portable(name: str) -> None:
     """Raises: BadInput unless the models of runtime `name` can be written as files, for a kit or another device."""
-    _check_name(name)
+    check_runtime(name)
     if name not in RUNTIMES:
         raise BadInput(
             f"--runtime {name}: a registered runtime exists in this process only; for a kit or another device use one "
@@ -155,7 +157,7 @@ def open_runtime(name: str, threads: int) -> Runtime:
     Raises:
         BadInput: no such runtime; it is not installed, or does not work here; more threads than may run at one time.
     """
-    _check_name(name)
+    check_runtime(name)
     most, why = cores_to_use()
     if not 1 <= threads <= most:
         raise BadInput(f"--threads must be from 1 to {most}, {why} (got {threads})")
@@ -164,7 +166,7 @@ def open_runtime(name: str, threads: int) -> Runtime:
     kind = KINDS[name]
     try:
         kind.version()
-        kind.try_out(models_of(kind.runtime).layer(_SMALL))
+        kind.try_out(models_of(name).layer(_SMALL))
     except RuntimeFault as e:
         extra = "; pip install 'mbv3-search[litert]'" if kind.runtime == "litert" and "not installed" in str(e) else ""
         raise BadInput(f"--runtime {name}: {e}{extra}") from None

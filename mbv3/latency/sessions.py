@@ -101,9 +101,9 @@ class Kind(NamedTuple):
     def version(self) -> str:
         """As the module itself says it, else as its package does. Raises: RuntimeFault."""
         module = loaded(self.modules, self.package)
-        told = getattr(module, "__version__", None)
-        if isinstance(told, str) and told:
-            return told
+        found = getattr(module, "__version__", None)
+        if isinstance(found, str) and found:
+            return found
         for name in (self.package, module.__name__.replace("_", "-")):
             try:
                 return version(name)

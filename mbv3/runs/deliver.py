@@ -51,6 +51,9 @@ def guarded(run: RunDir[SearchRecord], work: Generator[Event, None, Found]) -> G
     except (KeyboardInterrupt, GeneratorExit):
         run.update(status="interrupted", exit=4)
         raise
+    except Exception as e:
+        run.update(status="failed", exit=1, error=f"{type(e).__name__}: {e}")
+        raise
     finally:
         run.unlock()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from mbv3.runs.prepare import TABLE
 from mbv3.runs.result import Found
 from mbv3.runs.rundir import RunDir, file_sha256, versions
 from mbv3.space import load_space, scale
-from mbv3.spec import ArchSpec, dump_spec, load_spec, parse_spec
+from mbv3.spec import ArchSpec, dump_spec, load_spec, parse_spec, pixels
 from mbv3.stages import check_reach, drawn_images, fast_enough, network_table, read_images
 from mbv3.tables import Latency, reference_of
 
@@ -59,7 +60,8 @@ def adapt_events(
     command = command_line("mbv3 netadapt", spec.name, options=o)
     record = SearchRecord(
         version=__version__, command=command, args=o.as_dict(), target_ms=target_ms, versions=versions(),
-        seeds={"search": o.seed}, hashes={}, network=dump_spec(spec), status="running", exit=None, stages={}, notes=(),
+        seeds={"search": o.seed}, started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        hashes={}, network=dump_spec(spec), status="running", exit=None, stages={}, notes=(),
     )  # fmt: skip
     run = RunDir.create(path, record)
     yield RunStarted(run.path)
@@ -87,7 +89,7 @@ def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None
     if run.record.seed_ms is None and measured.ms <= o.target_ms:
         raise fast_enough(spec, measured.ms, o.target_ms, 0.0)
     run.text("seed.yaml", dump_spec(spec))
-    side = spec.resolution[0]
+    side = pixels(spec.resolution)
     run.update(
         scale=Scale(space=spec.name, width=1.0, resolution=side, why="the network's own size"),
         device=DeviceRecord(**runtime.fingerprint.as_dict()),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from mbv3.runs.options import Options
 from mbv3.runs.prepare import prepare
 from mbv3.runs.result import Found
 from mbv3.runs.rundir import RunDir, versions
-from mbv3.search import imagenet_top1, register_reward, register_sampler
+from mbv3.search import REWARDS, SAMPLERS, imagenet_top1, register_reward, register_sampler
 from mbv3.space import SearchSpace, load_space, scale
 from mbv3.spec import dump_spec
 from mbv3.stages import (
@@ -73,14 +74,20 @@ def _named(options: dict[str, Any]) -> dict[str, Any]:
     the object to `register_sampler` or `register_reward` again."""
     sampler, reward = options.get("sampler"), options.get("reward")
     if isinstance(sampler, BaseSampler):
-        name = type(sampler).__name__
+        name = _new_name(type(sampler).__name__, SAMPLERS)
         register_sampler(name, lambda space, seed: sampler)
         options = {**options, "sampler": name}
     if callable(reward):
-        name = getattr(reward, "__name__", type(reward).__name__)
+        name = _new_name(getattr(reward, "__name__", type(reward).__name__), REWARDS)
         register_reward(name, lambda target_ms, w: reward)
         options = {**options, "reward": name}
     return options
+
+
+def _new_name(name: str, taken: Collection[str]) -> str:
+    """`name`, numbered where it is taken: two functions may have one name."""
+    numbered = (name if n == 1 else f"{name}-{n}" for n in itertools.count(1))
+    return next(candidate for candidate in numbered if candidate not in taken)
 
 
 def find_events(

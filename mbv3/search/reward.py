@@ -36,7 +36,13 @@ REWARDS: dict[str, Callable[[float, float], Reward]] = {
 
 
 def register_reward(name: str, make: Callable[[float, float], Reward]) -> None:
-    """Make a reward known by `name`, as `--reward` and `Options` take it. `make(target_ms, w)` returns it."""
+    """Make a reward known by `name`, as `--reward` and `Options` take it. `make(target_ms, w)` returns it.
+
+    Raises:
+        BadInput: the name is taken.
+    """
+    if name in REWARDS:
+        raise BadInput(f"a reward cannot be registered as {name!r}: there are {', '.join(REWARDS)}; take a new name")
     REWARDS[name] = make
 
 

@@ -169,7 +169,13 @@ SAMPLERS: dict[str, Callable[[SearchSpace, int], BaseSampler]] = {
 
 def register_sampler(name: str, make: Callable[[SearchSpace, int], BaseSampler]) -> None:
     """Make a sampler known by `name`, as `--sampler` and `Options` take it. `make(space, seed)` returns one of Optuna's
-    samplers. A class is made once for a search; a function is called again for every trial."""
+    samplers. A class is made once for a search; a function is called again for every trial.
+
+    Raises:
+        BadInput: the name is taken.
+    """
+    if name in SAMPLERS:
+        raise BadInput(f"a sampler cannot be registered as {name!r}: there are {', '.join(SAMPLERS)}; take a new name")
     SAMPLERS[name] = make
 
 

@@ -140,8 +140,8 @@ def train_start(
 
 
 def at_own_size(spec: ArchSpec, state: dict[str, Tensor], images: Images) -> dict[str, Tensor]:
-    """`state` with batch-norm statistics of the network's own resolution, where it was trained at another: those of
-    maps of a pixel are near no variance at all, and on larger maps single precision does not carry what comes of it."""
+    """`state` with batch-norm statistics recomputed at the network's own resolution, where it was trained at another.
+    Statistics of maps of one pixel have almost no variance, and larger maps then overflow single precision."""
     if spec.resolution == images.size:
         return state
     net = build(spec, 0)

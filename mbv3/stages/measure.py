@@ -9,7 +9,7 @@ from pathlib import Path
 from mbv3.errors import Unreachable
 from mbv3.events import Event
 from mbv3.latency import BuildPlan, LatencyTable, Runtime, build_table
-from mbv3.spec import ArchSpec, load_spec, lower, scale_spec, smallest, width_rules
+from mbv3.spec import ArchSpec, load_spec, lower, pixels, scale_spec, smallest, width_rules
 from mbv3.stages.scale import quick_ms
 from mbv3.tables import REFERENCE, TABLE_MINUTES, Latency, reference_at
 
@@ -39,7 +39,7 @@ def network_table(
         calibration=tuple((f"calibration:@{w:g}", s) for w, s in zip(WIDTHS, relatives, strict=True)),
         reference=reference_at(1.0, spec.resolution),
         about={
-            "space": f"widths of {spec.name}", "space_id": "0" * 8, "width": 1.0, "resolution": spec.resolution[0],
+            "space": f"widths of {spec.name}", "space_id": "0" * 8, "width": 1.0, "resolution": pixels(spec.resolution),
             "reference": REFERENCE,
         },
     )  # fmt: skip

@@ -44,7 +44,7 @@ class SpaceLatency:
 
 
 def space_latency(space: SearchSpace, latency: Latency) -> SpaceLatency:
-    """Raises: BadInput where the table lacks layers of the space and the device that could be asked is at hand."""
+    """Raises: BadInput where the table lacks layers of the space that could be measured here."""
     table = latency.table
     calibration = table.calibration
 
@@ -126,8 +126,8 @@ def search(
 
 def _affordable(space: SearchSpace, judge: Judge, budget: Budget) -> int:
     """Trials by default; with shared weights as many as their share of the budget scores, by the second of two."""
-    if judge.kind != "supernet":
-        return TRIALS[judge.kind]
+    if judge.kind != "supernet" or not budget.timed:
+        return TRIALS.get(judge.kind, TRIALS["supernet"])
     middle = tuple(n // 2 for n in space.sizes)
     judge.accuracy(middle)
     began = time.monotonic()

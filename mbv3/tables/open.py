@@ -18,6 +18,7 @@ from mbv3.latency import (
     LatencyTable,
     Runtime,
     build_table,
+    check_runtime,
     load_profile,
     measure_over_adb,
     measure_over_ssh,
@@ -146,9 +147,10 @@ def read_table(path: str, runtime: str, threads: int, force: bool) -> tuple[Late
     """A table from a file or the name of a profile, and a caveat where its times are not those of this device.
 
     Raises:
-        BadInput: neither a table nor a profile.
+        BadInput: neither a table nor a profile; no such runtime.
         ForeignTable: it was measured on another device, runtime or thread count, unless `force`.
     """
+    check_runtime(runtime)
     table = load_profile(path) if path in profile_names() else LatencyTable.load(path)
     if table.model is not None:
         return table, profile_caveat(table)

@@ -7,11 +7,9 @@ from mbv3.training.loop import Diverged, Epoch, fit, one_step
 from mbv3.training.optimizer import Average, make_optimizer
 from mbv3.training.processes import processes, together
 from mbv3.training.recipes import (
-    DEFAULT_RECIPE,
     RECIPES,
     Fit,
     Recipe,
-    default_recipe,
     learning_rate,
     recipe_for,
     usual_epochs,
@@ -22,7 +20,6 @@ from mbv3.training.segment import SegmentMetric
 from mbv3.training.task import Batches, Metric, Objective, WithAux, and_aux, classify_objective, distilled
 
 __all__ = [
-    "DEFAULT_RECIPE",
     "RECIPES",
     "Average",
     "Batches",
@@ -40,7 +37,6 @@ __all__ = [
     "adopt",
     "and_aux",
     "classify_objective",
-    "default_recipe",
     "detect_objective",
     "distilled",
     "evaluate",

@@ -1,4 +1,4 @@
-"""Weights from elsewhere into a network: what does not fit is told all at once."""
+"""Weights from elsewhere into a network: everything that does not fit is listed at once."""
 
 from __future__ import annotations
 

@@ -12,11 +12,9 @@ from mbv3.data import Augment
 from mbv3.errors import BadInput
 
 __all__ = [
-    "DEFAULT_RECIPE",
     "RECIPES",
     "Fit",
     "Recipe",
-    "default_recipe",
     "learning_rate",
     "recipe_for",
     "usual_epochs",
@@ -55,7 +53,7 @@ class Recipe:
     augment: Augment = "shift"
     erase: float = 0.0  # share of images with a random rectangle erased (Zhong 2017, arXiv:1708.04896)
     ema: float = 0.0  # decay of the averaged weights, 0 for none
-    recalibrate: int = 0  # batches over which batch-norm statistics are taken anew before a score, 0 for none
+    recalibrate: int = 0  # batches over which batch-norm statistics are recomputed before a score, 0 for none
     recalibrate_plain: bool = False  # over images as they are scored, not as they are changed for the training
     distill: float = 0.5  # weight of the teacher's answer, where there is a teacher
     temperature: float = 1.0  # of the teacher's answer (Hinton 2015, arXiv:1503.02531)
@@ -103,7 +101,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         ),
         "paper": Recipe(
             source="Howard 2019, section 6.1.1, arXiv:1905.02244",
-            # departures: the paper's epochs are not told, its preprocessing's colour distortion is left out
+            # departures: the paper does not report its epochs; its colour distortion is left out
             epochs=600, batch=128, optimizer="rmsprop", lr=0.1, lr_batch=4096, momentum=0.9, alpha=0.9, eps=0.0316,
             schedule="steps", decay=0.99, decay_epochs=3.0, warmup=0.0, weight_decay=1e-5, label_smoothing=0.1,
             clip=math.inf, augment="inception", ema=0.9999,
@@ -141,8 +139,6 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         ),
     }
 )  # fmt: skip
-DEFAULT_RECIPE = MappingProxyType({"classify": "small-data", "segment": "small-segment", "detect": "small-detect"})
-_WITH_WEIGHTS = MappingProxyType({"classify": "finetune"})
 
 
 def why_recipe(name: str, asked: bool, init: bool, by_data: bool, n: int) -> str:
@@ -172,11 +168,6 @@ def _finetune(n: int) -> dict[str, Any]:
 
 # what a recipe takes from the number of training images; an option overrides each
 _BY_DATA: Mapping[str, Callable[[int], dict[str, Any]]] = MappingProxyType({"finetune": _finetune})
-
-
-def default_recipe(task: str, init: bool) -> str:
-    """The recipe of a task, where no other is asked for; `init`: the training starts from weights."""
-    return _WITH_WEIGHTS.get(task, DEFAULT_RECIPE[task]) if init else DEFAULT_RECIPE[task]
 
 
 _FREE = frozenset(f.name for f in fields(Recipe)) - {"source", "lr_batch"}

@@ -1,4 +1,4 @@
-"""Accuracy of a network, and batch-norm statistics measured anew."""
+"""Accuracy of a network, and batch-norm statistics recomputed."""
 
 from __future__ import annotations
 

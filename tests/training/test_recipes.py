@@ -11,17 +11,14 @@ from torch import nn
 
 from mbv3.errors import BadInput
 from mbv3.training import (
-    DEFAULT_RECIPE,
     RECIPES,
     Fit,
     classify_objective,
-    default_recipe,
     distilled,
     learning_rate,
     make_optimizer,
     recipe_for,
     usual_epochs,
-    why_recipe,
 )
 from mbv3.training.optimizer import Average
 
@@ -43,7 +40,7 @@ def test_published_figures() -> None:
     for name, theirs in (("mmseg", True), ("torchvision", True), ("ssdlite", True), ("paper", False)):
         groups = make_optimizer(net, recipe_for(name, 3000, (8, 8))).param_groups
         assert all((g["weight_decay"] > 0) for g in groups) is theirs and not any(g.get("nesterov") for g in groups)
-    assert all(r.source for r in RECIPES.values()) and set(DEFAULT_RECIPE.values()) <= set(RECIPES)
+    assert all(r.source for r in RECIPES.values())
 
 
 def test_the_rate_follows_the_images_of_a_step() -> None:
@@ -67,17 +64,6 @@ def test_steps_grow_with_the_root_of_the_images() -> None:
     assert (many.batch, many.hold_norms, many.recalibrate) == (64, False, 16)
     assert recipe_for("finetune", 512, (8, 8), batch=16).lr == pytest.approx(few.lr / 2)
     assert recipe_for("small-data", 512, (8, 8)).epochs == RECIPES["small-data"].epochs
-
-
-def test_the_default_follows_what_a_training_starts_from() -> None:
-    assert default_recipe("classify", init=True) == "finetune"
-    for task, name in DEFAULT_RECIPE.items():
-        assert default_recipe(task, init=False) == name
-        assert default_recipe(task, init=True) in RECIPES
-    assert why_recipe("finetune", False, True, True, 70) == "default with --init; epochs by the 70 images"
-    assert why_recipe("finetune", False, True, False, 70) == "default with --init"
-    assert why_recipe("paper", True, True, True, 70) == "as asked"
-    assert why_recipe("small-data", False, False, True, 70) == "default without --init"
 
 
 def test_what_is_refused() -> None:
