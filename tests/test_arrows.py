@@ -26,6 +26,7 @@ MAY: dict[str, tuple[set[str], set[str]]] = {
     "typed_json": ({"errors"}, set()),
     "spec": (set(), {"yaml"}),
     "space": ({"spec"}, {"numpy"}),
+    "accuracy": ({"spec", "space"}, {"numpy"}),
     "graph": ({"spec"}, {"numpy", "onnx", "ai_edge_litert", "flatbuffers"}),
     "latency": ({"spec", "graph"}, {"numpy", "scipy", "onnxruntime", "ai_edge_litert"}),
     "nn": ({"spec"}, {"torch"}),
@@ -324,7 +325,13 @@ def loaded_by(statement: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "statement",
-    ["import mbv3", "import mbv3.spec", "import mbv3.errors, mbv3.events, mbv3.files", "import mbv3.space"],
+    [
+        "import mbv3",
+        "import mbv3.spec",
+        "import mbv3.errors, mbv3.events, mbv3.files",
+        "import mbv3.space",
+        "import mbv3.accuracy",
+    ],
 )
 def test_light_doors_load_nothing_heavy(statement: str) -> None:
     loaded = loaded_by(statement)

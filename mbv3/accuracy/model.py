@@ -1,0 +1,181 @@
+"""The ImageNet model: top-1 as a monotone function of a network's sums, from coefficients that are plain numbers.
+
+With x the inputs (all at least 0, none falls when the network grows; see features.py),
+
+    logit(top1 / 100) = offset + slope g(x),   g = beta ln(c + w x) - sum_h v_h ln(1 + exp(-(b_h + W_h x))) + omega x
+
+where beta, v, w, W and omega are at least 0 and every recipe has its own offset. So a network that is smaller anywhere
+is never predicted to be better. A source whose networks answer otherwise than fully trained ones do (a short schedule,
+shared weights) scales groups of inputs and g itself by positive factors of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
+from functools import lru_cache
+from importlib import resources
+from itertools import combinations, pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mbv3.accuracy.features import LINEAR, LOGS, RESOLUTION, WIDTH, group, log_columns, ramps
+from mbv3.errors import BadInput, shown
+
+__all__ = ["FILE", "INPUTS", "PAPER", "Model", "Region", "expand", "shipped"]
+
+FILE = "imagenet_top1.json"
+PAPER = "mobilenet_v3-paper"  # Howard 2019 (arXiv:1905.02244), as slim published it
+FORMAT = "mbv3-imagenet/1"
+RES_NAMES = tuple(f"px {low} to {high}" for low, high in pairwise(RESOLUTION))
+INPUTS = (*LINEAR, *LOGS, *RES_NAMES)
+
+Array = NDArray[np.float64]
+
+
+def expand(sums: Array, resolution: float | Array) -> Array:
+    """Inputs (n, len(INPUTS)) of networks with `sums` (n, WIDTH) at `resolution` pixels a side, one or (n,)."""
+    res = np.broadcast_to(ramps(resolution), (len(sums), len(RES_NAMES)))
+    return np.concatenate([sums[:, list(LINEAR.values())], np.log1p(sums @ log_columns()), res], axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Where there is evidence: bounds of sizes in log2, of their pairwise sums and of their differences."""
+
+    names: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @staticmethod
+    def directions(sizes: Mapping[str, Array]) -> tuple[tuple[str, ...], Array]:
+        """(names, (n, directions)) of sizes by name, each (n,) and positive."""
+        logs = {name: np.log2(v) for name, v in sizes.items()}
+        out = dict(logs)
+        for a, b in combinations(logs, 2):
+            out[f"{a} x {b}"] = logs[a] + logs[b]
+            out[f"{a} / {b}"] = logs[a] - logs[b]
+        return tuple(out), np.stack(list(out.values()), axis=1)
+
+    @classmethod
+    def around(cls, sizes: Mapping[str, Array]) -> Region:
+        names, at = cls.directions(sizes)
+        return cls(names, tuple(at.min(0).tolist()), tuple(at.max(0).tolist()))
+
+    def outside(self, sizes: Mapping[str, float]) -> tuple[float, str]:
+        """(how far in octaves, where) of one network; (0, '') inside."""
+        names, at = self.directions({k: np.array([v]) for k, v in sizes.items()})
+        found: list[tuple[bool, float, str]] = []
+        for name, v, low, high in zip(names, at[0].tolist(), self.low, self.high, strict=True):
+            far = max(low - v, v - high)
+            if far > 1e-9:
+                side, bound = ("below", low) if v < low else ("above", high)
+                found.append((name in sizes, far, f"{name} {2**v:.4g} is {side} the evidence ({2**bound:.4g})"))
+        # a size says more than a product of two does
+        return (max(far for _, far, _ in found), max(found)[2]) if found else (0.0, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One training: its offset, and the source that scales the inputs."""
+
+    offset: float
+    source: str
+    networks: int  # how many networks of it are in the fit
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The fitted numbers; see the module for what they mean."""
+
+    c: float
+    beta: float
+    v: Array  # (hidden,)
+    b: Array  # (hidden,)
+    weights: Array  # (inputs, hidden + 2): W, then w, then omega
+    recipes: Mapping[str, Recipe]
+    slopes: Mapping[str, float]  # by source
+    scales: Mapping[str, Mapping[str, float]]  # by source: group to factor
+    region: Region
+    errors: tuple[float, float]  # standard error in points: of the core, outside it
+    source: str
+
+    def scaled(self, source: str) -> Array:
+        """The weights as a source has them, (inputs, hidden + 2)."""
+        factors = self.scales.get(source, {})
+        by_input = np.array([factors.get(group(name), 1.0) for name in INPUTS])
+        return np.asarray(self.weights * by_input[:, None], dtype=np.float64)
+
+    def recipe(self, name: str) -> Recipe:
+        """Raises: BadInput when no training of the evidence has this name."""
+        if name not in self.recipes:
+            raise BadInput(f"recipe: no training is called {shown(name)}; known are {', '.join(self.recipes)}")
+        return self.recipes[name]
+
+    def reduce(self, source: str) -> Array:
+        """(WIDTH, hidden + 2 + len(LOGS)): what sums are multiplied with before anything that is not linear."""
+        weights = self.scaled(source)
+        linear = np.zeros((WIDTH, weights.shape[1]))
+        linear[list(LINEAR.values())] = weights[: len(LINEAR)]
+        return np.concatenate([linear, log_columns()], axis=1)
+
+    def finish(self, reduced: Array, resolution: float | Array, recipe: str) -> Array:
+        """Percent top-1 (n,) of `sums @ reduce(source)` (n, ...) at one resolution or (n,)."""
+        about = self.recipe(recipe)
+        weights, k = self.scaled(about.source), self.weights.shape[1]
+        at = reduced[:, :k] + np.log1p(reduced[:, k:]) @ weights[len(LINEAR) : len(LINEAR) + len(LOGS)]
+        at = at + ramps(resolution) @ weights[len(LINEAR) + len(LOGS) :]
+        u, z = at[:, : k - 2] + self.b, self.c + at[:, k - 2]
+        g = self.beta * np.log(z) - np.logaddexp(0.0, -u) @ self.v + at[:, k - 1]
+        return np.asarray(100.0 / (1.0 + np.exp(-(about.offset + self.slopes.get(about.source, 1.0) * g))))
+
+    def predict(self, sums: Array, resolution: float | Array, recipe: str) -> Array:
+        """Percent top-1 (n,) of networks with `sums` (n, WIDTH)."""
+        return self.finish(sums @ self.reduce(self.recipe(recipe).source), resolution, recipe)
+
+    def to_json(self) -> str:
+        """The file's text: one input a line."""
+        names: Sequence[str] = [n for n, row in zip(INPUTS, self.weights, strict=True) if row.any()]
+        rows = {n: [float(f"{x:.8g}") for x in self.weights[INPUTS.index(n)]] for n in names}
+        head: dict[str, Any] = {
+            "format": FORMAT, "source": self.source, "c": self.c, "beta": self.beta,
+            "v": self.v.tolist(), "b": self.b.tolist(), "slopes": dict(self.slopes),
+            "errors": list(self.errors),
+            "scales": {s: dict(f) for s, f in self.scales.items()},
+            "region": {n: [low, high] for n, low, high in zip(*astuple(self.region), strict=True)},
+            "recipes": {n: asdict(r) for n, r in self.recipes.items()},
+        }  # fmt: skip
+        lines = [f" {json.dumps(k)}: {json.dumps(v)}," for k, v in head.items()]
+        weights = ",\n".join(f"  {json.dumps(n)}: {json.dumps(row)}" for n, row in rows.items())
+        return "\n".join(["{", *lines, ' "weights": {', weights, " }", "}", ""])
+
+    @classmethod
+    def from_json(cls, text: str) -> Model:
+        """Raises: BadInput: another format, a name that this version does not know, or a weight below 0."""
+        d = json.loads(text)
+        if d.get("format") != FORMAT:
+            raise BadInput(f"{FILE}: format must be {FORMAT} (got {shown(d.get('format'))}); reinstall the package")
+        weights = np.zeros((len(INPUTS), len(d["v"]) + 2))
+        for name, row in d["weights"].items():
+            if name not in INPUTS:
+                raise BadInput(f"{FILE}: no input is called {shown(name)}; run scripts/fit_imagenet_accuracy.py again")
+            weights[INPUTS.index(name)] = row
+        positive = [weights, np.array(d["v"]), np.array([d["c"], d["beta"], *d["slopes"].values()])]
+        positive += [np.array(list(f.values())) for f in d["scales"].values()]
+        if any((a < 0).any() for a in positive):
+            raise BadInput(f"{FILE}: a weight is below 0, so that a larger network could be predicted to be worse")
+        region = Region(tuple(d["region"]), *zip(*d["region"].values(), strict=True))
+        return cls(
+            d["c"], d["beta"], np.array(d["v"]), np.array(d["b"]), weights,
+            {n: Recipe(**r) for n, r in d["recipes"].items()}, d["slopes"], d["scales"], region,
+            (d["errors"][0], d["errors"][1]), d["source"],
+        )  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def shipped() -> Model:
+    """The model that the package brings."""
+    return Model.from_json((resources.files("mbv3.accuracy") / FILE).read_text("utf-8"))

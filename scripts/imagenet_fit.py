@@ -1,0 +1,196 @@
+"""The fit of mbv3.accuracy's ImageNet model: weighted least squares in points, weights kept positive as squares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from imagenet_evidence import Row
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from mbv3.accuracy.features import LINEAR, group, network_sums
+from mbv3.accuracy.model import INPUTS, Model, Recipe, Region, expand
+
+Array = NDArray[np.float64]
+SOURCES = ("published", "accel_nasbench", "ofa_dynast", "ofa_gatech")
+# points that a network of a source may be off: noise of its training, and what inputs cannot tell
+NOISE = {"published": 0.6, "accel_nasbench": 0.43, "ofa_dynast": 0.15, "ofa_gatech": 0.15}
+AVERAGE = "published-average"
+GROUPS = sorted({group(n) for n in INPUTS} - {""})
+GROUP_OF = np.array([GROUPS.index(group(n)) if group(n) else len(GROUPS) for n in INPUTS])
+IS_LINEAR = np.arange(len(INPUTS)) < len(LINEAR)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Rows as arrays."""
+
+    rows: Sequence[Row]
+    sums: Array = field(init=False)
+    inputs: Array = field(init=False)
+    top1: Array = field(init=False)
+    pixels: Array = field(init=False)
+    source: NDArray[np.str_] = field(init=False)
+    recipe: NDArray[np.str_] = field(init=False)
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "sums", np.array([network_sums(r.layers) for r in self.rows]))
+        put(self, "pixels", np.array([float(r.resolution) for r in self.rows]))
+        put(self, "inputs", expand(self.sums, self.pixels))
+        put(self, "top1", np.array([r.top1 for r in self.rows]))
+        put(self, "source", np.array([r.source for r in self.rows]))
+        put(self, "recipe", np.array([r.recipe for r in self.rows]))
+
+    def predict(self, model: Model, at: NDArray[np.int64]) -> Array:
+        """Percent top-1 of rows `at`; a recipe that the model has not seen is the published average."""
+        out = np.zeros(len(at))
+        for recipe in np.unique(self.recipe[at]):
+            j = np.flatnonzero(self.recipe[at] == recipe)
+            name = recipe if recipe in model.recipes else AVERAGE
+            out[j] = model.predict(self.sums[at[j]], self.pixels[at[j]], name)
+        return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    hidden: int = 8
+    ridge: float = 5e-3  # of the roots of the weights
+    ramp: float = 2.0  # times as much for an input that is a sum than for one that is a logarithm
+    ridge_recipe: float = 2.0  # holds a recipe's offset (logit) to the average
+    ridge_scale: float = 0.01  # holds a source's factors to 1 (in logarithms)
+    first: int = 1000  # steps of Adam
+    then: int = 3500  # steps of L-BFGS
+    seed: int = 0
+
+
+class _Fit:
+    """The loss and its gradient over one vector of free numbers."""
+
+    def __init__(self, data: Evidence, at: NDArray[np.int64], o: Options) -> None:
+        at = at[np.argsort([SOURCES.index(s) for s in data.source[at]], kind="stable")]
+        source = np.array([SOURCES.index(s) for s in data.source[at]])
+        self.o, self.y = o, data.top1[at]
+        self.recipes, self.recipe = np.unique(data.recipe[at], return_inverse=True)
+        self.published = np.array([source[self.recipe == k][0] == 0 for k in range(len(self.recipes))])
+        spread = data.inputs[at].std(0)
+        self.keep = spread > 1e-9
+        self.spread = np.where(self.keep, spread, 1.0)
+        self.x = (data.inputs[at] / self.spread).astype(np.float32)  # half the time of float64
+        self.mean = self.x.mean(0, dtype=np.float64)
+        self.parts = [(k, slice(*(np.flatnonzero(source == k)[[0, -1]] + [0, 1]))) for k in np.unique(source)]
+        self.weight = np.zeros(len(at))
+        for k, j in self.parts:  # every source counts alike, whatever its number of rows
+            self.weight[j] = 1 / (j.stop - j.start) / NOISE[SOURCES[k]] ** 2
+        p, h, r = len(INPUTS), o.hidden, len(self.recipes)
+        self.ends = np.cumsum([0, 3, r, 4, p, p, h, h, p * h, 3 * len(GROUPS)])
+        self.heavier = np.where(IS_LINEAR, o.ramp, 1.0)
+
+    def start(self) -> Array:
+        rng, o, p = np.random.default_rng(self.o.seed), self.o, len(INPUTS)
+        logit = np.log(self.y / (100 - self.y))
+        a = np.array([logit[self.recipe == k].mean() for k in range(len(self.recipes))])
+        mu = a[self.published].mean()
+        return np.concatenate([
+            [1.0, 0.5, mu - 1.5], np.where(self.published, 0.0, a - 1.5), np.ones(4), np.full(p, 0.1),
+            np.where(IS_LINEAR, 0.0, 0.05), np.full(o.hidden, 0.3), rng.normal(size=o.hidden),
+            rng.uniform(0, 0.2, p * o.hidden), np.zeros(3 * len(GROUPS)),
+        ])  # fmt: skip
+
+    def split(self, t: Array) -> list[Array]:
+        return [t[a:b] for a, b in zip(self.ends, self.ends[1:], strict=False)]
+
+    def __call__(self, t: Array) -> tuple[float, Array]:
+        o, h, p = self.o, self.o.hidden, len(INPUTS)
+        (c, beta, mu), d, slope, w, omega, v, b, hidden, scale = self.split(t)
+        hidden, scale = hidden.reshape(p, h), scale.reshape(3, -1)
+        heavy = self.heavier
+        roots = np.concatenate([hidden, w[:, None], np.where(IS_LINEAR, 0, omega)[:, None]], 1)
+        m = roots**2 * self.keep[:, None]
+        shift = self.mean @ m[:, :h]
+        loss = o.ridge * ((v**2).sum() + (heavy[:, None] * roots**2).sum())
+        loss += o.ridge_recipe * (d[self.published] ** 2).sum() + o.ridge_scale * (scale**2).sum()
+        dm, dscale = np.zeros_like(m), 2 * o.ridge_scale * scale
+        dd, dslope, dc, dbeta, dmu = 2 * o.ridge_recipe * d * self.published, np.zeros(4), 0.0, 0.0, 0.0
+        dv, db = 2 * o.ridge * v, np.zeros(h)
+        for k, j in self.parts:
+            factor = np.exp(np.append(scale[k - 1], 0.0))[GROUP_OF] if k else np.ones(p)
+            mk = m * factor[:, None]
+            out = (self.x[j] @ mk.astype(self.x.dtype)).astype(np.float64)
+            u, z = out[:, :h] + b - shift, c * c + 1e-3 + out[:, h]
+            soft, lz = np.logaddexp(0, -u), np.log(z)
+            g = beta * beta * lz - soft @ v**2 + out[:, h + 1]
+            sk = slope[k] if k else 1.0
+            guess = 100 * expit((0.0 if k else mu) + d[self.recipe[j]] + sk * g)
+            off = guess - self.y[j]
+            loss += float((self.weight[j] * off * off).sum())
+            dl = 2 * self.weight[j] * off * guess * (100 - guess) / 100
+            dd = dd + np.bincount(self.recipe[j], dl, len(d))
+            if k:
+                dslope[k] = dl @ g
+            else:
+                dmu = float(dl.sum())
+            dg = dl * sk
+            dz = dg * beta * beta / z
+            dbeta += 2 * beta * float(dg @ lz)
+            dc += 2 * c * float(dz.sum())
+            dv = dv - 2 * v * (soft.T @ dg)
+            dout = np.concatenate([dg[:, None] * v**2 * expit(-u), dz[:, None], dg[:, None]], 1)
+            db += dout[:, :h].sum(0)
+            dmk = (self.x[j].T @ dout.astype(self.x.dtype)).astype(np.float64)
+            dm += dmk * factor[:, None]
+            dm[:, :h] -= self.mean[:, None] * dout[:, :h].sum(0)
+            if k:
+                dscale[k - 1] += np.bincount(GROUP_OF, (dmk * mk).sum(1), len(GROUPS) + 1)[: len(GROUPS)]
+        droots = 2 * roots * (dm * self.keep[:, None] + o.ridge * heavy[:, None])
+        return loss, np.concatenate([
+            [dc, dbeta, dmu], dd, dslope, droots[:, h], np.where(IS_LINEAR, 0, droots[:, h + 1]), dv, db,
+            droots[:, :h].ravel(), dscale.ravel(),
+        ])  # fmt: skip
+
+    def adam(self, t: Array, steps: int, rate: float = 0.02) -> Array:
+        """Adam (Kingma 2015, arXiv:1412.6980) with a falling rate: brings what L-BFGS is slow to begin with."""
+        m, v = np.zeros_like(t), np.zeros_like(t)
+        for k in range(1, steps + 1):
+            _, g = self(t)
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+            t = t - rate * (1 - k / (steps + 1)) ** 0.5 * (m / (1 - 0.9**k)) / (np.sqrt(v / (1 - 0.999**k)) + 1e-8)
+        return t
+
+    def newton(self, t: Array, steps: int) -> Array:
+        """L-BFGS. In float32 its line search ends early: it then goes on in float64."""
+        while steps > 0:
+            options = {"maxiter": steps, "maxfun": 2 * steps, "maxcor": 30, "ftol": 1e-8, "gtol": 1e-6}
+            done = minimize(self, t, jac=True, method="L-BFGS-B", options=options)
+            t, steps = done.x, steps - max(1, int(done.nit))
+            if self.x.dtype == np.float64:
+                break
+            self.x = self.x.astype(np.float64)
+        return np.asarray(t)
+
+
+def fit(data: Evidence, at: NDArray[np.int64], o: Options, about: str = "", region: Region | None = None) -> Model:
+    """The model of rows `at`."""
+    f = _Fit(data, at, o)
+    t = f.adam(f.start(), o.first)
+    t = f.newton(t, o.then)
+    (c, beta, mu), d, slope, w, omega, v, b, hidden, scale = f.split(t)
+    p, h = len(INPUTS), o.hidden
+    roots = np.concatenate([hidden.reshape(p, h), w[:, None], np.where(IS_LINEAR, 0, omega)[:, None]], 1)
+    m = roots**2 * f.keep[:, None]
+    shift = f.mean @ m[:, :h]
+    m = np.where(m > 1e-6, m, 0.0) / f.spread[:, None]
+    recipes = {AVERAGE: Recipe(float(mu), "published", int((data.source[at] == "published").sum()))}
+    for k, name in enumerate(f.recipes):
+        source = str(data.source[at][data.recipe[at] == name][0])
+        recipes[str(name)] = Recipe(float(d[k] + (mu if f.published[k] else 0)), source, int((f.recipe == k).sum()))
+    factors = np.exp(scale.reshape(3, -1))
+    return Model(
+        c=float(c * c + 1e-3), beta=float(beta * beta), v=v**2, b=b - shift, weights=m, recipes=recipes,
+        slopes={s: float(slope[k]) if k else 1.0 for k, s in enumerate(SOURCES)},
+        scales={s: dict(zip(GROUPS, factors[k].tolist(), strict=True)) for k, s in enumerate(SOURCES[1:])},
+        region=region or Region((), (), ()), errors=(0.0, 0.0), source=about,
+    )  # fmt: skip
