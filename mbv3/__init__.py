@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from mbv3.latency import LatencyTable
     from mbv3.nn import build
     from mbv3.runs import adapt, adapt_events, export_events, export_to, find, find_events, train, train_events, verify
-    from mbv3.search import imagenet_top1
     from mbv3.space import load_space
     from mbv3.tables import build_table, build_table_events
 
@@ -26,7 +25,6 @@ _LATER = {
     "mbv3.runs": (
         "adapt", "adapt_events", "export_events", "export_to", "find", "find_events", "train", "train_events", "verify",
     ),
-    "mbv3.search": ("imagenet_top1",),
     "mbv3.space": ("load_space",),
     "mbv3.tables": ("build_table", "build_table_events"),
 }  # fmt: skip
@@ -45,7 +43,6 @@ __all__ = [
     "export_to",
     "find",
     "find_events",
-    "imagenet_top1",
     "load_space",
     "load_spec",
     "parse_spec",

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mbv3.accuracy import imagenet_space
 from mbv3.latency import LatencyTable
-from mbv3.search import SAMPLERS, Search, imagenet_top1, make_reward
+from mbv3.search import SAMPLERS, Search, make_reward
 from mbv3.space import Genome, load_space, tabulate
 from mbv3.spec import LayerKey
 
@@ -34,12 +35,13 @@ def main() -> None:
         return c.layer_ms(key, table.hot_ms(key))
 
     additive = tabulate(space, layer_ms)
+    top1 = imagenet_space(space)
 
     def latency_ms(genome: Genome) -> float:
         return float(additive(np.array([genome]))[0]) + c.c
 
     def accuracy(genome: Genome) -> float:
-        return float(imagenet_top1(space, [genome])[0])
+        return float(top1(np.array([genome]))[0])
 
     target = 6.25
     result: dict[str, object] = {

@@ -49,11 +49,8 @@ EXTRA: dict[tuple[str, str], str] = {
     ("graph", "onnxruntime"): "its quantizer writes the int8 files",
     ("tasks", "datasets"): "an optional dependency: data sets of the Hugging Face hub",
 }
-_DOOR = "until the front door has the name"
 # (file, module) imports against the rules that are being removed; an entry that is not used fails
-TEMPORARY: dict[tuple[str, str], str] = {
-    ("scripts/fit_imagenet_predictor.py", "mbv3.search.predictor"): _DOOR,
-}
+TEMPORARY: dict[tuple[str, str], str] = {}
 # rooms with files that import each other in a ring, being removed; an entry that is not used fails
 RINGS: dict[str, set[str]] = {}
 # scripts that fit the coefficients of a room, and so open its files

@@ -108,9 +108,11 @@ def _show_found(found: Found, as_json: bool) -> int:
 
 
 def _accuracy(accuracy: Accuracy | None) -> str:
-    """The seed's accuracy with what it means; nothing where no judge scored it."""
+    """An accuracy with what it means; nothing where no judge scored it."""
     if accuracy is None or accuracy.value is None:
         return "" if accuracy is None else accuracy.note
+    if accuracy.error is not None:
+        return f"{accuracy.value:.1f} +- {accuracy.error:.1f} %: {accuracy.note}"
     return f"{accuracy.value:.1f} % of the seed: {accuracy.note}"
 
 

@@ -15,7 +15,6 @@ from mbv3.data.folder import (
 )
 from mbv3.data.images import ImageSet, Pixels, batch_order, make_batch, normalise, split, split_labels
 from mbv3.data.masks import MaskFiles, MaskSet, find_masks, read_class_names
-from mbv3.data.procedural import procedural_images
 from mbv3.data.store import decode_all, store_pixels
 
 __all__ = [
@@ -43,7 +42,6 @@ __all__ = [
     "make_batch",
     "normalise",
     "peek_class_folder",
-    "procedural_images",
     "read_class_names",
     "split",
     "split_boxes",

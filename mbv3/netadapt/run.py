@@ -36,7 +36,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Start:
-    """A network, its weights and score, from which a step departs."""
+    """A network, its weights (none where accuracy is a closed form) and score, from which a step departs."""
 
     step: int
     spec: ArchSpec
@@ -86,7 +86,7 @@ def netadapt(
         candidates: list[Candidate] = []
         states: list[State] = []
         for i, p in enumerate(proposals):
-            inherited = cut_state(start.state, start.spec, p.spec)
+            inherited = cut_state(start.state, start.spec, p.spec) if start.state else {}
             state, accuracy, loss = fine_tune(p.spec, inherited, start.step + 1, i)
             scored = Scored(p.latency_ms, accuracy, loss)
             candidates.append(Candidate(p, scored, ratio(now, scored)))

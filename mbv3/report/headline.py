@@ -114,6 +114,13 @@ def headline_info(files: RunFiles) -> HeadlineInfo:
     )
 
 
+def _of(a: Accuracy) -> str:
+    """What an accuracy is of: the found network where it has an error and a recipe, else the seed."""
+    if a.error is None:
+        return f"{a.kind}, of the seed"
+    return f"± {fixed(a.error, 1)}, {a.kind}" + (", extrapolated" if a.extrapolated else "")
+
+
 def _tile(title: str, value: str, unit: str, missing: str, note: str = "") -> Html:
     figure = tag("b", value, " ", tag("small", unit)) if value != ABSENT else tag("b", missing, class_="none")
     return tag("div", tag("span", title), figure, tag("em", note) if note else "", class_="tile")
@@ -127,7 +134,7 @@ def render(info: HeadlineInfo) -> Html:
     a = info.accuracy
     error = f"± {ms_text(info.measured_error_ms)} ms" if info.measured_error_ms is not None else ""
     accuracy = a.value if a is not None else None
-    of = f"{a.kind}, of the seed" if a is not None and accuracy is not None else ""
+    of = _of(a) if a is not None and accuracy is not None else ""
     tiles = join(
         [
             _tile("target", ms_text(info.target_ms), "ms", "not recorded"),

@@ -106,16 +106,18 @@ def trials_info(files: RunFiles) -> TrialsInfo | None:
     states = files.trials["state"].str.strip().str.lower()
     final_ms = r.predicted_ms if r.measured_ms is None else r.measured_ms
     about = ", ".join(p for p in (r.accuracy.unit, r.accuracy.kind) if p) if r.accuracy is not None else ""
-    seed_accuracy = r.accuracy.value if r.accuracy is not None else None
+    known = r.accuracy.value if r.accuracy is not None else None
+    found = r.accuracy is not None and r.accuracy.error is not None  # the model scores trials and result alike
+    seed_accuracy = next((p.accuracy for p in points if p.number == r.seed_trial), None) if found else known
     return TrialsInfo(
         points=points,
         front=pareto(points),
         failed=int((states == "failed").sum()),
         unscored=int((states == "complete").sum()) - len(points),
         target_ms=number(r.target_ms),
-        # NetAdapt scores its cuts on another scale than the trials, so the result has no accuracy on this axis
+        # with images NetAdapt scores its cuts on another scale than the trials: the result has no accuracy on this axis
         seed=None if r.seed_ms is None else Mark(name="seed", ms=r.seed_ms, accuracy=seed_accuracy),
-        final=None if final_ms is None else Mark(name="result", ms=final_ms, accuracy=None),
+        final=None if final_ms is None else Mark(name="result", ms=final_ms, accuracy=known if found else None),
         final_measured=r.measured_ms is not None,
         references=tuple(Mark(name=b.name or "reference", ms=b.ms, accuracy=b.accuracy) for b in r.references),
         axis=f"accuracy ({about})" if about else "accuracy",

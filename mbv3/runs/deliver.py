@@ -8,12 +8,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mbv3.accuracy import Estimate
 from mbv3.data import load_class_folder
 from mbv3.errors import Mbv3Error, Unreachable
 from mbv3.events import Done, Event, Note, StageStart
 from mbv3.files import write_atomic
 from mbv3.graph import network_model, quantized
-from mbv3.record import Baseline, Compared, LayerTime, SearchRecord
+from mbv3.record import Accuracy, Baseline, Compared, LayerTime, SearchRecord
 from mbv3.report import write_report
 from mbv3.runs.exporting import calibration_images
 from mbv3.runs.options import Options
@@ -21,19 +22,29 @@ from mbv3.runs.prepare import TABLE
 from mbv3.runs.result import Found, times_text
 from mbv3.runs.rundir import RunDir, file_sha256
 from mbv3.spec import ArchSpec, count, dump_spec, parse_spec, pixels
-from mbv3.stages import Adapted, Budget, Images, Rival, adapt, final_steps, reference_times, rivals_at, train_alike
+from mbv3.stages import Adapted, Budget, Images, Rival, final_steps, reference_times, rivals_at, train_alike
 from mbv3.stages import Compared as Trained
 from mbv3.tables import Latency
 from mbv3.training import read_weights, save_weights
 
-__all__ = ["SPEC", "WEIGHTS", "budget_of", "deliver", "guarded", "remove_checkpoints"]
+__all__ = ["SPEC", "WEIGHTS", "budget_of", "deliver", "guarded", "predicted_accuracy", "remove_checkpoints"]
 
 SPEC, WEIGHTS, ONNX = "mobilenetv3.yaml", "weights.safetensors", "mobilenetv3.onnx"
 
 
 def budget_of(o: Options) -> Budget:
-    """The run's minutes, and whether amounts may follow this machine's speed."""
-    return Budget(o.minutes, images=o.data is not None, timed=not o.estimate_only)
+    """The minutes of a run with images, and whether amounts may follow this machine's speed."""
+    return Budget(o.minutes, timed=not o.estimate_only)
+
+
+def predicted_accuracy(estimate: Estimate) -> Accuracy:
+    """The ImageNet accuracy of the network that is delivered."""
+    why = f"; extrapolated: {estimate.why}" if estimate.extrapolated else ""
+    return Accuracy(
+        value=round(estimate.value, 3), error=round(estimate.error, 3), kind="imagenet", unit="%",
+        note=f"predicted ImageNet top-1 of this network after training by the recipe {estimate.recipe}{why}",
+        source=estimate.source, recipe=estimate.recipe, extrapolated=estimate.extrapolated,
+    )  # fmt: skip
 
 
 def guarded(run: RunDir[SearchRecord], work: Generator[Event, None, Found]) -> Generator[Event, None, Found]:
@@ -59,35 +70,18 @@ def guarded(run: RunDir[SearchRecord], work: Generator[Event, None, Found]) -> G
 
 
 def deliver(
-    o: Options,
-    run: RunDir[SearchRecord],
-    seed: ArchSpec,
-    weights: dict[str, Tensor] | None,
-    images: Images,
-    latency: Latency,
+    o: Options, run: RunDir[SearchRecord], adapted: Adapted, images: Images | None, latency: Latency
 ) -> Generator[Event, None, Found]:
-    """NetAdapt, verdict, results, training, report. `weights`: what the seed inherits."""
-    if images.procedural:
-        note = (
-            "no images were given: NetAdapt chose its cuts on a small built-in task of procedurally generated images, "
-            "and the weights are trained on that task only; give --data DIR for a choice on your images"
-        )
-        run.note(note)
-        yield Note("netadapt", note, warning=True)
-    budget = budget_of(o)
-    with run.stage("netadapt"):
-        adapted = yield from adapt(
-            seed, latency, images, o.target_ms, weights=weights, steps=o.finetune_steps, delta=o.delta, budget=budget,
-            seed=o.seed, keep=run,
-        )  # fmt: skip
-    spec = _write_result(o, run, adapted, images, latency)
-    if not images.procedural:
+    """What NetAdapt left: results, training on the user's images, report."""
+    spec = _write_result(o, run, adapted, latency)
+    if images is not None:
+        assert adapted.state is not None
+        _write_weights(run, spec, adapted.state, images)
         with run.stage("training"):
-            compared = yield from _train_and_compare(o, run, spec, images, latency, budget)
+            compared = yield from _train_and_compare(o, run, spec, images, latency, budget_of(o))
         # the paper trains the result from scratch; a budget too short for that must not spoil NetAdapt's weights
         if compared and compared[0].held_out_top1 >= adapted.accuracy:
-            save_weights(run.file(WEIGHTS), compared[0].state, network=spec.name)
-            _write_onnx(run, spec, images)
+            _write_weights(run, spec, compared[0].state, images)
     _finish(run, adapted, spec, latency)
     yield Note("report", f"wrote {write_report(run.path)}")
     if not adapted.reached:
@@ -99,13 +93,10 @@ def deliver(
     return Found(run.path, run.record)
 
 
-def _write_result(
-    o: Options, run: RunDir[SearchRecord], adapted: Adapted, images: Images, latency: Latency
-) -> ArchSpec:
-    """mobilenetv3.yaml with its provenance, weights, ONNX, table."""
+def _write_result(o: Options, run: RunDir[SearchRecord], adapted: Adapted, latency: Latency) -> ArchSpec:
+    """mobilenetv3.yaml with its provenance, and the table."""
     r = run.record
     assert r.scale is not None and r.device is not None and r.accuracy is not None
-    untrained = "; the head's as initialised" if o.segment else ""
     provenance = (
         ("tool", f"mbv3-search {r.version}"),
         ("target_ms", o.target_ms),
@@ -116,15 +107,13 @@ def _write_result(
         ("space", r.scale.space),
         ("width", r.scale.width),
         ("accuracy", r.accuracy.kind),
-        ("sampler", o.sampler),
+        ("sampler", o.sampler_name),
         ("seed", o.seed),
         ("table_sha256", r.hashes["table"]),
-        ("weights", ("procedural images" if images.procedural else "user's images") + untrained),
+        ("weights", "none" if adapted.state is None else "user's images"),
     )
     spec = replace(adapted.spec, name=f"found_{o.target_ms:g}ms", provenance=provenance)
     run.text(SPEC, dump_spec(spec))
-    save_weights(run.file(WEIGHTS), adapted.state, network=spec.name)
-    _write_onnx(run, spec, images)
     latency.table.save(run.file(TABLE))
     verdict = adapted.verdict
     run.update(
@@ -136,8 +125,9 @@ def _write_result(
     return spec
 
 
-def _write_onnx(run: RunDir[SearchRecord], spec: ArchSpec, images: Images) -> None:
-    """mobilenetv3.onnx, and what was timed beside it where that is int8."""
+def _write_weights(run: RunDir[SearchRecord], spec: ArchSpec, weights: dict[str, Tensor], images: Images) -> None:
+    """weights.safetensors, mobilenetv3.onnx, and what was timed beside it where that is int8."""
+    save_weights(run.file(WEIGHTS), weights, network=spec.name)
     state = {k: v.numpy() for k, v in read_weights(run.file(WEIGHTS)).items()}
     model = network_model(spec, state)
     write_atomic(run.file(ONNX), model)
@@ -180,7 +170,7 @@ def _finish(run: RunDir[SearchRecord], adapted: Adapted, spec: ArchSpec, latency
     counts = count(spec)
     assert run.record.scale is not None
     references = reference_times(spec, run.record.scale.width, latency)
-    run.hash(**{name: file_sha256(run.file(name)) for name in (SPEC, WEIGHTS)})
+    run.hash(**{name: file_sha256(run.file(name)) for name in (SPEC, WEIGHTS) if run.file(name).exists()})
     factor = latency.correction
     run.update(
         status="done" if adapted.reached else "failed",

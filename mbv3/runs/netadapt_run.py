@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mbv3 import __version__
+from mbv3.accuracy import imagenet
 from mbv3.data import peek_class_folder
 from mbv3.events import Event, RunStarted
 from mbv3.latency import Device, LatencyTable, open_runtime
@@ -16,14 +17,14 @@ from mbv3.progress import drain
 from mbv3.record import Accuracy, Scale, SearchRecord
 from mbv3.record import Device as DeviceRecord
 from mbv3.runs.declare import command_line, takes
-from mbv3.runs.deliver import deliver, guarded
+from mbv3.runs.deliver import budget_of, deliver, guarded, predicted_accuracy
 from mbv3.runs.options import NETADAPT, Options
 from mbv3.runs.prepare import TABLE
 from mbv3.runs.result import Found
 from mbv3.runs.rundir import RunDir, file_sha256, versions
-from mbv3.space import load_space, scale
 from mbv3.spec import ArchSpec, dump_spec, load_spec, parse_spec, pixels
-from mbv3.stages import check_reach, drawn_images, fast_enough, network_table, read_images
+from mbv3.stages import Images, adapt_predicted, check_reach, fast_enough, network_table, read_images
+from mbv3.stages import adapt as netadapt_stage
 from mbv3.tables import Latency, reference_of
 
 __all__ = ["adapt", "adapt_events", "adapt_stages"]
@@ -56,6 +57,8 @@ def adapt_events(
     open_runtime(o.runtime, o.threads)
     if o.data is not None:
         peek_class_folder(Path(o.data))  # before anything is made
+    else:
+        imagenet(spec)  # what its cuts are judged by
     path = Path(out) if out else Path("runs") / f"netadapt-{spec.name}-{target_ms:g}ms"
     command = command_line("mbv3 netadapt", spec.name, options=o)
     record = SearchRecord(
@@ -75,11 +78,10 @@ def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None
     runtime = open_runtime(o.runtime, o.threads)
     if run.record.seed_ms is None:
         check_reach(spec, o.target_ms, runtime)
-    with run.stage("images"):
-        if o.data is None:
-            images = drawn_images(o.seed)
-        else:
-            images = read_images(o.data, scale(load_space("mobilenetv3"), 1.0, spec.resolution).resolution, o.seed)
+    images: Images | None = None
+    if o.data is not None:
+        with run.stage("images"):
+            images = read_images(o.data, spec.resolution, o.seed)
     own = run.file(TABLE)
     with run.stage("table"):
         table = LatencyTable.load(own) if own.exists() else (yield from network_table(spec, runtime, own))
@@ -100,4 +102,15 @@ def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None
     )
     if "table" not in run.record.hashes:
         run.hash(table=file_sha256(own))
-    return (yield from deliver(o, run, replace(spec, provenance=()), None, images, latency))
+    plain = replace(spec, provenance=())
+    with run.stage("netadapt"):
+        if images is None:
+            adapted = yield from adapt_predicted([plain], latency, o.target_ms, delta=o.delta, keep=run)
+            assert adapted.estimate is not None
+            run.update(accuracy=predicted_accuracy(adapted.estimate))
+        else:
+            adapted = yield from netadapt_stage(
+                plain, latency, images, o.target_ms, steps=o.finetune_steps, delta=o.delta, budget=budget_of(o),
+                seed=o.seed, keep=run,
+            )  # fmt: skip
+    return (yield from deliver(o, run, adapted, images, latency))

@@ -15,7 +15,8 @@ from mbv3.tasks import TASKS
 __all__ = ["ACCURACIES", "NETADAPT", "Options"]
 
 ACCURACIES = ("imagenet", "supernet", "train")
-IMAGENET_MINUTES, DATA_MINUTES = 10.0, 60.0
+SOLVE = "solve"  # the sampler that needs accuracy and latency as closed forms
+IMAGENET_MINUTES, DATA_MINUTES = 5.0, 60.0
 # the options of `mbv3 netadapt`, beside --target-ms
 NETADAPT = ("data", "delta", "finetune_steps", "budget_minutes", "seed", "runtime", "threads")
 
@@ -23,7 +24,7 @@ NETADAPT = ("data", "delta", "finetune_steps", "budget_minutes", "seed", "runtim
 def _samplers() -> Iterable[str]:
     from mbv3.search import SAMPLERS
 
-    return SAMPLERS
+    return (SOLVE, *SAMPLERS)
 
 
 def _rewards() -> Iterable[str]:
@@ -61,9 +62,10 @@ class Options:
                               "lraspp-torchvision)", metavar="NAME")  # fmt: skip
     classes: int | None = option(None, "classes of --task segment (default 19)", metavar="N", low=1, high=10**6)
     output_stride: int | None = option(None, "output stride of --task segment (default 16)", metavar="8|16|32", low=1)
-    sampler: str = option("rnn", "what proposes networks: rnn is the RNN controller, evolution is regularized "
-                          "evolution; nsga2, tpe and random are Optuna's", metavar="NAME",
-                          choices=_samplers)  # fmt: skip
+    sampler: str | None = option(None, "what proposes networks: solve is exact to a local search and needs no trials; "
+                                 "rnn is the RNN controller, evolution is regularized evolution; nsga2, tpe and random "
+                                 "are Optuna's (default solve, rnn with --data)", metavar="NAME",
+                                 choices=_samplers)  # fmt: skip
     reward: str = option("mnasnet-soft", "mnasnet-soft is ACC (LAT/TAR)^w, mnasnet-hard applies it only above the "
                          "target, tunas is TuNAS's absolute reward", metavar="NAME", choices=_rewards)  # fmt: skip
     w: float | None = option(None, "exponent of the reward (default -0.07, -0.15 for small targets)", metavar="W",
@@ -82,7 +84,7 @@ class Options:
                                             metavar="M", low=0.01, high=1e6)  # fmt: skip
     final_epochs: float | None = option(None, "training of the found network; 0 for none", metavar="E", low=0,
                                         high=1e6)  # fmt: skip
-    budget_minutes: float | None = option(None, "time for the whole run (default 10, 60 with --data)", metavar="M",
+    budget_minutes: float | None = option(None, "time for the whole run with --data (default 60)", metavar="M",
                                           low=0.01, high=1e6)  # fmt: skip
     force_table: bool = option(False, "use a latency table that was measured on another device")
     rebuild_table: bool = option(False, "measure the latency table again, though there is one")
@@ -97,7 +99,7 @@ class Options:
         if self.segment:
             heads = TASKS[self.task].search_heads
             _need(self.dense in heads, f"--head must be one of {', '.join(heads)}", self.head)
-            _need(self.data is None, f"--task {self.task} searches without --data: the ImageNet predictor ranks the "
+            _need(self.data is None, f"--task {self.task} searches without --data: the ImageNet model ranks the "
                   "backbones and the head adds its time; leave --data out", self.data)  # fmt: skip
         else:
             for name in ("head", "classes", "output_stride"):
@@ -107,6 +109,12 @@ class Options:
             _need(self.accuracy in (None, "imagenet"), "--accuracy supernet and train need images: give --data DIR",
                   self.accuracy)  # fmt: skip
             _need(self.test is None, "--test needs --data", self.test)
+        if self.sampler_name == SOLVE:
+            _need(self.accuracy_kind == "imagenet", "--sampler solve needs --accuracy imagenet; use rnn or evolution",
+                  self.accuracy_kind)  # fmt: skip
+            for name in ("trials", "w"):
+                value = getattr(self, name)
+                _need(value is None, f"--{name} belongs to a sampler that learns from trials; add --sampler rnn", value)
         if self.device.startswith(("ssh://", "adb:")):
             more = " --runtime litert --benchmark PATH" if self.device.startswith("adb:") else ""
             raise BadInput(
@@ -155,6 +163,11 @@ class Options:
     @property
     def accuracy_kind(self) -> str:
         return self.accuracy or ("imagenet" if self.data is None else "supernet")
+
+    @property
+    def sampler_name(self) -> str:
+        """The sampler as asked for, else the one that suits what scores a network."""
+        return self.sampler or (SOLVE if self.data is None else "rnn")
 
     @property
     def space_name(self) -> str:

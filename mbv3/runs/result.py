@@ -28,9 +28,10 @@ class Found:
         return read_spec(self.folder / (self.record.spec or "mobilenetv3.yaml"))
 
     @property
-    def weights(self) -> Path:
-        """Its weights, a safetensors file."""
-        return self.folder / "weights.safetensors"
+    def weights(self) -> Path | None:
+        """Its weights, a safetensors file; None where nothing was trained."""
+        file = self.folder / "weights.safetensors"
+        return file if file.exists() else None
 
     @property
     def report(self) -> Path:

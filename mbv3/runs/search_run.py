@@ -11,6 +11,7 @@ from typing import Any
 from optuna.samplers import BaseSampler
 
 from mbv3 import __version__
+from mbv3.accuracy import imagenet
 from mbv3.data import peek_class_folder
 from mbv3.errors import BadInput
 from mbv3.events import Done, Event, Note, RunStarted, StageStart
@@ -19,26 +20,30 @@ from mbv3.progress import drain
 from mbv3.record import Accuracy, SearchRecord
 from mbv3.report import write_report
 from mbv3.runs.declare import takes
-from mbv3.runs.deliver import budget_of, deliver, guarded, remove_checkpoints
+from mbv3.runs.deliver import budget_of, deliver, guarded, predicted_accuracy, remove_checkpoints
 from mbv3.runs.netadapt_run import adapt_stages
-from mbv3.runs.options import Options
+from mbv3.runs.options import SOLVE, Options
 from mbv3.runs.prepare import prepare
 from mbv3.runs.result import Found
 from mbv3.runs.rundir import RunDir, versions
-from mbv3.search import REWARDS, SAMPLERS, imagenet_top1, register_reward, register_sampler
+from mbv3.search import REWARDS, SAMPLERS, Trial, register_reward, register_sampler
 from mbv3.space import SearchSpace, load_space, scale
 from mbv3.spec import dump_spec
 from mbv3.stages import (
     TRIALS,
     Images,
     Judge,
+    SpaceLatency,
+    adapt,
+    adapt_predicted,
     check_range,
     default_w,
-    drawn_images,
     imagenet_judge,
     pick_seed,
+    pick_starts,
     read_images,
     search,
+    solve,
     space_latency,
     supernet_judge,
     training_judge,
@@ -134,8 +139,6 @@ def _check(o: Options) -> None:
     if not o.estimate_only:
         open_runtime(o.runtime, o.threads)
     space = load_space(o.space_name)
-    if o.accuracy_kind == "imagenet":
-        imagenet_top1(space, [tuple(0 for _ in space.sizes)])
     o.headed(scale(space, 1.0, o.pinned_resolution))
     if o.data is not None:
         peek_class_folder(Path(o.data))
@@ -183,25 +186,64 @@ def _chain(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, Foun
             run.hash(data=images.train.sha256)
     with run.stage("accuracy"):
         judge = yield from _judge(o, run, space, images)
+    if o.data is None:
+        starts = yield from _starts(o, run, space, judge, cost)
+        with run.stage("netadapt"):
+            specs = [space.spec(t.genome, f"seed_{o.target_ms:g}ms") for t in starts]
+            adapted = yield from adapt_predicted(specs, latency, o.target_ms, delta=o.delta, keep=run)
+        assert adapted.estimate is not None
+        seed = starts[adapted.start]
+        run.text("seed.yaml", dump_spec(space.dress(specs[adapted.start])))
+        run.update(seed_ms=seed.latency_ms, seed_trial=seed.number, accuracy=predicted_accuracy(adapted.estimate))
+        return (yield from deliver(o, run, adapted, None, latency))
+    assert images is not None
     with run.stage("search"):
-        tar = o.target_ms * o.seed_ratio
-        assert run.record.reference_ms is not None
-        large_ms = run.record.reference_ms
-        w = run.value("w", lambda: default_w(o.reward, o.target_ms, large_ms) if o.w is None else o.w)
-        trials = yield from search(
-            space, judge, cost, tar, sampler=o.sampler, reward=o.reward, w=w, trials=o.trials, budget=budget_of(o),
-            seed=o.seed, estimated=o.estimate_only, keep=run,
-        )  # fmt: skip
+        trials = yield from _trials(o, run, space, judge, cost)
         best = pick_seed(trials, o.target_ms, o.seed_ratio)
-    seed = space.spec(best.genome, f"seed_{o.target_ms:g}ms")
-    run.text("seed.yaml", dump_spec(space.dress(seed)))
+    first = space.spec(best.genome, f"seed_{o.target_ms:g}ms")
+    run.text("seed.yaml", dump_spec(space.dress(first)))
     run.update(
         seed_ms=best.latency_ms,
         seed_trial=best.number,
         accuracy=Accuracy(value=round(best.accuracy, 3), kind=judge.kind, unit="%", note=judge.note),
     )
-    images = images or drawn_images(o.seed)
-    return (yield from deliver(o, run, seed, judge.weights(best.genome), images, latency))
+    with run.stage("netadapt"):
+        adapted = yield from adapt(
+            first, latency, images, o.target_ms, weights=judge.weights(best.genome), steps=o.finetune_steps,
+            delta=o.delta, budget=budget_of(o), seed=o.seed, keep=run,
+        )  # fmt: skip
+    if judge.kind == "imagenet":
+        run.update(accuracy=predicted_accuracy(imagenet(adapted.spec)))
+    return (yield from deliver(o, run, adapted, images, latency))
+
+
+def _starts(
+    o: Options, run: RunDir[SearchRecord], space: SearchSpace, judge: Judge, cost: SpaceLatency
+) -> Generator[Event, None, list[Trial]]:
+    """What NetAdapt starts from where each start costs seconds."""
+    with run.stage("search"):
+        if o.sampler_name == SOLVE:
+            found = yield from solve(
+                space, judge, cost, o.target_ms, ratio=o.seed_ratio, seed=o.seed, estimated=o.estimate_only, keep=run
+            )
+            return [found.best, *found.starts]
+        trials = yield from _trials(o, run, space, judge, cost)
+        return pick_starts(trials, o.target_ms, o.seed_ratio)
+
+
+def _trials(
+    o: Options, run: RunDir[SearchRecord], space: SearchSpace, judge: Judge, cost: SpaceLatency
+) -> Generator[Event, None, list[Trial]]:
+    tar = o.target_ms * o.seed_ratio
+    assert run.record.reference_ms is not None
+    large_ms = run.record.reference_ms
+    w = run.value("w", lambda: default_w(o.reward, o.target_ms, large_ms) if o.w is None else o.w)
+    return (
+        yield from search(
+            space, judge, cost, tar, sampler=o.sampler_name, reward=o.reward, w=w, trials=o.trials,
+            budget=budget_of(o), seed=o.seed, estimated=o.estimate_only, keep=run,
+        )
+    )  # fmt: skip
 
 
 def _caveats(o: Options, run: RunDir[SearchRecord], space: SearchSpace) -> Generator[Event, None, None]:
@@ -212,8 +254,8 @@ def _caveats(o: Options, run: RunDir[SearchRecord], space: SearchSpace) -> Gener
     if o.segment:
         run.update(task=o.task, head=o.dense, classes=o.dense_classes, output_stride=space.output_stride)
         note = (
-            f"the search ranked backbones by their accuracy as classifiers; the {o.dense} head counts with its time, "
-            "and its weights are as initialised"
+            f"the search ranked backbones by their predicted accuracy as classifiers; the {o.dense} head counts with "
+            "its time"
         )
         run.note(note)
         yield Note("search", note, warning=True)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbv3.accuracy import imagenet
 from mbv3.errors import BadInput
 from mbv3.latency import Device, LatencyTable, open_runtime
 from mbv3.nn import build
@@ -74,7 +75,8 @@ def verify(path: Path) -> Verified:
                        f"go on with --resume {path}")  # fmt: skip
     options = _options(path, record)
     spec = read_spec(path / "mobilenetv3.yaml")
-    weights = read_weights(path / "weights.safetensors")
+    trained = "weights.safetensors" in record.hashes
+    weights = read_weights(path / "weights.safetensors") if trained else None
     table = LatencyTable.load(path / "latency-table.csv")
     checks = [
         *_hashes(path, record),
@@ -82,6 +84,7 @@ def verify(path: Path) -> Verified:
         *_counts(record, spec),
         *([_head(record, options, spec)] if options.segment else []),
         *_network(path, spec, weights),
+        *_accuracy(record, options, spec),
         _prediction(record, table, spec),
     ]
     now: Whole | None = None
@@ -142,11 +145,22 @@ def _head(record: SearchRecord, options: Options, spec: ArchSpec) -> Check:
     return Check(check="head", claimed=claimed, found=wanted if same else "another", ok=same)
 
 
-def _network(path: Path, spec: ArchSpec, weights: dict[str, Tensor]) -> Iterator[Check]:
-    """The torch network has the parameters of the spec, takes the weights, and computes what the ONNX file does."""
+def _accuracy(record: SearchRecord, options: Options, spec: ArchSpec) -> Iterator[Check]:
+    """The ImageNet model's answer for the network; for a backbone under a head there is none."""
+    claimed = record.accuracy
+    if claimed is not None and claimed.kind == "imagenet" and claimed.recipe is not None and not options.segment:
+        found = round(imagenet(spec, recipe=claimed.recipe).value, 3)
+        yield _equal("predicted ImageNet top-1", claimed.value, found)
+
+
+def _network(path: Path, spec: ArchSpec, weights: dict[str, Tensor] | None) -> Iterator[Check]:
+    """The torch network has the parameters of the spec and, where it was trained, takes the weights and computes what
+    the ONNX file does."""
     net = build(spec)
     built = sum(p.numel() for p in net.parameters())
     yield _equal("parameters of the torch network", count(spec).params, built)
+    if weights is None:
+        return
     try:
         net.load_state_dict(weights)
     except RuntimeError as e:  # torch lists every tensor that is missing or of another shape
@@ -162,7 +176,7 @@ def _onnx_error(file: Path, net: torch.nn.Module, resolution: tuple[int, int]) -
     """The largest difference of the outputs, over the largest output; the reason where the file cannot be run."""
     import onnxruntime  # here, so that the other verbs start without it
 
-    # smooth as images are: a network fine-tuned on the small built-in task alone amplifies white noise
+    # smooth as images are
     coarse = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 3, 8, 8), dtype=np.float32))
     x = torch.nn.functional.interpolate(coarse, resolution, mode="bilinear").numpy()
     try:

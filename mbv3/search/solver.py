@@ -31,12 +31,14 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """The best genome found, its value, whether it is within every limit, and the number of genomes scored."""
+    """The best genome found, its value, whether it is within every limit, and the number of genomes scored. `best`: the
+    best distinct genomes of the last population and of the local optima that are within the limits, best first."""
 
     genome: Genome
     value: float
     feasible: bool
     evaluations: int
+    best: tuple[Genome, ...] = ()
 
 
 class _Problem:
@@ -53,7 +55,10 @@ class _Problem:
         over = np.zeros(len(genomes))
         for limit in self.limits:
             over += np.maximum(limit.cost(genomes) / limit.most - 1.0, 0.0)
-        merit = np.where(over > 0, -1e9 * (1.0 + over), self.value(genomes))
+        merit = -1e9 * (1.0 + over)
+        within = over == 0
+        if within.any():  # a value costs more than a limit
+            merit[within] = self.value(genomes[within])
         return np.where(np.isfinite(merit), merit, -np.inf)
 
     def random(self, n: int, rng: np.random.Generator) -> Genomes:
@@ -85,10 +90,12 @@ class _Problem:
         return found
 
 
-def _evolved(problem: _Problem, population: int, generations: int, rng: np.random.Generator) -> Genomes:
-    """The last population, best first, without duplicates: children of the best fifth by uniform crossover and
-    mutation; the parents stay."""
-    genomes = problem.random(population, rng)
+def _evolved(
+    problem: _Problem, first: Genomes, population: int, generations: int, rng: np.random.Generator
+) -> tuple[Genomes, NDArray[np.float64]]:
+    """The last population with its merits, best first, without duplicates: children of the best fifth by uniform
+    crossover and mutation; the parents stay."""
+    genomes = np.concatenate([first, problem.random(max(population - len(first), 2), rng)])
     merit = problem.merit(genomes)
     parents = max(2, int(_PARENTS * population))
     genes = len(problem.sizes)
@@ -107,7 +114,8 @@ def _evolved(problem: _Problem, population: int, generations: int, rng: np.rando
         if (~known).any():
             fresh[~known] = problem.merit(genomes[~known])
         merit = fresh
-    return genomes[np.argsort(-merit, kind="stable")]
+    order = np.argsort(-merit, kind="stable")
+    return genomes[order], merit[order]
 
 
 def _polished(problem: _Problem, genome: Genomes) -> tuple[Genomes, float]:
@@ -142,20 +150,29 @@ def solve(
     population: int = 2000,
     generations: int = 40,
     starts: int = 10,
+    first: Sequence[Genome] = (),
+    keep: int = 1,
 ) -> Solved:
     """The genome of largest `value` within `limits`; `sizes` are the numbers of choices of the genes.
 
-    The evolution gives `starts` genomes that lie apart, and as many are drawn at random; each is polished over all
-    changes of one and two genes. Where no genome is found within the limits, the nearest one is returned with
-    `feasible` False.
+    The evolution begins with `first` and random genomes. It gives `starts` genomes that lie apart, and as many are
+    drawn at random; each is polished over all changes of one and two genes. `keep` genomes are returned as `best`.
+    Where no genome is found within the limits, the nearest one is returned with `feasible` False.
     """
     problem = _Problem(sizes, value, limits)
     rng = np.random.default_rng(seed)
+    given = np.array(first, dtype=np.int64).reshape(-1, len(sizes))
     if max(sizes) == 1:
         only = np.zeros((1, len(sizes)), dtype=np.int64)
-        merit = float(problem.merit(only)[0])
-        return Solved(tuple(0 for _ in sizes), float(value(only)[0]), merit > -1e9, 1)
-    evolved = _evolved(problem, population, generations, rng)
-    first = np.concatenate([_apart(evolved, starts, least=3), problem.random(starts, rng)])
-    genome, merit = max((_polished(problem, g) for g in first), key=lambda found: found[1])
-    return Solved(tuple(int(g) for g in genome), float(value(genome[None])[0]), merit > -1e9, problem.evaluations)
+        merit, one = float(problem.merit(only)[0]), tuple(0 for _ in sizes)
+        return Solved(one, float(value(only)[0]), merit > -1e9, 1, (one,) if merit > -1e9 else ())
+    evolved, merits = _evolved(problem, given, population, generations, rng)
+    polished = [
+        _polished(problem, g) for g in np.concatenate([_apart(evolved, starts, least=3), problem.random(starts, rng)])
+    ]
+    genome, merit = max(polished, key=lambda found: found[1])
+    scored = {tuple(g): float(m) for g, m in zip(evolved[:keep].tolist(), merits[:keep].tolist(), strict=True)}
+    scored |= {tuple(g.tolist()): m for g, m in polished}
+    within = sorted((g for g, m in scored.items() if m > -1e9), key=lambda g: (-scored[g], g))
+    best = tuple(int(g) for g in genome)
+    return Solved(best, float(value(genome[None])[0]), merit > -1e9, problem.evaluations, tuple(within[:keep]))

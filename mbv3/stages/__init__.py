@@ -4,12 +4,14 @@ Each is called from a notebook without options and without a run directory; `mbv
 """
 
 from mbv3.stages.adapt import Adapted, adapt
+from mbv3.stages.adapt_model import adapt_predicted
 from mbv3.stages.budget import SHARES, Budget
 from mbv3.stages.compare import Compared, Rival, final_steps, rivals_at, train_alike
-from mbv3.stages.images import Images, calibration_batches, drawn_images, read_images, rescore, subset
+from mbv3.stages.images import Images, calibration_batches, read_images, rescore, subset
 from mbv3.stages.judge import (
     ImagenetJudge,
     Judge,
+    Scores,
     SupernetJudge,
     TrainingJudge,
     imagenet_judge,
@@ -22,7 +24,8 @@ from mbv3.stages.learn import CHECKPOINT, LOG, Learned, default_device, learn
 from mbv3.stages.measure import ReferenceTime, check_reach, fast_enough, network_table, reference_times
 from mbv3.stages.published import PublishedTime, published_times
 from mbv3.stages.scale import Scale, check_range, choose_scale, quick_ms
-from mbv3.stages.search import TRIALS, SpaceLatency, default_w, pick_seed, search, space_latency
+from mbv3.stages.search import TRIALS, SpaceLatency, default_w, pick_seed, pick_starts, search, space_latency
+from mbv3.stages.solve import Solution, best_at_random, solve
 
 __all__ = [
     "CHECKPOINT",
@@ -42,23 +45,27 @@ __all__ = [
     "ReferenceTime",
     "Rival",
     "Scale",
+    "Scores",
+    "Solution",
     "SpaceLatency",
     "SupernetJudge",
     "TrainingJudge",
     "adapt",
+    "adapt_predicted",
+    "best_at_random",
     "calibration_batches",
     "check_range",
     "check_reach",
     "choose_scale",
     "default_device",
     "default_w",
-    "drawn_images",
     "fast_enough",
     "final_steps",
     "imagenet_judge",
     "learn",
     "network_table",
     "pick_seed",
+    "pick_starts",
     "published_times",
     "quick_ms",
     "read_images",
@@ -66,6 +73,7 @@ __all__ = [
     "rescore",
     "rivals_at",
     "search",
+    "solve",
     "space_latency",
     "step_seconds",
     "subset",

@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from mbv3.accuracy import Estimate
 from mbv3.events import Event, Note, Progress, StageStart
 from mbv3.netadapt import Scored, Start, Step, netadapt
 from mbv3.nn import build
 from mbv3.spec import ArchSpec, sites
 from mbv3.stages.adapt_pace import Plan, keep_pace, planned
 from mbv3.stages.adapt_trace import Trace
-from mbv3.stages.adapt_tune import HELD_OUT, STAGE, Deployed, FineTune, at_own_size, train_start, with_classes
+from mbv3.stages.adapt_tune import HELD_OUT, STAGE, Deployed, FineTune, train_start, with_classes
 from mbv3.stages.budget import Budget
 from mbv3.stages.images import Images, rescore, subset
 from mbv3.stages.keep import Keep, Memory
@@ -29,16 +30,18 @@ AIM = 0.985  # of the target: the verdict asks for two of its own standard error
 
 @dataclass(frozen=True)
 class Adapted:
-    """What NetAdapt left: the network and its weights, predicted ms, the verdict (None without a device), accuracy in
-    percent at the size of the images. `reached`: it is within the target."""
+    """What NetAdapt left: the network, its weights (None where nothing was trained), predicted ms, the verdict (None
+    without a device), accuracy in percent at the size of the images. `reached`: it is within the target."""
 
     spec: ArchSpec
-    state: dict[str, Tensor]
+    state: dict[str, Tensor] | None
     predicted_ms: float
     verdict: Whole | None
     accuracy: float
     reached: bool
     correction: float  # of predictions near this network, measured over predicted
+    estimate: Estimate | None = None  # of its ImageNet accuracy, where that decided
+    start: int = 0  # index of the network that it came from
 
     @property
     def ms(self) -> float:
@@ -66,9 +69,9 @@ def adapt(
     fine-tuning steps of a proposal, `delta`: the least cut of a step as a share of the start's ms; by default both are
     what `budget` allows on this machine.
     """
-    budget = budget or Budget(10.0, images=not images.procedural, timed=latency.device is not None)
+    budget = budget or Budget(60.0, timed=latency.device is not None)
     keep = keep or Memory()
-    deployed = Deployed(latency, spec.head.classes if images.procedural else len(images.train.classes))
+    deployed = Deployed(latency, len(images.train.classes))
     trace = Trace(keep, deployed)
     start = trace.restore()
     if start is None:
@@ -87,7 +90,7 @@ def adapt(
     last, verdict = yield from _shrink(start, target_ms, plan, trace, images, seed)
     reached = (verdict.ms if verdict else last.scored.latency_ms) <= target_ms
     found = deployed.spec(last.spec)
-    state = at_own_size(found, deployed.state(last.spec, last.state, seed), images)
+    state = deployed.state(last.spec, last.state, seed)
     return Adapted(found, state, last.scored.latency_ms, verdict, last.scored.accuracy, reached, latency.correction)
 
 

@@ -10,7 +10,7 @@ from mbv3.stages.adapt_tune import Deployed
 from mbv3.stages.keep import Keep
 from mbv3.training import load_checkpoint, save_checkpoint
 
-__all__ = ["COLUMNS", "Trace"]
+__all__ = ["COLUMNS", "Trace", "curve_file", "seed_row", "step_rows"]
 
 COLUMNS = (
     "step", "proposal", "kind", "where", "before", "after", "latency_ms", "delta_ms", "accuracy", "delta_accuracy",
@@ -18,7 +18,23 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def _rows(step: Step, before: Scored) -> list[dict[str, Any]]:
+def seed_row(scored: Scored) -> dict[str, Any]:
+    """The network that the first step departs from."""
+    empty = dict.fromkeys(("before", "after", "delta_ms", "delta_accuracy", "score"), "")
+    return {
+        "step": 0, "proposal": 0, "kind": "seed", "where": "", **empty,
+        "latency_ms": f"{scored.latency_ms:.6f}", "accuracy": f"{scored.accuracy:.4f}",
+        "loss": f"{scored.loss:.6f}", "chosen": 1,
+    }  # fmt: skip
+
+
+def curve_file(start: Start) -> str:
+    """Name of the YAML of a network that was passed."""
+    return f"curve/{start.step:03d}_{start.scored.latency_ms:.3f}ms.yaml"
+
+
+def step_rows(step: Step, before: Scored) -> list[dict[str, Any]]:
+    """Every proposal of a step."""
     return [
         {
             "step": step.after.step,
@@ -51,24 +67,17 @@ class Trace:
         return float(self.rows[0]["latency_ms"])
 
     def seed(self, start: Start) -> None:
-        empty = dict.fromkeys(("before", "after", "delta_ms", "delta_accuracy", "score"), "")
-        self.rows = [
-            {
-                "step": 0, "proposal": 0, "kind": "seed", "where": "", **empty,
-                "latency_ms": f"{start.scored.latency_ms:.6f}", "accuracy": f"{start.scored.accuracy:.4f}",
-                "loss": f"{start.scored.loss:.6f}", "chosen": 1,
-            }
-        ]  # fmt: skip
+        self.rows = [seed_row(start.scored)]
         self.write(start)
 
     def step(self, step: Step, before: Scored) -> None:
-        self.rows += _rows(step, before)
+        self.rows += step_rows(step, before)
         self.write(step.after)
 
     def write(self, start: Start) -> None:
         self.keep.write_rows("netadapt.csv", COLUMNS, self.rows)
         passed = self.deployed.spec(start.spec)
-        self.keep.text(f"curve/{start.step:03d}_{start.scored.latency_ms:.3f}ms.yaml", dump_spec(passed))
+        self.keep.text(curve_file(start), dump_spec(passed))
         table, checkpoint = self.keep.file("latency-table.csv"), self.keep.file("netadapt.safetensors")
         if table is not None:
             self.latency.table.save(table)

@@ -16,13 +16,13 @@ from mbv3.netadapt import Start
 from mbv3.nn import build
 from mbv3.spec import ArchSpec, Dense, SSDLite
 from mbv3.stages.budget import Budget
-from mbv3.stages.images import Images, calibration_batches, rescore, subset
+from mbv3.stages.images import Images, rescore, subset
 from mbv3.stages.judge import step_seconds
 from mbv3.stages.keep import Keep
 from mbv3.tables import Latency, Whole
-from mbv3.training import Diverged, Fit, fit, make_optimizer, one_step, recalibrate
+from mbv3.training import Diverged, Fit, fit, make_optimizer, one_step
 
-__all__ = ["BATCH", "HELD_OUT", "STAGE", "Deployed", "FineTune", "at_own_size", "train_start", "with_classes"]
+__all__ = ["BATCH", "HELD_OUT", "STAGE", "Deployed", "FineTune", "train_start", "with_classes"]
 
 STAGE = "netadapt"
 BATCH = 32
@@ -72,8 +72,8 @@ def with_classes(spec: ArchSpec, classes: int) -> ArchSpec:
 
 
 class Deployed:
-    """Latency of the network that will be deployed: NetAdapt works on one with the classifier of the images' classes,
-    which for the built-in task is not the seed's own, and in a search under a dense head is none of the network's."""
+    """Latency of the network that will be deployed: NetAdapt works on one with a classifier, which in a search under a
+    dense head is none of the network's."""
 
     def __init__(self, latency: Latency, classes: int) -> None:
         self.latency, self.classes = latency, classes
@@ -133,21 +133,6 @@ def train_start(
         seed=seed,
     )
     what = "the seed's inherited weights" if inherited else "the seed"
-    on = "the built-in task of procedurally generated images" if images.procedural else "your images"
-    yield StageStart(STAGE, f"training {what} on {on}, {steps} steps")
+    yield StageStart(STAGE, f"training {what} on your images, {steps} steps")
     yield from fit(net, images.train, recipe, stage=STAGE, checkpoint=keep.file("seed-training.safetensors"))
     return {k: v.detach().clone() for k, v in net.state_dict().items()}
-
-
-def at_own_size(spec: ArchSpec, state: dict[str, Tensor], images: Images) -> dict[str, Tensor]:
-    """`state` with batch-norm statistics recomputed at the network's own resolution, where it was trained at another.
-    Statistics of maps of one pixel have almost no variance, and larger maps then overflow single precision."""
-    if spec.resolution == images.size:
-        return state
-    net = build(spec, 0)
-    net.load_state_dict(state)
-    h, w = spec.resolution
-    n = int(np.clip(2**22 // (h * w), 16, 256))
-    batch = int(np.clip(2**20 // (h * w), 2, 32))
-    recalibrate(net, calibration_batches(images, n // batch, batch, spec.resolution))
-    return net.state_dict()

@@ -10,40 +10,35 @@ __all__ = ["SHARES", "Budget", "Share"]
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A part's share of the budget, with the user's images and without them, and the most seconds that it takes."""
+    """A part's share of the budget, and the most seconds that it takes."""
 
-    with_images: float
-    without: float
+    share: float
     most_s: float = float("inf")
 
 
-# The rest of the minutes goes to the table, the measurements and the report.
+# Of a run that trains; the rest of the minutes goes to the table, the measurements and the report.
 SHARES = {
-    "supernet": Share(0.35, 0.0),  # training of the shared weights
-    "candidates": Share(0.5, 0.0),  # --accuracy train: all candidates together
-    "search": Share(0.15, 0.0),  # scores from shared weights
-    "start": Share(0.05, 0.125, 600.0),  # training of the network that NetAdapt starts from
-    "netadapt": Share(0.2, 0.5),
-    "training": Share(0.2, 0.0),  # the found network and the networks beside it
+    "supernet": Share(0.35),  # training of the shared weights
+    "candidates": Share(0.5),  # --accuracy train: all candidates together
+    "search": Share(0.15),  # scores from shared weights
+    "start": Share(0.05, 600.0),  # training of the network that NetAdapt starts from
+    "netadapt": Share(0.2),
+    "training": Share(0.2),  # the found network and the networks beside it
 }
-DRAWN_START_S = 75.0  # the built-in task of drawn shapes is learned by then
-DEFAULT_MINUTES = {True: 60.0, False: 10.0}  # with the user's images, without
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The minutes of a run. `timed`: amounts follow this machine's speed; where nothing is timed, the same table gives
-    the same network on every machine, so the amounts are fixed ones."""
+    """The minutes of a run with images. `timed`: amounts follow this machine's speed; where nothing is timed, the same
+    table gives the same network on every machine, so the amounts are fixed ones."""
 
     minutes: float
-    images: bool = True
     timed: bool = True
 
     def seconds(self, part: str) -> float:
         """Seconds that `part` of SHARES may take."""
         share = SHARES[part]
-        most = DRAWN_START_S if part == "start" and not self.images else share.most_s
-        return min(60 * self.minutes * (share.with_images if self.images else share.without), most)
+        return min(60 * self.minutes * share.share, share.most_s)
 
     def amount(self, by_hand: int | None, untimed: int, measured: Callable[[], float]) -> int:
         """Steps or trials: as given by hand, else `untimed` where nothing is timed, else what this machine does in

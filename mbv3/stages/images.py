@@ -9,30 +9,20 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from mbv3.data import ImageSet, load_class_folder, make_batch, procedural_images, split
+from mbv3.data import ImageSet, load_class_folder, make_batch, split
 from mbv3.errors import BadInput
 from mbv3.training import Score, evaluate, recalibrate
 
-__all__ = ["Images", "calibration_batches", "drawn_images", "read_images", "rescore", "subset"]
-
-DRAWN, DRAWN_SIDE, DRAWN_HELD_OUT = 6000, 32, 1024
+__all__ = ["Images", "calibration_batches", "read_images", "rescore", "subset"]
 
 
 @dataclass(frozen=True)
 class Images:
-    """Disjoint sets: `train` is learned from, `held_out` chooses. `size`: (height, width) in pixels. `procedural`: the
-    built-in task of drawn shapes, which stands in where the user gives no images."""
+    """Disjoint sets: `train` is learned from, `held_out` chooses. `size`: (height, width) in pixels."""
 
     train: ImageSet
     held_out: ImageSet
     size: tuple[int, int]
-    procedural: bool = False
-
-
-def drawn_images(seed: int = 0) -> Images:
-    """The built-in task: 6,000 drawn shapes at 32 px."""
-    train, held = split(procedural_images(DRAWN, DRAWN_SIDE, seed), 0.25, DRAWN_HELD_OUT, seed)
-    return Images(train, held, (DRAWN_SIDE, DRAWN_SIDE), True)
 
 
 def read_images(folder: Path | str, size: tuple[int, int], seed: int = 0) -> Images:
@@ -55,13 +45,11 @@ def subset(data: ImageSet, most: int) -> ImageSet:
     return data.take(np.sort(np.random.default_rng(3).permutation(len(data))[:most]))
 
 
-def calibration_batches(
-    images: Images, count: int, batch: int = 128, size: tuple[int, int] | None = None
-) -> Iterator[Tensor]:
-    """The same few training batches every time, for batch-norm statistics; (height, width) is the images' or `size`."""
+def calibration_batches(images: Images, count: int, batch: int = 128) -> Iterator[Tensor]:
+    """The same few training batches every time, for batch-norm statistics."""
     order = np.random.default_rng(0).permutation(len(images.train))
     for i in range(min(count, max(1, len(order) // batch))):
-        yield make_batch(images.train, order[i * batch : (i + 1) * batch], size or images.size)[0]
+        yield make_batch(images.train, order[i * batch : (i + 1) * batch], images.size)[0]
 
 
 def rescore(net: nn.Module, images: Images, held: ImageSet, batches: int) -> Score:

@@ -1,19 +1,20 @@
-"""ACC of a network during the search: the ImageNet predictor, shared weights, or a short training of each candidate."""
+"""ACC of a network during the search: the ImageNet model, shared weights, or a short training of each candidate."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
+from mbv3.accuracy import PAPER, imagenet_space
 from mbv3.events import Event, Note, StageStart
 from mbv3.nn import build
-from mbv3.search import imagenet_top1
 from mbv3.space import Genome, SearchSpace
 from mbv3.spec import ArchSpec
 from mbv3.stages.budget import Budget
@@ -25,6 +26,7 @@ from mbv3.training import Diverged, Fit, evaluate, fit
 __all__ = [
     "ImagenetJudge",
     "Judge",
+    "Scores",
     "SupernetJudge",
     "TrainingJudge",
     "imagenet_judge",
@@ -38,14 +40,21 @@ CANDIDATE_BATCH = 64
 SCORED, TRAINED_SCORED = 1000, 2000  # held-out images that score a candidate
 
 
+Scores = Callable[[NDArray[np.int64]], NDArray[np.float64]]  # genomes (n, genes) to percent (n,)
+
+
 class Judge(Protocol):
-    """Scores genomes of a space. `kind` names the evidence, `note` says in a line what a score means."""
+    """Scores genomes of a space. `kind` names the evidence, `note` says in a line what a score means. `accuracies`
+    scores many at once where the score is a closed form; None where each one costs time."""
 
     @property
     def kind(self) -> str: ...
 
     @property
     def note(self) -> str: ...
+
+    @property
+    def accuracies(self) -> Scores | None: ...
 
     def accuracy(self, genome: Genome) -> float:
         """In percent, higher is better; NaN where the genome cannot be scored."""
@@ -58,17 +67,14 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class ImagenetJudge:
-    """The shipped predictor of ImageNet top-1."""
+    """The ImageNet model over specs, at the width and resolution of the space."""
 
-    space: SearchSpace
+    accuracies: Scores
     kind: str = "imagenet"
-    note: str = (
-        "predicted ImageNet top-1 at 224 px and width 1 under Accel-NASBench's short training schedule; it ranks "
-        "networks and is not the accuracy of the scaled, pruned network"
-    )
+    note: str = f"ImageNet top-1 predicted from public trainings, recipe {PAPER}"
 
     def accuracy(self, genome: Genome) -> float:
-        return float(imagenet_top1(self.space, [genome])[0])
+        return float(self.accuracies(np.array([genome]))[0])
 
     def weights(self, genome: Genome) -> None:
         return None
@@ -80,6 +86,7 @@ class SupernetJudge:
 
     scorer: SupernetAccuracy
     kind: str = "supernet"
+    accuracies: None = None
 
     @property
     def note(self) -> str:
@@ -100,6 +107,7 @@ class TrainingJudge:
     images: Images
     recipe: Fit
     kind: str = "train"
+    accuracies: None = None
 
     @property
     def note(self) -> str:
@@ -120,9 +128,8 @@ class TrainingJudge:
 
 
 def imagenet_judge(space: SearchSpace) -> ImagenetJudge:
-    """Raises: BadInput where the predictor does not know the space."""
-    imagenet_top1(space, [tuple(0 for _ in space.sizes)])
-    return ImagenetJudge(space)
+    """A judge of any space at any scale, which knows no images."""
+    return ImagenetJudge(imagenet_space(space))
 
 
 def step_seconds(spec: ArchSpec, images: Images, batch: int) -> float:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from optuna.samplers import BaseSampler
 
 from mbv3.errors import BadInput, Mbv3Error, MissingLayerError
@@ -20,7 +21,7 @@ from mbv3.stages.judge import Judge
 from mbv3.stages.keep import Keep, Memory
 from mbv3.tables import Latency
 
-__all__ = ["TRIALS", "SpaceLatency", "default_w", "pick_seed", "search", "space_latency"]
+__all__ = ["TRIALS", "SpaceLatency", "default_w", "pick_seed", "pick_starts", "search", "space_latency", "write_trials"]
 
 TRIALS = {"imagenet": 4000, "supernet": 240, "train": 24}
 LEAST_SCORED, MOST_SCORED = 40, 400  # trials with shared weights, whose time decides
@@ -36,6 +37,10 @@ class SpaceLatency:
 
     def __call__(self, genome: Genome) -> float:
         return float(self.additive(np.array([genome]))[0]) + self.constant_ms
+
+    def many(self, genomes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(n, genes) to (n,) ms."""
+        return self.additive(genomes) + self.constant_ms
 
     def range_ms(self) -> tuple[float, float]:
         """The fastest and the slowest network's."""
@@ -90,7 +95,7 @@ def search(
     Raises:
         BadInput: an unknown sampler or reward.
     """
-    budget, keep = budget or Budget(10.0, images=judge.kind != "imagenet"), keep or Memory()
+    budget, keep = budget or Budget(60.0), keep or Memory()
     history = _finished(space, keep, estimated)
     goal = make_reward(reward, target_ms, w) if isinstance(reward, str) else reward
     study = Search(space, judge.accuracy, latency_ms, goal, sampler=sampler, seed=seed, history=history)
@@ -148,6 +153,11 @@ def _one_thread(alone: bool) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def write_trials(keep: Keep, trials: Sequence[Trial], estimated: bool) -> None:
+    """The whole of trials.csv."""
+    keep.write_rows(_FILE, COLUMNS, [_row(t, estimated) for t in trials])
+
+
 def _row(t: Trial, estimated: bool) -> dict[str, object]:
     # repr keeps every bit: a resumed study must see the rewards that the first one saw
     return {
@@ -177,8 +187,32 @@ def _finished(space: SearchSpace, keep: Keep, estimated: bool) -> list[Trial]:
             break
         trials.append(trial)
     if rows:
-        keep.write_rows(_FILE, COLUMNS, [_row(t, estimated) for t in trials])
+        write_trials(keep, trials, estimated)
     return trials
+
+
+def within_of(trials: Sequence[Trial], target_ms: float) -> Trial | None:
+    """The most accurate trial within the target; None where none is."""
+    good = [t for t in trials if t.state == "complete" and t.latency_ms <= target_ms]
+    return max(good, key=lambda t: (t.accuracy, -t.latency_ms, -t.number), default=None)
+
+
+def pick_starts(trials: Sequence[Trial], target_ms: float, seed_ratio: float = 1.25, count: int = 20) -> list[Trial]:
+    """What NetAdapt starts from where a start costs seconds: up to `count` of the most accurate networks between the
+    target and `seed_ratio` times it, and the most accurate one within the target.
+
+    Raises:
+        Mbv3Error: no trial has a finite reward.
+    """
+    first = pick_seed(trials, target_ms, seed_ratio)
+    window = {
+        t.genome: t
+        for t in sorted(trials, key=lambda t: (t.accuracy, -t.latency_ms, -t.number))
+        if t.state == "complete" and target_ms <= t.latency_ms <= seed_ratio * target_ms
+    }
+    below = within_of(trials, target_ms)
+    chosen = [first, *([below] if below is not None else []), *list(window.values())[::-1][:count]]
+    return list({t.genome: t for t in chosen}.values())
 
 
 def pick_seed(trials: Sequence[Trial], target_ms: float, seed_ratio: float = 1.25) -> Trial:

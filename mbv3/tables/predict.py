@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mbv3.latency import Device, LatencyTable, Prediction, Runtime
-from mbv3.spec import ArchSpec
+from mbv3.spec import ArchSpec, Classify, LayerKey, lower, lower_key
 from mbv3.tables.measure import Whole, measure_whole
 from mbv3.tables.reference import reference_of
 
@@ -49,6 +49,19 @@ def predict(spec: ArchSpec, table: LatencyTable, runtime: Runtime | None = None)
     return PredictedTime(table.predict(spec, estimate=True), table)
 
 
+def _keys(spec: ArchSpec) -> Iterator[LayerKey]:
+    """The layers of `spec` in order; a layer of classifiers is lowered once in a process."""
+    if not isinstance(spec.head, Classify):
+        yield from (layer.key for layer in lower(spec))
+        return
+    h, w = spec.resolution
+    for _, row, cin in spec.convs():
+        key = LayerKey(row, cin, h, w, spec.gate)
+        yield key
+        _, h, w = lower_key(key).out_shape
+    yield LayerKey(spec.head, spec.features, h, w, spec.gate)
+
+
 class Latency:
     """Predicted latency of any network of a run.
 
@@ -72,6 +85,7 @@ class Latency:
         by_time = sorted((k for k, t in table.layers.items() if 2 * t.n >= most), key=table.hot_ms)
         ms = np.log([table.hot_ms(k) for k in by_time])
         evenly = np.linspace(ms[0], ms[-1], KNOWN_ROWS) if by_time else ()  # rows of all sizes
+        self._layer_ms: dict[LayerKey, float] = {}  # calibrated, of layers that were asked for
         self._known = {by_time[i]: table.hot_ms(by_time[i]) for i in (int(np.abs(ms - at).argmin()) for at in evenly)}
 
     @property
@@ -86,9 +100,20 @@ class Latency:
         channel counts of one layer, whose times it makes monotone.
         """
         if self.device is not None:
-            missing = list(dict.fromkeys(k for s in specs for k in self.table.missing(s)))
+            missing = list(dict.fromkeys(k for s in specs for k in _keys(s) if k not in self.table.layers))
             self.table = self.table.with_layers(self.device.layers(missing, self._known, passes=self.passes))
-        return [self.table.predict(spec, estimate=self.device is None).ms * self.correction for spec in specs]
+        return [self._ms(spec) * self.correction for spec in specs]
+
+    def _ms(self, spec: ArchSpec) -> float:
+        """What `table.predict` answers, each layer looked up once. Tables only gain rows, for layers not asked for."""
+        known = self._layer_ms
+        parts = []
+        for key in _keys(spec):
+            if key not in known:
+                hot = self.table.hot_ms(key, estimate=self.device is None)
+                known[key] = self.table.calibration.layer_ms(key, hot)
+            parts.append(known[key])
+        return sum(parts) + self.table.calibration.c
 
     def measure(self, spec: ArchSpec, parts: int) -> Whole | None:
         """`spec` measured whole in `parts` parts; None without a device."""

@@ -8,15 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from mbv3.data import ImageSet, batch_order, make_batch, procedural_images, split
-
-
-def test_procedural_images_are_a_function_of_the_seed() -> None:
-    one, again, other = (procedural_images(20, 16, s) for s in (0, 0, 1))
-    assert one.sha256 == again.sha256 != other.sha256
-    np.testing.assert_array_equal(one.images, again.images)
-    np.testing.assert_array_equal(one.labels, again.labels)
-    assert one.images.shape == (20, 16, 16, 3) and len(one.classes) == 8 and one.labels.max() < 8
+from mbv3.data import ImageSet, batch_order, make_batch, split
+from tests.drawn import drawn_images
 
 
 def test_a_split_is_stratified_disjoint_and_repeatable() -> None:
@@ -44,7 +37,7 @@ def test_batches_go_on_at_any_step(start: int) -> None:
 
 
 def test_batches_are_normalised_and_resized() -> None:
-    data = procedural_images(6, 16, 0)
+    data = drawn_images(6, 16, 0)
     x, y = make_batch(data, np.array([4, 1]), 16)
     assert x.shape == (2, 3, 16, 16) and y.tolist() == data.labels[[4, 1]].tolist()
     assert x.is_contiguous(memory_format=torch.channels_last)
@@ -54,7 +47,7 @@ def test_batches_are_normalised_and_resized() -> None:
 
 
 def test_augmentation_is_a_function_of_its_generator() -> None:
-    data, index = procedural_images(16, 16, 0), np.arange(16)
+    data, index = drawn_images(16, 16, 0), np.arange(16)
     one, again, other = (make_batch(data, index, 16, np.random.default_rng(s))[0] for s in (0, 0, 1))
     assert torch.equal(one, again) and not torch.equal(one, other)
     assert one.shape == (16, 3, 16, 16) and not torch.equal(one, make_batch(data, index, 16)[0])

@@ -77,12 +77,12 @@ def test_interrupted_by_the_user(tiny: tuple[str, ...], tmp_path: Path) -> None:
 
 def imagenet(folder: Path, out: Path) -> tuple[str, ...]:
     return ("--target-ms", "3", "--device", str(folder / "imagenet.csv"), "--trials", "60",
-            "--finetune-steps", "1", "--delta", "0.1", "--seed", "7", "--out", str(out))  # fmt: skip
+            "--sampler", "rnn", "--delta", "0.1", "--seed", "7", "--out", str(out))  # fmt: skip
 
 
 def test_a_search_is_replayed(folder: Path, tmp_path: Path) -> None:
     """The trials of a killed search are those of a whole one."""
-    stop = "mbv3.runs.deliver:adapt:1"  # nothing after the search is of interest
+    stop = "mbv3.runs.search_run:deliver:1"  # nothing after NetAdapt is of interest
     whole, out = tmp_path / "whole", tmp_path / "run"
     assert drive(*imagenet(folder, whole), fate=f"SIGKILL {stop}").code == -signal.SIGKILL
     killed(drive(*imagenet(folder, out), fate=f"SIGKILL {IMAGENET_SEARCH}"))

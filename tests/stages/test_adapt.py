@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
 
-from mbv3.data import procedural_images, split
+from mbv3.data import split
 from mbv3.netadapt import Scored, Start
 from mbv3.nn import build
 from mbv3.spec import load_spec
 from mbv3.stages import Budget, Images, Memory
 from mbv3.stages.adapt_pace import Pace, Plan, keep_pace, planned
-from mbv3.stages.adapt_tune import at_own_size
-from mbv3.stages.images import calibration_batches
-from mbv3.training import recalibrate
+from tests.drawn import drawn_images
 
 
 @pytest.mark.parametrize(
@@ -25,14 +22,14 @@ from mbv3.training import recalibrate
 def test_short_of_time_the_cuts_are_fewer_and_larger_unless_their_size_was_given(
     minutes: float, delta: float | None, steps_then: int, delta_then: float
 ) -> None:
-    images = Images(*split(procedural_images(80, 32, 0), 0.25, 16, 0), (32, 32), True)
+    images = Images(*split(drawn_images(80, 32, 0), 0.25, 16, 0), (32, 32))
     spec = replace(load_spec("mobilenet_v3_small@0.35"), resolution=(32, 32))
     spec = replace(spec, head=replace(spec.head, classes=len(images.train.classes)))
     start = Start(0, spec, build(spec, 0).state_dict(), Scored(2.0, 50.0, 1.0))
     keep = Memory()
 
     def pace(minutes: float) -> Pace:
-        return planned(start, 1.0, images, None, delta, Budget(minutes, images=False), 0, keep).pace
+        return planned(start, 1.0, images, None, delta, Budget(minutes), 0, keep).pace
 
     assert pace(minutes) == Pace(steps_then, delta_then)
     # a run that goes on keeps to it, whatever its time is now
@@ -60,30 +57,7 @@ def test_a_run_behind_its_forecast_tunes_less_and_then_cuts_more(
 
 
 def test_steps_given_by_hand_are_not_paced() -> None:
-    images = Images(*split(procedural_images(80, 32, 0), 0.25, 16, 0), (32, 32), True)
+    images = Images(*split(drawn_images(80, 32, 0), 0.25, 16, 0), (32, 32))
     start = Start(0, load_spec("mobilenet_v3_small"), {}, Scored(2.0, 50.0, 1.0))
     plan = planned(start, 1.0, images, 5, None, Budget(0.01), 0, Memory())
     assert plan == Plan(Pace(5, 0.01), False, None, None)
-
-
-def test_the_weights_left_fit_the_networks_own_resolution() -> None:
-    """Batch norms of small images do not describe large ones: measured anew, they answer as on the batch itself."""
-    data = procedural_images(32, 32, 0)
-    images = Images(data, data, (32, 32), True)
-    spec = replace(load_spec("mobilenet_v3_small@0.35"), resolution=(96, 64))
-    net = build(spec, 0)
-    recalibrate(net, calibration_batches(images, 1))
-    state = {k: v.clone() for k, v in net.state_dict().items()}
-    left = at_own_size(spec, state, images)
-    assert at_own_size(replace(spec, resolution=(32, 32)), state, images) is state
-    assert all(torch.equal(left[k], state[k]) for k, _ in net.named_parameters())
-    [x] = calibration_batches(images, 1, 32, spec.resolution)
-    with torch.inference_mode():
-        off = []
-        for weights in (state, left):
-            net.load_state_dict(weights)
-            answered = net.eval()(x)
-            for m in net.modules():
-                m.train(isinstance(m, torch.nn.BatchNorm2d))
-            off.append(float((net(x) - answered).norm() / answered.norm()))
-    assert off[1] < 0.2 and off[0] > 0.8, off  # a batch's own variance is a little less than what is kept

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from mbv3.data import procedural_images
 from mbv3.errors import BadInput
 from mbv3.nn import build, state_shapes
 from mbv3.space import Genome, SearchSpace, load_space, parse_space, scale
 from mbv3.supernet import Supernet, SupernetAccuracy, path_forward, throughput
 from mbv3.training import Fit
+from tests.drawn import drawn_images
 
 SPACE = """\
 format: mbv3-space/1
@@ -177,11 +177,11 @@ def test_the_path_is_a_function_of_seed_and_step() -> None:
 
 
 class TestSupernetAccuracy:
-    data = procedural_images(60, 16, 0)
+    data = drawn_images(60, 16, 0)
 
     def make(self) -> SupernetAccuracy:
         supernet = randomised(parse_space(SPACE.replace("classes: 5", "classes: 8"))).float()
-        return SupernetAccuracy(supernet, self.data, procedural_images(40, 16, 1), (16, 16), 3, 16)
+        return SupernetAccuracy(supernet, self.data, drawn_images(40, 16, 1), (16, 16), 3, 16)
 
     def test_it_is_a_function_of_the_genome(self) -> None:
         score = self.make()

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mbv3.data import make_batch, procedural_images
+from mbv3.data import make_batch
 from mbv3.errors import BadInput, Mbv3Error
 from mbv3.events import Event, Note
 from mbv3.nn import build
@@ -37,6 +37,7 @@ from mbv3.training import (
     recalibrate,
     save_weights,
 )
+from tests.drawn import drawn_images
 
 SPEC = ArchSpec(
     name="small",
@@ -58,7 +59,7 @@ blocks:
   - {name: a, s: 2, out: 8, e: [2, 3], k: [3, 5], l: [1, 2], se: [0, 1]}
 head: {features: 16, classes: 8, dropout: 0.5}
 """)
-DATA = procedural_images(52, 16, 0)  # with batches of 16: three steps an epoch
+DATA = drawn_images(52, 16, 0)  # with batches of 16: three steps an epoch
 RECIPE = Fit(steps=11, size=(16, 16), batch=16, lr=0.05, seed=3)
 
 Forward = Callable[[int], Callable[[Tensor], Tensor]] | None
@@ -299,10 +300,13 @@ def test_a_fault_of_the_data_reaches_the_caller() -> None:
 
 TWO = """\
 import sys, torch
+import numpy as np
 from torch import distributed, nn
-from mbv3.data import procedural_images
+from mbv3.data import ImageSet
 from mbv3.training import Diverged, Fit, fit, save_weights, together
 steps = 0
+rng = np.random.default_rng(0)
+data = ImageSet(rng.integers(0, 256, (52, 16, 16, 3), dtype=np.uint8), rng.integers(0, 8, 52), tuple("abcdefgh"), "")
 def objective(out, y, x):
     global steps
     steps += 1
@@ -313,7 +317,7 @@ with together():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8))
     recipe = Fit(steps=5, size=(16, 16), batch=8, lr=0.1, seed=3, augment="none")
     try:
-        list(fit(net, procedural_images(52, 16, 0), recipe, objective=objective))
+        list(fit(net, data, recipe, objective=objective))
     except Diverged as e:
         sys.stdout.write(f"{distributed.get_rank()} {e}\\n")  # in one piece: two processes write here
         sys.stdout.flush()
@@ -334,7 +338,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8))
     recipe = Fit(steps=5, size=(16, 16), batch=16, lr=0.1, seed=3, augment="none")
-    list(fit(net, procedural_images(52, 16, 0), recipe))
+    list(fit(net, drawn_images(52, 16, 0), recipe))
     theirs = read_weights(tmp_path / "w.safetensors")
     for name, value in net.state_dict().items():
         torch.testing.assert_close(theirs[name], value, rtol=1e-4, atol=1e-5)

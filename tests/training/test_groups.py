@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from mbv3.data import procedural_images
 from mbv3.nn import build
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv
 from mbv3.training import Fit, fit, learning_rate, load_checkpoint, make_optimizer
 from mbv3.training.groups import in_body, rate_shares
+from tests.drawn import drawn_images
 
 SPEC = ArchSpec(
     name="small",
@@ -26,7 +26,7 @@ SPEC = ArchSpec(
     tail=Conv(k=1, out=24, nl="HS"),
     head=Classify(features=16, nl="HS", dropout=0.5, classes=8),
 )
-DATA = procedural_images(52, 16, 0)
+DATA = drawn_images(52, 16, 0)
 RECIPE = Fit(
     steps=10, size=(16, 16), batch=16, optimizer="adamw", lr=0.01, epoch_steps=3, seed=3, ema=0.9, warmup=0.2,
     head_first=0.4, first_lr=2.0, body_lr=0.5, layer_decay=0.8, hold_norms=True, augment="inception-mild",

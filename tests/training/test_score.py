@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mbv3.data import ImageSet, make_batch, procedural_images
+from mbv3.data import ImageSet, make_batch
 from mbv3.nn import build
 from mbv3.spec import load_spec, with_head
 from mbv3.training import ClassifyMetric, Diverged, Score, evaluate, measure, recalibrate
+from tests.drawn import drawn_images
 
 
 class Linear(nn.Module):
@@ -30,7 +31,7 @@ class Linear(nn.Module):
 
 def test_evaluate_by_hand() -> None:
     torch.manual_seed(0)
-    data, net = procedural_images(50, 12, 0), Linear()
+    data, net = drawn_images(50, 12, 0), Linear()
     score = evaluate(net, data, (12, 12), batch=16)  # the last batch holds two
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     x = ((data.images / 255 - mean) / std).mean((1, 2))
@@ -62,7 +63,7 @@ def test_recalibration_is_the_average_over_batches_by_hand() -> None:
         for bn in (net[1], net[4]):
             bn.running_mean.fill_(50)  # type: ignore[operator, union-attr]
             bn.running_var.fill_(9)  # type: ignore[operator, union-attr]
-    data: ImageSet = procedural_images(30, 8, 0)
+    data: ImageSet = drawn_images(30, 8, 0)
     batches = [make_batch(data, np.arange(i, j), 8)[0] for i, j in ((0, 10), (10, 18), (18, 30))]
     with torch.no_grad():
         first = [net[0](x) for x in batches]
@@ -98,7 +99,7 @@ def test_recalibration_reaches_an_auxiliary_head() -> None:
 
 
 def test_answers_that_are_not_finite_are_no_score() -> None:
-    data, net = procedural_images(8, 12, 0), Linear()
+    data, net = drawn_images(8, 12, 0), Linear()
     with torch.no_grad():
         net.fc.bias.fill_(float("nan"))
     with pytest.raises(Diverged, match=r"scoring: the network's answers are not finite"):

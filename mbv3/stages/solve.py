@@ -1,0 +1,125 @@
+"""The search stage where accuracy and latency are closed forms: the best network within the target, and NetAdapt's
+starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mbv3.errors import BadInput, Unreachable
+from mbv3.events import Event, Note, Progress, StageStart
+from mbv3.search import Limit, Trial
+from mbv3.search import solve as solved_under
+from mbv3.space import Genome, SearchSpace
+from mbv3.stages.judge import Judge
+from mbv3.stages.keep import Keep, Memory
+from mbv3.stages.search import SpaceLatency, write_trials
+
+__all__ = ["Solution", "best_at_random", "solve"]
+
+WINDOWS = 5  # limits between the target and the ratio, so that the starts are spread over it
+KEPT = 40  # networks of each limit that trials.csv holds
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """`best`: the most accurate network within the target. `starts`: accurate networks above it, for NetAdapt, the most
+    accurate first. `trials`: what was scored best, these among it. `evaluations`: how many networks were scored."""
+
+    best: Trial
+    starts: tuple[Trial, ...]
+    trials: tuple[Trial, ...]
+    evaluations: int
+
+
+def solve(
+    space: SearchSpace,
+    judge: Judge,
+    cost: SpaceLatency,
+    target_ms: float,
+    *,
+    ratio: float = 1.25,
+    count: int = 20,
+    aim: float = 1.0,
+    seed: int = 0,
+    estimated: bool = False,
+    keep: Keep | None = None,
+) -> Generator[Event, None, Solution]:
+    """The most accurate network of `space` that takes at most `aim` times `target_ms`, and up to `count` networks of
+    `target_ms` to `ratio` times as much: the best ones under each of a few limits. Their reward is their accuracy as a
+    share of 1.
+
+    Raises:
+        BadInput: the judge has no closed form.
+        Unreachable: no network of the space is within the target.
+    """
+    if judge.accuracies is None:
+        raise BadInput(f"--sampler solve needs a closed form of the accuracy (got {judge.kind}); use rnn or evolution")
+    score = judge.accuracies
+    began = time.monotonic()
+    yield StageStart("search", f"solve: the best of {space.size:.2g} networks within {target_ms:g} ms")
+    shares = [aim, *(1 + (ratio - 1) * (i + 1) / WINDOWS for i in range(WINDOWS))]
+    found: dict[Genome, tuple[float, float]] = {}
+    starts: list[Genome] = []
+    best: Genome | None = None
+    evaluations = 0
+    for i, share in enumerate(shares):
+        whole = i == 0
+        done = solved_under(
+            space.sizes, score, [Limit(cost.many, share * target_ms)], seed=seed, keep=KEPT,
+            population=2000 if whole else 400, generations=40 if whole else 12, starts=10 if whole else 2,
+            first=() if whole else list(found),
+        )  # fmt: skip
+        evaluations += done.evaluations
+        genomes = np.array(done.best, dtype=np.int64).reshape(-1, len(space.sizes))
+        ms, percent = cost.many(genomes), score(genomes)
+        found |= {g: (a, t) for g, a, t in zip(done.best, percent.tolist(), ms.tolist(), strict=True)}
+        if whole:
+            if not done.feasible:
+                raise Unreachable(
+                    f"no network of space {space.name} was found within {target_ms:g} ms", *cost.range_ms()
+                )
+            best = done.genome
+        else:
+            above = [g for g in done.best if g not in starts and found[g][1] > target_ms]
+            starts += above[: -(-count // WINDOWS)]
+        spent = time.monotonic() - began
+        left = spent / (i + 1) * (len(shares) - i - 1)
+        yield Progress("search", i + 1, len(shares), f"within {share * target_ms:.3g} ms {done.value:.2f} %", left)
+    assert best is not None
+    numbers = {g: n for n, g in enumerate(sorted(found, key=lambda g: found[g][1]))}
+
+    def trial(g: Genome) -> Trial:
+        return Trial(numbers[g], g, *found[g], found[g][0] / 100, "complete")
+
+    ordered = sorted(starts, key=lambda g: (-found[g][0], g))[:count]
+    solution = Solution(trial(best), tuple(map(trial, ordered)), tuple(map(trial, numbers)), evaluations)
+    write_trials(keep or Memory(), solution.trials, estimated)
+    yield Note("search", f"{solution.best.accuracy:.2f} % within {target_ms:g} ms, {evaluations:,} networks scored")
+    return solution
+
+
+def best_at_random(
+    space: SearchSpace, judge: Judge, cost: SpaceLatency, most_ms: float, n: int, seed: int = 0
+) -> Trial | None:
+    """The most accurate of `n` random networks within `most_ms`; None where none is."""
+    assert judge.accuracies is not None
+    rng = np.random.default_rng((seed, n))
+    best: tuple[float, Sequence[int], float] | None = None
+    for start in range(0, n, 50_000):
+        genomes: NDArray[np.int64] = space.sample(rng, min(50_000, n - start))
+        ms = cost.many(genomes)
+        genomes, ms = genomes[ms <= most_ms], ms[ms <= most_ms]
+        if not len(genomes):
+            continue
+        percent = judge.accuracies(genomes)
+        i = int(np.argmax(percent))
+        if best is None or percent[i] > best[0]:
+            best = float(percent[i]), genomes[i].tolist(), float(ms[i])
+    if best is None:
+        return None
+    return Trial(0, tuple(best[1]), best[0], best[2], best[0] / 100, "complete")
