@@ -13,9 +13,8 @@ from mbv3.accuracy import PAPER
 from mbv3.accuracy.features import network_sums
 from mbv3.accuracy.imagenet import layers_of
 from mbv3.accuracy.model import shipped
-from mbv3.netadapt import cut, sites
 from mbv3.space import load_space, scale
-from mbv3.spec import ArchSpec, Classify, MBConv, load_spec, reference_names
+from mbv3.spec import ArchSpec, Classify, MBConv, cut, load_spec, reference_names, sites
 
 CUTS = 10_000
 WALK = 40  # cuts of one network, each on top of the last
