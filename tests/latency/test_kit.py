@@ -185,9 +185,7 @@ def test_what_the_device_lacks_is_said(plan: BuildPlan, tmp_path: Path, kit: Pat
     sign(folder)
     done = run(folder)
     assert done.returncode == 2 and "cannot open a model of the kit (opset 99)" in done.stderr
-    sessions.write_text(
-        text.replace('Kind(open_onnxruntime, "onnxruntime", "onnxruntime"', 'Kind(open_onnxruntime, "o", "o-of-mars"')
-    )
+    sessions.write_text(text.replace('"onnxruntime", "fp32", ("onnxruntime",)', '"o-of-mars", "fp32", ("o_of_mars",)'))
     sign(folder)
     done = run(folder)
     assert done.returncode == 2 and "pip install o-of-mars" in done.stderr and "Traceback" not in done.stderr
