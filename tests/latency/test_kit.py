@@ -88,7 +88,7 @@ def test_a_killed_run_goes_on_where_it_stopped(runtime: str, plan: BuildPlan, tm
     runner.write_text(
         runner.read_text().replace(
             "        self.file.write(json",
-            "        if len(self.told.layers) == 2 and os.path.exists('off'):\n"
+            "        if len(self.measured.layers) == 2 and os.path.exists('off'):\n"
             "            self.file.write(b'{\"pass\": 1'); self.file.flush(); os.kill(os.getpid(), 9)\n"
             "        self.file.write(json",
         )
@@ -99,7 +99,7 @@ def test_a_killed_run_goes_on_where_it_stopped(runtime: str, plan: BuildPlan, tm
     results = folder / "results.jsonl"
     kept = results.read_text().split("\n")
     assert len(kept) >= 4 and kept[-1] == '{"pass": 1'
-    with pytest.raises(BadInput, match=r"its end is missing; run the kit again, it goes on where it stopped"):
+    with pytest.raises(BadInput, match=r"its end is missing; run the kit again, it continues where it stopped"):
         import_kit(folder, results)
     (folder / "off").unlink()
     done = run(folder)
@@ -132,7 +132,7 @@ def test_a_run_that_is_left_from_a_cut_connection_is_waited_for(plan: BuildPlan,
     assert second.returncode == 0 and import_kit(folder, folder / "results.jsonl").layers
 
 
-def test_a_device_without_numpy_or_with_an_old_python_is_told_so(kit: Path, tmp_path: Path) -> None:
+def test_a_device_without_numpy_or_with_an_old_python_is_refused(kit: Path, tmp_path: Path) -> None:
     script = (kit / "run.py").read_text()
     for edited, words in (
         (script.replace("import numpy\n", "import numpy_of_mars\n"), "numpy is not installed .* numpy onnxruntime"),
@@ -162,17 +162,17 @@ def test_what_the_device_lacks_is_said(plan: BuildPlan, tmp_path: Path, kit: Pat
     for edited in (text.replace('"threads": 1', '"threads": 2'), text[:-5]):
         (folder / "kit.json").write_text(edited)
         done = run(folder)
-        assert done.returncode == 2 and "kit.json: was edited after the kit was made; copy the kit anew" in done.stderr
+        assert done.returncode == 2 and "kit.json: was edited after the kit was made; copy the kit again" in done.stderr
     (folder / "kit.json").write_text(text)
     (folder / "models.bin").write_bytes(b"x" + (folder / "models.bin").read_bytes()[1:])
     done = run(folder)
-    assert done.returncode == 2 and "is not the file that the kit was made with; copy the kit anew" in done.stderr
+    assert done.returncode == 2 and "is not the file that the kit was made with; copy the kit again" in done.stderr
     (folder / "models.bin").write_bytes(kit_files(plan, "onnxruntime", 1, minutes=0.02)["models.bin"])
     first, measured = (kit / "results.jsonl").read_text().split("\n", 1)
     header = json.loads(first)
     (folder / "results.jsonl").write_text(json.dumps({**header, "kit": "0" * 64}) + "\n" + measured)
     done = run(folder)
-    assert done.returncode == 2 and "results of another kit or device; move the file away" in done.stderr
+    assert done.returncode == 2 and "holds results of another kit or device; move it away" in done.stderr
     same = {**header, "fingerprint": {**header["fingerprint"], "governor": "powersave", "kernel": "6.99"}}
     (folder / "results.jsonl").write_text(json.dumps(same) + "\n" + measured)  # another governor is no other device
     assert run(folder).returncode == 0
@@ -181,11 +181,13 @@ def test_what_the_device_lacks_is_said(plan: BuildPlan, tmp_path: Path, kit: Pat
     text = sessions.read_text()
     sessions.write_text(text.replace("    options = onnx", "    raise RuntimeError('opset 99')\n    options = onnx"))
     done = run(folder)
-    assert done.returncode == 2 and "sessions.py: was edited after the kit was made; copy the kit anew" in done.stderr
+    assert done.returncode == 2 and "sessions.py: was edited after the kit was made; copy the kit again" in done.stderr
     sign(folder)
     done = run(folder)
     assert done.returncode == 2 and "cannot open a model of the kit (opset 99)" in done.stderr
-    sessions.write_text(text.replace('"onnxruntime", "fp32", ("onnxruntime",)', '"o-of-mars", "fp32", ("o_of_mars",)'))
+    sessions.write_text(
+        text.replace('"onnxruntime", "onnxruntime", "fp32", ("onnxruntime",)', '"o", "o-of-mars", "fp32", ("o_mars",)')
+    )
     sign(folder)
     done = run(folder)
     assert done.returncode == 2 and "pip install o-of-mars" in done.stderr and "Traceback" not in done.stderr
@@ -197,13 +199,13 @@ Edit = Callable[[list[dict[str, Any]]], Any]
 @pytest.mark.parametrize(
     ("edit", "why"),
     [
-        (lambda e: e.pop(1), "there is no pass 1 now"),
-        (lambda e: e.insert(1, e[1]), "layers are twice in pass 0"),
+        (lambda e: e.pop(1), "pass 1 does not follow the lines before it"),
+        (lambda e: e.insert(1, e[1]), "pass 0 has layers twice"),
         (lambda e: e.pop(), "its end is missing; run the kit again"),
         (lambda e: e.append(e[-1]), "a line after the end"),
-        (lambda e: e.insert(3, e[-1]), "the end comes before all was measured"),
-        (lambda e: e[1]["ms"].pop(), "layers of pass 0 are missing or too many"),
-        (lambda e: e[2]["ms"].append(1.0), "networks of pass 0 are missing or too many"),
+        (lambda e: e.insert(3, e[-1]), "the end stands before everything was measured"),
+        (lambda e: e[1]["ms"].pop(), r"pass 0 has \d+ times for \d+ layers"),
+        (lambda e: e[2]["ms"].append(1.0), r"pass 0 has 9 times for 8 networks"),
         (lambda e: e[1]["ms"][0].clear(), "not enough values"),
         (lambda e: e[1]["ms"][0].__setitem__(0, -1.0), "is -1.0, not a time in ms"),
         (lambda e: e[1]["ms"][0].__setitem__(0, float("nan")), "is nan, not a time in ms"),
@@ -215,14 +217,14 @@ Edit = Callable[[list[dict[str, Any]]], Any]
         (lambda e: [r.__setitem__(0, 1e-320) for x in e if "layers" in x for r in x["ms"]], "not a time in ms"),
         (lambda e: e[1]["ms"][0].__setitem__(3, float("inf")), "a deviation of inf ms"),
         (lambda e: e[-2].__setitem__("reference_ms", 0), "the reference is 0, not a time in ms"),
-        (lambda e: e[-2].__setitem__("pass", 9), "there is no pass 9 now"),
-        (lambda e: e[1]["layers"].__setitem__(0, 10**6), "layers that are not asked for"),
-        (lambda e: e[2].__setitem__("networks", []), "networks that are not asked for"),
+        (lambda e: e[-2].__setitem__("pass", 9), "pass 9 does not follow the lines before it"),
+        (lambda e: e[1]["layers"].__setitem__(0, 10**6), "layers that the kit does not ask for"),
+        (lambda e: e[2].__setitem__("networks", []), "networks that the kit does not ask for"),
         (lambda e: e[-2].__setitem__("drift", float("inf")), "the drift is inf"),
         (lambda e: e[-2].__setitem__("s", -5), "a step of -5.0 s"),
-        (lambda e: e[0].__setitem__("kit", "0" * 64), "of another kit"),
-        (lambda e: e[0]["fingerprint"].__setitem__("runtime", "litert"), "its runtime is 'litert', the kit's"),
-        (lambda e: e[0]["fingerprint"].__setitem__("threads", 2), "its threads is 2, the kit's 1"),
+        (lambda e: e[0].__setitem__("kit", "0" * 64), "it belongs to another kit"),
+        (lambda e: e[0]["fingerprint"].__setitem__("runtime", "litert"), "its runtime is 'litert', that of the kit"),
+        (lambda e: e[0]["fingerprint"].__setitem__("threads", 2), "its threads is 2, that of the kit 1"),
         (lambda e: e[0]["fingerprint"].pop("cpu"), "cpu"),
         (lambda e: e.clear(), "is not a results file of this kit"),
     ],
@@ -238,12 +240,12 @@ def test_edited_results_are_refused(kit: Path, tmp_path: Path, edit: Edit, why: 
 
 def test_what_is_no_kit_or_no_results(kit: Path, tmp_path: Path) -> None:
     results = kit / "results.jsonl"
-    with pytest.raises(BadInput, match=r"nowhere: is not a kit's folder or zip"):
+    with pytest.raises(BadInput, match=r"nowhere: is not the folder or zip file of a kit"):
         import_kit(tmp_path / "nowhere", results)
     with pytest.raises(BadInput, match=r"none\.jsonl: no such results file"):
         import_kit(kit, tmp_path / "none.jsonl")
     (tmp_path / "half.jsonl").write_bytes(results.read_bytes()[:-40] + b"\n")
-    with pytest.raises(BadInput, match=r"half\.jsonl: cannot be read as a kit's results"):
+    with pytest.raises(BadInput, match=r"half\.jsonl: cannot be read as the results of a kit"):
         import_kit(kit, tmp_path / "half.jsonl")
     edited = tmp_path / "edited"
     edited.mkdir()
@@ -253,7 +255,7 @@ def test_what_is_no_kit_or_no_results(kit: Path, tmp_path: Path) -> None:
         import_kit(edited, results)
     (edited / "kit.json").write_text(text.replace("mbv3-kit/4", "mbv3-kit/1"))
     with pytest.raises(
-        BadInput, match=r"is a kit of another version \('mbv3-kit/1', not 'mbv3-kit/4'\); make the kit anew"
+        BadInput, match=r"is a kit of another format \('mbv3-kit/1', not 'mbv3-kit/4'\); make the kit again"
     ):
         import_kit(edited, results)
     (edited / "kit.json").write_text("[" * 10**5)
