@@ -144,7 +144,7 @@ def _train_and_compare(
     rivals = [Rival(found, run.record.measured_ms)]
     test = None
     if o.test is not None:
-        test = load_class_folder(Path(o.test), images.size[0], classes=images.train.classes)
+        test = load_class_folder(Path(o.test), images.size, classes=images.train.classes)
         device = latency.device
         if device is not None:
             if "rivals" not in run.record.plan:

@@ -51,7 +51,7 @@ class Options:
                               is_path=always)  # fmt: skip
     accuracy: str | None = option(None, "what scores a network (default imagenet, supernet with --data)",
                                   metavar="|".join(ACCURACIES), choices=ACCURACIES)  # fmt: skip
-    space: str | None = option(None, "search space (default mnasnet-imagenet, mobilenetv3 with --data)",
+    space: str | None = option(None, "search space (default mobilenetv3, mnasnet-imagenet with --task segment)",
                                metavar="NAME|FILE", is_path=existing)  # fmt: skip
     scale: str = option("auto", "width and resolution of the space", metavar="auto|1|WIDTHxRES")
     resolution: str | None = option(None, "input in pixels; --scale auto then chooses the width only (segment: 512)",
@@ -171,7 +171,7 @@ class Options:
 
     @property
     def space_name(self) -> str:
-        return self.space or ("mnasnet-imagenet" if self.accuracy_kind == "imagenet" else "mobilenetv3")
+        return self.space or ("mnasnet-imagenet" if self.segment else "mobilenetv3")
 
     @property
     def minutes(self) -> float:

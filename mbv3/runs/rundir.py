@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import hashlib
 import io
 import os
@@ -18,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from mbv3 import record as records
 from mbv3.errors import BadInput
-from mbv3.files import write_atomic
+from mbv3.files import hold, write_atomic
 from mbv3.record import SearchRecord, TrainRecord
 
 __all__ = ["RunDir", "file_sha256", "versions"]
@@ -52,6 +51,7 @@ class RunDir(Generic[R]):
         self.path = path
         self.record: R = record
         self.writes = writes
+        self.made = False  # the folder, by this process: only then it may be removed
 
     @classmethod
     def create(cls, path: Path, record: R) -> RunDir[R]:
@@ -61,10 +61,12 @@ class RunDir(Generic[R]):
                 raise BadInput(
                     f"--out {path}: already exists; give another folder, or go on with that run: --resume {path}"
                 )
+            made = not path.exists()
             path.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise BadInput(f"--out {path}: cannot be made ({e.strerror})") from None
         run = cls(path, record)
+        run.made = made
         run.update()
         return run
 
@@ -79,11 +81,9 @@ class RunDir(Generic[R]):
             self._lock = (self.path / ".lock").open("a")
         except OSError as e:
             raise BadInput(f"{self.path}: cannot be written to ({e.strerror})") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if hold(self._lock) is False:
             self._lock.close()
-            raise BadInput(f"{self.path}: another process is at work on this run; wait for it, or end it") from None
+            raise BadInput(f"{self.path}: another process is at work on this run; wait for it, or end it")
 
     def unlock(self) -> None:
         """Let other processes have the run."""

@@ -17,7 +17,7 @@ from torch import Tensor, distributed, nn
 from mbv3.errors import BadInput
 from mbv3.events import Done, Event, Note, Progress, RunStarted, StageStart, watched
 from mbv3.export import initial_weights, read_any_weights
-from mbv3.files import write_atomic
+from mbv3.files import discard, write_atomic
 from mbv3.nn import build
 from mbv3.progress import drain, silent
 from mbv3.record import Images, TrainRecord
@@ -150,7 +150,7 @@ def _writing(
         return (yield from logged(run.path, _stages(o, run, spec)))
     except BadInput:
         if new and not (run.path / CHECKPOINT).exists():
-            shutil.rmtree(run.path)  # nothing was learned: the same --out is free for the next try
+            discard(run.path, made=run.made)  # nothing was learned: the same --out is free for the next try
         raise
     except Diverged as e:
         kept = _keep_last_good(run)

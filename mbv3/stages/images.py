@@ -31,7 +31,7 @@ def read_images(folder: Path | str, size: tuple[int, int], seed: int = 0) -> Ima
     Raises:
         BadInput: the folder is missing, has under two classes, or broken images.
     """
-    data = load_class_folder(Path(folder), size[0], seed=seed)
+    data = load_class_folder(Path(folder), size, seed=seed)
     train, held = split(data, 0.1, 5000, seed)
     if len(train) < 2:
         raise BadInput(f"--data {folder}: too few images to hold some out")

@@ -10,12 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mbv3.data import ImageSet, find_class_folder, normalise, split_labels, stored_size
+from mbv3.data import ImageSet, class_parts, find_class_folder, folder_notes, normalise, split_labels, stored_size
 from mbv3.errors import BadInput
-from mbv3.events import Event
+from mbv3.events import Event, Note
 from mbv3.report import Panel
 from mbv3.spec import ArchSpec, Classify, Head
-from mbv3.tasks.folders import part_folders
 from mbv3.tasks.pixels import fingerprint, stored
 from mbv3.tasks.shape import smallest_map
 from mbv3.tasks.task import Source, Task, TaskData
@@ -53,6 +52,8 @@ class _Classify(Task):
         where there are test images.
         """
         classes, parts = _parts(source)
+        training = class_parts(source.path)["training"]
+        yield from (Note("images", line, warning=True) for line in folder_notes(training))
         size = spec.resolution
         sets: dict[str, ImageSet] = {}
         for name, (files, truth) in parts.items():
@@ -79,10 +80,11 @@ class _Classify(Task):
 
 def _parts(source: Source) -> tuple[tuple[str, ...], dict[str, _Part]]:
     """(classes, files of each part). Raises: BadInput."""
-    where = part_folders(source.path)
-    folder = where.get("training", source.path)
+    where = class_parts(source.path)
+    folder = where["training"]
     classes, files = find_class_folder(folder)
-    if set(classes) == {"images", "masks"}:
+    stems = [{p.stem for p, label in files if label == c} for c in range(len(classes))]
+    if set(classes) == {"images", "masks"} and stems[0] == stems[1]:
         raise BadInput(f"{folder}: holds images and masks, and no class folders; add --task segment")
     labels = np.array([label for _, label in files], dtype=np.int64)
     parts: dict[str, _Part] = {"training": ([p for p, _ in files], labels)}

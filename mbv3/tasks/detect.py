@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from mbv3.data import Annotated, BoxSet, find_boxes, normalise
+from mbv3.data import Annotated, BoxSet, find_boxes, normalise, split_boxes
 from mbv3.events import Event, Note
 from mbv3.report import Box, Panel
 from mbv3.spec import ArchSpec, Head, SSDLite, with_head
-from mbv3.tasks.draws import spread, tenth_out
+from mbv3.tasks.draws import spread
 from mbv3.tasks.pixels import fingerprint, stored
 from mbv3.tasks.task import Source, Task, TaskData
 from mbv3.training import Batches, DetectMetric, Metric, detect_objective, objects
@@ -81,18 +79,8 @@ def _parts(source: Source) -> dict[str, Annotated]:
         parts["validation"] = parts["test"]
     if "validation" not in parts:
         whole = parts["training"]
-        rest, held = tenth_out(len(whole.files), source.seed, source.path)
-        parts["training"], parts["validation"] = _some(whole, rest), _some(whole, held)
+        parts["training"], parts["validation"] = split_boxes(whole, source.seed, source.path)
     return parts
-
-
-def _some(data: Annotated, index: NDArray[np.int64]) -> Annotated:
-    return replace(
-        data,
-        files=tuple(data.files[i] for i in index),
-        boxes=tuple(data.boxes[i] for i in index),
-        sizes=data.sizes[index],
-    )
 
 
 def _panels(net: nn.Module, data: BoxSet, at: tuple[int, int], head: SSDLite) -> list[Panel]:

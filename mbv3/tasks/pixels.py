@@ -33,7 +33,7 @@ def fingerprint(images: str, *truth: bytes | str) -> str:
     """SHA-256 of the images' own and of what is learned about them."""
     digest = hashlib.sha256(images.encode())
     for part in truth:
-        digest.update(part.encode() if isinstance(part, str) else part)
+        digest.update(part.encode("utf-8", "backslashreplace") if isinstance(part, str) else part)
     return digest.hexdigest()
 
 
@@ -65,6 +65,7 @@ def stored(
             + "; ".join(decoded.broken[:3]) + ("; ..." if decoded.broken[3:] else ""),
             warning=True,
         )  # fmt: skip
+    yield from (Note("images", f"{what}: {line}", warning=True) for line in decoded.notes)
     return Stored(decoded.pixels, decoded.kept, decoded.sha256)
 
 
