@@ -87,7 +87,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("given")
     (where / "tiny.yaml").write_text(SPACE)
     computed_table(load_space(where / "tiny.yaml")).save(where / "tiny.csv")
-    computed_table(scale(load_space("mobilenetv3"), 0.35, 64)).save(where / "imagenet.csv")
+    computed_table(scale(load_space("mnasnet-imagenet"), 0.35, 64)).save(where / "imagenet.csv")
     rng = np.random.default_rng(0)
     for c, name in enumerate(("dark", "light")):
         (where / "images" / name).mkdir(parents=True)

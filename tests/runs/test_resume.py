@@ -76,8 +76,8 @@ def test_interrupted_by_the_user(tiny: tuple[str, ...], tmp_path: Path) -> None:
 
 
 def imagenet(folder: Path, out: Path) -> tuple[str, ...]:
-    return ("--target-ms", "3", "--device", str(folder / "imagenet.csv"), "--trials", "60",
-            "--sampler", "rnn", "--delta", "0.1", "--seed", "7", "--out", str(out))  # fmt: skip
+    return ("--target-ms", "3", "--device", str(folder / "imagenet.csv"), "--space", "mnasnet-imagenet",
+            "--trials", "60", "--sampler", "rnn", "--delta", "0.1", "--seed", "7", "--out", str(out))  # fmt: skip
 
 
 def test_a_search_is_replayed(folder: Path, tmp_path: Path) -> None:
