@@ -20,6 +20,7 @@ from mbv3.latency import BuildPlan, LatencyTable, Measured, Runtime, Timed
 from mbv3.record import SearchRecord
 from mbv3.runs import Found, adapt_events, find_events
 from mbv3.runs.rundir import RunDir
+from mbv3.search import REWARDS, SAMPLERS
 from mbv3.stages import measure
 from mbv3.stages.adapt_tune import Deployed
 from mbv3.tables import VERDICT_PARTS, Latency, Whole
@@ -61,7 +62,11 @@ def test_events(folder: Path, tmp_path: Path) -> None:
     assert found.baselines["name"].tolist() == ["found"]
 
 
-def test_a_sampler_may_be_an_object_and_a_reward_a_function(folder: Path, tmp_path: Path) -> None:
+def test_a_sampler_may_be_an_object_and_a_reward_a_function(
+    folder: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(lambda: (REWARDS.pop("cheap", None), SAMPLERS.pop("TPESampler", None)))
+
     def cheap(accuracy: float, ms: float) -> float:
         return -ms
 
