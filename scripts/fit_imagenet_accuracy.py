@@ -1,6 +1,6 @@
 """Fit mbv3/accuracy/imagenet_top1.json on all public ImageNet evidence, and measure what it is worth.
 
-    python scripts/fit_imagenet_accuracy.py DATA [--splits 3] [--quick]
+    python scripts/fit_imagenet_accuracy.py DATA [--splits 3] [--workers 1]
 
 DATA holds accel_nasbench_imagenet.csv, ofa_mbv3_subnets_imagenet.csv and imagenet_mobile_top1.csv. A quarter of the
 first two is held out in each split; the shipped coefficients are those of split 0, so that its held-out figures are
@@ -14,8 +14,11 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from itertools import combinations
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +83,24 @@ def ordered(p: NDArray[np.float64], y: NDArray[np.float64], recipe: NDArray[np.s
     return len(right), round(float(np.mean(right)), 4)
 
 
-def leave_families_out(data: Evidence, o: Options) -> tuple[dict[str, Any], tuple[float, float]]:
+_shared: list[Evidence] = []  # what forked workers read
+
+
+def _one(job: tuple[Rows, Options, str, Region | None]) -> tuple[Model, float]:
+    started = time.time()
+    return fit(_shared[0], *job), time.time() - started
+
+
+def fits(jobs: Sequence[tuple[Rows, Options, str, Region | None]], workers: int) -> Iterator[tuple[Model, float]]:
+    """(model, seconds) of every job, in order."""
+    if workers == 1:
+        yield from map(_one, jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
+        yield from pool.map(_one, jobs)
+
+
+def leave_families_out(data: Evidence, o: Options, workers: int) -> tuple[dict[str, Any], tuple[float, float]]:
     """Predictions of every published network by a model that never saw its family; figures, and errors of two kinds."""
     public = np.flatnonzero(data.source == "published")
     family = np.array([r.family.removesuffix("_minimalistic") for r in data.rows])
@@ -89,13 +109,13 @@ def leave_families_out(data: Evidence, o: Options) -> tuple[dict[str, Any], tupl
     base = np.concatenate([public, *large])
     guess, known = np.zeros(len(data.rows)), np.zeros(len(data.rows), dtype=bool)
     by_family = {}
-    for name in np.unique(family[public]):
-        started = time.time()
+    names = np.unique(family[public])
+    jobs = [(base[family[base] != name], o, "", None) for name in names]
+    for name, (model, seconds) in zip(names, fits(jobs, workers), strict=True):
         out = public[family[public] == name]
-        model = fit(data, base[family[base] != name], o)
         guess[out], known[out] = data.predict(model, out), [r in model.recipes for r in data.recipe[out]]
         by_family[str(name)] = {"n": len(out), "rmse_before_offsets": rmse(guess[out], data.top1[out])}
-        print(name, by_family[str(name)], f"{time.time() - started:.0f} s", file=sys.stderr, flush=True)
+        print(name, by_family[str(name)], f"{seconds:.0f} s", file=sys.stderr, flush=True)
     logit = np.log(guess[public] / (100 - guess[public]))
     true = np.log(data.top1[public] / (100 - data.top1[public]))
     level, each = logit.copy(), logit.copy()
@@ -138,8 +158,9 @@ def region(data: Evidence) -> Region:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--splits", type=int, default=3)
-    parser.add_argument("--hidden", type=int, default=8)
+    parser.add_argument("--hidden", type=int, default=Options.hidden)
     parser.add_argument("--ramp", type=float, default=Options.ramp)
     parser.add_argument("--steps", type=int, nargs=2, default=(Options.first, Options.then))
     parser.add_argument("--family-steps", type=int, nargs=2, default=(500, 500))
@@ -158,24 +179,25 @@ def main() -> None:
     }  # fmt: skip
     target, file = ROOT / "results/imagenet_accuracy.json", ROOT / "mbv3/accuracy" / FILE
     shipped: Model | None = None
-    for seed in range(args.splits):
-        started = time.time()
-        fits, held = split(data, seed)
-        model = fit(data, fits, replace(o, seed=seed), ABOUT, where)
+    _shared.append(data)
+    splits = [split(data, seed) for seed in range(args.splits)]
+    jobs = [(rows, replace(o, seed=seed), ABOUT, where) for seed, (rows, _) in enumerate(splits)]
+    for seed, (model, seconds) in enumerate(fits(jobs, args.workers)):
+        rows_fit, held = splits[seed]
         shipped = shipped or model
         public = np.flatnonzero(data.source == "published")
-        figures = {"n_fit": len(fits), **held_out(data, model, held)}
+        figures = {"n_fit": len(rows_fit), **held_out(data, model, held)}
         figures["published_in_the_fit"] = {
             "n": len(public),
             "rmse": rmse(data.predict(model, public), data.top1[public]),
         }
         result["splits"][str(seed)] = figures
-        print(seed, json.dumps(figures), f"{time.time() - started:.0f} s", file=sys.stderr, flush=True)
+        print(seed, json.dumps(figures), f"{seconds:.0f} s", file=sys.stderr, flush=True)
         if seed == 0:
             file.write_text(model.to_json(), encoding="utf-8")
     assert shipped is not None
     few = replace(o, first=args.family_steps[0], then=args.family_steps[1])
-    result["families_left_out"], errors = leave_families_out(data, few)
+    result["families_left_out"], errors = leave_families_out(data, few, args.workers)
     file.write_text(replace(shipped, errors=errors).to_json(), encoding="utf-8")
     target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mbv3.spec import Op
 
-__all__ = ["LINEAR", "LOGS", "RESOLUTION", "SIDE", "group", "layer_sums", "log_columns", "network_sums", "ramps"]
+__all__ = ["LINEAR", "LOGS", "RESOLUTION", "SIDE", "group", "layer_sums", "log_columns", "network_sums", "rises"]
 
 SIDE = 1024  # input at which layers are lowered: every stride divides it, so that sizes tell strides
 STAGES = 5  # output strides 2, 4, 8, 16 and 32
@@ -48,7 +48,8 @@ LOGS = (
     "log smooth", "log tail", "log features", "log head", "log all mix", "log all work", "log all n", "log all inside",
     "log all outside", "log all se", "log all k5",
 )  # fmt: skip
-RESOLUTION = (24, 128, 160, 192, 224, 256, 300, 380, 480)  # knots in pixels; flat beyond the last
+RESOLUTION = (128, 160, 192, 224, 256, 300, 380, 480)  # knots in pixels; flat beyond the last
+LEAST = 24  # pixels, below which nothing changes
 
 
 def _ramp(x: float, low: float, high: float) -> float:
@@ -132,11 +133,14 @@ def log_columns() -> NDArray[np.float64]:
     return out
 
 
-def ramps(resolution: float | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Inputs of the resolution (pixels a side), (..., len(RESOLUTION) - 1): they rise with it up to the last knot."""
-    r = np.log(np.asarray(resolution, dtype=np.float64))[..., None]
-    knots = np.log(np.array(RESOLUTION, dtype=np.float64))
-    return np.asarray(np.clip(r, knots[:-1], knots[1:]) - knots[:-1])
+def rises(resolution: float | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Inputs of the resolution (pixels a side), (..., len(RESOLUTION)): ln min(resolution, knot), from 0 at 24 pixels.
+
+    With weights of at least 0 their sum rises and bends downwards: the last pixels never help more than the first. In
+    the evidence above 224 pixels resolution grows together with depth and width, which alone could tell nothing else.
+    """
+    r = np.asarray(resolution, dtype=np.float64)[..., None]
+    return np.asarray(np.log(np.clip(r, LEAST, np.array(RESOLUTION, dtype=np.float64)) / LEAST))
 
 
 def group(name: str) -> str:

@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from functools import lru_cache
 from importlib import resources
-from itertools import combinations, pairwise
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mbv3.accuracy.features import LINEAR, LOGS, RESOLUTION, WIDTH, group, log_columns, ramps
+from mbv3.accuracy.features import LINEAR, LOGS, RESOLUTION, WIDTH, group, log_columns, rises
 from mbv3.errors import BadInput, shown
 
 __all__ = ["FILE", "INPUTS", "PAPER", "Model", "Region", "expand", "shipped"]
@@ -30,7 +30,7 @@ __all__ = ["FILE", "INPUTS", "PAPER", "Model", "Region", "expand", "shipped"]
 FILE = "imagenet_top1.json"
 PAPER = "mobilenet_v3-paper"  # Howard 2019 (arXiv:1905.02244), as slim published it
 FORMAT = "mbv3-imagenet/1"
-RES_NAMES = tuple(f"px {low} to {high}" for low, high in pairwise(RESOLUTION))
+RES_NAMES = tuple(f"px up to {knot}" for knot in RESOLUTION)
 INPUTS = (*LINEAR, *LOGS, *RES_NAMES)
 
 Array = NDArray[np.float64]
@@ -38,7 +38,7 @@ Array = NDArray[np.float64]
 
 def expand(sums: Array, resolution: float | Array) -> Array:
     """Inputs (n, len(INPUTS)) of networks with `sums` (n, WIDTH) at `resolution` pixels a side, one or (n,)."""
-    res = np.broadcast_to(ramps(resolution), (len(sums), len(RES_NAMES)))
+    res = np.broadcast_to(rises(resolution), (len(sums), len(RES_NAMES)))
     return np.concatenate([sums[:, list(LINEAR.values())], np.log1p(sums @ log_columns()), res], axis=1)
 
 
@@ -127,7 +127,7 @@ class Model:
         about = self.recipe(recipe)
         weights, k = self.scaled(about.source), self.weights.shape[1]
         at = reduced[:, :k] + np.log1p(reduced[:, k:]) @ weights[len(LINEAR) : len(LINEAR) + len(LOGS)]
-        at = at + ramps(resolution) @ weights[len(LINEAR) + len(LOGS) :]
+        at = at + rises(resolution) @ weights[len(LINEAR) + len(LOGS) :]
         u, z = at[:, : k - 2] + self.b, self.c + at[:, k - 2]
         g = self.beta * np.log(z) - np.logaddexp(0.0, -u) @ self.v + at[:, k - 1]
         return np.asarray(100.0 / (1.0 + np.exp(-(about.offset + self.slopes.get(about.source, 1.0) * g))))

@@ -17,7 +17,7 @@ from mbv3.accuracy.features import (
     layer_sums,
     log_columns,
     network_sums,
-    ramps,
+    rises,
 )  # fmt: skip
 from mbv3.accuracy.model import INPUTS, expand
 from mbv3.spec import load_spec, lower
@@ -83,13 +83,13 @@ def test_sums_and_inputs_of_a_network() -> None:
 
 def test_resolution_inputs_rise_and_then_rest() -> None:
     r = np.array([16.0, 24.0, 200.0, 480.0, 900.0])
-    at = ramps(r)
-    assert at.shape == (5, len(RESOLUTION) - 1) and (np.diff(at, axis=0) >= 0).all()
+    at = rises(r)
+    assert at.shape == (5, len(RESOLUTION)) and (np.diff(at, axis=0) >= 0).all()
     assert not at[:2].any() and (at[3] == at[4]).all()
-    assert at[2].sum() == pytest.approx(np.log(200 / 24))
+    assert at[2] == pytest.approx(np.log(np.array([128, 160, 192, 200, 200, 200, 200, 200]) / 24))
 
 
 def test_groups_are_one_kind_of_one_stage() -> None:
     assert group("k5_mid /8") == group("first k7 /8") == "k /8"
     assert group("first inner64 /32") == "first /32" and group("log mix /2") == "layers /2"
-    assert group("log all mix") == group("px 192 to 224") == ""
+    assert group("log all mix") == group("px up to 224") == ""

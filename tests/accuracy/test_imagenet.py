@@ -93,6 +93,14 @@ def test_outside_the_evidence_it_says_so_and_widens_the_error(name: str, side: i
     assert 0 < estimate.value < 100
 
 
+def test_resolution_helps_less_and_less() -> None:
+    spec = load_spec("mobilenet_v3_large")
+    logs = np.exp(np.linspace(np.log(96), np.log(480), 30))
+    top1 = np.array([imagenet(replace(spec, resolution=(round(r), round(r)))).value for r in logs])
+    slopes = np.diff(np.log(top1 / (100 - top1))) / np.diff(np.log(np.round(logs)))
+    assert (np.diff(slopes) < 1e-6).all()
+
+
 def test_resolution_helps_until_the_evidence_ends() -> None:
     spec = load_spec("mobilenet_v3_large")
     values = [imagenet(replace(spec, resolution=(r, r))).value for r in (64, 96, 128, 160, 192, 224, 256, 320, 480)]
