@@ -94,6 +94,12 @@ def _show_found(found: Found, as_json: bool) -> int:
             ms, top1 = "-" if c.ms is None else f"{c.ms:.3f}", f"{c.top1:.2f} +- {c.sigma:.2f}"
             rows.append([c.name, ms, f"{c.params:,}", f"{c.madds / 1e6:.1f}", top1, str(c.n)])
         out(columns(rows))
+    if r.baselines and r.accuracy is not None:
+        a, at = r.accuracy, r.predicted_ms if r.measured_ms is None else r.measured_ms
+        beside = [("found", at, a.value, a.error), *((b.name, b.ms, b.accuracy, b.error) for b in r.baselines)]
+        rows = [["network", "ms", "predicted top-1 %"]]
+        rows += [[n, f"{t or 0.0:.3f}", _with_error(top1, error)] for n, t, top1, error in beside]
+        out(columns(rows))
     lines = [
         ("target", f"{r.target_ms:g} ms"),
         *times_text(r).items(),
@@ -105,6 +111,12 @@ def _show_found(found: Found, as_json: bool) -> int:
     ]
     out("\n".join(f"{k:<11}{v}" for k, v in lines))
     return r.exit
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" + (f" +- {error:.1f}" if error is not None else "")
 
 
 def _accuracy(accuracy: Accuracy | None) -> str:

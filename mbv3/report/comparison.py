@@ -1,10 +1,10 @@
-"""The networks that were trained and scored under one protocol, side by side."""
+"""The networks beside the found one: trained and scored under one protocol, or with predicted accuracies."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mbv3.record import Compared
+from mbv3.record import Baseline, Compared
 from mbv3.report.html import Html, count_text, fixed, html, ms_text, section, table
 from mbv3.report.run_files import RunFiles
 
@@ -13,20 +13,31 @@ __all__ = ["ComparisonInfo", "comparison_info", "render"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonInfo:
-    """The compared networks, the found one first."""
+    """The compared networks, the found one first; and the baselines with predicted accuracies."""
 
     rows: tuple[Compared, ...]
+    baselines: tuple[Baseline, ...] = ()
 
 
 def comparison_info(files: RunFiles) -> ComparisonInfo | None:
     """The comparison's numbers, or None where nothing was compared."""
-    return ComparisonInfo(rows=files.record.comparison) if files.record.comparison else None
+    r = files.record
+    if not r.comparison and not r.baselines:
+        return None
+    beside = r.baselines
+    ms = r.predicted_ms if r.measured_ms is None else r.measured_ms
+    if beside and ms is not None and r.accuracy is not None:
+        found = Baseline(name="found", ms=ms, accuracy=r.accuracy.value, error=r.accuracy.error)
+        beside = (found, *beside)
+    return ComparisonInfo(rows=r.comparison, baselines=beside)
 
 
 def render(info: ComparisonInfo | None) -> Html:
     """The section; nothing where nothing was compared."""
     if info is None:
         return html("")
+    if not info.rows:
+        return _beside(info)
     head = ["network", "#ms", "#parameters", "#MAdds", "#top-1, %", "#± standard error", "#images"]
     rows = [
         [r.name, ms_text(r.ms), count_text(r.params), count_text(r.madds), fixed(r.top1, 2), fixed(r.sigma, 2),
@@ -34,3 +45,9 @@ def render(info: ComparisonInfo | None) -> Html:
         for r in info.rows
     ]  # fmt: skip
     return section("comparison", "Trained and scored alike", table(head, rows))
+
+
+def _beside(info: ComparisonInfo) -> Html:
+    rows = [[b.name, ms_text(b.ms), fixed(b.accuracy, 2), fixed(b.error, 2)] for b in info.baselines]
+    head = ["network", "#ms", "#predicted ImageNet top-1, %", "#± standard error"]
+    return section("comparison", "At the same time", table(head, rows))

@@ -17,7 +17,7 @@ from mbv3.runs.options import Options
 from mbv3.runs.rundir import RunDir, file_sha256
 from mbv3.space import SearchSpace, layer_keys, load_space, parse_scale, scale
 from mbv3.spec import ArchSpec, parse_resolution, pixels
-from mbv3.stages import choose_scale, quick_ms
+from mbv3.stages import choose_scale, choose_scale_by_accuracy, quick_ms
 from mbv3.tables import TABLE_MINUTES, Latency, open_table, read_table, reference_of, table_plan
 
 __all__ = ["TABLE", "prepare"]
@@ -85,6 +85,12 @@ def _scale_of_table(o: Options, base: _Base, table: LatencyTable) -> tuple[Searc
     """The scaled space and the reason: chosen for the target where any layer can be predicted, else the table's."""
     fixed = parse_scale(o.scale)
     width = fixed[0] if fixed else None
+    if table.model is not None and o.data is None and width is None:
+        latency = Latency(table, None, base.space.dress)
+        choice = choose_scale_by_accuracy(
+            partial(_predicted_ms, table), base.space, o.target_ms, resolution=o.pinned_resolution, exact=latency
+        )
+        return choice.space, choice.why
     if table.model is not None:
         choice = choose_scale(
             partial(_predicted_ms, table), base.space, o.target_ms, width=width, resolution=o.pinned_resolution,
@@ -112,11 +118,14 @@ def _measured(
     with run.stage("scale"):
         if known is None:
             yield StageStart("scale", f"timing networks of space {base.space.name} on {runtime.fingerprint.cpu}")
-            choice = choose_scale(
-                partial(quick_ms, runtime), base.space, o.target_ms, width=(parse_scale(o.scale) or (None,))[0],
-                resolution=o.pinned_resolution, seed_ratio=o.seed_ratio, classes=base.classes,
-                most_pixels=base.most_pixels,
-            )  # fmt: skip
+            times, width = partial(quick_ms, runtime), (parse_scale(o.scale) or (None,))[0]
+            if o.data is None and width is None:
+                choice = choose_scale_by_accuracy(times, base.space, o.target_ms, resolution=o.pinned_resolution)
+            else:
+                choice = choose_scale(
+                    times, base.space, o.target_ms, width=width, resolution=o.pinned_resolution,
+                    seed_ratio=o.seed_ratio, classes=base.classes, most_pixels=base.most_pixels,
+                )  # fmt: skip
             space, why = choice.space, choice.why
             yield Note("scale", why)
             run.update(

@@ -17,7 +17,7 @@ from mbv3.errors import BadInput
 from mbv3.events import Done, Event, Note, RunStarted, StageStart
 from mbv3.latency import open_runtime
 from mbv3.progress import drain
-from mbv3.record import Accuracy, SearchRecord
+from mbv3.record import Accuracy, Baseline, SearchRecord
 from mbv3.report import write_report
 from mbv3.runs.declare import takes
 from mbv3.runs.deliver import budget_of, deliver, guarded, predicted_accuracy, remove_checkpoints
@@ -36,9 +36,11 @@ from mbv3.stages import (
     SpaceLatency,
     adapt,
     adapt_predicted,
+    baselines_at,
     check_range,
     default_w,
     imagenet_judge,
+    not_above,
     pick_seed,
     pick_starts,
     read_images,
@@ -187,7 +189,7 @@ def _chain(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, Foun
     with run.stage("accuracy"):
         judge = yield from _judge(o, run, space, images)
     if o.data is None:
-        starts = yield from _starts(o, run, space, judge, cost)
+        starts, scored = yield from _starts(o, run, space, judge, cost)
         with run.stage("netadapt"):
             specs = [space.spec(t.genome, f"seed_{o.target_ms:g}ms") for t in starts]
             adapted = yield from adapt_predicted(specs, latency, o.target_ms, delta=o.delta, keep=run)
@@ -195,6 +197,23 @@ def _chain(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, Foun
         seed = starts[adapted.start]
         run.text("seed.yaml", dump_spec(space.dress(specs[adapted.start])))
         run.update(seed_ms=seed.latency_ms, seed_trial=seed.number, accuracy=predicted_accuracy(adapted.estimate))
+        with run.stage("baselines"):
+            yield StageStart("baselines", "MobileNetV3 and random networks at the same ms")
+            like = specs[adapted.start]
+            beside = baselines_at(adapted.ms, like, latency, space, judge, cost, scored, o.seed)
+            run.update(
+                baselines=tuple(
+                    Baseline(
+                        name=b.name, ms=round(b.ms, 4), accuracy=round(b.estimate.value, 3),
+                        error=round(b.estimate.error, 3),
+                    )
+                    for b in beside
+                )
+            )  # fmt: skip
+            doubt = not_above(adapted.estimate, beside)
+            if doubt:
+                run.note(doubt)
+                yield Note("baselines", doubt, warning=True)
         return (yield from deliver(o, run, adapted, None, latency))
     assert images is not None
     with run.stage("search"):
@@ -219,16 +238,17 @@ def _chain(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, Foun
 
 def _starts(
     o: Options, run: RunDir[SearchRecord], space: SearchSpace, judge: Judge, cost: SpaceLatency
-) -> Generator[Event, None, list[Trial]]:
-    """What NetAdapt starts from where each start costs seconds."""
+) -> Generator[Event, None, tuple[list[Trial], int]]:
+    """(what NetAdapt starts from where each start costs seconds, number of networks scored)."""
     with run.stage("search"):
         if o.sampler_name == SOLVE:
             found = yield from solve(
-                space, judge, cost, o.target_ms, ratio=o.seed_ratio, seed=o.seed, estimated=o.estimate_only, keep=run
-            )
-            return [found.best, *found.starts]
+                space, judge, cost, o.target_ms, ratio=o.seed_ratio, count=20 if space.dense is None else 3,
+                seed=o.seed, estimated=o.estimate_only, keep=run,
+            )  # fmt: skip
+            return [found.best, *found.starts], found.evaluations
         trials = yield from _trials(o, run, space, judge, cost)
-        return pick_starts(trials, o.target_ms, o.seed_ratio)
+        return pick_starts(trials, o.target_ms, o.seed_ratio), len(trials)
 
 
 def _trials(

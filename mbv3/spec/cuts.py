@@ -72,6 +72,9 @@ def cut(spec: ArchSpec, site: Site, after: int) -> ArchSpec | None:
     old_in, new_in = spec.stem.out, stem.out
     for i, row in enumerate(spec.rows):
         out = after if max(site.first, 0) <= i <= site.last else row.out
+        if out == row.out and old_in == new_in:
+            old_in, new_in = row.out, out
+            continue
         new = row.cut(old_in, new_in, out)
         if new is None:
             return None

@@ -5,6 +5,7 @@ Each is called from a notebook without options and without a run directory; `mbv
 
 from mbv3.stages.adapt import Adapted, adapt
 from mbv3.stages.adapt_model import adapt_predicted
+from mbv3.stages.baselines import Beside, baselines_at, not_above
 from mbv3.stages.budget import SHARES, Budget
 from mbv3.stages.compare import Compared, Rival, final_steps, rivals_at, train_alike
 from mbv3.stages.images import Images, calibration_batches, read_images, rescore, subset
@@ -24,6 +25,7 @@ from mbv3.stages.learn import CHECKPOINT, LOG, Learned, default_device, learn
 from mbv3.stages.measure import ReferenceTime, check_reach, fast_enough, network_table, reference_times
 from mbv3.stages.published import PublishedTime, published_times
 from mbv3.stages.scale import Scale, check_range, choose_scale, quick_ms
+from mbv3.stages.scale_accuracy import choose_scale_by_accuracy
 from mbv3.stages.search import TRIALS, SpaceLatency, default_w, pick_seed, pick_starts, search, space_latency
 from mbv3.stages.solve import Solution, best_at_random, solve
 
@@ -33,6 +35,7 @@ __all__ = [
     "SHARES",
     "TRIALS",
     "Adapted",
+    "Beside",
     "Budget",
     "Compared",
     "ImagenetJudge",
@@ -52,11 +55,13 @@ __all__ = [
     "TrainingJudge",
     "adapt",
     "adapt_predicted",
+    "baselines_at",
     "best_at_random",
     "calibration_batches",
     "check_range",
     "check_reach",
     "choose_scale",
+    "choose_scale_by_accuracy",
     "default_device",
     "default_w",
     "fast_enough",
@@ -64,6 +69,7 @@ __all__ = [
     "imagenet_judge",
     "learn",
     "network_table",
+    "not_above",
     "pick_seed",
     "pick_starts",
     "published_times",

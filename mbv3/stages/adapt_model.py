@@ -24,7 +24,7 @@ __all__ = ["adapt_predicted"]
 
 SLACK = 0.02  # of the target: what is left beyond it is given back as channels
 GIVEN_BACK = 2  # times at most, each with a verdict of its own
-WIDER = (8, 16, 24, 32)  # channels more that a site is tried with
+WIDER = (8, 16)  # channels more that a site is tried with
 MEASURED_S = 45.0  # after this no further start is adapted on the device
 MOST_STEPS = 60
 FEW = 3  # best results to which channels are given back where nothing is timed

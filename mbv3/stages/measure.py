@@ -13,7 +13,7 @@ from mbv3.spec import ArchSpec, load_spec, lower, pixels, scale_spec, smallest, 
 from mbv3.stages.scale import quick_ms
 from mbv3.tables import REFERENCE, TABLE_MINUTES, Latency, reference_at
 
-__all__ = ["ReferenceTime", "check_reach", "fast_enough", "network_table", "reference_times"]
+__all__ = ["REFERENCES", "ReferenceTime", "check_reach", "fast_enough", "network_table", "reference_times"]
 
 WIDTHS = (0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1)
 UNSURE = 0.05  # of a time from six runs; what is nearer is measured first

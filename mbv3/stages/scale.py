@@ -13,7 +13,7 @@ from mbv3.space import Genome, SearchSpace, scale, tabulate
 from mbv3.spec import ArchSpec, lower, lower_key, pixels
 from mbv3.tables import reference_at
 
-__all__ = ["Scale", "check_range", "choose_scale", "quick_ms"]
+__all__ = ["LatencyMs", "Scale", "check_range", "choose_scale", "quick_ms", "typical"]
 
 
 LatencyMs = Callable[[Sequence[ArchSpec]], Sequence[float]]  # networks to ms
@@ -34,7 +34,7 @@ class Scale:
     why: str
 
 
-def _typical(space: SearchSpace) -> Genome:
+def typical(space: SearchSpace) -> Genome:
     """The genome at the 40th percentile of MAdds of 500 random ones."""
     genomes = space.sample(np.random.default_rng(0), 500)
     madds = tabulate(space, lambda k: lower_key(k).madds)(genomes)
@@ -102,13 +102,13 @@ def _nearest(
 ) -> tuple[SearchSpace, float]:
     """(the space whose typical network takes nearest to `aim_ms`, ms of the reference network at the base's size): ms
     per multiply-add, corrected by up to four times of the choice."""
-    typical = _typical(base)
+    middle = typical(base)
 
     def cost(s: SearchSpace) -> float:
-        return float(sum(x.madds for x in lower(s.deployed(typical))))
+        return float(sum(x.madds for x in lower(s.deployed(middle))))
 
     costs = np.array([cost(s) for s in spaces])
-    reference_ms, ms = latency_ms([reference_at(1.0, base.resolution), base.deployed(typical)])
+    reference_ms, ms = latency_ms([reference_at(1.0, base.resolution), base.deployed(middle)])
     first = per = ms / cost(base)
     at = 0
     for _ in range(4):
@@ -116,7 +116,7 @@ def _nearest(
         if new == at and per != first:
             break
         at = new
-        [ms] = latency_ms([spaces[at].deployed(typical)])
+        [ms] = latency_ms([spaces[at].deployed(middle)])
         per = ms / costs[at]
         if abs(ms / aim_ms - 1) < 0.1:
             break
