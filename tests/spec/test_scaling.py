@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbv3.errors import BadInput, DocumentError
-from mbv3.spec import ArchSpec, MBConv, load_spec, make_divisible, scale_spec
+from mbv3.spec import ArchSpec, Expanding, MBConv, load_spec, make_divisible, scale_spec
 from mbv3.spec.scaling import WidthRule
 
 from .strategies import specs
@@ -113,7 +113,7 @@ def test_any_width_gives_a_network_or_says_that_it_is_too_wide(
     outs = zip([spec.stem, *spec.rows], spec.rows, [new.stem, *new.rows], new.rows, strict=False)
     for before, row, new_before, new_row in outs:
         meets = row.s == 1 and before.out != row.out and new_before.out == new_row.out
-        joins = isinstance(row, MBConv) and row.skip == "none" and meets  # two widths rounded to one
+        joins = isinstance(row, Expanding) and row.skip == "none" and meets  # two widths rounded to one
         assert new_row.skip == ("identity" if joins else row.skip)
 
 
