@@ -14,7 +14,7 @@ from mbv3.accuracy.features import network_sums
 from mbv3.accuracy.imagenet import layers_of
 from mbv3.accuracy.model import shipped
 from mbv3.space import load_space, scale
-from mbv3.spec import ArchSpec, Classify, MBConv, cut, load_spec, reference_names, sites
+from mbv3.spec import ArchSpec, Classify, MBConv, channels, cut, load_spec, reference_names, sites
 
 CUTS = 10_000
 WALK = 40  # cuts of one network, each on top of the last
@@ -38,8 +38,7 @@ def random_cut(spec: ArchSpec, kind: str, rng: np.random.Generator) -> ArchSpec 
         if not there:
             return None
         site = there[rng.integers(len(there))]
-        row = spec.rows[site.last]
-        now = row.exp if kind == "expansion" and isinstance(row, MBConv) else row.out
+        now = channels(spec, site)
         return cut(spec, site, _smaller(rng, now, 8)) if now > 8 else None
     if kind == "kernel":
         wide = [i for i, row in enumerate(spec.rows) if row.k > 3]

@@ -169,7 +169,7 @@ def test_two_masks_of_one_name_are_told_and_never_guessed(tmp_path: Path) -> Non
         (tmp_path / "masks").mkdir(exist_ok=True)
         Image.fromarray(np.ones((12, 12), np.uint8)).save(tmp_path / f"masks/{stem}.png")
     picture(tmp_path / "images/a.jpg")
-    with pytest.raises(BadInput, match=r"1 fault(.|\n)*a.jpg: a.png has the same name but for its suffix; keep one"):
+    with pytest.raises(BadInput, match=r"1 fault(.|\n)*a.jpg: a.png has the same name except for its suffix; keep one"):
         find_masks(tmp_path, 2)
     assert [p.stem for p in find_masks(tmp_path, 2, skip_broken=True).images] == ["b"]
 

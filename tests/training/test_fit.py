@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mbv3.data import make_batch
+from mbv3.data import ImageSet, make_batch
 from mbv3.errors import BadInput, Mbv3Error
 from mbv3.events import Event, Note
 from mbv3.nn import build
@@ -338,7 +338,9 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8))
     recipe = Fit(steps=5, size=(16, 16), batch=16, lr=0.1, seed=3, augment="none")
-    list(fit(net, drawn_images(52, 16, 0), recipe))
+    rng = np.random.default_rng(0)  # the images and labels of TWO
+    images, labels = rng.integers(0, 256, (52, 16, 16, 3), dtype=np.uint8), rng.integers(0, 8, 52)
+    list(fit(net, ImageSet(images, labels, tuple("abcdefgh"), ""), recipe))
     theirs = read_weights(tmp_path / "w.safetensors")
     for name, value in net.state_dict().items():
         torch.testing.assert_close(theirs[name], value, rtol=1e-4, atol=1e-5)
