@@ -2,11 +2,14 @@
 
 python scripts/bench_finetune.py sweep   --data DIR --init FILE --per-class 10 --px 96 --epochs 10 --test-per-class 15
 python scripts/bench_finetune.py compare --data DIR --init FILE [--epochs 12] [--seeds 0 1 2]
+python scripts/bench_finetune.py nothing --data DIR
 python scripts/bench_finetune.py figures
 
-DIR/{train,test}/<class>/*. `sweep` trains two screening designs of many settings on few images; `compare` trains the
-default recipe, what it replaced, and the defaults of fastai, timm, Keras and AutoGluon, at equal epochs. Every training
-is appended to --out when it ends, and one that is found there is not run again: the same command goes on after a stop.
+DIR/{train,test}/<class>/*. `sweep` trains two screening designs of many settings; `compare` trains the default recipe,
+what it replaced, and the defaults of fastai, timm, Keras and AutoGluon, at equal epochs; `nothing` trains the default
+recipe and many settings from random weights. Several may be given; --jobs processes share the machine or its GPU. Every
+training is appended to --out when it ends, and one that is found there is not run again: the same command goes on after
+a stop.
 A line has the right and wrong answers on the test images, packed, so that two settings are compared image by image:
 `plain` are those of the weights that `mbv3 train` would leave, `live` those without their average, `taken` with batch
 norms over augmented images, `running` with those of the training. A GPU is used where there is one.
@@ -21,9 +24,11 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +236,24 @@ def rivals(epochs: float) -> Iterator[tuple[str, dict[str, Any]]]:
     }  # fmt: skip
 
 
+def from_nothing() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The default recipe, then settings drawn around it and around AdamW's."""
+    yield "default", {"recipe": "small-data"}
+    rng = np.random.default_rng(0)
+    for n in range(24):
+        adamw = n % 2 == 0
+        batch = int(rng.choice([16, 32, 64]))
+        lr = float(rng.choice([5e-4, 1e-3, 2e-3, 4e-3]) if adamw else rng.choice([0.025, 0.05, 0.1, 0.2]))
+        yield f"nothing {n}", {
+            "recipe": "small-data", "optimizer": "adamw" if adamw else "sgd", "batch": batch, "lr": lr,
+            "weight_decay": float(rng.choice([0.02, 0.1]) if adamw else rng.choice([1e-4, 5e-4])),
+            "ema": float(rng.choice([0.0, 0.99, 0.998])), "warmup": float(rng.choice([0.05, 0.2])),
+            "label_smoothing": float(rng.choice([0.0, 0.1])), "recalibrate_plain": True,
+            "augment": str(rng.choice(["none", "shift", "inception-mild"])),
+            "dropout": float(rng.choice([0.0, 0.2])),
+        }  # fmt: skip
+
+
 def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
 
@@ -270,37 +293,52 @@ def figures(lines: list[dict[str, Any]]) -> Iterator[str]:
             yield f"  {name}: {np.mean(tops):.2f}{error} % (n = {len(tops)})"
 
 
+DESIGNS: dict[str, Callable[[float], Iterator[tuple[str, dict[str, Any]]]]] = {
+    "compare": rivals, "sweep": lambda epochs: screening(), "nothing": lambda epochs: from_nothing()
+}  # fmt: skip
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", choices=("sweep", "compare", "figures"))
+    p.add_argument("what", nargs="+", choices=(*DESIGNS, "figures"))
     p.add_argument("--data")
     p.add_argument("--init")
     p.add_argument("--per-class", type=int, default=0)
     p.add_argument("--test-per-class", type=int, default=0)
     p.add_argument("--px", type=int, default=128)
     p.add_argument("--epochs", type=float, default=12)
-    p.add_argument("--seeds", type=int, nargs="+", default=[0])
+    p.add_argument("--seeds", type=int, nargs="+", default=[0], help="the first alone for sweep and nothing")
     p.add_argument("--only", nargs="*", help="names of settings")
     p.add_argument("--all", action="store_true", help="score with batch norms of every kind")
     p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    p.add_argument("--commit", help="where this is no clone")
     p.add_argument("--out", type=Path, default=OUT)
     o = p.parse_args()
-    if o.what == "figures":
+    if o.what == ["figures"]:
         print("\n".join(figures(lines_of(o.out))))
         return
-    torch.set_num_threads(o.threads)
     asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    o.commit = asked.stdout.strip()
-    for seed in o.seeds:
-        for name, setting in screening() if o.what == "sweep" else rivals(o.epochs):
-            wanted = {"data": Path(o.data).name, "per_class": o.per_class, "px": o.px, "seed": seed,
-                      "setting": {**setting, "epochs": o.epochs}, "init": o.init and Path(o.init).name}  # fmt: skip
-            if (o.only and name not in o.only) or key(wanted) in map(key, lines_of(o.out)):
-                continue
-            line = train(o, name, wanted["setting"], o.per_class, o.px, seed)
+    o.commit = o.commit or asked.stdout.strip()
+    known, todo = set(map(key, lines_of(o.out))), []
+    for what in o.what:
+        mine = argparse.Namespace(**{**vars(o), "init": None if what == "nothing" else o.init})
+        for seed in o.seeds if what == "compare" else o.seeds[:1]:
+            for name, setting in DESIGNS[what](o.epochs):
+                wanted = {"data": Path(o.data).name, "per_class": o.per_class, "px": o.px, "seed": seed,
+                          "setting": {**setting, "epochs": o.epochs},
+                          "init": mine.init and Path(mine.init).name}  # fmt: skip
+                if (not o.only or name in o.only) and key(wanted) not in known:
+                    todo.append((mine, name, wanted["setting"], o.per_class, o.px, seed))
+    names = None
+    for folder, room, per_class in (("train", True, o.per_class), ("test", False, o.test_per_class)):
+        names = part(Path(o.data) / folder, o.px, room, per_class, names).classes  # decoded once for all processes
+    with ProcessPoolExecutor(o.jobs, get_context("spawn"), torch.set_num_threads, (o.threads,)) as pool:
+        for done in as_completed([pool.submit(train, *job) for job in todo]):
+            line = done.result()
             with o.out.open("a", encoding="utf-8") as f:
                 f.write(json.dumps(line) + "\n")
-            shown = ("name", "seed", "images", "px", "plain", "live", "seconds")
+            shown = ("name", "seed", "images", "px", "plain", "live", "seconds", "init")
             print({k: line.get(k) for k in shown}, flush=True)
 
 
