@@ -236,6 +236,15 @@ def rivals(epochs: float) -> Iterator[tuple[str, dict[str, Any]]]:
     }  # fmt: skip
 
 
+def candidates() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The default with what the screens on the whole of Caltech-101 speak for."""
+    smooth: dict[str, Any] = {"recipe": "finetune", "label_smoothing": 0.2}
+    yield "smoothing .2", smooth
+    yield "smoothing .2, batch 32", {**smooth, "batch": 32, "lr": 1e-3}
+    yield "smoothing .2, batch 32, body .3", {**smooth, "batch": 32, "lr": 1e-3, "body_lr": 0.3, "head_first": 0.0}
+    yield "smoothing .2, batch 32, no augmentation", {**smooth, "batch": 32, "lr": 1e-3, "augment": "none"}
+
+
 def from_nothing() -> Iterator[tuple[str, dict[str, Any]]]:
     """The default recipe, then settings drawn around it and around AdamW's."""
     yield "default", {"recipe": "small-data"}
@@ -294,7 +303,8 @@ def figures(lines: list[dict[str, Any]]) -> Iterator[str]:
 
 
 DESIGNS: dict[str, Callable[[float], Iterator[tuple[str, dict[str, Any]]]]] = {
-    "compare": rivals, "sweep": lambda epochs: screening(), "nothing": lambda epochs: from_nothing()
+    "compare": rivals, "sweep": lambda epochs: screening(), "candidates": lambda epochs: candidates(),
+    "nothing": lambda epochs: from_nothing(),
 }  # fmt: skip
 
 
@@ -323,7 +333,7 @@ def main() -> None:
     known, todo = set(map(key, lines_of(o.out))), []
     for what in o.what:
         mine = argparse.Namespace(**{**vars(o), "init": None if what == "nothing" else o.init})
-        for seed in o.seeds if what == "compare" else o.seeds[:1]:
+        for seed in o.seeds if what in ("compare", "candidates") else o.seeds[:1]:
             for name, setting in DESIGNS[what](o.epochs):
                 wanted = {"data": Path(o.data).name, "per_class": o.per_class, "px": o.px, "seed": seed,
                           "setting": {**setting, "epochs": o.epochs},
