@@ -64,7 +64,7 @@ class Options:
     output_stride: int | None = option(None, "output stride of --task segment (default 16)", metavar="8|16|32", low=1)
     sampler: str | None = option(None, "what proposes networks: solve is exact to a local search and needs no trials; "
                                  "rnn is the RNN controller, evolution is regularized evolution; nsga2, tpe and random "
-                                 "are Optuna's (default solve, rnn with --data)", metavar="NAME",
+                                 "are Optuna's (default solve; rnn with --data, --trials or --w)", metavar="NAME",
                                  choices=_samplers)  # fmt: skip
     reward: str = option("mnasnet-soft", "mnasnet-soft is ACC (LAT/TAR)^w, mnasnet-hard applies it only above the "
                          "target, tunas is TuNAS's absolute reward", metavar="NAME", choices=_rewards)  # fmt: skip
@@ -167,7 +167,10 @@ class Options:
     @property
     def sampler_name(self) -> str:
         """The sampler as asked for, else the one that suits what scores a network."""
-        return self.sampler or (SOLVE if self.data is None else "rnn")
+        if self.sampler is not None:
+            return self.sampler
+        learns = self.data is not None or self.trials is not None or self.w is not None
+        return "rnn" if learns else SOLVE
 
     @property
     def space_name(self) -> str:

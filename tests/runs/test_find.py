@@ -19,6 +19,7 @@ from mbv3.events import Done, Event, Note, StageStart
 from mbv3.latency import BuildPlan, LatencyTable, Measured, Runtime, Timed
 from mbv3.record import SearchRecord
 from mbv3.runs import Found, adapt_events, find_events
+from mbv3.runs.options import Options
 from mbv3.runs.rundir import RunDir
 from mbv3.search import REWARDS, SAMPLERS
 from mbv3.stages import measure
@@ -103,6 +104,14 @@ def test_a_resumed_run_keeps_to_its_own_table(folder: Path, tmp_path: Path) -> N
     assert record(run.path)["status"] == "interrupted"  # what was refused left it as it was
     _, found = ended(find_events(resume=run.path))
     assert found.record.hashes["table"]
+
+
+@pytest.mark.parametrize(
+    ("given", "sampler"),
+    [({}, "solve"), ({"trials": 9}, "rnn"), ({"w": -0.1}, "rnn"), ({"data": "d"}, "rnn"), ({"sampler": "nsga2"}, "nsga2")],
+)  # fmt: skip
+def test_options_of_a_sampler_that_learns_choose_one(given: dict[str, Any], sampler: str) -> None:
+    assert Options.of({"target_ms": 5.0, **given}).sampler_name == sampler
 
 
 def test_options_are_checked_before_anything_is_made(tmp_path: Path) -> None:
