@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from mbv3.cli.arguments import SPEC_HELP, add_common, add_device, add_head, add_timing
@@ -152,11 +155,31 @@ def search_main(argv: Sequence[str] | None = None) -> int:
     return _guard(args)
 
 
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM (docker stop, a scheduler) and SIGHUP (a closed terminal) interrupt as Ctrl-C does; what is ignored, as
+    under nohup, stays ignored."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        before = {s: signal.signal(s, interrupt) for s in signals if signal.getsignal(s) is signal.SIG_DFL}
+    try:
+        yield
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
 def _guard(args: argparse.Namespace) -> int:
     from mbv3.cli import verbs
 
     try:
-        return verbs.run(args)
+        with _ended_as_by_ctrl_c():
+            return verbs.run(args)
     except Mbv3Error as e:
         _say(f"error: {e}")
         return e.exit_code

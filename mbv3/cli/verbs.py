@@ -50,23 +50,19 @@ def _search(args: Namespace) -> int:
     from mbv3.runs import Options, find_events, given
 
     if args.resume:
-        _resumed(args, Options)
-        events = find_events(resume=args.resume)
+        events = find_events(resume=args.resume, **_resumed(args, Options))
     else:
         events = find_events(out=args.out, **given(args, Options))
     return _show_found(follow(_noting(events)), args.json)
 
 
-def _resumed(args: Namespace, options: Any) -> None:
-    """`--resume DIR` stands alone."""
-    from mbv3.runs import declared, given
+def _resumed(args: Namespace, options: Any) -> dict[str, Any]:
+    """What may stand beside `--resume DIR`: where the images are now."""
+    from mbv3.runs import given, moved
 
     _current["run"] = args.resume
-    also = given(args, options)
-    flags = [name for name, value in (("SPEC", getattr(args, "spec", None)), ("--out", args.out)) if value]
-    flags += [o.flag for o in declared(options) if o.name in also]
-    if flags:
-        raise BadInput(f"--resume goes on with the run's own options; leave out {', '.join(flags)}")
+    beside = [name for name, value in (("SPEC", getattr(args, "spec", None)), ("--out", args.out)) if value]
+    return moved(given(args, options), beside)
 
 
 def _noting(events: Generator[Event, None, T]) -> Generator[Event, None, T]:
@@ -213,8 +209,7 @@ def _train(args: Namespace) -> int:
     from mbv3.runs import TrainOptions, TrainResult, given, train_events
 
     if args.resume:
-        _resumed(args, TrainOptions)
-        events = train_events(resume=args.resume)
+        events = train_events(resume=args.resume, **_resumed(args, TrainOptions))
     else:
         events = train_events(args.spec, out=args.out, **given(args, TrainOptions))
     result: TrainResult = follow(_noting(events))

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mbv3.runs.declare import add_arguments, declared, given
+    from mbv3.runs.declare import add_arguments, declared, given, moved
     from mbv3.runs.export_options import ExportOptions
     from mbv3.runs.exporting import ExportResult, export_events, export_to
     from mbv3.runs.netadapt_run import adapt, adapt_events
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mbv3.runs.verify_run import verify
 
 _WHERE = {
-    "declare": ("add_arguments", "declared", "given"),
+    "declare": ("add_arguments", "declared", "given", "moved"),
     "export_options": ("ExportOptions",),
     "exporting": ("ExportResult", "export_events", "export_to"),
     "netadapt_run": ("adapt", "adapt_events"),
@@ -51,6 +51,7 @@ __all__ = [
     "find",
     "find_events",
     "given",
+    "moved",
     "times_text",
     "train",
     "train_events",

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import shlex
 from argparse import SUPPRESS, ArgumentParser, Namespace
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -23,7 +24,7 @@ from mbv3.errors import BadInput, plain, shown
 
 __all__ = [
     "Option", "add_arguments", "always", "as_args", "check", "command_line", "declared", "existing", "from_args",
-    "given", "option", "takes",
+    "given", "moved", "option", "takes", "there",
 ]  # fmt: skip
 
 
@@ -36,6 +37,7 @@ class Declared(Protocol):
 D = TypeVar("D", bound=Declared)
 F = TypeVar("F", bound=Callable[..., Any])
 Names = Collection[str]
+MOVED = ("data", "test")  # folders that may lie elsewhere when a run goes on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +183,30 @@ def from_args(cls: type[D], values: Mapping[str, Any]) -> D:
         else value for name, value in values.items()
     }  # fmt: skip
     return cls(**whole)
+
+
+def moved(options: Mapping[str, Any], beside: Sequence[str] = ()) -> dict[str, Any]:
+    """Those of `options` that a resumed run takes: where its images are now. `beside`: what else was given.
+
+    Raises:
+        BadInput: any other; a run goes on under its own.
+    """
+    others = sorted(name for name, value in options.items() if name not in MOVED and value is not None)
+    flags = [*beside, *(f"--{name.replace('_', '-')}" for name in others)]
+    if flags:
+        raise BadInput(f"--resume goes on with the run's own options; leave out {', '.join(flags)}")
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def there(args: Mapping[str, Any], run: Path) -> None:
+    """Raises: BadInput: the images of a run to go on with are not where they were."""
+    for name in MOVED:
+        place = args.get(name)
+        if isinstance(place, str) and place.startswith(os.sep) and not os.path.exists(place):
+            raise BadInput(
+                f"--resume {run}: {place} is not there any more; put the images back, or say where the same ones are "
+                f"now: --resume {run} --{name} DIR"
+            )
 
 
 def command_line(program: str, *positional: str, options: Declared, only: Names | None = None) -> str:

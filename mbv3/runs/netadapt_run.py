@@ -82,6 +82,8 @@ def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None
     if o.data is not None:
         with run.stage("images"):
             images = read_images(o.data, spec.resolution, o.seed)
+            run.same_images(images.train.sha256, o.data)
+            run.update(args=o.as_dict())
     own = run.file(TABLE)
     with run.stage("table"):
         table = LatencyTable.load(own) if own.exists() else (yield from network_table(spec, runtime, own))

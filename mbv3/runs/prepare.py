@@ -9,20 +9,21 @@ from functools import partial
 from pathlib import Path
 
 from mbv3.data import peek_class_folder
+from mbv3.errors import BadInput
 from mbv3.events import Event, Note, StageStart
 from mbv3.latency import Device, LatencyTable, open_runtime
 from mbv3.record import Device as DeviceRecord
 from mbv3.record import Scale, SearchRecord
 from mbv3.runs.options import Options
 from mbv3.runs.rundir import RunDir, file_sha256
-from mbv3.space import SearchSpace, layer_keys, load_space, parse_scale, scale
+from mbv3.space import SearchSpace, layer_keys, parse_scale, parse_space, scale, space_text
 from mbv3.spec import ArchSpec, parse_resolution, pixels
 from mbv3.stages import choose_scale, choose_scale_by_accuracy, quick_ms
 from mbv3.tables import TABLE_MINUTES, Latency, open_table, read_table, reference_of, table_plan
 
 __all__ = ["TABLE", "prepare"]
 
-TABLE = "latency-table.csv"
+TABLE, SPACE = "latency-table.csv", "space.yaml"
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,27 @@ class _Base:
     most_pixels: int | None
 
 
-def _base(o: Options) -> _Base:
-    space = o.headed(scale(load_space(o.space_name), 1.0, o.pinned_resolution))
+def _own_space(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, SearchSpace]:
+    """The space as the run began with it: in an edited one its genomes would be other networks."""
+    own = run.file(SPACE)
+    if not own.exists():
+        text, source = space_text(o.space_name)
+        run.text(SPACE, text)
+        return parse_space(text, source)
+    kept = own.read_text("utf-8")
+    try:
+        same = space_text(o.space_name)[0] == kept
+    except BadInput:
+        same = False  # the file is gone
+    if not same:
+        note = f"the space {o.space_name} is not as it was when this run began; the run goes on with its copy, {own}"
+        run.note(note)
+        yield Note("table", note, warning=True)
+    return parse_space(kept, str(own))
+
+
+def _base(o: Options, whole: SearchSpace) -> _Base:
+    space = o.headed(scale(whole, 1.0, o.pinned_resolution))
     if o.data is None:
         return _Base(space, None, None)
     classes, _, side = peek_class_folder(Path(o.data))
@@ -46,7 +66,7 @@ def _base(o: Options) -> _Base:
 
 def prepare(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, tuple[SearchSpace, Latency]]:
     """The scaled space and the latency of its networks; both are kept in the run directory."""
-    base = _base(o)
+    base = _base(o, (yield from _own_space(o, run)))
     if o.estimate_only:
         with run.stage("table"):
             space, table = yield from _given(o, run, base)

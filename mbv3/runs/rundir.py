@@ -108,6 +108,15 @@ class RunDir(Generic[R]):
         self.record = records.hashed(self.record, **sha256)
         self.update()
 
+    def same_images(self, sha256: str, place: str) -> None:
+        """Keep the SHA-256 of the images. Raises: BadInput when the run began with others."""
+        if self.record.hashes.get("data", sha256) != sha256:
+            raise BadInput(
+                f"--resume {self.path}: the images of {place} are not those that this run began with; restore them, or "
+                "begin again with another --out"
+            )
+        self.hash(data=sha256)
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Adds the time spent to the stage's timing, also when the stage fails."""

@@ -19,7 +19,7 @@ from mbv3.latency import open_runtime
 from mbv3.progress import drain
 from mbv3.record import Accuracy, Baseline, SearchRecord
 from mbv3.report import write_report
-from mbv3.runs.declare import takes
+from mbv3.runs.declare import moved, takes, there
 from mbv3.runs.deliver import budget_of, deliver, guarded, predicted_accuracy, remove_checkpoints
 from mbv3.runs.netadapt_run import adapt_stages
 from mbv3.runs.options import SOLVE, Options
@@ -102,16 +102,17 @@ def find_events(
 ) -> Generator[Event, None, Found]:
     """Find a network that runs in `target_ms` on the device; what mbv3-search runs.
 
-    `options` are those of `Options`. `resume` goes on with an interrupted run directory under its own options.
+    `options` are those of `Options`. `resume` goes on with an interrupted run directory under its own options; `data`
+    and `test` say where its images are now, if they were moved.
 
     Raises:
         BadInput: an option, a file or a folder cannot be used.
         Unreachable: the target lies outside what the space can reach on this device.
     """
     if resume is not None:
-        if target_ms is not None or out is not None or options:
+        if target_ms is not None or out is not None:
             raise BadInput("--resume goes on with the run's own options; give it alone")
-        return (yield from _resumed(RunDir.open(Path(resume), SearchRecord)))
+        return (yield from _resumed(RunDir.open(Path(resume), SearchRecord), moved(options)))
     if target_ms is None:
         raise BadInput("--target-ms is missing: how many milliseconds may one image take?")
     o = Options.of({"target_ms": target_ms, **options})
@@ -121,9 +122,9 @@ def find_events(
     return (yield from guarded(run, _chain(o, run)))
 
 
-def _resumed(run: RunDir[SearchRecord]) -> Generator[Event, None, Found]:
+def _resumed(run: RunDir[SearchRecord], now: dict[str, Any]) -> Generator[Event, None, Found]:
     try:
-        o = Options.of(dict(run.record.args))
+        o = Options.of({**run.record.args, **now})
     except TypeError as e:
         raise BadInput(f"{run.path / 'run.json'}: its args were edited ({e})") from None
     if run.record.status == "done":
@@ -133,6 +134,7 @@ def _resumed(run: RunDir[SearchRecord]) -> Generator[Event, None, Found]:
             yield Note("report", f"wrote {write_report(run.path)}")
         yield Done("run", f"{run.path} is finished")
         return found
+    there(o.as_dict(), run.path)
     return (yield from guarded(run, (_chain if run.record.network is None else adapt_stages)(o, run)))
 
 
@@ -185,7 +187,8 @@ def _chain(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, Foun
         with run.stage("images"):
             yield StageStart("images", f"reading {o.data}")
             images = read_images(o.data, space.resolution, o.seed)
-            run.hash(data=images.train.sha256)
+            run.same_images(images.train.sha256, o.data)
+            run.update(args=o.as_dict())  # where the images are now
     with run.stage("accuracy"):
         judge = yield from _judge(o, run, space, images)
     if o.data is None:

@@ -22,7 +22,7 @@ from mbv3.nn import build
 from mbv3.progress import drain, silent
 from mbv3.record import Images, TrainRecord
 from mbv3.report import contact_sheet, training_curve
-from mbv3.runs.declare import takes
+from mbv3.runs.declare import moved, takes, there
 from mbv3.runs.rundir import RunDir, file_sha256, versions
 from mbv3.runs.train_log import logged
 from mbv3.runs.train_options import TrainOptions
@@ -60,7 +60,8 @@ def train(
     """Train `spec`, a network or the name or YAML file of one, and score it. Shows progress on a terminal and in a
     notebook; `train_events` yields it.
 
-    `out`: the run directory. `resume`: go on with an interrupted one, under its own options.
+    `out`: the run directory. `resume`: go on with an interrupted one, under its own options; `data` and `test` then say
+    where its images are now, if they were moved.
 
     Raises:
         BadInput: options, data or weights that cannot be used.
@@ -85,9 +86,9 @@ def train_events(
         if resume is None:
             run, o, spec = _new(load_spec(spec) if isinstance(spec, str) else spec, out, options)
         else:
-            if spec is not None or out is not None or options:
+            if spec is not None or out is not None:
                 raise BadInput("--resume goes on with the run's own options; give it alone")
-            run, o, spec = _again(Path(resume))
+            run, o, spec = _again(Path(resume), moved(options))
         yield RunStarted(run.path)
         if run.record.status == "done":
             result = TrainResult(run.path, run.record)
@@ -124,7 +125,7 @@ def _new(
     return (run if rank == 0 else _opened(path)), o, spec
 
 
-def _again(path: Path) -> tuple[RunDir[TrainRecord], TrainOptions, ArchSpec]:
+def _again(path: Path, now: dict[str, Any]) -> tuple[RunDir[TrainRecord], TrainOptions, ArchSpec]:
     """An existing run. Raises: BadInput."""
     run = _opened(path)
     network = path / "network.yaml"
@@ -132,7 +133,10 @@ def _again(path: Path) -> tuple[RunDir[TrainRecord], TrainOptions, ArchSpec]:
         spec = parse_spec(network.read_text("utf-8"), str(network))
     except OSError as e:
         raise BadInput(f"{network}: cannot be read ({e.strerror or e}); begin again with another --out") from None
-    return run, TrainOptions.of(dict(run.record.args)), spec
+    o = TrainOptions.of({**run.record.args, **now})
+    if run.record.status != "done":
+        there(o.as_dict(), path)
+    return run, o, spec
 
 
 def _opened(path: Path) -> RunDir[TrainRecord]:
@@ -291,7 +295,7 @@ def _refuse_another(run: RunDir[TrainRecord], o: TrainOptions, data: TaskData, r
     sha = file_sha256(Path(o.teacher_weights)) if o.teacher_weights is not None else None
     if then.teacher_sha256 not in (None, sha):
         raise BadInput(f"--resume {run.path}: {o.teacher_weights} is not the teacher that this training began with")
-    run.record = replace(then, data_sha256=data.sha256, teacher_sha256=sha)
+    run.record = replace(then, data_sha256=data.sha256, teacher_sha256=sha, args=o.as_dict())
     if not (run.path / CHECKPOINT).exists() or not then.recipe:
         return
     pairs = [(name, then.recipe.get(name), value) for name, value in json_ready(asdict(recipe)).items()]

@@ -3,7 +3,7 @@
 from mbv3.space.additive import Additive, layer_keys, tabulate
 from mbv3.space.model import Block, Gene, Genome, SearchSpace, Variant, scale, under_head
 from mbv3.space.scales import parse_scale
-from mbv3.space.yamlio import load_space, parse_space, preset_names
+from mbv3.space.yamlio import load_space, parse_space, preset_names, space_text
 
 __all__ = [
     "Additive",
@@ -18,6 +18,7 @@ __all__ = [
     "parse_space",
     "preset_names",
     "scale",
+    "space_text",
     "tabulate",
     "under_head",
 ]

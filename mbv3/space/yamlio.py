@@ -29,7 +29,7 @@ from mbv3.spec import (
     read_text,
 )
 
-__all__ = ["FORMAT", "load_space", "parse_space", "preset_names"]
+__all__ = ["FORMAT", "load_space", "parse_space", "preset_names", "space_text"]
 
 FORMAT = "mbv3-space/1"
 PRESETS = ("mnasnet", "mnasnet-imagenet", "mobilenetv3", "mobilenetv4", "nas-bench-macro")
@@ -234,12 +234,17 @@ def load_space(name_or_path: str | Path) -> SearchSpace:
         BadInput: neither a preset nor a readable file.
         DocumentError: the file breaks its rules.
     """
+    return parse_space(*space_text(name_or_path))
+
+
+def space_text(name_or_path: str | Path) -> tuple[str, str]:
+    """(YAML, where it is from) of a preset or a file. Raises: BadInput: neither a preset nor a readable file."""
     text = str(name_or_path)
     if text in PRESETS:
         source = f"{text}.yaml"
-        return parse_space((resources.files("mbv3.space") / "presets" / source).read_text("utf-8"), source)
+        return (resources.files("mbv3.space") / "presets" / source).read_text("utf-8"), source
     path = Path(name_or_path)
     # os.path.exists answers False for names that Path.exists() raises on (too long, a NUL byte)
     if not text or (path.suffix not in (".yaml", ".yml") and not os.path.exists(path)):
         raise BadInput(f"{shown(text)} is neither a YAML file nor one of the spaces {', '.join(PRESETS)}")
-    return parse_space(read_text(path, "space"), text)
+    return read_text(path, "space"), text

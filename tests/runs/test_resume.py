@@ -40,9 +40,14 @@ def test_twice_the_same(whole: Run, tiny: tuple[str, ...], tmp_path: Path) -> No
 
 
 def test_killed_in_every_stage_of_a_supernet_run(whole: Run, tiny: tuple[str, ...], tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    killed(drive(*tiny, "--out", str(out), fate=f"SIGKILL {SUPERNET}"))
+    out, space = tmp_path / "run", tmp_path / "tiny.yaml"
+    began = Path(tiny[tiny.index("--space") + 1]).read_text("utf-8")
+    space.write_text(began)
+    mine = [str(space) if a.endswith("tiny.yaml") else a for a in tiny]
+    killed(drive(*mine, "--out", str(out), fate=f"SIGKILL {SUPERNET}"))
     assert (out / "supernet.safetensors").exists() and not (out / "trials.csv").exists()
+    space.write_text(edited := began.replace("k: [3, 5]", "k: [5, 3]"))  # its genomes are other networks
+    assert edited != began
 
     again = ("--resume", str(out))
     killed(drive(*again, fate=f"SIGKILL {SEARCH}"))
@@ -60,12 +65,13 @@ def test_killed_in_every_stage_of_a_supernet_run(whole: Run, tiny: tuple[str, ..
 
     last = drive(*again)
     same(finished(last), whole.path)
+    assert f"the space {space} is not as it was when this run began; the run goes on with its copy" in last.err
     assert f"going on after step {max(steps)}" in last.err
 
 
-def test_interrupted_by_the_user(tiny: tuple[str, ...], tmp_path: Path) -> None:
+def test_interrupted_by_a_scheduler(tiny: tuple[str, ...], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    run = drive(*tiny, "--out", str(out), fate=f"SIGINT {SEARCH}")
+    run = drive(*tiny, "--out", str(out), fate=f"SIGTERM {SEARCH}")
     assert run.code == 4, run.err
     assert run.err.splitlines()[-1] == (
         f"interrupted; what was measured and trained is kept. Go on with: mbv3-search --resume {out}"

@@ -61,7 +61,11 @@ def test_killed_and_resumed_gives_the_same_bytes(classes: Path, file: Path, tmp_
     assert json.loads(whole.stdout)["status"] == "done"
     killed = command(*options, "--out", tmp_path / "o", die=9)
     assert killed.returncode == -signal.SIGKILL and (tmp_path / "o/checkpoint.safetensors").exists()
-    stopped = command("--resume", tmp_path / "o", die=6, fate="SIGINT")
+    (moved := tmp_path / "moved").mkdir()
+    classes = classes.rename(moved / "classes")
+    lost = command("--resume", tmp_path / "o")
+    assert lost.returncode == 2 and "classes is not there any more; put the images back, or say where" in lost.stderr
+    stopped = command("--resume", tmp_path / "o", "--data", classes, die=6, fate="SIGINT")
     assert stopped.returncode == 4, stopped.stderr
     assert f"Go on with: mbv3 train --resume {tmp_path / 'o'}" in stopped.stderr
     done = command("--resume", tmp_path / "o", "--json")
