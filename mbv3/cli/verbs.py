@@ -279,6 +279,8 @@ def _zoo(args: Namespace) -> int:
             warn(caveat)
         found = published_times(Latency(table), args.target_ms)
     else:
+        note = "measuring every network here, which takes minutes; --device TABLE.csv predicts them in seconds"
+        print(note, file=sys.stderr)  # noqa: T201
         found = published_times(
             Device(open_runtime(args.runtime, args.threads), reference_at(1.0, 224)), args.target_ms
         )
