@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import imagenet_networks as nets
 from imagenet_networks import Ops
 
+from mbv3.accuracy import zoo
 from mbv3.space import load_space, scale
 from mbv3.spec import lower
 
@@ -60,6 +61,11 @@ def _scaled(name: str, width: float) -> tuple[Ops, ...]:
     return nets.spec_layers(name if width == 1 else f"{name}@{width:g}")
 
 
+def zoo_layers(name: str) -> tuple[Ops, ...]:
+    spec = next(p for p in zoo() if p.name == name).spec()
+    return tuple(layer.ops for layer in lower(replace(spec, resolution=(nets.SIDE, nets.SIDE))))
+
+
 EFFICIENT = {
     "b0": (1.0, 1.0), "b1": (1.0, 1.1), "b2": (1.1, 1.2), "b3": (1.2, 1.4), "b4": (1.4, 1.8), "b5": (1.6, 2.2),
 }  # fmt: skip
@@ -81,8 +87,14 @@ def network(family: str, width: float, name: str) -> tuple[str, tuple[Ops, ...]]
     if family.startswith("mobilenet_v3"):
         if "150d" in name:
             return "mobilenet_v3_large", nets.mobilenetv3_150d()
-        # every published width keeps 1,280 features, as TensorFlow's rule has it
-        return family, _scaled(family if width == 1 else f"{family}_tensorflow", width)
+        if name.startswith("timm_mobilenetv3_rw"):
+            return family, zoo_layers("mobilenetv3_rw.rmsp")
+        if name.startswith("timm_mobilenetv3_small_050"):  # whose stem is not narrower
+            small = {"stem": 16, "nl": "HS", "tail": 576, "features": 1024, "se": "expansion", "tail_grows": "scaled"}
+            return family, nets.build(nets.V3_SMALL, width=width, fix_stem=True, **small)  # type: ignore[arg-type]
+        # TensorFlow's rule: narrower networks keep their features, wider ones have more; PaddleClas has 1,280 always
+        layers = _scaled(family if width == 1 else f"{family}_tensorflow", width)
+        return family, nets.with_features(layers, 1280) if name.startswith("paddle_") else layers
     if family in ("mnasnet_a1", "mnasnet_b1"):
         return family, _scaled(family, width)
     if family == "mnasnet_small":
@@ -114,7 +126,7 @@ def network(family: str, width: float, name: str) -> tuple[str, tuple[Ops, ...]]
         assert found
         return "efficientnet", nets.efficientnet(*EFFICIENT[f"b{found[1]}"])
     if (v4 := re.match(r"mobilenetv4_conv_(small|medium|large)", family)) is not None:
-        return "mobilenetv4", nets.v4(v4[1][0], 0.5 if family.endswith("_050") else 1.0)
+        return "mobilenetv4", nets.v4(v4[1][0], width)
     return None
 
 
@@ -136,6 +148,10 @@ def published(path: Path) -> tuple[list[Row], list[str]]:
         recipe = recipe_of(r)
         rows.append(Row(name, family, float(r["width"] or 1), int(r["resolution"]), layers, float(r["top1"]),
                         "published", recipe))  # fmt: skip
+    for p in zoo():  # the table above has none of EfficientNet-EdgeTPU
+        if p.network.startswith("efficientnet_e"):
+            rows.append(Row(f"timm_{p.name}", "efficientnet_edge", 1.0, p.resolution, zoo_layers(p.name), p.top1,
+                            "published", p.recipe))  # fmt: skip
     return rows, left
 
 

@@ -30,7 +30,18 @@ class B:
     se: float = 0.0
     nl: str = ""
     a: int = 0
-    kind: str = "ir"  # ir, ds, conv, fused
+    kind: str = "ir"  # ir, ds, conv, fused, always: an ir that expands to as many channels too
+    skip: bool = True
+
+
+def with_limit(limit: float) -> Callable[[float], int]:
+    """Multiples of 8 that are not below `limit` times the number; make_divisible has 0.9."""
+
+    def rounded(v: float) -> int:
+        new = max(8, int(v + 4) // 8 * 8)
+        return new + 8 if new < limit * v else new
+
+    return rounded
 
 
 class Net:
@@ -65,12 +76,15 @@ class Net:
             x.conv("start.conv", source.c, k=b.a, groups=source.c, s=1 if b.k else s)
         if b.kind == "fused":
             x.unit("expand", exp, nl, k=b.k, s=s)
-        elif exp != source.c:
+        elif exp != source.c or b.kind == "always":
             x.unit("expand", exp, nl)
         if b.k and b.kind != "fused":
             x.unit("depthwise", exp, nl, k=b.k, s=s, groups=exp)
         if b.se:
-            squeezed = {"input": max(1, int(source.c * b.se)), "expansion": make_divisible(exp * b.se)}[self.se]
+            squeezed = {
+                "input": max(1, int(source.c * b.se)), "rounded input": with_limit(0.95)(source.c * b.se),
+                "expansion": make_divisible(exp * b.se),
+            }[self.se]  # fmt: skip
             x.squeeze_excite(squeezed, "SIGMOID")
         x.conv("project.conv", c)
         if s == 1 and source.c == c and b.kind != "ds":
@@ -95,12 +109,12 @@ def params(layers: Sequence[Ops]) -> int:
 def build(
     blocks: Sequence[B], *, stem: int, nl: str, tail: int, features: int = 0, se: str = "input", width: float = 1.0,
     depth: float = 1.0, fix_first_last: bool = False, fix_stem: bool = False, tail_grows: str = "fixed-below-1",
-    stem_k: int = 3, tail_nl: str = "",
+    stem_k: int = 3, tail_nl: str = "", round_to: Callable[[float], int] = make_divisible,
 ) -> tuple[Ops, ...]:  # fmt: skip
     """A network of stages, at a width and a depth, as timm and TensorFlow scale them."""
 
     def wide(c: float) -> int:
-        return make_divisible(c * width)
+        return round_to(c * width)
 
     net = Net(nl, se)
     net.conv(stem if fix_stem else wide(stem), stem_k, 2)
@@ -112,12 +126,20 @@ def build(
     if tail:
         grown = {"fixed": tail, "fixed-below-1": max(tail, wide(tail)), "scaled": wide(tail)}[tail_grows]
         net.conv(grown, nl=tail_nl)
-    return net.head(max(features, wide(features)) if features and width > 1 else features)
+    return net.head(features)
 
 
 def spec_layers(name: str) -> tuple[Ops, ...]:
     """A network that the package itself has, by name@width."""
     return tuple(layer.ops for layer in lower(replace(load_spec(name), resolution=(SIDE, SIDE))))
+
+
+def with_features(layers: tuple[Ops, ...], features: int) -> tuple[Ops, ...]:
+    """The network with another layer of features before the classifier."""
+    net = Net("HS")
+    last = layers[-1][0]
+    net.layers, net.here = list(layers[:-1]), Tensor(last.inputs[0], last.cin, last.hin, last.win)
+    return net.head(features)
 
 
 V1 = (
@@ -132,13 +154,21 @@ SMALL_MNAS = (
     B(8), B(16, e=3, s=2), B(16, e=6, n=2, s=2), B(32, 5, 6, 4, 2, 0.25), B(32, 3, 6, 3, 1, 0.25),
     B(88, 5, 6, 3, 2, 0.25), B(144, 3, 6),
 )  # fmt: skip
+V3_SMALL = (
+    B(16, 3, 1, 1, 2, 0.25, "RE"), B(24, 3, 4.5, 1, 2, nl="RE"), B(24, 3, 3.67, nl="RE"), B(40, 5, 4, 1, 2, 0.25),
+    B(40, 5, 6, 2, 1, 0.25), B(48, 5, 3, 2, 1, 0.25), B(96, 5, 6, 3, 2, 0.25),
+)  # fmt: skip
 SPNAS = (
     B(16), B(24, 3, 3, 3, 2), B(40, 5, 6, 1, 2), B(40, 3, 3, 3), B(80, 5, 6, 1, 2), B(80, 3, 3, 3), B(96, 5, 6),
     B(96, 5, 3, 3), B(192, 5, 6, 4, 2), B(320, 3, 6),
 )  # fmt: skip
-FBNETC = (
-    B(16), B(24, 3, 6, 1, 2), B(24, 3, 1, 2), B(32, 5, 6, 1, 2), B(32, 5, 3), B(32, 5, 6), B(32, 3, 6),
-    B(64, 5, 6, 1, 2), B(64, 5, 3), B(64, 5, 6, 2), B(112, 5, 6, 3), B(112, 5, 3), B(184, 5, 6, 4, 2), B(352, 3, 6),
+FBNETC = tuple(
+    replace(b, kind="always")
+    for b in (
+        B(16), B(24, 3, 6, 1, 2), B(24, 3, 1, 2), B(32, 5, 6, 1, 2), B(32, 5, 3), B(32, 5, 6), B(32, 3, 6),
+        B(64, 5, 6, 1, 2), B(64, 5, 3), B(64, 5, 6, 2), B(112, 5, 6, 3), B(112, 5, 3), B(184, 5, 6, 4, 2),
+        B(352, 3, 6),
+    )
 )  # fmt: skip
 B0 = tuple(
     B(c, k, e, n, s, 0.25)
@@ -253,15 +283,20 @@ def tinynet(width: float, depth: float) -> tuple[Ops, ...]:
     return build(rows, stem=32, nl="HS", tail=1280, width=width, fix_stem=True)
 
 
+EFFICIENT_V2 = (
+    B(16, 3, kind="conv"), B(32, 3, 4, 2, 2, kind="fused"), B(48, 3, 4, 2, 2, kind="fused"),
+    B(96, 3, 4, 3, 2, 0.25), B(112, 3, 6, 5, 1, 0.25), B(192, 3, 6, 8, 2, 0.25),
+)  # fmt: skip
+
+
 def efficientnetv2(width: float, depth: float) -> tuple[Ops, ...]:
-    rows = (
-        B(16, 3, kind="conv"), B(32, 3, 4, 2, 2, kind="fused"), B(48, 3, 4, 2, 2, kind="fused"),
-        B(96, 3, 4, 3, 2, 0.25), B(112, 3, 6, 5, 1, 0.25), B(192, 3, 6, 8, 2, 0.25),
-    )  # fmt: skip
-    return build(rows, stem=32, nl="HS", tail=1280, width=width, depth=depth, tail_grows="scaled")
+    plain = with_limit(0)
+    return build(
+        EFFICIENT_V2, stem=32, nl="HS", tail=1280, width=width, depth=depth, tail_grows="scaled", round_to=plain
+    )
 
 
-_FBNETV3: dict[str, tuple[int, int, tuple[B, ...]]] = {
+FBNETV3: dict[str, tuple[int, int, tuple[B, ...]]] = {
     "b": (16, 1344, (
         B(16, 3, 1, 2), B(24, 5, 4, 1, 2), B(24, 5, 2, 3), B(40, 5, 5, 1, 2, 0.25), B(40, 5, 3, 4, 1, 0.25),
         B(72, 5, 5, 1, 2), B(72, 3, 3, 4), B(120, 3, 5, 1, 1, 0.25), B(120, 5, 3, 5, 1, 0.25),
@@ -281,14 +316,17 @@ _FBNETV3: dict[str, tuple[int, int, tuple[B, ...]]] = {
 
 
 def fbnetv3(letter: str) -> tuple[Ops, ...]:
-    stem, tail, rows = _FBNETV3[letter]
-    return build(rows, stem=stem, nl="HS", tail=tail, features=1984)
+    stem, tail, rows = FBNETV3[letter]
+    return build(rows, stem=stem, nl="HS", tail=tail, features=1984, se="rounded input")
+
+
+V3_150D = (  # its 1x1 before the pool is twice as deep too
+    B(16, n=2, nl="RE"), B(24, 3, 4, 1, 2, nl="RE"), B(24, 3, 3, 2, nl="RE"), B(40, 5, 3, 4, 2, 0.25, "RE"),
+    B(80, 3, 6, 1, 2), B(80, 3, 2.5, 2), B(80, 3, 2.3, 2), B(112, 3, 6, 3, 1, 0.25), B(160, 5, 6, 4, 2, 0.25),
+    B(960, 1, n=2, kind="conv", skip=False),
+)  # fmt: skip
 
 
 def mobilenetv3_150d() -> tuple[Ops, ...]:
     """timm's Large at width 1.5, every run of equal rows 1.2 times as deep."""
-    rows = (
-        B(16, n=2, nl="RE"), B(24, 3, 4, 1, 2, nl="RE"), B(24, 3, 3, 2, nl="RE"), B(40, 5, 3, 4, 2, 0.25, "RE"),
-        B(80, 3, 6, 1, 2), B(80, 3, 2.5, 2), B(80, 3, 2.3, 2), B(112, 3, 6, 3, 1, 0.25), B(160, 5, 6, 4, 2, 0.25),
-    )  # fmt: skip
-    return build(rows, stem=16, nl="HS", tail=960, features=1280, se="expansion", width=1.5, tail_grows="scaled")
+    return build(V3_150D, stem=16, nl="HS", tail=0, features=1280, se="expansion", width=1.5)

@@ -90,7 +90,8 @@ def _layer(ops: tuple[Op, ...]) -> tuple[int, tuple[float, ...]]:
     # the stem's width is cut alone, and what equals it would become a first layer.
     if stage and (end.hout != begin.hin or end.cout != begin.cin):
         v.update({f"first {a}": v[a] for a in _BOTH})
-    v["smooth"] = any(op.kind == "act" and op.nl not in ("RE", "RE6", "NONE", "SIGMOID", "HSIGMOID") for op in ops)
+    acts = [op.nl for op in ops if op.kind == "act" and (op.hout, op.wout) != (1, 1)]  # not those of squeezes
+    v["smooth"] = any(nl in ("HS", "SILU") for nl in acts)
     return stage * len(ATOMS), tuple(float(x) for x in v.values())
 
 

@@ -6,8 +6,9 @@ import csv
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
+from typing import cast
 
-from mbv3.spec import ArchSpec, load_spec, parse_spec
+from mbv3.spec import ArchSpec, Padding, load_spec, parse_spec
 
 __all__ = ["Published", "zoo"]
 
@@ -16,7 +17,7 @@ ROOM = "mbv3.accuracy"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """One set of weights.
+    """One set of weights at one size of images.
 
     `network`: a name of `load_spec`, or of a file in networks/. `weights`: `timm:NAME` or `torchvision:ENUM.MEMBER`.
     """
@@ -28,13 +29,18 @@ class Published:
     top1: float  # percent, ImageNet-1k validation
     recipe: str  # a name of `mbv3.accuracy.recipes()`
     weights: str
+    bn_eps: float  # these two as the weights were trained
+    padding: Padding
     source: str
 
     def spec(self) -> ArchSpec:
         """The network at its resolution."""
         file = resources.files(ROOM) / "networks" / f"{self.network}.yaml"
         spec = parse_spec(file.read_text("utf-8"), file.name) if file.is_file() else load_spec(self.network)
-        return replace(spec, name=self.name, resolution=(self.resolution, self.resolution))
+        return replace(
+            spec, name=self.name, resolution=(self.resolution, self.resolution), bn_eps=self.bn_eps,
+            padding=self.padding,
+        )  # fmt: skip
 
 
 @lru_cache(maxsize=1)
@@ -44,7 +50,8 @@ def zoo() -> tuple[Published, ...]:
     return tuple(
         Published(
             name=r["name"], network=r["network"], resolution=int(r["resolution"]), params=int(r["params"]),
-            top1=float(r["top1"]), recipe=r["recipe"], weights=r["weights"], source=r["source"],
+            top1=float(r["top1"]), recipe=r["recipe"], weights=r["weights"], bn_eps=float(r["bn_eps"]),
+            padding=cast(Padding, r["padding"]), source=r["source"],
         )
         for r in csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
     )  # fmt: skip

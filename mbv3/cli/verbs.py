@@ -149,6 +149,7 @@ def _show(args: Namespace) -> int:
         entry: dict[str, Any] = {"path": c.path, "op": type(row).__name__.lower()}
         said = [f for f in row.names() if f != "dilation"] if isinstance(row, Row) else ["nl"]
         entry |= {f: getattr(row, f) for f in said if hasattr(row, f)}
+        entry |= dict(row.extras()) if isinstance(row, Row) else {}
         if getattr(row, "dilation", 1) != 1:
             entry["dilation"] = row.dilation  # type: ignore[union-attr]
         if len(layer.key.inputs) > 1:
@@ -172,6 +173,8 @@ def _show(args: Namespace) -> int:
         shown = {**r, "s": f"{r['s']} d{r['dilation']}"} if "dilation" in r else dict(r)  # d2: dilated by 2
         kernels = [r[f] for f in ROWS[r["op"]].KERNELS] if r["op"] in ROWS else []
         shown |= {"k": "+".join(str(k or "-") for k in kernels)} if kernels else {}
+        shown |= {"se": f"{r['se']} {r['se_nl']}"} if "se_nl" in r else {}
+        shown |= {"nl": f"{r['nl']}+{r['out_nl']}"} if "out_nl" in r else {}
         fields = (str(shown.get(f, "-")) for f in ("k", "exp", "out", "se", "nl", "s", "skip"))
         line = [r["path"], shape, r["op"], *fields]
         line += [f"{r['params']:,}", f"{r['madds'] / 1e6:.2f}"]
@@ -271,11 +274,13 @@ def _zoo(args: Namespace) -> int:
             warn(caveat)
         found = published_times(Latency(table), args.target_ms)
     else:
+        note = "measuring every network here, which takes minutes; --device TABLE.csv predicts them in seconds"
+        print(note, file=sys.stderr)  # noqa: T201
         found = published_times(
             Device(open_runtime(args.runtime, args.threads), reference_at(1.0, 224)), args.target_ms
         )
     rows = [
-        {"name": f.network.name, "top1": f.network.top1, "ms": f.ms, "error_ms": f.error_ms,
+        {"name": f.network.name, "top1": f.network.top1, "ms": f.ms, "error_ms": f.error_ms, "estimated": f.estimated,
          "params": f.network.params, "resolution": f.network.resolution, "recipe": f.network.recipe,
          "weights": f.network.weights}
         for f in found
@@ -285,11 +290,11 @@ def _zoo(args: Namespace) -> int:
         return 0
     table_rows = [["network", "px", "top-1 %", "ms", "parameters", "weights"]]
     for f in found:
-        n, error = f.network, "" if f.error_ms is None else f" +- {f.error_ms:.3f}"
-        table_rows.append(
-            [n.name, str(n.resolution), f"{n.top1:.2f}", f"{f.ms:.3f}{error}", f"{n.params:,}", n.weights]
-        )
+        n, ms = f.network, f"{'~' if f.estimated else ''}{f.ms:.3f} +- {f.error_ms:.3f}"
+        table_rows.append([n.name, str(n.resolution), f"{n.top1:.2f}", ms, f"{n.params:,}", n.weights])
     out(columns(table_rows))
+    if any(f.estimated for f in found):
+        out("~: the table lacks layers of this network; they are estimated, with the error of the table's cost model")
     return 0
 
 

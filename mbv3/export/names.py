@@ -19,12 +19,14 @@ from mbv3.spec import (
     FCN,
     LRASPP,
     PSP,
+    UIB,
     ArchSpec,
     Classify,
     DeepLabV3,
     DeepLabV3Plus,
     Dense,
     LayerKey,
+    MBConv,
     Row,
     lower_key,
 )
@@ -52,6 +54,12 @@ def classifier(spec: ArchSpec) -> Classify:
     """The classifier of a network that a target of classifiers has accepted."""
     assert isinstance(spec.head, Classify)
     return spec.head
+
+
+def inverted(spec: ArchSpec, row: Row, cin: int) -> bool:
+    """Whether a `uib` row stands for timm's `ir` of ratio 1, which expands to as many channels: among `mbconv` rows."""
+    plain = isinstance(row, UIB) and row.k > 0 and not row.a and row.exp == cin
+    return plain and any(isinstance(other, MBConv) for other in spec.rows)
 
 
 def rows_of(spec: ArchSpec, theirs: Callable[[int, Row, int], Mapping[str, str]]) -> Iterator[tuple[str, str]]:
@@ -182,13 +190,13 @@ def timm_names(spec: ArchSpec, places: tuple[tuple[int, int], ...], tail_block: 
     def row(i: int, row: Row, cin: int) -> dict[str, str]:
         at = "blocks.{}.{}".format(*places[i])
         found = stages(row, cin)
-        inverted = "expand" in found
-        if row.word() == "uib":
+        expanded = "expand" in found
+        if row.word() == "uib" and not inverted(spec, row, cin):
             parts = {"start": "dw_start", "expand": "pw_exp", "depthwise": "dw_mid", "project": "pw_proj"}
             return dict(pair for part in found for pair in conv_bn(part, f"{at}.{parts[part]}", ".conv", ".bn"))
         if row.word() == "fused":
             return dict([*conv_bn("expand", at, ".conv_exp", ".bn1"), *conv_bn("project", at, ".conv_pwl", ".bn2")])
-        last = {"depthwise": "conv_dw", "expand": "conv_pw", "project": "conv_pwl" if inverted else "conv_pw"}
+        last = {"depthwise": "conv_dw", "expand": "conv_pw", "project": "conv_pwl" if expanded else "conv_pw"}
         out: dict[str, str] = {}
         bn = count(1)
         for stage in found:

@@ -57,7 +57,8 @@ def row_text(row: Row, cin: int) -> str:
     row = row.alike(cin)
     own = "".join(f" {name} {getattr(row, name)}" for name in row.OWN)
     dilated = f" dilation {row.dilation}" if row.dilation != 1 else ""
-    return f"{kind(row)} k {row.k}{own} out {row.out} se {row.se} {row.nl} s {row.s}{dilated} skip {row.skip}"
+    extra = "".join(f" {name} {value}" for name, value in row.plain().extras())
+    return f"{kind(row)} k {row.k}{own} out {row.out} se {row.se} {row.nl} s {row.s}{dilated} skip {row.skip}{extra}"
 
 
 def residual(row: Row, cin: int) -> bool:
@@ -79,6 +80,8 @@ def unfit_head(spec: ArchSpec, norm: bool = False) -> Iterator[Fault]:
         yield Fault("head", "only a classifier can be expressed", type(spec.head).__name__.lower())
     elif spec.head.features_bn and not norm:
         yield Fault("head.features_bn", "the features layer has a bias there, and no batch norm", "true")
+    elif not spec.head.features_bias and not norm:
+        yield Fault("head.features_bias", "the features layer has a bias there", "false")
 
 
 def width_at(spec: ArchSpec, tap: Tap) -> int:

@@ -9,16 +9,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from mbv3.errors import Fault
-from mbv3.export.names import Names, classifier, timm_names
+from mbv3.export.names import Names, classifier, inverted, timm_names
 from mbv3.export.target import STEM, Source, Target, intro, kind, loader, plain_conv, residual, unfit_head
 from mbv3.spec import ArchSpec, Classify, Expanding, Row, make_divisible
 
 __all__ = ["TIMM"]
 
-_CODE = {"RE": "re", "RE6": "r6", "HS": "hs"}
-_LAYER = {"RE": "relu", "RE6": "relu6", "HS": "hard_swish"}
+_CODE = {"RE": "re", "RE6": "r6", "HS": "hs", "SILU": "sw"}
+_LAYER = {"RE": "relu", "RE6": "relu6", "HS": "hard_swish", "SILU": "silu"}
+_CLASS = {"RE": "nn.ReLU", "RE6": "nn.ReLU6", "HS": "nn.Hardswish", "SILU": "nn.SiLU"}
 _GATE = {"HSIGMOID": "hard_sigmoid", "SIGMOID": "sigmoid"}
 Squeeze = Callable[[Row, int, float], str | None]  # row, input channels, expansion ratio: `_se0.25`, or nothing
+STAGES = "timm stages"  # in a network's provenance: how many blocks each has, as `1 2 3`
 _STRIDE = 32  # beyond its `output_stride` timm's builder dilates where a string strides
 
 
@@ -42,6 +44,11 @@ def _row_faults(path: str, row: Row, cin: int) -> Iterator[Fault]:
     elif row.se and _BLOCKS[kind(row)] is not _residual:
         name = {"conv": "convolution"}.get(kind(row), kind(row))
         yield Fault(f"{path}.se", f"timm's {name} has no squeeze-and-excitation", str(row.se))
+    out_nl = dict(row.extras()).get("out_nl", row.nl)
+    if out_nl != row.nl:
+        yield Fault(f"{path}.out_nl", f"timm's `dsa` has one activation, here {row.nl}", out_nl)
+    elif "out_nl" in dict(row.extras()) and row.skip != "none":
+        yield Fault(f"{path}.skip", "timm's `dsa`, with an activation after the 1x1, has no skip", row.skip)
     if isinstance(row, Expanding) and row.expands(cin) and make_divisible(row.exp) != row.exp:
         near = make_divisible(row.exp)
         yield Fault(f"{path}.exp", f"timm rounds an expansion to multiples of 8, here to {near}", str(row.exp))
@@ -71,9 +78,21 @@ def _faults(spec: ArchSpec) -> Iterator[Fault]:
     for i, row in enumerate(spec.rows):
         yield from _row_faults(f"rows[{i}]", row, cin)
         cin = row.out
+    if _inside(spec) is None:
+        rule = f"timm has one activation inside squeeze-and-excitation, of {', '.join(_CLASS)}, or the rows' own"
+        yield Fault("rows.se_nl", rule, ", ".join(sorted({row.se_nl for row in spec.rows if row.se})))
     if tail is not None:
         yield from plain_conv("tail", tail)
         yield from _row_faults("tail", replace(tail, se=0, skip="none"), cin)
+
+
+def _inside(spec: ArchSpec) -> str | None:
+    """timm's argument for the activation inside squeeze-and-excitation; None where it has none that fits."""
+    squeezed = [row for row in spec.rows if row.se]
+    found = {row.se_nl for row in squeezed}
+    if len(found) == 1 and (one := _CLASS.get(min(found))):
+        return f", force_act_layer={one}"
+    return "" if all(row.se_nl == row.nl for row in squeezed) else None
 
 
 # ---- strings -------------------------------------------------------------------------------------------------
@@ -95,10 +114,13 @@ def _residual(row: Row, cin: int, squeeze: Squeeze) -> str | None:
     name, e = "ds", "1"
     if row.expands(cin):
         name, e = "ir", _ratio(row.inner(cin), cin)
+    elif "out_nl" in dict(row.extras()):
+        name = "dsa"  # never adds its input
     se = squeeze(row, cin, float(e))
     if se is None:
         return None
-    return f"{name}_r1_k{row.k}_s{row.s}_e{e}_c{row.out}{se}_n{_CODE[row.nl]}{_noskip(row, cin)}"
+    noskip = "" if name == "dsa" else _noskip(row, cin)
+    return f"{name}_r1_k{row.k}_s{row.s}_e{e}_c{row.out}{se}_n{_CODE[row.nl]}{noskip}"
 
 
 def _universal(row: Row, cin: int, squeeze: Squeeze) -> str:
@@ -143,8 +165,8 @@ def _squeeze(from_exp: bool, rule: Callable[[float], int]) -> Squeeze:
     return text
 
 
-def _block(row: Row, cin: int, squeeze: Squeeze) -> str | None:
-    return _BLOCKS[kind(row)](row, cin, squeeze)
+def _block(spec: ArchSpec, row: Row, cin: int, squeeze: Squeeze) -> str | None:
+    return (_residual if inverted(spec, row, cin) else _BLOCKS[kind(row)])(row, cin, squeeze)
 
 
 def _blocks(spec: ArchSpec) -> tuple[list[str], bool]:
@@ -152,7 +174,7 @@ def _blocks(spec: ArchSpec) -> tuple[list[str], bool]:
     from_exp = bool(classifier(spec).features)  # EfficientNet's ratio is of the block's input
     ins = [spec.stem.out, *(row.out for row in spec.rows)]
     for rule in (make_divisible, round):
-        texts = [_block(row, cin, _squeeze(from_exp, rule)) for row, cin in zip(spec.rows, ins, strict=False)]
+        texts = [_block(spec, row, cin, _squeeze(from_exp, rule)) for row, cin in zip(spec.rows, ins, strict=False)]
         found = [text for text in texts if text is not None]
         if len(found) == len(texts):
             break
@@ -161,7 +183,11 @@ def _blocks(spec: ArchSpec) -> tuple[list[str], bool]:
 
 def _places(spec: ArchSpec) -> tuple[tuple[int, int], ...]:
     """(stage, block) of every row: a stage begins with a stride or with a change of channels, as timm's own do, but
-    for the 1x1 convolutions of MobileNetV4-S that follow a strided one."""
+    for the 1x1 convolutions of MobileNetV4-S that follow a strided one; where the provenance says how many blocks
+    timm's stages have, as it says."""
+    said = [int(n) for n in str(dict(spec.provenance).get(STAGES, "")).split() if n.isdecimal()]
+    if said and sum(said) == len(spec.rows):
+        return tuple((stage, block) for stage, n in enumerate(said) for block in range(n))
     places: list[tuple[int, int]] = []
     cin, before = spec.stem.out, None
     for row in spec.rows:
@@ -190,7 +216,7 @@ def arch_def(spec: ArchSpec) -> tuple[list[list[str]], bool]:
             out[stage].append(text)
         last = same
     if spec.tail is not None and not _tail_is_head(spec):
-        out.append([str(_block(spec.tail, spec.rows[-1].out, _squeeze(True, round)))])
+        out.append([str(_block(spec, spec.tail, spec.rows[-1].out, _squeeze(True, round)))])
     return out, rounded
 
 
@@ -204,6 +230,8 @@ def _source(spec: ArchSpec) -> Source:
         own = [f"num_features={head.features}"]
         if head.features_bn:
             own += ["head_bias=False", "head_norm=True"]
+        elif not head.features_bias:
+            own.append("head_bias=False")
         if "uib" in map(kind, spec.rows):
             own.append("layer_scale_init_value=None")
     elif stem.k != 3:
@@ -214,7 +242,7 @@ def _source(spec: ArchSpec) -> Source:
         builder += ", round_channels" if rounded else ""
         layers = "from timm.models._efficientnet_blocks import SqueezeExcite\n"
         rule = ", rd_round_fn=round_channels" if rounded else ""
-        se = f'se = partial(SqueezeExcite, gate_layer="{_GATE[spec.gate]}", force_act_layer=nn.ReLU{rule})\n'
+        se = f'se = partial(SqueezeExcite, gate_layer="{_GATE[spec.gate]}"{_inside(spec)}{rule})\n'
         own.append("se_layer=se")
     file, name = ("mobilenetv3", "MobileNetV3") if head.features else ("efficientnet", "EfficientNet")
     settings = "".join(f"    {setting},\n" for setting in own)

@@ -23,7 +23,7 @@ from mbv3.spec import NLS, ArchSpec, Classify, Conv, Row, make_divisible
 
 __all__ = ["TORCHVISION"]
 
-_ACT = {"RE": "nn.ReLU", "RE6": "nn.ReLU6", "HS": "nn.Hardswish", "NONE": "None"}
+_ACT = {"RE": "nn.ReLU", "RE6": "nn.ReLU6", "HS": "nn.Hardswish", "SILU": "nn.SiLU", "NONE": "None"}
 assert set(_ACT) == set(NLS)
 _ROWS = ("mbconv", "dsconv")  # what its InvertedResidual classes can be
 
@@ -38,6 +38,8 @@ def _row_faults(path: str, row: Row, cin: int, v2: bool) -> Iterator[Fault]:
         yield Fault(path, "torchvision's rows are inverted residuals", kind(row))
         return
     name = "MobileNetV2" if v2 else "MobileNetV3"
+    for extra, value in row.plain().extras():
+        yield Fault(f"{path}.{extra}", f"torchvision's {name} has no such field", value)
     if row.s not in (1, 2):
         yield Fault(f"{path}.s", f"torchvision's {name} has strides 1 and 2", str(row.s))
     if row.skip == "pool":

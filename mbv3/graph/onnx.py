@@ -126,6 +126,8 @@ def _nodes(op: Op) -> list[onnx.NodeProto]:
         return [node(op.kind.capitalize(), x, y)]
     if op.nl == "HS":
         return [node("HardSwish", x, y)]
+    if op.nl == "SILU":
+        return [node("Sigmoid", x, f"{y}/gate"), node("Mul", [*x, f"{y}/gate"], y)]
     if op.nl == "HSIGMOID":
         return [node("HardSigmoid", x, y, alpha=1 / 6, beta=0.5)]
     if op.nl == "RE6":

@@ -252,6 +252,11 @@ class _Ops:
             w.operator("ADD", [x, three], shifted, "AddOptions", fusedActivationFunction=relu6)
             w.operator("MUL", [shifted, sixth], w.tensor(output, shape), "MulOptions")
             return
+        if op.nl == "SILU":  # TFLite has no operator for it either
+            gate = w.tensor(f"{output}/gate", shape)
+            w.operator("LOGISTIC", [x], gate)
+            w.operator("MUL", [x, gate], w.tensor(output, shape), "MulOptions")
+            return
         code, options = {
             "HS": ("HARD_SWISH", "HardSwishOptions"), "SIGMOID": ("LOGISTIC", None), "RE": ("RELU", None),
             "RE6": ("RELU6", None),

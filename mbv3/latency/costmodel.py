@@ -71,7 +71,10 @@ def features(key: LayerKey) -> NDArray[np.float64]:
             if op.hout * op.wout < 100:
                 add("small-map MMAdds", m)
         elif op.kind == "act":
-            add("h-swish Melements" if op.nl == "HS" else "activated Melements", elements)
+            add("h-swish Melements" if op.nl in ("HS", "SILU") else "activated Melements", elements)
+            if op.nl == "SILU":  # written as a sigmoid and a product
+                add("ops", 1.0)
+                add("scaled Melements", elements)
         elif op.kind in ("pool", "wpool", "apool", "resize"):
             add("resampled Melements", elements)
         elif op.kind not in ("add", "concat"):

@@ -16,6 +16,7 @@ ACTS: dict[str, Callable[[Tensor], Tensor]] = {
     "RE": functional.relu,
     "RE6": functional.relu6,
     "HS": functional.hardswish,
+    "SILU": functional.silu,
     "HSIGMOID": functional.hardsigmoid,
     "SIGMOID": torch.sigmoid,
 }
@@ -24,6 +25,7 @@ _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "RE": lambda x: functional.relu(x, inplace=True),
     "RE6": lambda x: functional.relu6(x, inplace=True),
     "HS": lambda x: functional.hardswish(x, inplace=True),
+    "SILU": functional.silu,  # its gradient needs what it is of
     "HSIGMOID": lambda x: functional.hardsigmoid(x, inplace=True),
     "SIGMOID": torch.sigmoid,
 }

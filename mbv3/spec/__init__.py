@@ -1,6 +1,6 @@
 """The ground: what a network is, as a value; YAML; the one lowering; counts."""
 
-from mbv3.spec.arch import MAX_CHANNELS, MAX_ROWS, ArchSpec, parse_resolution, pixels
+from mbv3.spec.arch import MAX_CHANNELS, MAX_ROWS, ArchSpec, Padding, parse_resolution, pixels
 from mbv3.spec.changes import (
     DILATIONS,
     Dilation,
@@ -75,6 +75,7 @@ __all__ = [
     "LayerKey",
     "MBConv",
     "Op",
+    "Padding",
     "Point",
     "Reader",
     "Row",

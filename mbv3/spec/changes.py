@@ -25,6 +25,7 @@ __all__ = [
     "without_tail",
 ]
 
+SMOOTH = ("HS", "SILU")
 Dilation = Literal["torchvision", "slim", "mmseg_v2"]
 DILATIONS: tuple[str, ...] = get_args(Dilation)
 
@@ -117,15 +118,16 @@ def without_tail(spec: ArchSpec) -> ArchSpec:
 
 
 def minimalistic(spec: ArchSpec) -> ArchSpec:
-    """slim's minimalistic variant: no squeeze-and-excitation, no h-swish, no kernel over 3."""
+    """slim's minimalistic variant: no squeeze-and-excitation, no swish of either kind, no kernel over 3."""
 
     def plainer(row: Any) -> Any:
-        nl: NL = "RE" if row.nl == "HS" else row.nl
+        nl: NL = "RE" if row.nl in SMOOTH else row.nl
         kernels = {name: min(k, 3) for name, k in zip(row.KERNELS, row.kernels, strict=True)}
-        return replace(row, nl=nl, se=0, **kernels)
+        extra = {name: "RE" for name, value in row.extras() if value in SMOOTH}
+        return replace(row, nl=nl, se=0, **kernels, **extra)
 
     head = spec.head
-    if isinstance(head, Classify) and head.nl == "HS":
+    if isinstance(head, Classify) and head.nl in SMOOTH:
         head = replace(head, nl="RE")
     return replace(
         spec,

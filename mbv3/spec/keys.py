@@ -38,7 +38,7 @@ class LayerKey:
 
     def __post_init__(self) -> None:
         row = self.row
-        if isinstance(row, Classify):
+        if isinstance(row, (Classify, Row)):
             object.__setattr__(self, "row", row.plain())
         elif isinstance(row, Dense):
             object.__setattr__(self, "row", plain_head(row))
@@ -60,7 +60,8 @@ class LayerKey:
         own = "".join(f"_{letter}{getattr(row, name)}" for name, letter in row.OWN.items())
         gate = self.gate if row.se else "NONE"
         text = f"{row.word()}_{head}_k{row.k}_s{row.s}_d{row.dilation}{own}_o{row.out}_q{row.se}_g{gate}"
-        return f"{text}_n{row.nl}_r{row.skip}"
+        extra = "".join(f"_{row.EXTRA[name]}{value}" for name, value in row.extras())
+        return f"{text}_n{row.nl}_r{row.skip}{extra}"
 
     def _dense(self, row: Dense) -> str:
         """`raspp;960x14x14;224x224;filters=256;classes=21;align_corners=0`: inputs, image, what reaches the graph."""
@@ -114,6 +115,7 @@ def _parse_row(text: str) -> LayerKey:
     values: dict[str, Any] = {name: int(f[letter]) for name, letter in letters.items()}
     gate = cast(Gate, f["g"]) if f["g"] != "NONE" else "HSIGMOID"
     values |= {"nl": f["n"], "skip": f["r"]}
+    values |= {name: f[letter] for name, letter in kind.EXTRA.items() if letter in f}
     return LayerKey(kind(**values), cin, h, w, gate)
 
 

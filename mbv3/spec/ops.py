@@ -167,14 +167,15 @@ class Walk:
         self.at(a)
         self.emit(kind, name, a.c, a.h, a.w, inputs=(a.name, b.name))
 
-    def squeeze_excite(self, se: int, gate: Gate) -> None:
-        """Hu 2018 as MobileNetV3 places it: on the activated depthwise output, ReLU inside, no batch norm."""
+    def squeeze_excite(self, se: int, gate: Gate, nl: NL = "RE") -> None:
+        """Hu 2018 as MobileNetV3 places it: on the activated depthwise output, no batch norm. Inside is ReLU, and
+        EfficientNet's swish (Tan 2019, arXiv:1905.11946)."""
         if not se:
             return
         trunk = self.here
         self.emit("gpool", "se.pool", self.c, 1, 1)
         self.conv("se.reduce", se, bn=False)
-        self.act("se.reduce", "RE")
+        self.act("se.reduce", nl)
         self.conv("se.expand", trunk.c, bn=False)
         self.act("se.expand", gate)
         self.join("mul", "se.mul", trunk, self.here)

@@ -23,7 +23,7 @@ __all__ = [
 
 MAX_CHANNELS = 16384
 
-NL = Literal["RE", "RE6", "HS", "NONE"]
+NL = Literal["RE", "RE6", "HS", "SILU", "NONE"]
 Skip = Literal["identity", "pool", "none"]
 Gate = Literal["HSIGMOID", "SIGMOID"]
 Point = Literal["out", "expand", "depthwise"]  # of a row, where a head may tap it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -114,6 +115,20 @@ class Latency:
                 known[key] = self.table.calibration.layer_ms(key, hot)
             parts.append(known[key])
         return sum(parts) + self.table.calibration.c
+
+    def error_ms(self, spec: ArchSpec) -> tuple[float, float]:
+        """(standard error of the predicted ms of `spec`, ms; how much of the ms the table lacks and estimates, 0 to 1).
+
+        Of rows that the table has it is the error on whole networks that the table reports, of estimated rows the
+        held-out error of its cost model. Estimated rows of one network are alike, so that their errors add up."""
+        estimated, ms = 0.0, self._ms(spec)  # which puts every layer into the dictionary
+        if self.device is None:
+            estimated = sum(self._layer_ms[k] for k in _keys(spec) if k not in self.table.layers)
+        share = min(estimated / ms, 1.0) if ms > 0 else 1.0
+        known = float(dict(self.table.report or {}).get("rmspe", 0.0))
+        unknown = share * self.table.cost_model.error if share else 0.0
+        error = math.hypot((1.0 - share) * known, unknown) / 100
+        return error * ms * self.correction, share
 
     def measure(self, spec: ArchSpec, parts: int) -> Whole | None:
         """`spec` measured whole in `parts` parts; None without a device."""

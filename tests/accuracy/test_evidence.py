@@ -44,8 +44,29 @@ def test_parameter_counts(nets: ModuleType) -> None:
 def test_evidence_rows(nets: ModuleType, data: Path) -> None:
     evidence = import_module("imagenet_evidence")
     rows, left = evidence.published(data / "imagenet_mobile_top1.csv")
-    assert (len(rows), len(left)) == (270, 115)
+    assert (len(rows), len(left)) == (273, 115)
     assert sum(r.recipe == "mobilenet_v3-paper" for r in rows) == 6
     large = next(r for r in rows if r.name == "v3_large_1.0")
     assert nets.params(large.layers) == 5483032 and large.top1 == 75.2
     assert len(evidence.ofa(data / "ofa_mbv3_subnets_imagenet.csv")) == 2081
+
+
+def test_the_evidence_and_the_zoo_have_the_same_networks(nets: ModuleType, data: Path) -> None:
+    """What the model is fitted on is what it sees of a spec."""
+    from mbv3.accuracy import zoo
+    from mbv3.accuracy.features import network_sums
+    from mbv3.accuracy.imagenet import layers_of
+
+    evidence = import_module("imagenet_evidence")
+    rows, _ = evidence.published(data / "imagenet_mobile_top1.csv")
+    known = {(f"timm_{p.weights.removeprefix('timm:')}", p.resolution): p for p in zoo()}
+    met = 0
+    for row in rows:
+        name, _, side = row.name.partition("@")
+        if (p := known.get((name, int(side or 0)))) is None:
+            continue
+        met += 1
+        ours = network_sums([layer.ops for layer in layers_of(p.spec())])
+        assert ours == pytest.approx(network_sums(row.layers), rel=1e-9), row.name
+        assert row.recipe == p.recipe and abs(row.top1 - p.top1) < 0.006
+    assert met > 60

@@ -102,14 +102,14 @@ def test_every_nonlinearity_stride_and_dilation(
         in_channels=2,
         stem=Conv(k=5, out=6, nl=nl, s=2, se=3),  # type: ignore[arg-type]
         rows=(
-            DSConv(k=3, out=6, se=2, nl=nl, s=3, skip="pool"),  # type: ignore[arg-type]
-            MBConv(k=5, exp=9, out=6, se=4, nl=nl, dilation=2, skip="identity"),  # type: ignore[arg-type]
+            DSConv(k=3, out=6, se=2, nl=nl, s=3, skip="pool", out_nl=head_nl),  # type: ignore[arg-type]
+            MBConv(k=5, exp=9, out=6, se=4, se_nl=head_nl, nl=nl, dilation=2, skip="identity"),  # type: ignore[arg-type]
             MBConv(k=3, exp=6, out=6, nl=nl, s=2, skip="pool"),  # type: ignore[arg-type]
             Conv(k=3, out=6, nl=nl, s=4, skip="pool", se=1),  # type: ignore[arg-type]
             Conv(k=1, out=5, nl=nl, s=2),  # type: ignore[arg-type]
         ),
         tail=Conv(k=1, out=7, nl=nl),  # type: ignore[arg-type]
-        head=Classify(features=9, nl=head_nl, classes=4),  # type: ignore[arg-type]
+        head=Classify(features=9, features_bias=nl != "HS", nl=head_nl, classes=4),  # type: ignore[arg-type]
         gate=gate,  # type: ignore[arg-type]
         bn_eps=0.1,
     )

@@ -76,6 +76,7 @@ LAYERS = [
         Conv(k=5, s=1, out=24, nl=nl, skip="none", dilation=2),
         DSConv(k=3, s=2, out=16, nl=nl, skip="pool"),
         DSConv(k=5, s=1, out=16, nl=nl, skip="pool"),
+        DSConv(k=3, s=1, out=16, se=4, se_nl=nl, out_nl=nl, skip="identity"),
         MBConv(k=3, s=1, exp=24, out=16, se=0, nl=nl, skip="identity", dilation=2),
     )
 ]

@@ -88,7 +88,7 @@ RULES = [
         "blocks[0].op: must be one of mbconv, dsconv, conv, uib, fused, identity",
     ),
     ("out: 16, e: 3", "out: 16, op: {name: x, op: conv}", "blocks[0].op: must be one of mbconv"),
-    ("out: 16, e: 3", "out: 16, nl: [RE, SWISH]", "blocks[0].nl[1]: must be one of RE, RE6, HS, NONE"),
+    ("out: 16, e: 3", "out: 16, nl: [RE, SWISH]", "blocks[0].nl[1]: must be one of RE, RE6, HS, SILU, NONE"),
     ("out: 16, e: 3", "out: 16, skip: yes", "blocks[0].skip: must be one of identity, pool, none"),
     ("out: 16, e: 3", "out: 16, se: [0, 0.25]", "blocks[0].se[1]: must be 0 or 1"),
     ("out: 16, e: 3", "out: 16, se: true", "blocks[0].se: must be 0 or 1"),

@@ -62,10 +62,13 @@ def rows(draw: DrawFn, cin: int) -> Row:
         "s": 1 if skip == "identity" else draw(st.integers(1, 4)),
         "skip": skip,
         "dilation": draw(st.sampled_from([1, 1, 2, 64])),
+        "se_nl": draw(st.sampled_from(["RE", *NLS])),
     }
     if kind is UIB:
         a, k = draw(st.sampled_from([0, 1, 3, 5])), draw(st.sampled_from([0, 3, 5, 31]))
         return UIB(a=a, exp=exp, **{**common, "k": k, "s": common["s"] if a or k else 1})
+    if kind is DSConv:
+        common["out_nl"] = draw(st.sampled_from(["NONE", *NLS]))
     return kind(exp=exp, **common) if kind in (MBConv, Fused) else kind(**common)
 
 
@@ -76,7 +79,13 @@ heads = st.builds(
     nl=st.sampled_from(NLS),
     dropout=st.floats(0, 0.999),
     classes=st.integers(1, 10**6),
-) | st.builds(Classify, features=channels, features_bn=st.just(True), nl=st.sampled_from(NLS))
+) | st.builds(
+    Classify,
+    features=channels,
+    features_bn=st.booleans(),
+    features_bias=st.booleans(),
+    nl=st.sampled_from(NLS),
+)
 
 
 @st.composite

@@ -150,7 +150,7 @@ def test_texts_of_both_and_of_the_head() -> None:
     assert keys[3] == "classify_h16w16_i24_f32_b1_nRE_c3"
     assert [parse_key(k) for k in keys] == [layer.key for layer in lower(spec)]
     with pytest.raises(BadInput, match="not a layer key"):
-        parse_key("classify_h16w16_i24_f32_b0_nRE_c3")
+        parse_key("classify_h16w16_i24_f32_b2_nRE_c3")
 
 
 def test_features_with_a_batch_norm_have_no_bias() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from mbv3.errors import BadInput
-from mbv3.spec import ArchSpec, Classify, LayerKey, MBConv, count, load_spec, lower, lower_key, parse_key
+from mbv3.spec import NL, ArchSpec, Classify, DSConv, LayerKey, MBConv, count, load_spec, lower, lower_key, parse_key
 from mbv3.spec.lowering import Op
 
 from .strategies import specs
@@ -67,7 +67,7 @@ def test_a_key_comes_back_from_its_text_and_lowers_to_the_same_layer(spec: ArchS
     assert count(spec).madds == sum(lower_key(layer.key).madds for layer in lower(spec))
 
 
-def ops_of(row: MBConv | Classify, gate: str = "HSIGMOID") -> list[str]:
+def ops_of(row: MBConv | DSConv | Classify, gate: str = "HSIGMOID") -> list[str]:
     layer = lower_key(LayerKey(row, 16, 8, 8, gate))  # type: ignore[arg-type]
     return [f"{op.name.removeprefix('layer.')} {op.nl}" if op.nl != "NONE" else op.name[6:] for op in layer.ops]
 
@@ -128,6 +128,27 @@ def test_key_text() -> None:
     assert parse_key(KEY) == LayerKey(row, 24, 56, 57, "SIGMOID")
 
 
+def test_nonlinearities_that_few_networks_have_stand_in_keys_only_there() -> None:
+    row = DSConv(k=3, out=24, se=4, nl="HS")
+    plain = str(LayerKey(row, 16, 7, 7))
+    assert plain == "dsconv_h7w7_i16_k3_s1_d1_o24_q4_gHSIGMOID_nHS_rnone"
+    more: dict[str, NL]
+    for more, text in (
+        ({"se_nl": "SILU"}, "_mSILU"), ({"out_nl": "HS"}, "_zHS"), ({"se_nl": "HS", "out_nl": "RE6"}, "_mHS_zRE6"),
+    ):  # fmt: skip
+        key = LayerKey(replace(row, **more), 16, 7, 7)
+        assert str(key) == plain + text and parse_key(str(key)) == key
+    assert LayerKey(replace(row, se=0, se_nl="SILU"), 16, 7, 7) == LayerKey(replace(row, se=0), 16, 7, 7)
+    assert ops_of(replace(row, se_nl="SILU", out_nl="HS")) == [
+        "depthwise.conv", "depthwise.act HS", "se.pool", "se.reduce", "se.reduce.act SILU", "se.expand",
+        "se.expand.act HSIGMOID", "se.mul", "project.conv", "project.act HS",
+    ]  # fmt: skip
+    head = Classify(features=8, features_bias=False)
+    assert str(LayerKey(head, 16, 7, 7)) == "classify_h7w7_i16_f8_b0_nHS_c1000"
+    assert parse_key(str(LayerKey(head, 16, 7, 7))).row == replace(head, dropout=0.0)
+    assert lower_key(LayerKey(head, 16, 7, 7)).params == 8 * 16 + 9 * 1000
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -138,6 +159,7 @@ def test_key_text() -> None:
         ("s1", "s0"), ("d1", "d0"), ("e72", "e0"), ("e72", "e-72"), ("e72", "e" + "9" * 5000), ("_e72", ""),
         ("q24", "q73"), ("q24", "q0"), ("gSIGMOID", "gNONE"), ("gSIGMOID", "gX"), ("nHS", "nXX"),
         ("ridentity", "rjump"), ("ridentity", "ridentity_"), ("ridentity", "ridentity_z1"),
+        ("ridentity", "ridentity_mRE"), ("ridentity", "ridentity_mX"), ("ridentity", "ridentity_zHS"),
         ("ridentity", "ridentity\n"),
     ],
 )  # fmt: skip

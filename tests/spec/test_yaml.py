@@ -144,12 +144,12 @@ def test_keys_are_text() -> None:
         ("exp: 48", "exp: 16385", "rows[0].exp: must be a whole number from 1 to 16384 (got 16385)"),
         ("exp: 48", "exp: -8", "rows[0].exp: must be a whole number from 1 to 16384 (got -8)"),
         ("exp: 48, ", "", "rows[0].exp: is missing"),
-        ("nl: RE}", "nl: NO}", "rows[0].nl: must be one of RE, RE6, HS, NONE (got 'NO')"),
-        ("nl: RE}", "nl: [RE]}", "rows[0].nl: must be one of RE, RE6, HS, NONE (got ['RE'])"),
+        ("nl: RE}", "nl: NO}", "rows[0].nl: must be one of RE, RE6, HS, SILU, NONE (got 'NO')"),
+        ("nl: RE}", "nl: [RE]}", "rows[0].nl: must be one of RE, RE6, HS, SILU, NONE (got ['RE'])"),
         ("nl: RE}", "nl: RE, se: 49}", "rows[0].se: squeeze channels may not exceed exp (got se 49, exp 48)"),
-        ("nl: RE}", "nl: RE, k7: 1}", "rows[0].k7: unknown key; known here: dilation, exp, k, nl, op, out, s, se, skip"),
-        ("nl: RE}", "nl: RE, 7: 1}", "rows[0].7: unknown key; known here: dilation, exp, k, nl, op, out, s, se, skip"),
-        ("nl: RE}", "nl: RE, <<: {k: 5}}", "rows[0].<<: unknown key; known here: dilation, exp, k, nl, op, out, s, se, skip"),
+        ("nl: RE}", "nl: RE, k7: 1}", "rows[0].k7: unknown key; known here: dilation, exp, k, nl, op, out, s, se, se_nl, skip"),
+        ("nl: RE}", "nl: RE, 7: 1}", "rows[0].7: unknown key; known here: dilation, exp, k, nl, op, out, s, se, se_nl, skip"),
+        ("nl: RE}", "nl: RE, <<: {k: 5}}", "rows[0].<<: unknown key; known here: dilation, exp, k, nl, op, out, s, se, se_nl, skip"),
         (
             "nl: RE}", "nl: RE, skip: identity}",
             "rows[0].skip: a skip adds input to output, so their channels must agree (got 16 in, 24 out); "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from mbv3.latency.sessions import Run
 from mbv3.space import SearchSpace, layer_keys, scale
 from mbv3.spec import ArchSpec, LayerKey
 from mbv3.tables import (
+    Latency,
     calibration_network,
     choose_table,
     known_devices,
@@ -123,6 +125,23 @@ def test_a_prediction_and_its_estimates(space: SearchSpace, computed_table: Comp
     assert p.ms == pytest.approx(network_ms(spec), rel=1e-3) and p.estimated == 0 and p.table is table
     odd = replace(spec, rows=(replace(spec.rows[0], k=7), *spec.rows[1:]))
     assert predict(odd, table).estimated == 1
+
+
+def test_an_error_grows_with_what_is_estimated(space: SearchSpace, computed_table: Computed) -> None:
+    table = computed_table(space)
+    spec = space.deployed(tuple(0 for _ in space.sizes))
+    odd = replace(spec, rows=(replace(spec.rows[0], k=7), *spec.rows[1:]))
+    swish = replace(spec, rows=tuple(replace(row, nl="SILU") for row in spec.rows))
+    latency = Latency(table)
+    (known, none), (more, some), (most, nearly_all) = (latency.error_ms(s) for s in (spec, odd, swish))
+    assert none == 0 < some < nearly_all < 1
+    p = table.predict(odd, estimate=True)
+    assert some == pytest.approx(sum(ms for _, ms, estimated in p.rows if estimated) / p.ms)
+    error, ms = float(dict(table.report or {}).get("rmspe", 0.0)), latency([odd])[0]
+    assert more == pytest.approx(ms / 100 * math.hypot((1 - some) * error, some * table.cost_model.error))
+    assert most / latency([swish])[0] > more / ms > known / latency([spec])[0] == pytest.approx(error / 100)
+    latency.correct(odd, 2 * ms)
+    assert latency.error_ms(odd) == (pytest.approx(2 * more), some)
 
 
 def test_a_network_is_measured_beside_the_reference(computer: Computer, space: SearchSpace) -> None:

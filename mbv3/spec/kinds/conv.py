@@ -26,5 +26,5 @@ class Conv(Row):
         source = x.here
         x.conv("conv", self.out, k=self.k, s=self.s, d=self.dilation)
         x.act("conv", self.nl)
-        x.squeeze_excite(self.se, gate)
+        x.squeeze_excite(self.se, gate, self.se_nl)
         x.skip(self.skip, source, self.s)

@@ -25,6 +25,6 @@ class Fused(Expanding):
     def walk(self, x: Walk, gate: Gate) -> None:
         source = x.here
         x.unit("expand", self.exp, self.nl, k=self.k, s=self.s, d=self.dilation)
-        x.squeeze_excite(self.se, gate)
+        x.squeeze_excite(self.se, gate, self.se_nl)
         x.conv("project.conv", self.out)
         x.skip(self.skip, source, self.s)

@@ -30,6 +30,6 @@ class MBConv(Expanding):
         if self.expands(source.c):
             x.unit("expand", self.exp, self.nl)
         x.unit("depthwise", self.exp, self.nl, k=self.k, s=self.s, d=self.dilation, groups=self.exp)
-        x.squeeze_excite(self.se, gate)
+        x.squeeze_excite(self.se, gate, self.se_nl)
         x.conv("project.conv", self.out)
         x.skip(self.skip, source, self.s)

@@ -25,6 +25,7 @@ _RANGES = {
     "dilation": (1, 64),
 }  # fmt: skip
 _DEFAULTS = {"se": 0, "s": 1, "dilation": 1}
+_DEFAULT_NLS: dict[str, NL] = {"se_nl": "RE", "out_nl": "NONE"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,7 @@ class Row:
     """
 
     OWN: ClassVar[dict[str, str]] = {}  # further fields, each with its letter in a layer key
+    EXTRA: ClassVar[dict[str, str]] = {"se_nl": "m"}  # nonlinearities, said only where they are not the default
     KERNELS: ClassVar[tuple[str, ...]] = ("k",)  # fields that are kernel sizes, in the order of the convolutions
     RANGES: ClassVar[dict[str, tuple[int, int]]] = _RANGES  # lowest and highest value of each whole number
     POINTS: ClassVar[tuple[Point, ...]] = ("out",)  # what a head may tap, in the order of the ops
@@ -49,6 +51,7 @@ class Row:
     s: int = 1  # stride
     skip: Skip = "none"
     dilation: int = 1
+    se_nl: NL = "RE"  # inside squeeze-and-excitation
 
     # ---- what a kind has of its own ---------------------------------------------------------------------------
 
@@ -91,12 +94,20 @@ class Row:
     def frame(self) -> tuple[object, ...]:
         """Everything but the numbers of channels."""
         own = (getattr(self, f) for f in self.OWN if f != "exp")
-        return (self.k, self.s, self.dilation, self.nl, self.skip, bool(self.se), *own)
+        return (self.k, self.s, self.dilation, self.nl, self.skip, bool(self.se), *own, *self.extras())
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """The fields in the order of YAML; a dilation of 1 is left out there."""
+        """The fields in the order of YAML; a dilation of 1 is left out there, and what `extras` lists follows."""
         return ("k", *cls.OWN, "out", "se", "nl", "s", "skip", "dilation")
+
+    def extras(self) -> tuple[tuple[str, NL], ...]:
+        """(name, value) of every field of EXTRA that is not the default."""
+        return tuple((n, v) for n in self.EXTRA if (v := getattr(self, n)) != _DEFAULT_NLS[n])
+
+    def plain(self) -> Row:
+        """With what does not reach the graph set to one value."""
+        return self if self.se or self.se_nl == "RE" else replace(self, se_nl="RE")
 
     def pairs(self) -> Iterator[tuple[str, object]]:
         """(name, value) of what YAML and messages say of the row."""
@@ -104,6 +115,7 @@ class Row:
         for name in self.names():
             if name != "dilation" or self.dilation != 1:
                 yield name, getattr(self, name)
+        yield from self.extras()
 
     @classmethod
     def read(cls, r: Reader, cin: int) -> Row:
@@ -115,6 +127,8 @@ class Row:
         values["nl"] = r.word("nl", NLS)
         for name in ("s", "dilation"):
             values[name] = r.integer(name, *numbers[name])
+        for name in cls.EXTRA:
+            values[name] = r.word(name, NLS, _DEFAULT_NLS[name])
         joined = cls.RESIDUAL and values["s"] == 1 and cin == values["out"]
         values["skip"] = r.word("skip", SKIPS, "identity" if joined else "none")
         return cls(**values)
@@ -130,8 +144,9 @@ class Row:
             k = getattr(self, name)
             if type(k) is int and k % 2 == 0 and (k or self.RANGES[name][0]):
                 yield Fault(f"{path}.{name}", "must be odd", shown(k))
-        if self.nl not in NLS:
-            yield Fault(f"{path}.nl", f"must be one of {', '.join(NLS)}", shown(self.nl))
+        for name in ("nl", *self.EXTRA):
+            if getattr(self, name) not in NLS:
+                yield Fault(f"{path}.{name}", f"must be one of {', '.join(NLS)}", shown(getattr(self, name)))
         yield from self._skip_faults(path, cin)
 
     def _skip_faults(self, path: str, cin: int) -> Iterator[Fault]:

@@ -48,6 +48,6 @@ class UIB(Expanding):
         x.unit("expand", self.exp, self.nl)
         if self.k:
             x.unit("depthwise", self.exp, self.nl, k=self.k, s=self.s, d=self.dilation, groups=self.exp)
-        x.squeeze_excite(self.se, gate)
+        x.squeeze_excite(self.se, gate, self.se_nl)
         x.conv("project.conv", self.out)
         x.skip(self.skip, source, self.s)
