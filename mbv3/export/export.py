@@ -56,8 +56,8 @@ def export(
 ) -> Exported:
     """`spec` with the weights `state` (our state-dict names) for the target `to`, one of TARGETS.
 
-    `images`: (1, C, H, W) each, to calibrate int8 on. `int8`: in their place, the file that `choose_int8` made of `spec`
-    and `state`; what it answers goes into the metadata, as JSON under the name mbv3.int8. `source` names the weights in
+    `images`: (1, C, H, W) each, to calibrate int8 on. `int8`: the file that `choose_int8` made of `spec` instead
+    of that; what it answers goes into the metadata, as JSON under the name mbv3.int8. `source` names the weights in
     a message. `labels`: names of the classes in order; with mean and deviation they go into the files of runtimes, as
     JSON under the name mbv3. `batch`: images at once of these files, or "dynamic"; `opset`: of the ONNX file.
 

@@ -72,10 +72,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Int8:
-    """The file, what is in float in it, the images behind it, and what it answers on `reported` ones."""
+    """The file and what it answers on images that had no part in it. `floats`: what is in float in it; `clips`: percent
+    of the values of each activation that lie beyond its codes at each end."""
 
     model: bytes
     floats: tuple[str, ...]
+    clips: dict[str, float]
     calibrated: int
     chosen: int
     held_out: bool
@@ -260,7 +262,7 @@ def choose_int8(model: bytes, learn: Examples, choose: Examples, report: Example
     best = _best(candidates)
     final = mixed(model, seen, Recipe(floats=best.floats, clips=clips))
     return Int8(
-        model=final, floats=best.floats, calibrated=len(learn), chosen=len(choose), held_out=report is not learn,
-        report=compared(model, final, report), speed=ratio(model, final, report.images[0], 100),
-        candidates=tuple(candidates),
+        model=final, floats=best.floats, clips=clips, calibrated=len(learn), chosen=len(choose),
+        held_out=report is not learn, report=compared(model, final, report),
+        speed=ratio(model, final, report.images[0], 100), candidates=tuple(candidates),
     )  # fmt: skip
