@@ -19,6 +19,7 @@ __all__ = ["Candidate", "Compared", "Examples", "Int8", "choose_int8", "compared
 Array = NDArray[np.float32]
 RANGES, PROBES = 32, 16  # calibration images that ranges are taken from, and that clips are chosen on
 HARMLESS = 2e-4  # divergence that one activation may cause before its clip is looked for
+LARGE = 3 * 320 * 320  # values of an image, beyond which fewer choose clips
 MOST_BYTES = 400_000_000  # of answers in float that are kept for comparing
 MOST_CUTS = 16
 LOSS, DIVERGENCE = 1.0, 0.03  # points, and nats for each answer: what a file may lose on the choosing images
@@ -250,7 +251,8 @@ def choose_int8(model: bytes, learn: Examples, choose: Examples, report: Example
     yield StageStart("int8", f"choosing int8 codes on {len(learn)} images and what stays in float on {len(choose)}")
     whole = opened(model)
     seen = calibrate(model, [learn.images[i] for i in range(min(RANGES, len(learn)))])
-    few = Examples([learn.images[-1 - i] for i in range(min(PROBES, len(learn)))])
+    probes = PROBES if learn.images[0].size <= LARGE else PROBES // 4
+    few = Examples([learn.images[len(learn) - 1 - i] for i in range(min(probes, len(learn)))])
     clips = yield from _clips(model, seen, Judge(whole, few))
     judge = Judge(whole, choose)
     candidates: list[Candidate] = []
@@ -262,7 +264,7 @@ def choose_int8(model: bytes, learn: Examples, choose: Examples, report: Example
     best = _best(candidates)
     final = mixed(model, seen, Recipe(floats=best.floats, clips=clips))
     return Int8(
-        model=final, floats=best.floats, clips=clips, calibrated=len(learn), chosen=len(choose),
+        model=final, floats=best.floats, clips=clips, calibrated=len(learn), chosen=best.compared.n,
         held_out=report is not learn, report=compared(model, final, report),
         speed=ratio(model, final, report.images[0], 100), candidates=tuple(candidates),
     )  # fmt: skip

@@ -51,7 +51,7 @@ class ExportResult:
         return {
             "spec": self.spec, "to": self.to, "precision": self.precision, "params": self.params,
             "aux_params": self.aux_params, "weights": self.weights, "files": [str(file) for file in self.files],
-            "notes": list(self.notes), "int8": self.int8,
+            "notes": list(self.notes), **({} if self.int8 is None else {"int8": self.int8}),
         }  # fmt: skip
 
 
