@@ -59,7 +59,9 @@ def calibrate(model: bytes, images: Sequence[Array], seed: int = 0) -> Calibrati
 
     net = pools_as_convolutions(onnx.load_from_string(model))
     first = net.graph.input[0].name
-    names = [first, *dict.fromkeys(n.output[0] for n in net.graph.node if n.op_type in INTEGER)]
+    constants = {first, "", *(t.name for t in net.graph.initializer)}
+    nodes = [n for n in net.graph.node if n.op_type in INTEGER]
+    names = [first, *dict.fromkeys(x for n in nodes for x in (*n.input, *n.output) if x not in constants)]
     del net.graph.output[:]
     net.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names[1:])
     session = onnxruntime.InferenceSession(net.SerializeToString(), providers=["CPUExecutionProvider"])

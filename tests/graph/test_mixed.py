@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -147,12 +148,12 @@ def test_a_probe_rounds_one_activation() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["mobilenet_v2@0.35", "mnasnet_a1@0.35", "lraspp_m-v3s-d8", "mobilenetv4_conv_small", "ssdlite320_mobilenet_v3_large@0.35"]
-)
+    "name",
+    ["mobilenet_v2@0.35", "mnasnet_a1@0.35", "lraspp_m-v3s-d8", "mobilenetv4_conv_small",
+     "ssdlite320_mobilenet_v3_large@0.35"],
+)  # fmt: skip
 def test_other_networks_and_heads(name: str) -> None:
     """ReLU6, a sigmoid as gate, resizes and concatenations, several outputs."""
-    from dataclasses import replace
-
     spec = load_spec(name)
     spec = replace(spec, resolution=(64, 64)) if name.startswith("lraspp") else spec
     whole = network_model(spec, seed=1)
