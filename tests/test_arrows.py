@@ -46,7 +46,8 @@ ABOVE = {"stages": BELOW, "runs": BELOW | {"stages"}, "cli": BELOW | {"stages", 
 EXTRA: dict[tuple[str, str], str] = {
     ("netadapt", "scipy"): "isotonic regression: noisy times made monotone in the channel count",
     ("export", "safetensors"): "converted state dicts",
-    ("graph", "onnxruntime"): "its quantizer writes the int8 files",
+    ("graph", "onnxruntime"): "its quantizer writes the int8 files, and ranges of activations are seen by running",
+    ("export", "onnxruntime"): "what an int8 file answers, and how fast, decides what goes into it",
     ("tasks", "datasets"): "an optional dependency: data sets of the Hugging Face hub",
 }
 # (file, module) imports against the rules that are being removed; an entry that is not used fails

@@ -237,8 +237,9 @@ def _export(args: Namespace) -> int:
     from mbv3.runs import ExportOptions, export_events, given
 
     options = {"to": "", **given(args, ExportOptions)}
-    result = drain(export_events(network(args), out=args.out, **options), silent)
-    for note in result.notes:
+    watched = sys.stderr.isatty()  # choosing what goes into int8 takes a minute or two
+    result = drain(export_events(network(args), out=args.out, **options), None if watched else silent)
+    for note in () if watched else result.notes:
         print(note, file=sys.stderr)  # noqa: T201
     if args.json:
         dump(result.as_dict())

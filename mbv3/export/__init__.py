@@ -1,6 +1,7 @@
 """Spec and weights to files of other frameworks, and their weights to ours."""
 
-from mbv3.export.export import FRAMEWORKS, PRECISIONS, TARGETS, Exported, export, import_state
+from mbv3.export.export import FRAMEWORKS, PRECISIONS, TARGETS, Exported, app_properties, export, import_state
+from mbv3.export.int8 import Compared, Examples, Int8, choose_int8, compared, ratio
 from mbv3.export.names import Names
 from mbv3.export.read import Weights, initial_weights, read_any_weights
 
@@ -8,11 +9,18 @@ __all__ = [
     "FRAMEWORKS",
     "PRECISIONS",
     "TARGETS",
+    "Compared",
+    "Examples",
     "Exported",
+    "Int8",
     "Names",
     "Weights",
+    "app_properties",
+    "choose_int8",
+    "compared",
     "export",
     "import_state",
     "initial_weights",
+    "ratio",
     "read_any_weights",
 ]

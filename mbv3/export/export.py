@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mbv3.errors import BadInput, DocumentError, Fault, shown
+from mbv3.export.int8 import Int8
 from mbv3.export.mmpretrain import MMPRETRAIN
 from mbv3.export.mmseg import MMSEG
 from mbv3.export.names import checked, from_theirs, our_shapes, to_theirs
@@ -20,7 +21,7 @@ from mbv3.export.runtimes import litert_file, onnx_file
 from mbv3.export.target import STEM, Target
 from mbv3.export.timm import TIMM
 from mbv3.export.torchvision import TORCHVISION
-from mbv3.graph import Batch
+from mbv3.graph import Batch, portable
 from mbv3.nn import MEAN, STD
 from mbv3.spec import ArchSpec, Classify
 
@@ -51,12 +52,14 @@ def export(
     labels: Sequence[str] = (),
     batch: Batch = 1,
     opset: int | None = None,
+    int8: Int8 | None = None,
 ) -> Exported:
     """`spec` with the weights `state` (our state-dict names) for the target `to`, one of TARGETS.
 
-    `images`: (1, C, H, W) each, to calibrate int8 on. `source` names the weights in a message. `labels`: names of the
-    classes in order; with mean and deviation they go into the files of runtimes, as JSON under the name mbv3. `batch`:
-    images at once of these files, or "dynamic"; `opset`: of the ONNX file.
+    `images`: (1, C, H, W) each, to calibrate int8 on. `int8`: the file that `choose_int8` made of `spec` instead
+    of that; what it answers goes into the metadata, as JSON under the name mbv3.int8. `source` names the weights in
+    a message. `labels`: names of the classes in order; with mean and deviation they go into the files of runtimes, as
+    JSON under the name mbv3. `batch`: images at once of these files, or "dynamic"; `opset`: of the ONNX file.
 
     Raises:
         BadInput: an option that the target does not have, int8 among them; entries of `state` are missing, unknown or
@@ -79,10 +82,14 @@ def export(
     whole = checked(our_shapes(spec), state, source)
     if to == "onnx":
         notes: tuple[str, ...] = ()
-        if precision == "int8" and not images:
+        if precision == "int8" and not images and int8 is None:
             notes = (
                 "the ranges of int8 activations were calibrated on one random image: give --data DIR for real ones",
             )
+        if int8 is not None:
+            properties["mbv3.int8"] = json.dumps(int8.as_dict())
+            content = portable(int8.model, batch=batch, opset=opset, properties=properties)
+            return Exported({f"{STEM}.onnx": content}, (int8.line(),))
         return Exported({f"{STEM}.onnx": onnx_file(spec, whole, precision, images, batch, opset, properties)}, notes)
     if to == "litert":
         return Exported({f"{STEM}.tflite": litert_file(spec, whole, precision, batch, properties)})

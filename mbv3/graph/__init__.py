@@ -1,21 +1,36 @@
 """Ops to model files, written directly: a block takes 1 ms; the exporters of torch take 20 to 660 ms."""
 
+from mbv3.graph.codes import CLIPS, PROBE, Calibration, Code, calibrate, code_of, probe
+from mbv3.graph.mixed import Recipe, coded_activations, mixed, parts, weight_steps
 from mbv3.graph.onnx import fold, layer_model, network_model, onnx_weights, random_weights
-from mbv3.graph.portable import OPSETS, Batch, portable
+from mbv3.graph.portable import OPSETS, Batch, check_opset, portable
 from mbv3.graph.quantize import quantized
 from mbv3.graph.tflite import layer_tflite, network_tflite, tflite_weights
 
 __all__ = [
+    "CLIPS",
     "OPSETS",
+    "PROBE",
     "Batch",
+    "Calibration",
+    "Code",
+    "Recipe",
+    "calibrate",
+    "check_opset",
+    "code_of",
+    "coded_activations",
     "fold",
     "layer_model",
     "layer_tflite",
+    "mixed",
     "network_model",
     "network_tflite",
     "onnx_weights",
+    "parts",
     "portable",
+    "probe",
     "quantized",
     "random_weights",
     "tflite_weights",
+    "weight_steps",
 ]

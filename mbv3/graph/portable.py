@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from mbv3.errors import BadInput
 
-__all__ = ["OPSETS", "Batch", "portable"]
+__all__ = ["OPSETS", "Batch", "check_opset", "portable"]
 
 Batch = int | Literal["dynamic"]
 OPSETS = (11, 21)  # first and last that are written
@@ -84,13 +84,20 @@ def _sized_by_input(net: onnx.ModelProto, node: onnx.NodeProto) -> list[onnx.Nod
     ]
 
 
-def _at_opset(net: onnx.ModelProto, opset: int) -> None:
+def check_opset(opset: int | None, *, int8: bool) -> None:
+    """Raises: BadInput: an opset that is not written, or that has no scales a channel for an int8 file."""
+    if opset is None:
+        return
     first, last = OPSETS[0], min(OPSETS[1], onnx.defs.onnx_opset_version())
     if not first <= opset <= last:
         raise BadInput(f"--opset must be from {first} to {last} (got {opset})")
-    if opset < _PER_CHANNEL and any(node.op_type == "DequantizeLinear" for node in net.graph.node):
+    if int8 and opset < _PER_CHANNEL:
         raise BadInput(f"--opset {opset} --precision int8: one scale a channel is there since opset {_PER_CHANNEL}; "
                        "give that, or leave --precision out")  # fmt: skip
+
+
+def _at_opset(net: onnx.ModelProto, opset: int) -> None:
+    check_opset(opset, int8=any(node.op_type == "DequantizeLinear" for node in net.graph.node))
     nodes: list[onnx.NodeProto] = []
     for node in net.graph.node:
         if node.op_type == "HardSwish" and opset < _HARD_SWISH:

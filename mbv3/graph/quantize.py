@@ -25,7 +25,7 @@ def quantized(model: bytes, images: Sequence[NDArray[np.float32]] = ()) -> bytes
     # slow to import, and needed here only
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    net = _pools_as_convolutions(onnx.load_from_string(model))
+    net = pools_as_convolutions(onnx.load_from_string(model))
     graph = net.graph
     rng = np.random.default_rng(0)
     shapes = {x.name: [d.dim_value for d in x.type.tensor_type.shape.dim] for x in graph.input}
@@ -59,7 +59,7 @@ def _padded_pool(node: onnx.NodeProto) -> bool:
     return node.op_type == "AveragePool" and any(a.name == "pads" and any(a.ints) for a in node.attribute)
 
 
-def _pools_as_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
+def pools_as_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
     """`model`, as `network_model` writes it, with depthwise convolutions in place of padded average pools: a kernel of
     1 / k^2, times k^2 over the number of positions in each window that are not padding."""
     if not any(map(_padded_pool, model.graph.node)):  # then no shapes are needed

@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mbv3.data import Pixels, decode_all, find_images, normalise
+from mbv3.data import Pixels, normalise
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note
-from mbv3.export import Weights, export, read_any_weights
+from mbv3.export import Int8, Weights, app_properties, choose_int8, export, read_any_weights
 from mbv3.files import vacant, write_atomic, write_folder
+from mbv3.graph import check_opset, network_model
 from mbv3.nn import build
 from mbv3.progress import drain
 from mbv3.runs.declare import takes
+from mbv3.runs.export_images import examples
 from mbv3.runs.export_options import ExportOptions
-from mbv3.spec import ArchSpec, Classify, count, load_spec
+from mbv3.spec import ArchSpec, count, load_spec
 from mbv3.tasks import spread
 
 __all__ = ["ExportResult", "calibration_images", "export_events", "export_to"]
@@ -32,7 +34,7 @@ SUFFIXES = {"onnx": ".onnx", "litert": ".tflite"}  # of targets that are one fil
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportResult:
     """What was written. `aux_params`: of the auxiliary head, which is not exported. `weights`: None where they are
-    random."""
+    random. `int8`: what the int8 file answers on the images of --data beside fp32, and how fast."""
 
     spec: str
     to: str
@@ -42,13 +44,14 @@ class ExportResult:
     weights: str | None
     files: tuple[Path, ...]
     notes: tuple[str, ...]
+    int8: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {
             "spec": self.spec, "to": self.to, "precision": self.precision, "params": self.params,
             "aux_params": self.aux_params, "weights": self.weights, "files": [str(file) for file in self.files],
-            "notes": list(self.notes),
+            "notes": list(self.notes), **({} if self.int8 is None else {"int8": self.int8}),
         }  # fmt: skip
 
 
@@ -58,12 +61,13 @@ def calibration_images(images: Pixels, resolution: tuple[int, int]) -> list[NDAr
     return np.split(normalise(few, resolution).contiguous().numpy(), len(few))
 
 
-def _images(folder: str, spec: ArchSpec) -> list[NDArray[np.float32]]:
-    """`calibration_images` of a user's folder, framed as the training of the task frames images."""
-    files = find_images(Path(folder))
-    few = [files[i] for i in spread(len(files), INT8_IMAGES)]
-    decoded = decode_all(few, spec.resolution, folder, "middle" if isinstance(spec.head, Classify) else "stretch")
-    return calibration_images(decoded.pixels, spec.resolution)
+def _int8(folder: str, spec: ArchSpec, weights: Weights) -> Generator[Event, None, tuple[Int8, tuple[str, ...]]]:
+    """The int8 file by the images of a user's folder, and lines on what they could decide."""
+    app_properties(spec, weights.labels)  # refused before the work
+    sets, notes = examples(folder, spec, weights.labels)
+    state = {name: value.numpy() for name, value in weights.state.items()}
+    made = yield from choose_int8(network_model(spec, state), *sets)
+    return made, notes
 
 
 @takes(ExportOptions)
@@ -111,9 +115,13 @@ def export_events(
     else:
         weights = Weights(build(spec, o.seed).state_dict(), "mbv3", spec)
     spec = weights.spec
+    int8, seen = None, ()
+    if o.data:
+        check_opset(o.opset, int8=True)
+        int8, seen = yield from _int8(o.data, spec, weights)
     made = export(
-        spec, weights.state, o.to, precision=o.precision, images=_images(o.data, spec) if o.data else [],
-        source=o.weights or "weights", labels=weights.labels, batch=o.images_at_once, opset=o.opset,
+        spec, weights.state, o.to, precision=o.precision, source=o.weights or "weights", labels=weights.labels,
+        batch=o.images_at_once, opset=o.opset, int8=int8,
     )  # fmt: skip
     if suffix and place.suffix == suffix:
         [content] = made.files.values()
@@ -126,7 +134,8 @@ def export_events(
     counts = count(spec)
     result = ExportResult(
         spec=spec.name, to=o.to, precision=o.precision, params=counts.params, aux_params=counts.aux_params,
-        weights=o.weights, files=tuple(files), notes=(*random, *weights.notes, *made.notes),
+        weights=o.weights, files=tuple(files), notes=(*random, *weights.notes, *seen, *made.notes),
+        int8=int8 and int8.as_dict(),
     )  # fmt: skip
     for note in result.notes:
         yield Note("export", note, warning=True)

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto
 
 from mbv3.graph import layer_model, network_model, quantized
-from mbv3.graph.quantize import _pools_as_convolutions
+from mbv3.graph.quantize import pools_as_convolutions
 from mbv3.spec import LayerKey, MBConv, load_spec, lower
 
 
@@ -40,7 +40,7 @@ def test_pooled_skips_are_convolutions_in_int8(s: int, h: int, w: int) -> None:
     """Exactly the pool that does not count its padding, and none of ONNX Runtime's integer pools is left."""
     whole = layer_model(LayerKey(MBConv(exp=24, out=16, k=3, s=s, nl="RE", skip="pool"), 16, h, w))
     x = {"input": np.random.default_rng(0).standard_normal((1, 16, h, w), dtype=np.float32) + 2}
-    other = _pools_as_convolutions(onnx.load_from_string(whole)).SerializeToString()
+    other = pools_as_convolutions(onnx.load_from_string(whole)).SerializeToString()
     y, z, q = (onnxruntime.InferenceSession(m).run(None, x)[0] for m in (whole, other, quantized(whole, [x["input"]])))
     assert np.abs(z - y).max() < 1e-5 * np.abs(y).max() and np.corrcoef(q.ravel(), y.ravel())[0, 1] > 0.99
     before, after = ([n.op_type for n in onnx.load_from_string(m).graph.node] for m in (whole, quantized(whole)))
