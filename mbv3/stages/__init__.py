@@ -27,6 +27,8 @@ from mbv3.stages.published import PublishedTime, published_times
 from mbv3.stages.scale import Scale, check_range, choose_scale, quick_ms
 from mbv3.stages.scale_accuracy import choose_scale_by_accuracy
 from mbv3.stages.search import TRIALS, SpaceLatency, default_w, pick_seed, pick_starts, search, space_latency
+from mbv3.stages.shrink import Engine, Worth, shrink, site_scores
+from mbv3.stages.shrink_tune import Tuner
 from mbv3.stages.solve import Solution, best_at_random, solve
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "Beside",
     "Budget",
     "Compared",
+    "Engine",
     "ImagenetJudge",
     "Images",
     "Judge",
@@ -53,6 +56,8 @@ __all__ = [
     "SpaceLatency",
     "SupernetJudge",
     "TrainingJudge",
+    "Tuner",
+    "Worth",
     "adapt",
     "adapt_predicted",
     "baselines_at",
@@ -79,6 +84,8 @@ __all__ = [
     "rescore",
     "rivals_at",
     "search",
+    "shrink",
+    "site_scores",
     "solve",
     "space_latency",
     "step_seconds",
