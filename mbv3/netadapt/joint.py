@@ -125,11 +125,12 @@ def solve(spec: ArchSpec, menus: Sequence[Menu], latency: Latency, limit_ms: flo
     now = times([full])[0]
     if now <= limit_ms:
         return _choice(times, full, total)
-    low, high = 0.0, max(total(full), 1e-12) / now
+    most = max(float(sum(w[-1] - w[0] for w in worth)), 1e-12) / now  # worth per ms of all that may go
+    low, high = 0.0, most
     at = full
     while True:  # a price at which it fits
         at = settled(at, high)
-        if times([at])[0] <= limit_ms or high > 1e6 * max(total(full), 1e-12) / now:
+        if times([at])[0] <= limit_ms or high > 1e6 * most:
             break
         low, high = high, 4 * high
     best = at

@@ -27,13 +27,14 @@ from mbv3.stages.published import PublishedTime, published_times
 from mbv3.stages.scale import Scale, check_range, choose_scale, quick_ms
 from mbv3.stages.scale_accuracy import choose_scale_by_accuracy
 from mbv3.stages.search import TRIALS, SpaceLatency, default_w, pick_seed, pick_starts, search, space_latency
-from mbv3.stages.shrink import Engine, Worth, shrink, site_scores
+from mbv3.stages.shrink import PRESETS, Engine, Worth, shrink, site_scores
 from mbv3.stages.shrink_tune import Tuner
 from mbv3.stages.solve import Solution, best_at_random, solve
 
 __all__ = [
     "CHECKPOINT",
     "LOG",
+    "PRESETS",
     "SHARES",
     "TRIALS",
     "Adapted",

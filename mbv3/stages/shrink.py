@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +25,18 @@ from mbv3.stages.shrink_trace import ShrinkTrace
 from mbv3.stages.shrink_tune import STAGE, Tuner, adopted
 from mbv3.tables import VERDICT_PARTS, Latency, Whole
 
-__all__ = ["Engine", "Worth", "shrink", "site_scores"]
+__all__ = ["PRESETS", "Engine", "Worth", "shrink", "site_scores"]
 
 Engine = Literal["joint", "netadapt"]
 Worth = Literal["scores", "losses"]  # of channels: the sum of their scores, or the loss without them by trial
+# `shrink`'s arguments by name; the paper's T, delta, filters by L2 norm and single cuts
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "fast": {"engine": "joint"},
+        "thorough": {"engine": "joint", "worth": "losses"},
+        "paper": {"engine": "netadapt", "steps": 10_000, "delta": 0.01, "halve": False},
+    }
+)
 ROUNDS = 4  # of cuts, with fine-tuning after each
 LEAST = 0.25  # of its channels that a site keeps in a round
 AIM, SLACK = 0.995, 0.01  # of the target: where cuts aim where it is measured, and what may be left of it
@@ -52,6 +61,8 @@ def shrink(
     importance: Importance = "taylor",
     worth: Worth = "scores",
     rounds: int = ROUNDS,
+    delta: float | None = None,
+    halve: bool = True,
     allowed: Callable[[Site], Sequence[int]] | None = None,
 ) -> Generator[Event, None, Adapted]:
     """Cut channels of `spec` until it takes at most `target_ms`, and fine-tune it. It has trained `weights`; without
@@ -61,11 +72,11 @@ def shrink(
     arXiv:2110.10811); `netadapt` a site at a time, as the paper does (Howard 2019, section 4.2, arXiv:1905.02244).
     Weights whose head has other classes than the images get a new head, which is learned first. `teacher`: a network
     of the same classes whose answers are learned too, by default the uncut one. `steps`: of fine-tuning in all, of
-    `netadapt` T of a proposal; by default what `budget` allows on this machine. `worth`: `scores` adds up the
-    channels' scores, `losses` tries cuts of every site, which takes longer. `allowed`: the channel counts that a site
-    may have, by default multiples of 8. Where a device is at hand, the network is measured whole before its last
-    fine-tuning, and channels are given back where more than 1 % of the target is left. A resumed call goes on from what
-    `keep` has.
+    `netadapt` T of a proposal; by default what `budget` allows on this machine. `delta`, `halve`: of `adapt`, for
+    `netadapt`. `worth`: `scores` adds up the channels' scores, `losses` tries cuts of every site, which takes longer.
+    `allowed`: the channel counts that a site may have, by default multiples of 8. PRESETS has sets of these by name.
+    Where a device is at hand, the network is measured whole before its last fine-tuning, and channels are given back
+    where more than 1 % of the target is left. A resumed call goes on from what `keep` has.
 
     Raises:
         BadInput: weights of another network.
@@ -81,6 +92,8 @@ def shrink(
                 weights=weights,
                 teacher=teacher,
                 steps=steps,
+                delta=delta,
+                halve=halve,
                 budget=budget,
                 seed=seed,
                 keep=keep,
