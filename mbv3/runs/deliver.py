@@ -193,6 +193,7 @@ def _finish(run: RunDir[SearchRecord], adapted: Adapted, spec: ArchSpec, latency
 def _checkpoints(run: RunDir[SearchRecord]) -> Iterator[Path]:
     for pattern in ("supernet", "seed-training", "netadapt", "trained-*", "training-*", "road-*"):
         yield from run.path.glob(f"{pattern}.safetensors")
+    yield from run.path.glob("cut-*/netadapt*.safetensors")
     for pattern in ("pixels-*.u8", "pixels-*.json"):
         yield from run.path.glob(pattern)
 

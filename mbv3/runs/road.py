@@ -26,6 +26,7 @@ from mbv3.spec import ArchSpec, count, dump_spec, parse_resolution, parse_spec, 
 from mbv3.stages import (
     Alike,
     Budget,
+    Effort,
     Photos,
     Road,
     Sizes,
@@ -35,6 +36,7 @@ from mbv3.stages import (
     read_photos,
     road,
     sized_table,
+    steps_of,
 )
 from mbv3.tables import REFERENCE, VERDICT_PARTS, Latency, Whole, read_table, reference_of
 
@@ -83,6 +85,7 @@ def road_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None,
         went = yield from road(
             sizes, start.state, latency, photos.images, photos.report, o.target_ms,
             budget=Budget(max(0.5 * o.minutes, o.minutes - spent), timed=timed), seed=o.seed, keep=run,
+            effort=None if o.final_epochs is None else Effort.of(steps_of(photos.images.train, o.final_epochs)),
         )  # fmt: skip
     with run.stage("measure"):
         yield StageStart("measure", "the delivered network, whole")
@@ -205,6 +208,8 @@ def _delivered(
         rows_ms=tuple(LayerTime(path=p, ms=round(t, 5), estimated=e) for p, t, e in predicted.rows),
         total_s=round(sum(r.stages.values()), 1),
     )  # fmt: skip
+    if went.found.kind == "cut":
+        _keep_trace(run, run.path / went.found.name)
     if within:
         remove_checkpoints(run)
     yield Note("report", f"wrote {write_report(run.path)}")
@@ -213,6 +218,12 @@ def _delivered(
                         f"{run.file(SPEC)}. Go on with a smaller --target-ms")  # fmt: skip
     yield Done("run", _verdict(run, spec))
     return Found(run.path, run.record)
+
+
+def _keep_trace(run: RunDir[SearchRecord], cut: Path) -> None:
+    """The cuts of the delivered network, where every run has them."""
+    for file in [*cut.glob("*.csv"), *cut.glob("curve/*.yaml")]:
+        run.text(str(file.relative_to(cut)), file.read_text("utf-8"))
 
 
 def _name(x: Alike) -> str:

@@ -30,15 +30,29 @@ from mbv3.stages.road_pace import Effort
 from mbv3.stages.scale import Scale, check_range, choose_scale, quick_ms
 from mbv3.stages.scale_accuracy import choose_scale_by_accuracy
 from mbv3.stages.search import TRIALS, SpaceLatency, default_w, pick_seed, pick_starts, search, space_latency
+from mbv3.stages.shrink import PRESETS, Engine, Worth, shrink, site_scores
+from mbv3.stages.shrink_tune import Tuner
 from mbv3.stages.sizes import Sizes, choose_sizes, sized, sized_table
 from mbv3.stages.slim import cut_by_l1, slimmed
 from mbv3.stages.solve import Solution, best_at_random, solve
-from mbv3.stages.tune import DISTILL, TEMPERATURE, Answers, Tuned, answers, on_device, taught_by, tune, usual_steps
+from mbv3.stages.tune import (
+    DISTILL,
+    TEMPERATURE,
+    Answers,
+    Tuned,
+    answers,
+    on_device,
+    steps_of,
+    taught_by,
+    tune,
+    usual_steps,
+)
 
 __all__ = [
     "CHECKPOINT",
     "DISTILL",
     "LOG",
+    "PRESETS",
     "SHARES",
     "TEMPERATURE",
     "TRIALS",
@@ -49,6 +63,7 @@ __all__ = [
     "Budget",
     "Compared",
     "Effort",
+    "Engine",
     "ImagenetJudge",
     "Images",
     "Judge",
@@ -68,6 +83,8 @@ __all__ = [
     "SupernetJudge",
     "TrainingJudge",
     "Tuned",
+    "Tuner",
+    "Worth",
     "adapt",
     "adapt_predicted",
     "answers",
@@ -101,12 +118,15 @@ __all__ = [
     "rivals_at",
     "road",
     "search",
+    "shrink",
+    "site_scores",
     "sized",
     "sized_table",
     "slimmed",
     "solve",
     "space_latency",
     "step_seconds",
+    "steps_of",
     "subset",
     "supernet_judge",
     "taught_by",

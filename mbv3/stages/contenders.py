@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeVar
 
 from torch import Tensor
 
 from mbv3.events import Event, Note
-from mbv3.nn import cut_state
 from mbv3.spec import ArchSpec, dump_spec, parse_spec, pixels
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep
+from mbv3.stages.shrink import shrink
 from mbv3.stages.sizes import Sizes, largest_within
 from mbv3.stages.slim import cut_by_l1, slimmed
-from mbv3.stages.tune import Tuned
+from mbv3.stages.tune import Tuned, on_device
 from mbv3.tables import Latency, Whole
 from mbv3.training import load_checkpoint, save_checkpoint
 
@@ -23,6 +24,7 @@ __all__ = ["Contender", "Kind", "baseline_l1", "baseline_lower", "cut_contender"
            "start_itself"]  # fmt: skip
 
 STAGE = "candidates"
+T = TypeVar("T")
 Kind = Literal["cut", "lower", "l1"]
 AIM = 0.985  # of the target: the verdict asks for two of its own standard errors below the target, about 1 %
 TRIES = 3  # measurements of a slimmed network, each nearer to the target
@@ -90,13 +92,52 @@ def start_itself(
 def cut_contender(
     spec: ArchSpec, start: Tuned, latency: Latency, images: Images, target_ms: float, steps: int, seed: int, keep: Keep
 ) -> Generator[Event, None, Contender | None]:
-    """The fine-tuned start cut to the target at the resolution of `spec`."""
-    yield from ()
+    """The fine-tuned start cut to the target at the resolution of `spec`; None where no cut leads there. Its record and
+    what a resume needs lie in a folder of their own."""
     name = f"cut-{pixels(spec.resolution)}"
-    small = slimmed(spec, latency, target_ms)
-    if small is None:
+    adapted = yield from shrink(
+        spec, latency, replace(images, size=spec.resolution), target_ms, weights=start.state, steps=steps, seed=seed,
+        keep=Under(keep, name),
+        teacher=on_device(start.spec, start.state).eval(),
+    )  # fmt: skip
+    if not adapted.reached:
+        yield Note(STAGE, f"no cut leads to {target_ms:g} ms at {pixels(spec.resolution)} px: {adapted.ms:.3f} ms")
         return None
-    return Contender(name, "cut", small, cut_state(start.state, spec, small), latency([small])[0], 0.0)
+    assert adapted.state is not None
+    error = adapted.verdict.error_ms if adapted.verdict is not None else 0.0
+    return Contender(name, "cut", adapted.spec, adapted.state, adapted.ms, error)
+
+
+@dataclass(frozen=True, slots=True)
+class Under:
+    """A `Keep` in a folder of another one; the latency table is shared."""
+
+    keep: Keep
+    folder: str
+
+    def _name(self, name: str) -> str:
+        return name if name == "latency-table.csv" else f"{self.folder}/{name}"
+
+    def value(self, name: str, decide: Callable[[], T]) -> T:
+        return self.keep.value(f"{self.folder}: {name}", decide)
+
+    def file(self, name: str) -> Path | None:
+        return self.keep.file(self._name(name))
+
+    def rows(self, name: str) -> list[dict[str, str]]:
+        return self.keep.rows(self._name(name))
+
+    def write_rows(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+        self.keep.write_rows(self._name(name), columns, rows)
+
+    def append_rows(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+        self.keep.append_rows(self._name(name), columns, rows)
+
+    def text(self, name: str, content: str) -> None:
+        self.keep.text(self._name(name), content)
+
+    def note(self, text: str) -> None:
+        self.keep.note(text)
 
 
 def baseline_l1(

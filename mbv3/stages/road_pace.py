@@ -35,6 +35,12 @@ class Effort:
     alike: int
     last: int
 
+    @classmethod
+    def of(cls, steps: int) -> Effort:
+        """All of them in proportion to `steps` of each network that is compared."""
+        part = [max(1, steps // share) for share in (2, 6, 12)]
+        return cls(start=part[0], cut=max(4, part[1]), first=part[2], alike=max(1, steps), last=steps)
+
 
 @dataclass
 class Pace:

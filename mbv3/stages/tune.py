@@ -22,8 +22,8 @@ from mbv3.stages.learn import default_device, ready
 from mbv3.training import Fit, Objective, fit, load_checkpoint, recipe_for, save_checkpoint, usual_epochs
 
 __all__ = [
-    "DISTILL", "TEMPERATURE", "Answers", "Tuned", "answers", "better_by", "fit_of", "on_device", "taught_by", "tune",
-    "usual_steps",
+    "DISTILL", "TEMPERATURE", "Answers", "Tuned", "answers", "better_by", "fit_of", "on_device", "steps_of",
+    "taught_by", "tune", "usual_steps",
 ]  # fmt: skip
 
 STAGE = "training"
@@ -147,8 +147,12 @@ def fit_of(
 
 def usual_steps(data: ImageSet) -> int:
     """Steps of a whole fine-tuning on `data`."""
-    epoch_steps = recipe_for("finetune", len(data), (32, 32)).epoch_steps
-    return usual_epochs(len(data)) * epoch_steps
+    return steps_of(data, usual_epochs(len(data)))
+
+
+def steps_of(data: ImageSet, epochs: float) -> int:
+    """Steps of so many passes over `data`."""
+    return round(epochs * recipe_for("finetune", len(data), (32, 32)).epoch_steps)
 
 
 def tune(

@@ -40,7 +40,7 @@ def given(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     [full] = latency([replace(spec, resolution=(32, 32))])
     return {
         "target_ms": round(0.75 * full, 3), "device": str(folder / "tiny.csv"), "data": str(folder / "images"),
-        "init": str(where / "large.safetensors"), "from_": str(where / "large.yaml"),
+        "final_epochs": 2, "init": str(where / "large.safetensors"), "from_": str(where / "large.yaml"),
     }  # fmt: skip
 
 
