@@ -90,7 +90,7 @@ def _show_found(found: Found, as_json: bool) -> int:
             ms, top1 = "-" if c.ms is None else f"{c.ms:.3f}", f"{c.top1:.2f} +- {c.sigma:.2f}"
             rows.append([c.name, ms, f"{c.params:,}", f"{c.madds / 1e6:.1f}", top1, str(c.n)])
         out(columns(rows))
-    if r.baselines and r.accuracy is not None:
+    elif r.baselines and r.accuracy is not None:
         a, at = r.accuracy, r.predicted_ms if r.measured_ms is None else r.measured_ms
         beside = [("found", at, a.value, a.error), *((b.name, b.ms, b.accuracy, b.error) for b in r.baselines)]
         rows = [["network", "ms", "predicted top-1 %"]]

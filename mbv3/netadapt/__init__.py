@@ -1,7 +1,31 @@
-"""NetAdapt as MobileNetV3 uses it: proposals, choice, run. Accuracy and latency are arguments."""
+"""NetAdapt as MobileNetV3 uses it: proposals, choice, run; and joint cuts of all sites. Accuracy and latency are
+arguments."""
 
 from mbv3.netadapt.choose import Scored, choose
+from mbv3.netadapt.importance import IMPORTANCES, Importance, Scores, channel_scores, maker_of
+from mbv3.netadapt.joint import Choice, Menu, menus, solve
 from mbv3.netadapt.proposals import Proposal, propose
+from mbv3.netadapt.race import Tried, netadapt_paired
 from mbv3.netadapt.run import Candidate, Start, Step, netadapt
 
-__all__ = ["Candidate", "Proposal", "Scored", "Start", "Step", "choose", "netadapt", "propose"]
+__all__ = [
+    "IMPORTANCES",
+    "Candidate",
+    "Choice",
+    "Importance",
+    "Menu",
+    "Proposal",
+    "Scored",
+    "Scores",
+    "Start",
+    "Step",
+    "Tried",
+    "channel_scores",
+    "choose",
+    "maker_of",
+    "menus",
+    "netadapt",
+    "netadapt_paired",
+    "propose",
+    "solve",
+]

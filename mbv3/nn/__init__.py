@@ -5,15 +5,17 @@ from mbv3.nn.detection import Detections, decode, default_boxes, detections, enc
 from mbv3.nn.finite import unusable
 from mbv3.nn.heads import Maps
 from mbv3.nn.ops import run_op
-from mbv3.nn.surgery import cut_state
+from mbv3.nn.surgery import ChannelSet, channel_sets, cut_state
 
 __all__ = [
     "MEAN",
     "STD",
+    "ChannelSet",
     "Detections",
     "Maps",
     "Network",
     "build",
+    "channel_sets",
     "cut_state",
     "decode",
     "default_boxes",

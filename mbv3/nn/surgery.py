@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -12,7 +12,7 @@ from mbv3.errors import BadInput
 from mbv3.nn.build import state_shapes
 from mbv3.spec import ArchSpec, Classify, Head, Op, lower, lower_aux
 
-__all__ = ["cut_state"]
+__all__ = ["ChannelSet", "channel_sets", "cut_state"]
 
 
 @dataclass(slots=True, eq=False)
@@ -22,7 +22,8 @@ class _Space:
 
     size: int
     cut: int
-    norm: list[Tensor] = field(default_factory=list)  # squared L2 norm of each channel's filters
+    makers: list[str] = field(default_factory=list)  # layers that count, and the score of each channel in each of them
+    norm: list[Tensor] = field(default_factory=list)
     into: _Space | None = None
 
     def root(self) -> _Space:
@@ -33,6 +34,7 @@ class _Space:
         mine, theirs = self.root(), other.root()
         if mine is not theirs:
             mine.norm += theirs.norm if norm else []
+            mine.makers += theirs.makers if norm else []
             theirs.into = mine
 
 
@@ -91,8 +93,12 @@ def _what(op: Op) -> str:
     return op.name
 
 
-def _walk(state: Mapping[str, Tensor], before: ArchSpec, after: ArchSpec) -> dict[str, tuple[_Channels, _Channels]]:
-    """(output, input) channels of every convolution and batch norm by name; a depthwise one has no input of its own."""
+def _walk(
+    score: Callable[[str, int], Tensor], before: ArchSpec, after: ArchSpec
+) -> dict[str, tuple[_Channels, _Channels]]:
+    """(output, input) channels of every convolution and batch norm by name; a depthwise one has no input of its own.
+
+    `score`: a convolution's name and output channels to a score of each of them."""
     image: _Channels = (_Space(before.in_channels, after.in_channels),)
     at: dict[str, _Channels] = {"input": image}
     dims: dict[str, tuple[_Channels, _Channels]] = {}
@@ -103,7 +109,7 @@ def _walk(state: Mapping[str, Tensor], before: ArchSpec, after: ArchSpec) -> dic
         elif a.kind == "conv":
             if b.cout > a.cout:
                 raise BadInput(f"cut_state: {_what(a)} grows from {a.cout} to {b.cout} channels")
-            source, first = first, (_Space(a.cout, b.cout, [_l2(state[f"{a.name}.weight"])]),)
+            source, first = first, (_Space(a.cout, b.cout, [a.name], [score(a.name, a.cout)]),)
             dims[a.name] = (first, source)
         elif a.kind in ("add", "mul"):
             # a gate follows what it gates; of two that are added the earlier comes first
@@ -118,19 +124,68 @@ def _walk(state: Mapping[str, Tensor], before: ArchSpec, after: ArchSpec) -> dic
     return dims
 
 
-def cut_state(state: Mapping[str, Tensor], before: ArchSpec, after: ArchSpec) -> dict[str, Tensor]:
-    """The state dict of `after`, each layer keeping the filters of largest L2 norm from `before`'s `state`.
+@dataclass(frozen=True, slots=True)
+class ChannelSet:
+    """Channels that can only be cut together: those of one layer, or of all layers that a residual joins.
 
-    Channels that a residual ties together keep the same indices in all their rows, by the sum of their norms; what a
+    `makers`: the convolutions that write them, depthwise ones and gates aside; `norms`: the batch norms over them;
+    `readers`: the convolutions that take them, each with the index of its input where they begin.
+    """
+
+    size: int
+    makers: tuple[str, ...]
+    norms: tuple[str, ...]
+    readers: tuple[tuple[str, int], ...]
+
+
+def channel_sets(spec: ArchSpec) -> list[ChannelSet]:
+    """Every set of channels of `spec`, in network order, the image's own aside."""
+    dims = _walk(lambda name, n: torch.zeros(n), spec, spec)
+    convs = {op.name for op in _ops(spec) if op.kind == "conv"}
+    norms: dict[_Space, list[str]] = {}
+    readers: dict[_Space, list[tuple[str, int]]] = {}
+    for name, (outputs, inputs) in dims.items():
+        root = outputs[0].root()
+        norms.setdefault(root, []).extend([] if name in convs else [name])
+        start = 0
+        for space in inputs:
+            readers.setdefault(space.root(), []).append((name, start))
+            start += space.size
+    return [
+        ChannelSet(space.size, tuple(space.makers), tuple(names), tuple(readers.get(space, ())))
+        for space, names in norms.items()
+    ]
+
+
+def cut_state(
+    state: Mapping[str, Tensor], before: ArchSpec, after: ArchSpec, scores: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """The state dict of `after`, each layer keeping the filters of largest L2 norm from `before`'s `state`, or of the
+    highest score.
+
+    Channels that a residual ties together keep the same indices in all their rows, by the sum of their scores; what a
     head takes of the backbone follows.
-    `after` has the same rows as `before` with equal or fewer `exp`, `out` and `se`.
+    `after` has the same rows as `before` with equal or fewer `exp`, `out` and `se`. `scores`: a convolution's name to a
+    score of each of its output channels; tied layers without one add nothing, sets without any are cut by L2 norm.
 
     Raises:
         BadInput: the two networks differ in more than their channel counts, or `state` is not `before`'s.
     """
     _alike(before, after)
     _fits(state, before)
-    dims = _walk(state, before, after)
+    scores = scores or {}
+    given: set[str] = set()
+    for channels in channel_sets(before) if scores else ():
+        if any(name in scores for name in channels.makers):
+            given.update(channels.makers)
+
+    def score(name: str, n: int) -> Tensor:
+        weight = state[f"{name}.weight"]
+        if name not in given:
+            return _l2(weight)
+        return scores[name].to(weight.device) if name in scores else torch.zeros(n, device=weight.device)
+
+    dims = _walk(score, before, after)
     kept: dict[_Space, Tensor] = {}
 
     def keep(channels: _Channels) -> Tensor | None:

@@ -60,7 +60,7 @@ class Option:
 
     @property
     def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        return "--" + self.name.strip("_").replace("_", "-")  # `from_` is --from
 
     @property
     def rule(self) -> str:
@@ -228,9 +228,11 @@ def add_arguments(parser: ArgumentParser, cls: type[Declared], only: Names | Non
         if o.default is not None and o.default is not False:
             text += f" (default {_short(o.default) if isinstance(o.default, float) else o.default})"
         if o.kind is bool:
-            parser.add_argument(o.flag, action="store_true", default=SUPPRESS, help=text)
+            parser.add_argument(o.flag, dest=o.name, action="store_true", default=SUPPRESS, help=text)
         else:
-            parser.add_argument(o.flag, type=o.kind, default=SUPPRESS, metavar=o.metavar or None, help=text)
+            parser.add_argument(
+                o.flag, dest=o.name, type=o.kind, default=SUPPRESS, metavar=o.metavar or None, help=text
+            )
 
 
 def given(args: Namespace, cls: type[Declared]) -> dict[str, Any]:

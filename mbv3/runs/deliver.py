@@ -30,7 +30,8 @@ from mbv3.stages import Compared as Trained
 from mbv3.tables import Latency
 from mbv3.training import read_weights, save_weights
 
-__all__ = ["SPEC", "WEIGHTS", "budget_of", "deliver", "guarded", "predicted_accuracy", "remove_checkpoints"]
+__all__ = ["SPEC", "WEIGHTS", "budget_of", "deliver", "guarded", "predicted_accuracy", "remove_checkpoints",
+           "write_weights"]  # fmt: skip
 
 INT8_REPORT = 512  # held-out images that the int8 file answers
 SPEC, WEIGHTS, ONNX = "mobilenetv3.yaml", "weights.safetensors", "mobilenetv3.onnx"
@@ -80,12 +81,12 @@ def deliver(
     spec = _write_result(o, run, adapted, latency)
     if images is not None:
         assert adapted.state is not None
-        _write_weights(run, spec, adapted.state, images)
+        write_weights(run, spec, adapted.state, images)
         with run.stage("training"):
             compared = yield from _train_and_compare(o, run, spec, images, latency, budget_of(o))
         # the paper trains the result from scratch; a budget too short for that must not spoil NetAdapt's weights
         if compared and compared[0].held_out_top1 >= adapted.accuracy:
-            _write_weights(run, spec, compared[0].state, images)
+            write_weights(run, spec, compared[0].state, images)
     _finish(run, adapted, spec, latency)
     yield Note("report", f"wrote {write_report(run.path)}")
     if not adapted.reached:
@@ -129,7 +130,7 @@ def _write_result(o: Options, run: RunDir[SearchRecord], adapted: Adapted, laten
     return spec
 
 
-def _write_weights(run: RunDir[SearchRecord], spec: ArchSpec, weights: dict[str, Tensor], images: Images) -> None:
+def write_weights(run: RunDir[SearchRecord], spec: ArchSpec, weights: dict[str, Tensor], images: Images) -> None:
     """weights.safetensors, mobilenetv3.onnx, and what was timed beside it where that is int8."""
     save_weights(run.file(WEIGHTS), weights, network=spec.name)
     state = {k: v.numpy() for k, v in read_weights(run.file(WEIGHTS)).items()}
@@ -199,8 +200,11 @@ def _finish(run: RunDir[SearchRecord], adapted: Adapted, spec: ArchSpec, latency
 
 
 def _checkpoints(run: RunDir[SearchRecord]) -> Iterator[Path]:
-    for pattern in ("supernet", "seed-training", "netadapt", "trained-*", "training-*"):
+    for pattern in ("supernet", "seed-training", "netadapt", "trained-*", "training-*", "road-*"):
         yield from run.path.glob(f"{pattern}.safetensors")
+    yield from run.path.glob("cut-*/netadapt*.safetensors")
+    for pattern in ("pixels-*.u8", "pixels-*.json"):
+        yield from run.path.glob(pattern)
 
 
 def remove_checkpoints(run: RunDir[SearchRecord]) -> None:

@@ -30,8 +30,12 @@ class ExportOptions:
                                  "weights are random, and the output says so",
                                  metavar="FILE")  # fmt: skip
     precision: str = option("fp32", "int8 is for --to onnx", metavar="|".join(PRECISIONS), choices=PRECISIONS)
-    data: str | None = option(None, "images to calibrate int8 on, to choose what stays in float, and to "
-                              "report the accuracy on: in class folders, or in folders at any depth", metavar="DIR")
+    data: str | None = option(
+        None,
+        "images to calibrate int8 on, to choose what stays in float, and to "
+        "report the accuracy on: in class folders, or in folders at any depth",
+        metavar="DIR",
+    )
     batch: str = option("1", "images at once of an ONNX or LiteRT file: a number or dynamic", metavar="N|dynamic")
     opset: int | None = option(None, "opset of an ONNX file, 11 to 21 (default: the newest that runtimes need)",
                                metavar="N", low=11, high=21)  # fmt: skip

@@ -21,6 +21,7 @@ from mbv3.runs.deliver import budget_of, deliver, guarded, predicted_accuracy
 from mbv3.runs.options import NETADAPT, Options
 from mbv3.runs.prepare import TABLE
 from mbv3.runs.result import Found
+from mbv3.runs.road import check_road, initial, road_stages
 from mbv3.runs.rundir import RunDir, file_sha256, versions
 from mbv3.spec import ArchSpec, dump_spec, load_spec, parse_spec, pixels
 from mbv3.stages import Images, adapt_predicted, check_reach, fast_enough, network_table, read_images
@@ -53,22 +54,26 @@ def adapt_events(
         BadInput: an option cannot be used.
         Unreachable: the network is already faster than the target, or no cut leads to it.
     """
-    o = Options.of({"target_ms": target_ms, **options})
+    o = Options.of({"target_ms": target_ms, **options, **({"from_": spec.name} if options.get("init") else {})})
     open_runtime(o.runtime, o.threads)
-    if o.data is not None:
+    start = None
+    if o.init is not None:
+        start = check_road(o, spec)
+    elif o.data is not None:
         peek_class_folder(Path(o.data))  # before anything is made
     else:
         imagenet(spec)  # what its cuts are judged by
     path = Path(out) if out else Path("runs") / f"netadapt-{spec.name}-{target_ms:g}ms"
-    command = command_line("mbv3 netadapt", spec.name, options=o)
+    command = command_line("mbv3 netadapt", spec.name, options=o, only=("target_ms", *NETADAPT))
     record = SearchRecord(
         version=__version__, command=command, args=o.as_dict(), target_ms=target_ms, versions=versions(),
         seeds={"search": o.seed}, started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        hashes={}, network=dump_spec(spec), status="running", exit=None, stages={}, notes=(),
+        hashes={}, network=dump_spec(spec), init=initial(start) if start else None, status="running",
+        exit=None, stages={}, notes=(),
     )  # fmt: skip
     run = RunDir.create(path, record)
     yield RunStarted(run.path)
-    return (yield from guarded(run, adapt_stages(o, run)))
+    return (yield from guarded(run, (road_stages if start else adapt_stages)(o, run)))
 
 
 def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, Found]:

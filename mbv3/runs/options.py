@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mbv3.errors import BadInput
-from mbv3.runs.declare import always, as_args, check, command_line, existing, from_args, option
+from mbv3.runs.declare import always, as_args, check, command_line, declared, existing, from_args, option
+from mbv3.runs.init_options import check_init
 from mbv3.space import SearchSpace, parse_scale, under_head
 from mbv3.spec import parse_resolution
 from mbv3.tasks import TASKS
@@ -18,7 +19,7 @@ ACCURACIES = ("imagenet", "supernet", "train")
 SOLVE = "solve"  # the sampler that needs accuracy and latency as closed forms
 IMAGENET_MINUTES, DATA_MINUTES = 5.0, 60.0
 # the options of `mbv3 netadapt`, beside --target-ms
-NETADAPT = ("data", "delta", "finetune_steps", "budget_minutes", "seed", "runtime", "threads")
+NETADAPT = ("data", "test", "init", "delta", "finetune_steps", "budget_minutes", "seed", "runtime", "threads")
 
 
 def _samplers() -> Iterable[str]:
@@ -49,6 +50,10 @@ class Options:
     data: str | None = option(None, "your images: one folder a class", metavar="DIR", is_path=always)
     test: str | None = option(None, "test images; adds a comparison with MobileNetV3 at equal ms", metavar="DIR",
                               is_path=always)  # fmt: skip
+    init: str | None = option(None, "public or own weights to start from; the network is cut and fine-tuned on --data",
+                              metavar="FILE", is_path=always)  # fmt: skip
+    from_: str | None = option(None, "the network of the weights of --init: mobilenet_v3_small, a YAML file",
+                               metavar="SPEC", is_path=existing)  # fmt: skip
     accuracy: str | None = option(None, "what scores a network (default imagenet, supernet with --data)",
                                   metavar="|".join(ACCURACIES), choices=ACCURACIES)  # fmt: skip
     space: str | None = option(None, "search space (default mobilenetv3, mnasnet-imagenet with --task segment)",
@@ -91,6 +96,7 @@ class Options:
 
     def __post_init__(self) -> None:
         check(self)
+        check_init(self, {o.name: o.default for o in declared(Options)})
         fixed = parse_scale(self.scale)
         if self.resolution is not None:
             parse_resolution(self.resolution)

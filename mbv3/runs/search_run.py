@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Collection, Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,16 @@ from mbv3.record import Accuracy, Baseline, SearchRecord
 from mbv3.report import write_report
 from mbv3.runs.declare import moved, takes, there
 from mbv3.runs.deliver import budget_of, deliver, guarded, predicted_accuracy, remove_checkpoints
+from mbv3.runs.init_options import ADVICE
 from mbv3.runs.netadapt_run import adapt_stages
 from mbv3.runs.options import SOLVE, Options
 from mbv3.runs.prepare import prepare
 from mbv3.runs.result import Found
+from mbv3.runs.road import check_road, initial, road_stages
 from mbv3.runs.rundir import RunDir, versions
 from mbv3.search import REWARDS, SAMPLERS, Trial, register_reward, register_sampler
 from mbv3.space import SearchSpace, load_space, scale
-from mbv3.spec import dump_spec
+from mbv3.spec import dump_spec, load_spec
 from mbv3.stages import (
     TRIALS,
     Images,
@@ -117,9 +120,16 @@ def find_events(
         raise BadInput("--target-ms is missing: how many milliseconds may one image take?")
     o = Options.of({"target_ms": target_ms, **options})
     _check(o)
-    run = RunDir.create(Path(out) if out is not None else _free_folder(o.target_ms), _record(o))
+    network = load_spec(o.from_) if o.from_ is not None else None
+    start = check_road(o, network) if network is not None else None
+    record = _record(o)
+    if network is not None and start is not None:
+        record = replace(record, network=dump_spec(network), init=initial(start))
+    run = RunDir.create(Path(out) if out is not None else _free_folder(o.target_ms), record)
     yield RunStarted(run.path)
-    return (yield from guarded(run, _chain(o, run)))
+    if o.data is not None and start is None:
+        yield Note("search", ADVICE, warning=True)
+    return (yield from guarded(run, (road_stages if start else _chain)(o, run)))
 
 
 def _resumed(run: RunDir[SearchRecord], now: dict[str, Any]) -> Generator[Event, None, Found]:
@@ -135,7 +145,8 @@ def _resumed(run: RunDir[SearchRecord], now: dict[str, Any]) -> Generator[Event,
         yield Done("run", f"{run.path} is finished")
         return found
     there(o.as_dict(), run.path)
-    return (yield from guarded(run, (_chain if run.record.network is None else adapt_stages)(o, run)))
+    stages = road_stages if run.record.init is not None else _chain if run.record.network is None else adapt_stages
+    return (yield from guarded(run, stages(o, run)))
 
 
 def _check(o: Options) -> None:
@@ -144,9 +155,9 @@ def _check(o: Options) -> None:
         open_runtime(o.runtime, o.threads)
     space = load_space(o.space_name)
     o.headed(scale(space, 1.0, o.pinned_resolution))
-    if o.data is not None:
+    if o.data is not None and o.init is None:
         peek_class_folder(Path(o.data))
-    if o.test is not None:
+    if o.test is not None and o.init is None:
         peek_class_folder(Path(o.test), like=Path(str(o.data)))
     if o.estimate_only:
         table, _ = read_table(o.device, o.runtime, o.threads, o.force_table)

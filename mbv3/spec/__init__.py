@@ -13,7 +13,7 @@ from mbv3.spec.changes import (
 )
 from mbv3.spec.classify import Classify
 from mbv3.spec.counts import Counts, RowCount, count
-from mbv3.spec.cuts import LEAST_CHANNELS, Site, channels, cut, sites, smallest
+from mbv3.spec.cuts import LEAST_CHANNELS, Site, all_sites, channels, cut, cut_many, sites, smallest
 from mbv3.spec.document import Reader, parse_yaml, read_text
 from mbv3.spec.heads import (
     FCN,
@@ -87,10 +87,12 @@ __all__ = [
     "Tensor",
     "Walk",
     "Where",
+    "all_sites",
     "aux_of",
     "channels",
     "count",
     "cut",
+    "cut_many",
     "dump_spec",
     "far_pads",
     "head_names",

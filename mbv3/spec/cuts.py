@@ -1,90 +1,125 @@
-"""Where a network can be cut, and cutting it: one expansion, or one bottleneck size in all blocks that share it."""
+"""Where a network can be cut, and cutting it: one expansion, one bottleneck size in all blocks that share it, and the
+convolutions before and after the blocks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from mbv3.spec.arch import ArchSpec
+from mbv3.spec.classify import Classify
 from mbv3.spec.kinds import Row
 
-__all__ = ["LEAST_CHANNELS", "Site", "channels", "cut", "sites", "smallest"]
+__all__ = ["LEAST_CHANNELS", "Site", "all_sites", "channels", "cut", "cut_many", "sites", "smallest"]
 
 LEAST_CHANNELS = 8  # that a site is cut to
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A place to cut. `first`..`last` are rows; a bottleneck that a residual ties to the stem starts at row -1."""
+    """A place to cut. `first`..`last` are rows; a bottleneck that a residual ties to the stem starts at row -1, where
+    a stem by itself is. The tail and the features of a classifier come after the last row."""
 
-    kind: Literal["expansion", "bottleneck"]
+    kind: Literal["expansion", "bottleneck", "stem", "tail", "features"]
     first: int
     last: int
 
     def __str__(self) -> str:
+        if self.kind in ("stem", "tail", "features"):
+            return self.kind
         if self.first == self.last:
             return f"rows[{self.first}]"
         return f"{'stem+' if self.first < 0 else ''}rows[{max(self.first, 0)}:{self.last + 1}]"
 
 
 def sites(spec: ArchSpec) -> list[Site]:
-    """Every place that can be cut, in network order: (1) any expansion layer, (2) every bottleneck size, in all
-    consecutive blocks that share it, so that residuals keep (Howard 2019, section 4.2)."""
+    """The places that the paper cuts, in network order: (1) any expansion layer, (2) every bottleneck size, in all
+    consecutive blocks that share it, so that residuals keep (Howard 2019, section 4.2).
+
+    Blocks share a bottleneck where a residual joins them; stages that have as many channels by chance do not."""
+    return [site for site in all_sites(spec) if site.kind in ("expansion", "bottleneck")]
+
+
+def all_sites(spec: ArchSpec) -> list[Site]:
+    """Every place that can be cut: those of `sites`, then a stem that no residual ties, the tail, and the features of a
+    classifier. Squeeze channels follow their expansion."""
     found: list[Site] = []
     cin = spec.stem.out
     for i, row in enumerate(spec.rows):
         if row.expands(cin):
             found.append(Site("expansion", i, i))
         cin = row.out
-    i = 0
-    while i < len(spec.rows):
-        last = i
-        while last + 1 < len(spec.rows) and spec.rows[last + 1].out == spec.rows[i].out:
-            last += 1
-        tied_to_stem = i == 0 and spec.rows[0].skip != "none"
-        found.append(Site("bottleneck", -1 if tied_to_stem else i, last))
-        i = last + 1
-    return found
-
-
-def _cin(spec: ArchSpec, row: int) -> int:
-    return spec.rows[row - 1].out if row else spec.stem.out
+    first = -1
+    more: list[Site] = []
+    for i in range(len(spec.rows) + 1):
+        if i == len(spec.rows) or spec.rows[i].skip == "none":
+            alone = first == i - 1 == -1
+            (more if alone else found).append(Site("stem" if alone else "bottleneck", first, i - 1))
+            first = i
+    end = len(spec.rows)
+    if spec.tail is not None:
+        more.append(Site("tail", end, end))
+    if isinstance(spec.head, Classify) and spec.head.features:
+        more.append(Site("features", end + 1, end + 1))
+    return found + more
 
 
 def channels(spec: ArchSpec, site: Site) -> int:
     """Channels at `site` now."""
+    if site.kind == "stem":
+        return spec.stem.out
+    if site.kind == "tail" and spec.tail is not None:
+        return spec.tail.out
+    if site.kind == "features" and isinstance(spec.head, Classify):
+        return spec.head.features
     row = spec.rows[site.last]
-    return row.inner(_cin(spec, site.last)) if site.kind == "expansion" else row.out
+    if site.kind == "bottleneck":
+        return row.out
+    return row.inner(spec.rows[site.last - 1].out if site.last else spec.stem.out)
 
 
 def cut(spec: ArchSpec, site: Site, after: int) -> ArchSpec | None:
     """`spec` with `after` channels at `site`; None where the row form cannot say it (a row whose expansion would
     equal its input would lose its expansion convolution)."""
-    rows = list(spec.rows)
-    new: Row | None
-    if site.kind == "expansion":
-        new = rows[site.first].cut_inner(_cin(spec, site.first), after)
-        if new is None:
-            return None
-        rows[site.first] = new
-        return replace(spec, rows=tuple(rows))
-    stem = replace(spec.stem, out=after) if site.first < 0 else spec.stem
+    return cut_many(spec, {site: after})
+
+
+def cut_many(spec: ArchSpec, counts: Mapping[Site, int]) -> ArchSpec | None:
+    """`spec` with other channels at many sites at once; None as for `cut`."""
+    inner = {site.first: n for site, n in counts.items() if site.kind == "expansion"}
+    outer = {
+        i: n for site, n in counts.items() if site.kind in ("bottleneck", "stem")
+        for i in range(site.first, site.last + 1)
+    }  # fmt: skip
+    stem = replace(spec.stem, out=outer.get(-1, spec.stem.out))
+    rows: list[Row] = []
     old_in, new_in = spec.stem.out, stem.out
     for i, row in enumerate(spec.rows):
-        out = after if max(site.first, 0) <= i <= site.last else row.out
-        if out == row.out and old_in == new_in:
-            old_in, new_in = row.out, out
-            continue
-        new = row.cut(old_in, new_in, out)
+        new = _row(row, old_in, new_in, outer.get(i, row.out), inner.get(i))
         if new is None:
             return None
-        rows[i] = new
-        old_in, new_in = row.out, out
-    return replace(spec, stem=stem, rows=tuple(rows))
+        rows.append(new)
+        old_in, new_in = row.out, new.out
+    tail, head = spec.tail, spec.head
+    for site, n in counts.items():
+        if site.kind == "tail" and tail is not None:
+            tail = replace(tail, out=n)
+        elif site.kind == "features" and isinstance(head, Classify):
+            head = replace(head, features=n)
+    return replace(spec, stem=stem, rows=tuple(rows), tail=tail, head=head)
+
+
+def _row(row: Row, old_in: int, new_in: int, out: int, inner: int | None) -> Row | None:
+    if inner is not None:
+        narrow = row.cut_inner(new_in, inner)
+        # its expansion is of a new size, whatever its old one was beside the old input
+        return None if narrow is None else narrow.cut(new_in, new_in, out)
+    return row if out == row.out and old_in == new_in else row.cut(old_in, new_in, out)
 
 
 def smallest(spec: ArchSpec) -> ArchSpec:
-    """`spec` with every site cut to the fewest channels that the rows allow: no cuts lead below it."""
+    """`spec` with every site of `sites` cut to the fewest channels that the rows allow: no such cuts lead below it."""
     for site in sites(spec):
         for after in range(LEAST_CHANNELS, channels(spec, site)):
             smaller = cut(spec, site, after)

@@ -23,38 +23,71 @@ from mbv3.stages.judge import (
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.learn import CHECKPOINT, LOG, Learned, default_device, learn
 from mbv3.stages.measure import ReferenceTime, check_reach, fast_enough, network_table, reference_times
+from mbv3.stages.photos import Photos, peek_photos, read_photos
 from mbv3.stages.published import PublishedTime, published_times
+from mbv3.stages.road import Alike, Road, road
+from mbv3.stages.road_pace import Effort
 from mbv3.stages.scale import Scale, check_range, choose_scale, quick_ms
 from mbv3.stages.scale_accuracy import choose_scale_by_accuracy
 from mbv3.stages.search import TRIALS, SpaceLatency, default_w, pick_seed, pick_starts, search, space_latency
+from mbv3.stages.shrink import PRESETS, Engine, Worth, shrink, site_scores
+from mbv3.stages.shrink_tune import Tuner
+from mbv3.stages.sizes import Sizes, choose_sizes, sized, sized_table
+from mbv3.stages.slim import cut_by_l1, slimmed
 from mbv3.stages.solve import Solution, best_at_random, solve
+from mbv3.stages.tune import (
+    DISTILL,
+    TEMPERATURE,
+    Answers,
+    Tuned,
+    answers,
+    on_device,
+    steps_of,
+    taught_by,
+    tune,
+    usual_steps,
+)
 
 __all__ = [
     "CHECKPOINT",
+    "DISTILL",
     "LOG",
+    "PRESETS",
     "SHARES",
+    "TEMPERATURE",
     "TRIALS",
     "Adapted",
+    "Alike",
+    "Answers",
     "Beside",
     "Budget",
     "Compared",
+    "Effort",
+    "Engine",
     "ImagenetJudge",
     "Images",
     "Judge",
     "Keep",
     "Learned",
     "Memory",
+    "Photos",
     "PublishedTime",
     "ReferenceTime",
     "Rival",
+    "Road",
     "Scale",
     "Scores",
+    "Sizes",
     "Solution",
     "SpaceLatency",
     "SupernetJudge",
     "TrainingJudge",
+    "Tuned",
+    "Tuner",
+    "Worth",
     "adapt",
     "adapt_predicted",
+    "answers",
     "baselines_at",
     "best_at_random",
     "calibration_batches",
@@ -62,6 +95,8 @@ __all__ = [
     "check_reach",
     "choose_scale",
     "choose_scale_by_accuracy",
+    "choose_sizes",
+    "cut_by_l1",
     "default_device",
     "default_w",
     "fast_enough",
@@ -70,20 +105,33 @@ __all__ = [
     "learn",
     "network_table",
     "not_above",
+    "on_device",
+    "peek_photos",
     "pick_seed",
     "pick_starts",
     "published_times",
     "quick_ms",
     "read_images",
+    "read_photos",
     "reference_times",
     "rescore",
     "rivals_at",
+    "road",
     "search",
+    "shrink",
+    "site_scores",
+    "sized",
+    "sized_table",
+    "slimmed",
     "solve",
     "space_latency",
     "step_seconds",
+    "steps_of",
     "subset",
     "supernet_judge",
+    "taught_by",
     "train_alike",
     "training_judge",
+    "tune",
+    "usual_steps",
 ]

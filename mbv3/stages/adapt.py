@@ -7,11 +7,11 @@ import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mbv3.accuracy import Estimate
 from mbv3.events import Event, Note, Progress, StageStart
-from mbv3.netadapt import Scored, Start, Step, netadapt
+from mbv3.netadapt import Scored, Start, Step, netadapt_paired
 from mbv3.nn import build
 from mbv3.spec import ArchSpec, sites
 from mbv3.stages.adapt_pace import Plan, keep_pace, planned
@@ -56,8 +56,10 @@ def adapt(
     target_ms: float,
     *,
     weights: Mapping[str, Tensor] | None = None,
+    teacher: nn.Module | None = None,
     steps: int | None = None,
     delta: float | None = None,
+    halve: bool = True,
     budget: Budget | None = None,
     seed: int = 0,
     keep: Keep | None = None,
@@ -67,7 +69,8 @@ def adapt(
 
     `weights`: what the network starts from, random ones by default; they are trained on `images` first. `steps`: T,
     fine-tuning steps of a proposal, `delta`: the least cut of a step as a share of the start's ms; by default both are
-    what `budget` allows on this machine.
+    what `budget` allows on this machine. `halve`: the steps of all proposals are spent by successive halving.
+    `teacher`: a network of the same classes whose answers are learned too.
     """
     budget = budget or Budget(60.0, timed=latency.device is not None)
     keep = keep or Memory()
@@ -87,7 +90,7 @@ def adapt(
         f"{len(sites(start.spec))} proposals a step",
         plan.forecast_s,
     )
-    last, verdict = yield from _shrink(start, target_ms, plan, trace, images, seed)
+    last, verdict = yield from _shrink(start, target_ms, plan, trace, images, seed, teacher, halve)
     reached = (verdict.ms if verdict else last.scored.latency_ms) <= target_ms
     found = deployed.spec(last.spec)
     state = deployed.state(last.spec, last.state, seed)
@@ -125,14 +128,19 @@ def _first(
 
 
 def _shrink(
-    start: Start, target_ms: float, plan: Plan, trace: Trace, images: Images, seed: int
+    start: Start,
+    target_ms: float,
+    plan: Plan,
+    trace: Trace,
+    images: Images,
+    seed: int,
+    teacher: nn.Module | None,
+    halve: bool,
 ) -> Generator[Event, None, tuple[Start, Whole | None]]:
     """NetAdapt's steps, with measurements of the whole network on the way and at the end; (last network, verdict)."""
     deployed, latency, seed_ms = trace.deployed, trace.latency, trace.seed_ms
     pace = plan.pace
-    tuner = FineTune(images, pace.steps, seed)
-    # proposals are scored on the same images, so their differences are about half as noisy as an accuracy near 70 %
-    noise = 0.5 * 100 * (0.7 * 0.3 / max(len(tuner.held), 1)) ** 0.5
+    tuner = FineTune(images, pace.steps, seed, teacher)
     began = time.monotonic()
     first_gap = max(start.scored.latency_ms - target_ms, 0.0)
     given = (plan.given_s or 0.0) * first_gap / max(seed_ms - target_ms, 1e-9)  # a resume's share
@@ -140,7 +148,10 @@ def _shrink(
     checked = seed_ms
     while True:
         due = False
-        for step in netadapt(start, aim, pace.delta * seed_ms, deployed, tuner, noise=noise, fine=latency.fine):
+        steps = netadapt_paired(
+            start, aim, pace.delta * seed_ms, deployed, tuner, lambda: tuner.steps, fine=latency.fine, halve=halve
+        )
+        for step in steps:
             if step.chosen is None:
                 yield _progress(step, start, first_gap, aim, began)
                 continue

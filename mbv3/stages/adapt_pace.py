@@ -89,7 +89,7 @@ def _proposal_seconds(start: Start, images: Images, seed: int) -> tuple[float, f
 
     def seconds(steps: int) -> float:
         began = time.monotonic()
-        FineTune(images, steps, seed)(start.spec, start.state, 0, 0)
+        FineTune(images, steps, seed)(start.spec, start.state, 0, steps)
         return time.monotonic() - began
 
     seconds(1)  # the first call chooses kernels

@@ -2,69 +2,100 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from mbv3.data import batch_order, make_batch
 from mbv3.events import Event, StageStart
-from mbv3.netadapt import Start
+from mbv3.netadapt import Start, Tried
 from mbv3.nn import build
 from mbv3.spec import ArchSpec, Dense, SSDLite
 from mbv3.stages.budget import Budget
-from mbv3.stages.images import Images, rescore, subset
+from mbv3.stages.images import Images, calibration_batches, subset
 from mbv3.stages.judge import step_seconds
 from mbv3.stages.keep import Keep
+from mbv3.stages.learn import default_device
 from mbv3.tables import Latency, Whole
-from mbv3.training import Diverged, Fit, fit, make_optimizer, one_step
+from mbv3.training import (
+    Diverged,
+    Fit,
+    adopt,
+    classify_objective,
+    distilled,
+    fit,
+    make_optimizer,
+    one_step,
+    recalibrate,
+)
 
 __all__ = ["BATCH", "HELD_OUT", "STAGE", "Deployed", "FineTune", "train_start", "with_classes"]
 
 STAGE = "netadapt"
 BATCH = 32
 HELD_OUT = 512
+RECALIBRATED = 8  # batches of 128 whose statistics a score is of
 UNTIMED_START = 200  # training steps of the seed where nothing is timed
 
 
 class FineTune:
-    """T steps of SGD from the inherited weights, batch norms recalibrated, scored on held-out images.
+    """Steps of SGD from the inherited weights, batch norms recalibrated, scored on held-out images.
 
-    Every proposal of a step sees the same batches and is scored on the same images, so that their differences are
-    those of the cuts.
+    Every network of a step sees the same batches and is scored on the same images, so that their differences are those
+    of the cuts. `steps`: T, which NetAdapt spends on every proposal on average. `teacher`: a network whose answers are
+    learned too.
     """
 
-    def __init__(self, images: Images, steps: int, seed: int) -> None:
+    def __init__(self, images: Images, steps: int, seed: int, teacher: nn.Module | None = None) -> None:
         self.images = images
         self.steps = steps
         self.seed = seed
         self.held = subset(images.held_out, HELD_OUT)
+        self.device = default_device()
+        self.teacher = None if teacher is None else teacher.to(self.device)
 
-    def __call__(
-        self, spec: ArchSpec, state: dict[str, Tensor], step: int, proposal: int
-    ) -> tuple[dict[str, Tensor], float, float]:
+    def __call__(self, spec: ArchSpec, state: dict[str, Tensor], step: int, steps: int) -> Tried:
         if not isinstance(spec.head, SSDLite):
             spec = replace(spec, head=replace(spec.head, dropout=0.0))
         net = build(spec, 0)
         net.load_state_dict(state)
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         net.train()
-        recipe = Fit(steps=max(self.steps, 1), size=self.images.size, batch=BATCH, lr=0.01, warmup=0.0, seed=self.seed)
+        recipe = Fit(steps=max(steps, 1), size=self.images.size, batch=BATCH, lr=0.01, warmup=0.0, seed=self.seed)
+        objective = classify_objective(recipe)
+        if self.teacher is not None:
+            objective = distilled(objective, self.teacher, recipe)
         optimizer = make_optimizer(net, recipe)
-        order = batch_order(len(self.images.train), min(BATCH, len(self.images.train)), self.seed, step * self.steps)
-        for i in range(self.steps):
+        # another order in every step of NetAdapt, and one that begins alike whatever the number of steps
+        order = batch_order(len(self.images.train), min(BATCH, len(self.images.train)), self.seed + 7919 * step)
+        for i in range(steps):
             rng = np.random.default_rng((self.seed, step, i))
             x, y = make_batch(self.images.train, next(order), self.images.size, rng)
             # the cosine would bring the last of a few steps to nothing: half-way only
+            half = replace(recipe, steps=2 * recipe.steps)
             try:
-                one_step(net, net, optimizer, x, y, replace(recipe, steps=2 * recipe.steps), i)
+                one_step(net, net, optimizer, x.to(self.device), y.to(self.device), half, i, objective)
             except Diverged:  # this proposal is not finite and is not chosen; the others go on
-                return state, math.nan, math.nan
-        score = rescore(net, self.images, self.held, 2)
-        return {k: v.detach().clone() for k, v in net.state_dict().items()}, score.top1, score.loss
+                return Tried(state, np.full(len(self.held), np.nan), np.zeros(len(self.held), bool))
+        recalibrate(net, (x.to(self.device) for x in calibration_batches(self.images, RECALIBRATED)))
+        losses, right = self._answers(net)
+        return Tried({k: v.detach().cpu().clone() for k, v in net.state_dict().items()}, losses, right)
+
+    def _answers(self, net: nn.Module) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Loss and correctness on every held-out image."""
+        losses, right = [], []
+        with torch.inference_mode():
+            for start in range(0, len(self.held), 256):
+                index = np.arange(start, min(start + 256, len(self.held)))
+                x, y = (part.to(self.device) for part in make_batch(self.held, index, self.images.size))
+                logits = net(x).float()
+                losses.append(nn.functional.cross_entropy(logits, y, reduction="none").double().cpu().numpy())
+                right.append((logits.argmax(1) == y).cpu().numpy())
+        return np.concatenate(losses), np.concatenate(right)
 
 
 def with_classes(spec: ArchSpec, classes: int) -> ArchSpec:
@@ -113,7 +144,7 @@ def train_start(
     nothing may depend on this machine's speed."""
     net = build(spec, seed)
     if inherited is not None:
-        net.load_state_dict(dict(inherited))
+        adopt(net, dict(inherited), "weights")
     batch = min(BATCH, len(images.train))
     steps = keep.value(
         "pretrain_steps",

@@ -24,6 +24,10 @@ SHARES = {
     "start": Share(0.05, 600.0),  # training of the network that NetAdapt starts from
     "netadapt": Share(0.2),
     "training": Share(0.2),  # the found network and the networks beside it
+    # the next three: of a run that starts from weights (--init)
+    "start-tuned": Share(0.1, 1200.0),  # the uncut start, which teaches
+    "cuts": Share(0.08),  # fine-tuning of all candidates while they are cut
+    "candidates-halved": Share(0.12),  # all rounds that drop candidates; the rest: stages/road_pace.py
 }
 
 

@@ -19,6 +19,7 @@ from mbv3.spec import ArchSpec, count, dump_spec, with_head
 from mbv3.stages.keep import Keep, Memory
 from mbv3.tasks import TaskData, smallest_map, task_of
 from mbv3.training import (
+    Batches,
     Epoch,
     Fit,
     WithAux,
@@ -32,7 +33,7 @@ from mbv3.training import (
     recalibrate,
 )
 
-__all__ = ["CHECKPOINT", "LOG", "Learned", "default_device", "learn"]
+__all__ = ["CHECKPOINT", "LOG", "Learned", "default_device", "learn", "ready"]
 
 STAGE = "training"
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.csv"
@@ -107,7 +108,7 @@ def learn(
         net, data.train, recipe, stage=STAGE, checkpoint=keep.file(CHECKPOINT), objective=objective, module=module,
         at_epoch=log.at_epoch, keep=True,
     )  # fmt: skip
-    _ready(net, data, recipe)
+    ready(net, data.train, recipe)
     judged, on = (data.validation, "held-out") if data.test is None else (data.test, "test")
     yield Progress("scoring", 0, 1, f"{len(judged)} {on} images")
     metrics = measure(net, judged, data.metric(judged), spec.resolution, recipe.batch)
@@ -153,7 +154,7 @@ class _Log:
     def _score(self) -> dict[str, float]:
         # on a copy: the batch norms of the training go on as if nothing had been scored
         net, images = copy.deepcopy(self.net), self.data.validation
-        _ready(net, self.data, self.recipe)
+        ready(net, self.data.train, self.recipe)
         return measure(net, images, self.data.metric(images), self.recipe.size, self.recipe.batch)
 
 
@@ -186,18 +187,18 @@ def _adopted(net: Network, init: Mapping[str, Tensor], name: str) -> Note:
     return Note(STAGE, f"weights of {name}{new}")
 
 
-def _ready(net: nn.Module, data: TaskData, recipe: Fit) -> None:
+def ready(net: nn.Module, train: Batches, recipe: Fit) -> None:
     """Batch-norm statistics of the present weights, over the same training images every time; in eval mode after."""
     if not recipe.recalibrate:
         return
     device = next(net.parameters()).device
     # `recalibrate` counts batches of at least 64 images; one pass at most, and no larger batch than in training
     batches_of = recipe.recalibrate * max(64, recipe.batch) // recipe.batch
-    order = batch_order(len(data.train), recipe.batch, recipe.seed)
+    order = batch_order(len(train), recipe.batch, recipe.seed)
     rng = np.random.default_rng((recipe.seed, 2))
     augment = "none" if recipe.recalibrate_plain else recipe.augment
     batches = (
-        normalise(data.train.batch(next(order), recipe.size, augment, rng)[0], recipe.size, device)
-        for _ in range(min(batches_of, len(data.train) // recipe.batch))
+        normalise(train.batch(next(order), recipe.size, augment, rng)[0], recipe.size, device)
+        for _ in range(min(batches_of, len(train) // recipe.batch))
     )
     recalibrate(net, batches)

@@ -36,13 +36,14 @@ class Score:
 
 
 def evaluate(net: nn.Module, data: ImageSet, size: tuple[int, int], batch: int = 256) -> Score:
-    """Score `net` on all of `data` at `size`."""
+    """Score `net` on all of `data` at `size`, on the device that it is on."""
     net.eval()
+    device = next(net.parameters(), torch.empty(0)).device
     right, loss = 0, 0.0
     with torch.inference_mode():
         for start in range(0, len(data), batch):
             index = np.arange(start, min(start + batch, len(data)))
-            x, y = make_batch(data, index, size)
+            x, y = (part.to(device) for part in make_batch(data, index, size))
             logits = net(x)
             right += int((logits.argmax(1) == y).sum())
             loss += float(nn.functional.cross_entropy(logits, y, reduction="sum"))

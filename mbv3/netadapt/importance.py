@@ -1,0 +1,108 @@
+"""What a channel is worth: how much the loss would change without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from mbv3.nn import ChannelSet, Network, channel_sets
+from mbv3.spec import ArchSpec, Site
+
+__all__ = ["IMPORTANCES", "Importance", "Scores", "channel_scores", "maker_of"]
+
+Importance = Literal["taylor", "taylor-squared", "l2", "bn"]
+IMPORTANCES: tuple[str, ...] = get_args(Importance)
+Scores = dict[str, Tensor]  # the first convolution that writes a set of channels, to a score of each; higher is kept
+
+
+def maker_of(sets: Iterable[ChannelSet], spec: ArchSpec, site: Site) -> str:
+    """The first convolution that writes the channels of `site`: the name under which `channel_scores` has them."""
+    if site.kind in ("stem", "tail"):
+        wanted = [f"{site.kind}.conv"]
+    elif site.kind == "features":
+        wanted = ["head.features", "head.features.conv"]
+    elif site.kind == "expansion":
+        wanted = [f"rows.{site.first}.expand.conv"]
+    else:
+        wanted = [f"rows.{site.last}.project.conv", f"rows.{site.last}.conv"]
+    return next(channels.makers[0] for channels in sets if any(name in channels.makers for name in wanted))
+
+
+def channel_scores(
+    net: Network,
+    kind: Importance,
+    batches: Iterable[tuple[Tensor, Tensor]] = (),
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+) -> Scores:
+    """A score of every channel of `net`, which is left as it was; channels that are tied have one.
+
+    `taylor` and `taylor-squared`: first-order Taylor expansion of the loss in a gate on the channel (Molchanov 2019,
+    arXiv:1906.10771): the mean over `batches` of the gate's gradient, absolute as in HALP (Shen 2022, arXiv:2110.10811)
+    or squared. `l2`: squared L2 norm of the channel's filters, as the paper of NetAdapt has it. `bn`: scale of the
+    batch norms. `loss`: (what the network gave, target, input) to the loss.
+    """
+    sets = [c for c in channel_sets(net.spec) if c.makers]
+    if kind == "l2":
+        return {c.makers[0]: _total(_l2(net, name) for name in c.makers) for c in sets}
+    if kind == "bn":
+        return {c.makers[0]: _total(_scale(net, name) for name in c.norms or c.makers) for c in sets}
+    if loss is None:
+        raise ValueError(f"{kind} needs batches and a loss")
+    return _taylor(net, sets, kind, batches, loss)
+
+
+def _taylor(
+    net: Network,
+    sets: list[ChannelSet],
+    kind: Importance,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> Scores:
+    """The gradient of a gate before a linear layer is the sum of weight times gradient over what it reads of the
+    channel. Summed over all layers that read it, it is the gradient of removing the channel, whatever activation, gate
+    or residual lies between; gamma dgamma + beta dbeta of the batch norms is the same where nothing but ReLU does."""
+    net.eval()  # the statistics of the batch norms are part of the network whose loss is expanded
+    totals = {c.makers[0]: torch.zeros(c.size, dtype=torch.float64) for c in sets}
+    n = 0
+    for x, y in batches:
+        net.zero_grad(set_to_none=True)
+        loss(net(x), y, x).backward()  # type: ignore[no-untyped-call]
+        for c in sets:
+            total = totals[c.makers[0]]
+            gate = torch.zeros(c.size, dtype=torch.float64, device=x.device)
+            for name, start in c.readers:
+                gate += _reads(net, name, start, c.size)
+            total += (gate.abs() if kind == "taylor" else gate.square()).cpu()
+        n += 1
+    net.zero_grad(set_to_none=True)
+    return {name: total / max(n, 1) for name, total in totals.items()}
+
+
+def _weight(net: nn.Module, name: str) -> nn.Parameter:
+    weight = net.get_submodule(name).weight
+    assert isinstance(weight, nn.Parameter)
+    return weight
+
+
+def _reads(net: nn.Module, name: str, start: int, size: int) -> Tensor:
+    weight = _weight(net, name)
+    assert weight.grad is not None
+    product = (weight.detach() * weight.grad)[:, start : start + size]
+    return product.transpose(0, 1).flatten(1).sum(1)
+
+
+def _l2(net: nn.Module, name: str) -> Tensor:
+    return _weight(net, name).detach().flatten(1).square().sum(1).cpu()
+
+
+def _scale(net: nn.Module, name: str) -> Tensor:
+    """A batch norm's scale; of a layer without one, the norm of its filters."""
+    weight = _weight(net, name).detach()
+    return (weight.abs() if weight.dim() == 1 else weight.flatten(1).square().sum(1).sqrt()).cpu()
+
+
+def _total(parts: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(parts)).sum(0)

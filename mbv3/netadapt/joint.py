@@ -1,0 +1,175 @@
+"""Joint cuts: which channels of all sites stay, as a knapsack over the network's measured cliffs (HALP, Shen 2022,
+arXiv:2110.10811)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
+
+from mbv3.spec import LEAST_CHANNELS, ArchSpec, Site, all_sites, channels, cut_many
+
+__all__ = ["Choice", "Menu", "menus", "solve"]
+
+Latency = Callable[[Sequence[ArchSpec]], Sequence[float]]  # networks to predicted ms
+GRAIN = 8
+SWEEPS = 6  # over all sites at one price
+PRICES = 12  # bisections of the price of a millisecond
+
+
+@dataclass(frozen=True, slots=True)
+class Menu:
+    """The channel counts that a site may keep, rising to all it has, and what those are worth; higher is better."""
+
+    site: Site
+    counts: tuple[int, ...]
+    worth: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A network within the limit: channels by site, its predicted ms, and the worth of what it keeps."""
+
+    spec: ArchSpec
+    counts: Mapping[Site, int]
+    latency_ms: float
+    worth: float
+
+
+def menus(
+    spec: ArchSpec,
+    scores: Mapping[Site, NDArray[np.float64]],
+    *,
+    least: float = 0.25,
+    grain: int = GRAIN,
+    allowed: Callable[[Site], Sequence[int]] | None = None,
+) -> list[Menu]:
+    """One menu a site of `scores`: multiples of `grain` from `least` of its channels on, or those that are `allowed`.
+
+    The worth of a count is the sum of its best channels' scores (HALP's prefix rule: a channel stays only where all
+    better ones do)."""
+    found = []
+    for site in all_sites(spec):
+        if site not in scores:
+            continue
+        now = channels(spec, site)
+        low = max(LEAST_CHANNELS, int(least * now))
+        counts = allowed(site) if allowed else range(-(-low // grain) * grain, now, grain)
+        kept = (*(n for n in counts if n < now), now)
+        total = np.concatenate(([0.0], np.cumsum(np.sort(scores[site])[::-1])))
+        found.append(Menu(site, kept, tuple(float(total[n]) for n in kept)))
+    return found
+
+
+class _Times:
+    """Predicted ms by the index into every menu, each network asked for once."""
+
+    def __init__(self, spec: ArchSpec, menus: Sequence[Menu], latency: Latency) -> None:
+        self.spec, self.menus, self.latency = spec, menus, latency
+        self.known: dict[tuple[int, ...], float] = {}
+
+    def network(self, at: Sequence[int]) -> ArchSpec | None:
+        return cut_many(self.spec, {m.site: m.counts[i] for m, i in zip(self.menus, at, strict=True)})
+
+    def __call__(self, points: Sequence[tuple[int, ...]]) -> list[float]:
+        """ms of each; infinite where the rows cannot say the network."""
+        new = [p for p in dict.fromkeys(points) if p not in self.known]
+        specs = {p: self.network(p) for p in new}
+        asked = [p for p in new if specs[p] is not None]
+        if asked:
+            found = self.latency([s for p in asked if (s := specs[p]) is not None])
+            self.known |= {p: float(ms) for p, ms in zip(asked, found, strict=True)}
+        self.known |= {p: float("inf") for p in new if specs[p] is None}
+        return [self.known[p] for p in points]
+
+    def along(self, at: tuple[int, ...], site: int) -> NDArray[np.float64]:
+        """ms over the menu of one site, the others as they are, made monotone: times are noisy, and more channels never
+        cost less."""
+        ms = np.array(self([_moved(at, site, i) for i in range(len(self.menus[site].counts))]))
+        fine = np.isfinite(ms)
+        ms[fine] = isotonic_regression(ms[fine]).x
+        return ms
+
+
+def _moved(at: tuple[int, ...], site: int, to: int) -> tuple[int, ...]:
+    return (*at[:site], to, *at[site + 1 :])
+
+
+def solve(spec: ArchSpec, menus: Sequence[Menu], latency: Latency, limit_ms: float) -> Choice:
+    """The network of most worth within `limit_ms`; that of fewest channels where none is.
+
+    A site's time depends on its neighbours' channels, so the knapsack's price of a millisecond is bisected, and at each
+    price the sites choose in turn, by the times beside their neighbours as these are now, until none changes. Then what
+    is left of the limit is spent, most worth per ms first.
+    """
+    times = _Times(spec, menus, latency)
+    worth = [np.array(m.worth) for m in menus]
+    full = tuple(len(m.counts) - 1 for m in menus)
+
+    def total(at: tuple[int, ...]) -> float:
+        return float(sum(w[i] for w, i in zip(worth, at, strict=True)))
+
+    def settled(at: tuple[int, ...], price: float) -> tuple[int, ...]:
+        for _ in range(SWEEPS):
+            before = at
+            for site in range(len(menus)):
+                gain = worth[site] - price * times.along(at, site)
+                at = _moved(at, site, int(np.argmax(gain)))
+            if at == before:
+                break
+        return at
+
+    now = times([full])[0]
+    if now <= limit_ms:
+        return _choice(times, full, total)
+    most = max(float(sum(w[-1] - w[0] for w in worth)), 1e-12) / now  # worth per ms of all that may go
+    low, high = 0.0, most
+    at = full
+    while True:  # a price at which it fits
+        at = settled(at, high)
+        if times([at])[0] <= limit_ms or high > 1e6 * most:
+            break
+        low, high = high, 4 * high
+    best = at
+    for _ in range(PRICES):
+        price = (low * high) ** 0.5 if low > 0 else high / 4
+        at = settled(best, price)
+        if times([at])[0] <= limit_ms:
+            best, high = at, price
+        else:
+            low = price
+    return _choice(times, _filled(times, worth, best, limit_ms), total)
+
+
+def _filled(
+    times: _Times, worth: Sequence[NDArray[np.float64]], at: tuple[int, ...], limit_ms: float
+) -> tuple[int, ...]:
+    """Channels back where they fit, most worth per ms first."""
+    while True:
+        wider = [
+            (site, _moved(at, site, i))
+            for site, m in enumerate(times.menus)
+            for i in range(at[site] + 1, len(m.counts))
+        ]
+        if not wider:
+            return at
+        now = times([at])[0]
+        ms = times([p for _, p in wider])
+        fits = [
+            ((worth[site][p[site]] - worth[site][at[site]]) / max(t - now, 1e-6), p)
+            for (site, p), t in zip(wider, ms, strict=True)
+            if t <= limit_ms
+        ]
+        if not fits:
+            return at
+        at = max(fits)[1]
+
+
+def _choice(times: _Times, at: tuple[int, ...], total: Callable[[tuple[int, ...]], float]) -> Choice:
+    spec = times.network(at)
+    assert spec is not None
+    counts = {m.site: m.counts[i] for m, i in zip(times.menus, at, strict=True)}
+    return Choice(spec, counts, times([at])[0], total(at))

@@ -1,0 +1,197 @@
+"""A step's choice on real evidence: proposals against the uncut network treated alike, promising ones for longer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mbv3.netadapt.choose import Scored
+from mbv3.netadapt.proposals import Proposal, propose
+from mbv3.netadapt.run import LONGEST, Candidate, Start, Step
+from mbv3.nn import cut_state
+from mbv3.spec import ArchSpec
+
+__all__ = ["Paired", "Tried", "Tune", "netadapt_paired", "paired", "rungs"]
+
+State = dict[str, Tensor]
+FASTER = 4  # times as many steps in the next rung
+LAST = 2  # proposals in the last rung
+EXTRA = 2  # times that two proposals within a standard error of each other get more steps
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A network after fine-tuning: its weights, and loss and correctness on every held-out image. Weights that are not
+    finite leave losses of NaN."""
+
+    state: State
+    losses: NDArray[np.float64]
+    right: NDArray[np.bool_]
+
+    @property
+    def accuracy(self) -> float:
+        """In percent; NaN where the fine-tuning diverged."""
+        return 100 * float(self.right.mean()) if np.isfinite(self.losses).all() else math.nan
+
+
+class Tune(Protocol):
+    """Fine-tuning: (spec, weights, step, steps) to what became of it. Equal `step` and `steps` mean equal batches."""
+
+    def __call__(self, spec: ArchSpec, state: State, step: int, steps: int) -> Tried: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Loss of a proposal minus that of the uncut network, image by image, per ms saved: lower is better; and its
+    standard error."""
+
+    per_ms: float
+    error: float
+
+
+def paired(proposal: Tried, control: Tried, saved_ms: float) -> Paired:
+    """The paired difference of two networks that had the same steps on the same batches; infinite for one that
+    diverged."""
+    gap = proposal.losses - control.losses
+    if not np.isfinite(gap).all():
+        return Paired(math.inf, 0.0)
+    saved = max(saved_ms, 1e-9)
+    error = float(gap.std(ddof=1)) / len(gap) ** 0.5 if len(gap) > 1 else 0.0
+    return Paired(float(gap.mean()) / saved, error / saved)
+
+
+def rungs(proposals: int, steps: int) -> list[tuple[int, int]]:
+    """(proposals, steps) of each rung, so that all of them cost as many steps as `steps` for every proposal: all at a
+    few, the best third at four times as many, the last two at sixteen (successive halving, Jamieson 2016,
+    arXiv:1502.07943)."""
+    if proposals <= 1:
+        return [(proposals, steps)]
+    third = max(LAST, -(-proposals // 3))
+    if proposals <= LAST:
+        counts = [proposals]
+    elif third == LAST:
+        counts = [proposals, LAST]
+    else:
+        counts = [proposals, third, LAST]
+    weight = sum((n + 1) * FASTER**i for i, n in enumerate(counts))  # the uncut network is in every rung
+    first = max(1, round(steps * proposals / weight))
+    return [(n, first * FASTER**i) for i, n in enumerate(counts)]
+
+
+def netadapt_paired(
+    start: Start,
+    target_ms: float,
+    delta_ms: float,
+    latency: Callable[[Sequence[ArchSpec]], Sequence[float]],
+    tune: Tune,
+    steps: Callable[[], int],
+    *,
+    fine: int = 2,
+    halve: bool = True,
+) -> Iterator[Step]:
+    """NetAdapt as `netadapt`, with the choice by paired differences to the uncut network after the same fine-tuning.
+
+    The paper compares a proposal after T steps with its parent before them, so that what every network gains from T
+    steps decides between large and small cuts. `steps`: T, asked for before every step. `halve`: spend the steps by
+    `rungs`; else every proposal gets T. A candidate's `ratio` is minus its difference of loss per ms. The weights of
+    one proposal are held at a time, besides those of the best and of the uncut network.
+    """
+    while True:
+        now = start.scored
+        if now.latency_ms <= target_ms:
+            return
+        save = min(delta_ms, now.latency_ms - target_ms)
+        proposals = propose(start.spec, now.latency_ms, save, latency, fine)
+        # as in `netadapt`: a cut as long as many steps only where there is no shorter one
+        proposals = [p for p in proposals if now.latency_ms - p.latency_ms <= LONGEST * delta_ms] or proposals
+        if not proposals:
+            return
+        race = _Race(start, proposals, tune)
+        plan = rungs(len(proposals), steps()) if halve else [(len(proposals), steps())]
+        alive = list(range(len(proposals)))
+        for n, length in plan:
+            alive = race.best(alive, n)
+            for i in alive:
+                race.run(i, length)
+                yield Step(race.candidates(), len(proposals), None, start)
+        for _ in range(EXTRA if halve else 0):
+            alive = race.best(alive, LAST)
+            if len(alive) < LAST or not race.undecided(*alive):
+                break
+            length *= FASTER
+            for i in alive:
+                race.run(i, length)
+        best = race.winner(alive)
+        if best is None:
+            return
+        order, candidates = race.listed()
+        chosen = candidates[order.index(best)]
+        assert race.kept is not None
+        state = race.kept[1].state if race.kept[0] == best else race.again(best).state
+        start = Start(start.step + 1, chosen.proposal.spec, state, chosen.scored)
+        yield Step(candidates, len(proposals), order.index(best), start)
+
+
+class _Race:
+    """What is known of every proposal of a step."""
+
+    def __init__(self, start: Start, proposals: Sequence[Proposal], tune: Tune) -> None:
+        self.start, self.proposals, self.tune = start, proposals, tune
+        self.found: dict[int, Paired] = {}
+        self.scored: dict[int, Scored] = {}
+        self.length: dict[int, int] = {}
+        self.control: tuple[int, Tried] | None = None
+        self.kept: tuple[int, Tried] | None = None  # the best of the longest
+
+    def run(self, i: int, steps: int) -> None:
+        """Fine-tune proposal `i` from the uncut network's weights."""
+        if self.control is None or self.control[0] != steps:
+            begin = self.start
+            tried = self.tune(begin.spec, begin.state, begin.step + 1, steps)
+            self.control = steps, replace(tried, state={})
+        p, tried = self.proposals[i], self._tried(i, steps)
+        self.found[i] = paired(tried, self.control[1], self.start.scored.latency_ms - p.latency_ms)
+        self.scored[i] = Scored(p.latency_ms, tried.accuracy, float(tried.losses.mean()))
+        self.length[i] = steps
+        kept = self.kept
+        if kept is None or self._rank(i) < self._rank(kept[0]):
+            self.kept = i, tried
+
+    def _tried(self, i: int, steps: int) -> Tried:
+        p, begin = self.proposals[i], self.start
+        return self.tune(p.spec, cut_state(begin.state, begin.spec, p.spec), begin.step + 1, steps)
+
+    def again(self, i: int) -> Tried:
+        """Proposal `i` as it was last fine-tuned."""
+        return self._tried(i, self.length[i])
+
+    def _rank(self, i: int) -> tuple[int, float, int]:
+        """Smaller is better: the longest fine-tuned ones first."""
+        return -self.length[i], self.found[i].per_ms, i
+
+    def best(self, alive: Sequence[int], n: int) -> list[int]:
+        return sorted(alive, key=lambda i: (self.found[i].per_ms if i in self.found else 0.0, i))[:n]
+
+    def undecided(self, a: int, b: int) -> bool:
+        """Whether two proposals are within a standard error of their difference."""
+        one, other = self.found[a], self.found[b]
+        return abs(one.per_ms - other.per_ms) < math.hypot(one.error, other.error)
+
+    def winner(self, alive: Sequence[int]) -> int | None:
+        finite = [i for i in alive if math.isfinite(self.found[i].per_ms)]
+        finite = finite or [i for i in self.found if math.isfinite(self.found[i].per_ms)]
+        return min(finite, key=self._rank, default=None)
+
+    def listed(self) -> tuple[list[int], tuple[Candidate, ...]]:
+        """(indices, candidates) of the proposals that were tried, in their order."""
+        order = sorted(self.found)
+        return order, tuple(Candidate(self.proposals[i], self.scored[i], -self.found[i].per_ms) for i in order)
+
+    def candidates(self) -> tuple[Candidate, ...]:
+        return self.listed()[1]

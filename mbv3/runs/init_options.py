@@ -1,0 +1,121 @@
+"""--init and --from: which options they go with, and the weights that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from mbv3.errors import BadInput
+from mbv3.runs.rundir import file_sha256
+from mbv3.spec import ArchSpec, Classify, load_spec, with_head
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["ADVICE", "Inherited", "check_init", "inherited"]
+
+ADVICE = (
+    "networks learn photos far better from public ImageNet weights than from nothing (README.md, With your photos); "
+    "such a file is taken with --init FILE --from NETWORK, for instance --init mobilenet_v3_small.pth "
+    "--from mobilenet_v3_small"
+)
+# networks that a file of weights is tried on where it does not fit what was asked for
+KNOWN = ("mobilenet_v3_small", "mobilenet_v3_large", "mobilenet_v2", "mnasnet_b1", "mnasnet_a1")
+# options of a search over a space or from nothing
+OTHERS = (
+    "accuracy", "space", "scale", "task", "sampler", "reward", "w", "trials", "seed_ratio", "delta", "finetune_steps",
+    "supernet_steps", "supernet_minutes", "rebuild_table",
+)  # fmt: skip
+
+
+class _Options(Protocol):
+    """The fields of Options that are read here."""
+
+    @property
+    def data(self) -> str | None: ...
+    @property
+    def init(self) -> str | None: ...
+    @property
+    def from_(self) -> str | None: ...
+
+
+def check_init(o: _Options, defaults: Mapping[str, object]) -> None:
+    """`defaults`: of every option by name. Raises: BadInput: options that do not go together."""
+    if o.init is None:
+        if o.from_ is not None:
+            raise BadInput(f"--from {o.from_}: names the network of the weights; give them with --init FILE")
+        return
+    if o.data is None:
+        raise BadInput(f"--init {o.init}: weights are fine-tuned on images; give them with --data DIR")
+    if o.from_ is None:
+        raise BadInput(f"--init {o.init}: of which network are these weights? Add --from SPEC, such as "
+                       "--from mobilenet_v3_small")  # fmt: skip
+    also = [name for name in OTHERS if getattr(o, name) != defaults[name]]
+    if also:
+        flags = ", ".join("--" + name.replace("_", "-") for name in also)
+        raise BadInput(f"{flags}: belongs to a search from nothing; with --init the network of --from is cut; leave "
+                       f"{'it' if len(also) == 1 else 'them'} out")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """The network of --from with a head of the photos' classes, its weights, where they are from, and what is to be
+    known about them."""
+
+    spec: ArchSpec
+    state: dict[str, Tensor]
+    file: str
+    sha256: str
+    notes: tuple[str, ...]
+
+
+def inherited(init: str, network: ArchSpec | str, classes: int, seed: int) -> Inherited:
+    """The weights of `init` in `network`; a head of other classes is new.
+
+    Raises:
+        BadInput: a file that cannot be read, weights of another network (every difference is listed), of a supernet, or
+            values that are not finite.
+    """
+    from mbv3.export import read_any_weights
+    from mbv3.nn import build
+    from mbv3.training import adopt
+
+    spec = load_spec(network) if isinstance(network, str) else network
+    if not isinstance(spec.head, Classify):
+        raise BadInput(f"--from {spec.name}: is no classifier; --init takes a classifier and its weights")
+    path = Path(init)
+    found = read_any_weights(path, spec)
+    if any("to5_matrix" in name or "to3_matrix" in name for name in found.state):
+        raise BadInput(f"{init}: holds the shared weights of a supernet, not those of one network; give a file of "
+                       f"{spec.name}")  # fmt: skip
+    sized = with_head(found.spec, found.spec.head, classes)
+    net = build(sized, seed)
+    try:
+        fresh = adopt(net, found.state, init)
+    except BadInput as e:
+        raise BadInput(f"{e}{_fitting(path, spec.name)}") from None
+    names = f" (names of {found.framework})" if found.framework not in ("mbv3", "") else ""
+    new = f"; new: the head of {classes} classes" if fresh else ""
+    return Inherited(
+        sized, dict(net.state_dict()), str(path), file_sha256(path), (f"weights of {init}{names}{new}", *found.notes)
+    )
+
+
+def _fitting(path: Path, asked: str) -> str:
+    """A line that names the network that the weights are of, where it is a known one."""
+    from mbv3.export import read_any_weights
+    from mbv3.nn import build
+    from mbv3.training import adopt
+
+    for name in KNOWN:
+        if name == asked:
+            continue
+        spec = load_spec(name)
+        try:
+            adopt(build(spec, 0), read_any_weights(path, spec).state, str(path))
+        except BadInput:
+            continue
+        return f"\n  they fit {name}: --from {name}"
+    return ""

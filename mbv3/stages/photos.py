@@ -1,0 +1,126 @@
+"""A user's photos in three disjoint sets: to learn from, to choose on, to report on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mbv3.data import (
+    ImageSet,
+    class_parts,
+    decode_all,
+    find_class_folder,
+    folder_notes,
+    split_labels,
+    store_pixels,
+    stored_size,
+)
+from mbv3.errors import BadInput
+from mbv3.events import Event, Note, Progress
+from mbv3.stages.images import Images
+from mbv3.stages.keep import Keep, Memory
+
+__all__ = ["Photos", "peek_photos", "read_photos"]
+
+CHOOSING, MOST_CHOOSING = 0.1, 5000  # held out of the images to learn from; the same share again without test images
+MOST_BYTES = 20_000_000_000
+
+_Files = tuple[list[Path], NDArray[np.int64]]  # and the index of their class
+
+
+@dataclass(frozen=True, slots=True)
+class Photos:
+    """`images.train` is learned from, `images.held_out` chooses, `report` is answered once, at the end. `reported`:
+    what it is, "test" or "held-out". `sha256`: of all of them."""
+
+    images: Images
+    report: ImageSet
+    reported: str
+    sha256: str
+
+
+def peek_photos(folder: Path, test: Path | None) -> int:
+    """The number of classes; nothing is decoded. Raises: BadInput: folders that cannot be used."""
+    classes, _ = _parts(folder, test, 0)
+    return len(classes)
+
+
+def read_photos(
+    folder: Path, size: tuple[int, int], *, test: Path | None = None, seed: int = 0, keep: Keep | None = None
+) -> Generator[Event, None, Photos]:
+    """The class folders of FOLDER, or of its parts train, val and test, decoded at `size` (height, width) or at their
+    own if that is smaller. What is not there is held out of the training images: a tenth to choose on, and a tenth to
+    report on.
+
+    Raises:
+        BadInput: a folder that is missing, has under two classes, a class of one image, or images that cannot be
+            decoded (all listed).
+    """
+    keep = keep or Memory()
+    classes, parts = _parts(folder, test, seed)
+    yield from (Note("images", line, warning=True) for line in folder_notes(class_parts(folder)["training"]))
+    sets = {}
+    for name, (files, labels) in parts.items():
+        sets[name] = yield from _decoded(name, files, labels, classes, size, folder, keep)
+    reported = "held-out" if test is None and "test" not in class_parts(folder) else "test"
+    digest = hashlib.sha256("".join(s.sha256 for s in sets.values()).encode() + "\n".join(classes).encode())
+    for s in sets.values():
+        digest.update(s.labels.tobytes())
+    yield Note(
+        "images",
+        f"{len(sets['learn'])} images of {len(classes)} classes to learn from, {len(sets['choose'])} to choose on, "
+        f"{len(sets['report'])} {reported} images to report on, once",
+    )
+    return Photos(Images(sets["learn"], sets["choose"], size), sets["report"], reported, digest.hexdigest())
+
+
+def _parts(folder: Path, test: Path | None, seed: int) -> tuple[tuple[str, ...], dict[str, _Files]]:
+    """(classes, files of each set). Raises: BadInput."""
+    where = class_parts(folder)
+    classes, files = find_class_folder(where["training"])
+    labels = np.array([label for _, label in files], dtype=np.int64)
+    paths = [path for path, _ in files]
+    left = np.arange(len(paths))
+    parts: dict[str, _Files] = {}
+    places = {"report": test or where.get("test"), "choose": where.get("validation")}
+    for number, (name, place) in enumerate(places.items()):
+        if place is not None:
+            found = find_class_folder(place, classes)[1]
+            parts[name] = [p for p, _ in found], np.array([label for _, label in found], dtype=np.int64)
+            continue
+        few = [classes[c] for c, n in sorted(Counter(labels[left].tolist()).items()) if n < 2]
+        if few and name == "choose":
+            raise BadInput(f"{where['training']}: too few images in class folder(s) {', '.join(few[:5])}: one each is "
+                           "learned from, chosen on and reported on; give --test DIR or more images")  # fmt: skip
+        rest, held = split_labels(labels[left], len(classes), CHOOSING, MOST_CHOOSING, seed + number)
+        parts[name] = [paths[left[i]] for i in held], labels[left[held]]
+        left = left[rest]
+    parts["learn"] = [paths[i] for i in left], labels[left]
+    return classes, parts
+
+
+def _decoded(
+    name: str, files: list[Path], labels: NDArray[np.int64], classes: tuple[str, ...], size: tuple[int, int],
+    folder: Path, keep: Keep,
+) -> Generator[Event, None, ImageSet]:  # fmt: skip
+    side = stored_size(files, size)
+    store = keep.file(f"pixels-{name}.u8")
+    if store is None:
+        decoded = decode_all(files, side, folder)
+    else:
+        work = store_pixels(files, side, folder, store, most_bytes=MOST_BYTES)
+        while True:
+            try:
+                done, total = next(work)
+            except StopIteration as end:
+                decoded = end.value
+                break
+            yield Progress("images", done, total, f"decoding the images to {name}")
+    yield from (Note("images", line, warning=True) for line in decoded.notes)
+    return ImageSet(decoded.pixels, labels[decoded.kept], classes, decoded.sha256)

@@ -1,0 +1,123 @@
+"""How long each part of the road trains: by hand, by the number of images, or by what this machine does in the time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from torch import Tensor
+
+from mbv3.spec import ArchSpec
+from mbv3.stages.budget import Budget
+from mbv3.stages.images import Images
+from mbv3.stages.keep import Keep
+from mbv3.stages.sizes import Sizes
+from mbv3.stages.tune import fit_of, on_device, usual_steps
+from mbv3.training import fit
+
+__all__ = ["Effort", "Pace"]
+
+ALIKE = 0.4  # of the time that is left when the candidates are down to one; the rest belongs to what is delivered
+ALIKE_MOST, LAST_MOST = 2.0, 6.0  # times the usual steps of a fine-tuning
+LEAST = 10  # steps
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """Training steps: of the start; of a candidate while it is cut; of a candidate in the first of the rounds that drop
+    half of them; of each network that is compared; of the delivered one after that."""
+
+    start: int
+    cut: int
+    first: int
+    alike: int
+    last: int
+
+    @classmethod
+    def of(cls, steps: int) -> Effort:
+        """All of them in proportion to `steps` of each network that is compared."""
+        part = [max(1, steps // share) for share in (2, 6, 12)]
+        return cls(start=part[0], cut=max(4, part[1]), first=part[2], alike=max(1, steps), last=steps)
+
+
+@dataclass
+class Pace:
+    """Steps as they are needed, each decided once. `effort`: all of them by hand."""
+
+    sizes: Sizes
+    images: Images
+    budget: Budget
+    keep: Keep
+    effort: Effort | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    def early(self) -> tuple[int, int, int]:
+        """Steps of the start, of a cut, and of the first round."""
+        if self.effort is not None:
+            return self.effort.start, self.effort.cut, self.effort.first
+
+        def decide() -> tuple[int, int, int]:
+            usual, share = usual_steps(self.images.train), self.budget.seconds
+            if not self.budget.timed:
+                return usual // 2, usual // 6, max(LEAST, usual // 12)
+            whole, small = self._step_s(self.sizes.start), self._small_s()
+            cuts = max(len(self.sizes.cut), 1)
+            return (
+                int(np.clip(share("start-tuned") / whole, 20, usual)),
+                # the teacher answers beside it, and the network is cut on the way
+                int(np.clip(share("cuts") / cuts / whole, LEAST, usual // 2 + LEAST)),
+                int(np.clip(share("candidates-halved") / trainings(cuts) / small, LEAST, usual // 3 + LEAST)),
+            )
+
+        start, cut, first = self.keep.value("early_steps", decide)
+        return int(start), int(cut), int(first)
+
+    def late(self, networks: int) -> tuple[int, int]:
+        """Steps of each of the `networks` that are compared, and of the delivered one after that, from what is left of
+        the time."""
+        if self.effort is not None:
+            return self.effort.alike, self.effort.last
+
+        def decide() -> tuple[int, int]:
+            usual = usual_steps(self.images.train)
+            if not self.budget.timed:
+                return usual, usual
+            left = max(60 * self.budget.minutes - (time.monotonic() - self.began), 12 * self.budget.minutes)
+            small = self._small_s()
+            return (
+                int(np.clip(ALIKE * left / max(networks, 1) / small, 2 * LEAST, ALIKE_MOST * usual)),
+                int(np.clip((1 - ALIKE) * left / small, 2 * LEAST, LAST_MOST * usual)),
+            )
+
+        alike, last = self.keep.value("late_steps", decide)
+        return int(alike), int(last)
+
+    def _small_s(self) -> float:
+        """Seconds of a step of a network within the target: one that is cut to it trains about as fast as the uncut one
+        at the lower resolution."""
+        return self._step_s(self.sizes.lower[-1] if self.sizes.lower else self.sizes.all[-1])
+
+    def _step_s(self, spec: ArchSpec) -> float:
+        """Seconds of a training step of `spec` on this machine."""
+        recipe = replace(fit_of(self.images.train, spec.resolution, 5), ema=0.0)
+        net = on_device(spec, None)
+        began: list[float] = []
+
+        def forward(step: int) -> Callable[[Tensor], Tensor]:
+            began.append(time.monotonic())
+            return net
+
+        for _ in fit(net, self.images.train, recipe, forward=forward):
+            pass
+        return float(np.median(np.diff(began[1:])))
+
+
+def trainings(cuts: int) -> int:
+    """Trainings of a first round's length in all rounds: a round is twice as long as the one before, and two baselines
+    learn along."""
+    total, weight = 0, 1
+    while cuts > 1:
+        total, weight, cuts = total + weight * (cuts + 2), 2 * weight, cuts // 2
+    return max(total, 1)

@@ -1,0 +1,266 @@
+"""The shrinking stage: trained weights in, a network within the target and its fine-tuned weights out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mbv3.errors import BadInput
+from mbv3.events import Event, Note, StageStart
+from mbv3.netadapt import Choice, Importance, Menu, Scored, Scores, Start, maker_of, menus, solve
+from mbv3.nn import channel_sets, cut_state
+from mbv3.spec import ArchSpec, Site, all_sites, channels
+from mbv3.stages.adapt import Adapted, adapt
+from mbv3.stages.adapt_tune import Deployed, train_start, with_classes
+from mbv3.stages.budget import Budget
+from mbv3.stages.images import Images
+from mbv3.stages.keep import Keep, Memory
+from mbv3.stages.shrink_trace import ShrinkTrace
+from mbv3.stages.shrink_tune import STAGE, Tuner, adopted
+from mbv3.tables import VERDICT_PARTS, Latency, Whole
+
+__all__ = ["PRESETS", "Engine", "Worth", "shrink", "site_scores"]
+
+Engine = Literal["joint", "netadapt"]
+Worth = Literal["scores", "losses"]  # of channels: the sum of their scores, or the loss without them by trial
+# `shrink`'s arguments by name; the paper's T, delta, filters by L2 norm and single cuts
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "fast": {"engine": "joint"},
+        "thorough": {"engine": "joint", "worth": "losses"},
+        "paper": {"engine": "netadapt", "steps": 10_000, "delta": 0.01, "halve": False},
+    }
+)
+ROUNDS = 4  # of cuts, with fine-tuning after each
+LEAST = 0.25  # of its channels that a site keeps in a round
+AIM, SLACK = 0.995, 0.01  # of the target: where cuts aim where it is measured, and what may be left of it
+TRIES = 5  # networks measured whole before the last fine-tuning
+UNTIMED_STEPS, UNTIMED_START = 400, 200
+HEAD_FIRST = 0.2  # of the steps of a start with a new head
+
+
+def shrink(
+    spec: ArchSpec,
+    latency: Latency,
+    images: Images,
+    target_ms: float,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    teacher: nn.Module | None = None,
+    steps: int | None = None,
+    budget: Budget | None = None,
+    seed: int = 0,
+    keep: Keep | None = None,
+    engine: Engine = "joint",
+    importance: Importance = "taylor",
+    worth: Worth = "scores",
+    rounds: int = ROUNDS,
+    delta: float | None = None,
+    halve: bool = True,
+    allowed: Callable[[Site], Sequence[int]] | None = None,
+) -> Generator[Event, None, Adapted]:
+    """Cut channels of `spec` until it takes at most `target_ms`, and fine-tune it. It has trained `weights`; without
+    any it is trained first.
+
+    `joint` cuts all sites at once in a few rounds, by the channels' scores and the latency (HALP, Shen 2022,
+    arXiv:2110.10811); `netadapt` a site at a time, as the paper does (Howard 2019, section 4.2, arXiv:1905.02244).
+    Weights whose head has other classes than the images get a new head, which is learned first. `teacher`: a network
+    of the same classes whose answers are learned too, by default the uncut one. `steps`: of fine-tuning in all, of
+    `netadapt` T of a proposal; by default what `budget` allows on this machine. `delta`, `halve`: of `adapt`, for
+    `netadapt`. `worth`: `scores` adds up the channels' scores, `losses` tries cuts of every site, which takes longer.
+    `allowed`: the channel counts that a site may have, by default multiples of 8. PRESETS has sets of these by name.
+    Where a device is at hand, the network is measured whole before its last fine-tuning, and channels are given back
+    where more than 1 % of the target is left. A resumed call goes on from what `keep` has.
+
+    Raises:
+        BadInput: weights of another network.
+        Diverged: a fine-tuning is not finite.
+    """
+    if engine == "netadapt":
+        return (
+            yield from adapt(
+                spec,
+                latency,
+                images,
+                target_ms,
+                weights=weights,
+                teacher=teacher,
+                steps=steps,
+                delta=delta,
+                halve=halve,
+                budget=budget,
+                seed=seed,
+                keep=keep,
+            )
+        )
+    if engine != "joint":
+        raise BadInput(f"engine: must be joint or netadapt (got {engine!r})")
+    budget, keep = budget or Budget(60.0, timed=latency.device is not None), keep or Memory()
+    run = _Run(latency, images, target_ms, teacher, budget, seed, keep, importance, rounds, worth, allowed)
+    return (yield from run.whole(spec, weights, steps))
+
+
+@dataclass
+class _Run:
+    """The values that every part of the stage needs."""
+
+    latency: Latency
+    images: Images
+    target_ms: float
+    teacher: nn.Module | None
+    budget: Budget
+    seed: int
+    keep: Keep
+    importance: Importance
+    rounds: int
+    worth: Worth
+    allowed: Callable[[Site], Sequence[int]] | None
+
+    def __post_init__(self) -> None:
+        self.deployed = Deployed(self.latency, len(self.images.train.classes))
+        self.tuner = Tuner(self.images, self.seed, self.teacher)
+        self.trace = ShrinkTrace(self.keep, self.deployed)
+
+    @property
+    def aim(self) -> float:
+        return self.target_ms * (AIM if self.latency.device is not None else 1.0)
+
+    def whole(
+        self, spec: ArchSpec, weights: Mapping[str, Tensor] | None, by_hand: int | None
+    ) -> Generator[Event, None, Adapted]:
+        found = self.trace.restore()
+        if found is None:
+            start = yield from self._start(with_classes(spec, len(self.images.train.classes)), weights)
+            self.trace.seed(start)
+            now, cut = start, False
+        else:
+            start, now, cut = found
+            yield Note(STAGE, f"going on in round {now.step + (not cut)}, {now.scored.latency_ms:.3f} ms")
+        if self.teacher is None:
+            self.tuner.teacher = self.tuner.net(start.spec, start.state)
+        steps = self._steps(start, by_hand)
+        first_ms = start.scored.latency_ms
+        yield StageStart(
+            STAGE,
+            f"joint cuts: {first_ms:.3f} -> {self.target_ms:g} ms in {self.rounds} rounds, "
+            f"{len(all_sites(start.spec))} sites, {steps} steps of fine-tuning in all",
+        )
+        verdict: Whole | None = None
+        for i in range(now.step + (not cut), self.rounds + 1):
+            if not cut:
+                limit = self.aim * (first_ms / self.aim) ** (1 - i / self.rounds)
+                before = now
+                now, verdict = yield from self._cut(before, limit, last=i == self.rounds)
+                self.trace.cut(start, before, replace(now, step=i))
+                now = replace(now, step=i)
+            now = yield from self._tuned(now, steps)
+            self.trace.tuned(start, now)
+            self.tuner.forget(self.keep)
+            cut = False
+            yield Note(
+                STAGE,
+                f"round {i} of {self.rounds}: {now.scored.latency_ms:.3f} ms, {now.scored.accuracy:.1f} % held out",
+            )
+        if verdict is None:
+            verdict = self.deployed.measure(now.spec, VERDICT_PARTS)
+        reached = (verdict.ms if verdict else now.scored.latency_ms) <= self.target_ms
+        return Adapted(
+            self.deployed.spec(now.spec), self.deployed.state(now.spec, now.state, self.seed), now.scored.latency_ms,
+            verdict, now.scored.accuracy, reached, self.latency.correction,
+        )  # fmt: skip
+
+    def _start(self, spec: ArchSpec, weights: Mapping[str, Tensor] | None) -> Generator[Event, None, Start]:
+        """The uncut network with its score and time; a new head is learned first."""
+        if weights is None:
+            weights = yield from train_start(spec, None, self.images, None, self.budget, self.seed, self.keep)
+        state, new = adopted(spec, weights, self.seed)
+        if new:
+            steps = self.keep.value(
+                "start_steps",
+                lambda: self.budget.amount(
+                    None, UNTIMED_START,
+                    lambda: max(20.0, self.budget.seconds("start") / self.tuner.step_seconds(spec, state)),
+                ),
+            )  # fmt: skip
+            yield StageStart(STAGE, f"the weights have another head: it is learned on your images, {steps} steps")
+            state = yield from self.tuner.tune(spec, state, self.tuner.recipe(steps, HEAD_FIRST), self.keep)
+            self.tuner.forget(self.keep)
+        score = self.tuner.score(spec, state)
+        whole = self.deployed.measure(spec, 4)
+        if whole is not None:
+            self.latency.correct(self.deployed.spec(spec), whole.ms)
+        ms = self.deployed([spec])[0]
+        yield Note(STAGE, f"uncut: {ms:.3f} ms, {score.top1:.1f} % of {score.n} held-out images")
+        return Start(0, spec, state, Scored(ms, score.top1, score.loss))
+
+    def _steps(self, start: Start, by_hand: int | None) -> int:
+        def measured() -> float:
+            # networks are cut on the way: a step takes about half of what it takes at first
+            return max(20.0, self.budget.seconds("netadapt") / (0.7 * self.tuner.step_seconds(start.spec, start.state)))
+
+        return self.keep.value("netadapt_steps", lambda: self.budget.amount(by_hand, UNTIMED_STEPS, measured))
+
+    def _cut(self, now: Start, limit: float, last: bool) -> Generator[Event, None, tuple[Start, Whole | None]]:
+        """The network after a round's cuts, batch norms recalibrated; in the last round within the target as measured,
+        with channels given back where there is room."""
+        scores = self.tuner.channels(now.spec, now.state, self.importance)
+        table = menus(now.spec, site_scores(now.spec, scores), least=LEAST, allowed=self.allowed)
+        if self.worth == "losses":
+            table = self.tuner.losses(now.spec, now.state, scores, table)
+        choice = solve(now.spec, table, self.deployed, limit)
+        verdict: Whole | None = None
+        if last and self.latency.device is not None:
+            choice, verdict = yield from self._fitted(now.spec, table, choice)
+        state = cut_state(now.state, now.spec, choice.spec, scores)
+        state = self.tuner.recalibrated(choice.spec, state)
+        ms = self.deployed([choice.spec])[0]
+        cuts = sum(channels(now.spec, s) > n for s, n in choice.counts.items())
+        yield Note(STAGE, f"cut at {cuts} sites: {now.scored.latency_ms:.3f} -> {ms:.3f} ms")
+        return replace(now, spec=choice.spec, state=state, scored=replace(now.scored, latency_ms=ms)), verdict
+
+    def _fitted(
+        self, spec: ArchSpec, table: Sequence[Menu], choice: Choice
+    ) -> Generator[Event, None, tuple[Choice, Whole]]:
+        """The choice whose measured time, two standard errors above it, is within the target and nearest to it."""
+        kept: tuple[Choice, Whole] | None = None
+        for i in range(TRIES):
+            whole = self.deployed.measure(choice.spec, VERDICT_PARTS)
+            assert whole is not None
+            yield Note(STAGE, f"measured whole it takes {whole.ms:.3f} +- {whole.error_ms:.3f} ms")
+            within = whole.most_ms <= self.target_ms
+            if within and (kept is None or whole.ms > kept[1].ms):
+                kept = choice, whole
+            if within and whole.most_ms >= (1 - SLACK) * self.target_ms:
+                break
+            self.latency.correct(self.deployed.spec(choice.spec), whole.ms)
+            limit = self.target_ms - 2 * whole.error_ms - (0 if kept else 0.002 * i * self.target_ms)
+            last, choice = choice, solve(spec, table, self.deployed, limit)
+            if choice.spec == last.spec:
+                break
+        else:
+            whole = self.deployed.measure(choice.spec, VERDICT_PARTS)
+            assert whole is not None
+            if kept is None or (kept[1].ms < whole.ms and whole.most_ms <= self.target_ms):
+                kept = choice, whole
+        choice, whole = kept or (choice, whole)
+        self.latency.correct(self.deployed.spec(choice.spec), whole.ms)
+        return choice, whole
+
+    def _tuned(self, now: Start, steps: int) -> Generator[Event, None, Start]:
+        share = steps // self.rounds
+        recipe = replace(self.tuner.recipe(share), seed=self.seed * 1009 + now.step)
+        state = yield from self.tuner.tune(now.spec, now.state, recipe, self.keep)
+        score = self.tuner.score(now.spec, state)
+        return replace(now, state=state, scored=Scored(now.scored.latency_ms, score.top1, score.loss))
+
+
+def site_scores(spec: ArchSpec, scores: Scores) -> dict[Site, NDArray[np.float64]]:
+    """Scores of the channels at every site."""
+    sets = channel_sets(spec)
+    return {site: scores[maker_of(sets, spec, site)].double().numpy() for site in all_sites(spec)}

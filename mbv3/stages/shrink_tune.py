@@ -1,0 +1,170 @@
+"""What joint cuts ask of the images: fine-tuning under a teacher, scores of channels, accuracy on held-out images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mbv3.data import batch_order, normalise
+from mbv3.events import Event
+from mbv3.netadapt import Importance, Menu, Scores, channel_scores
+from mbv3.nn import Network, build, cut_state
+from mbv3.spec import ArchSpec, Site, cut
+from mbv3.stages.images import Images, subset
+from mbv3.stages.keep import Keep
+from mbv3.stages.learn import default_device
+from mbv3.training import (
+    Fit,
+    Objective,
+    Score,
+    adopt,
+    classify_objective,
+    distilled,
+    evaluate,
+    fit,
+    recalibrate,
+    recipe_for,
+)
+
+__all__ = ["STAGE", "Tuner", "adopted"]
+
+STAGE = "netadapt"
+HELD_OUT = 2000  # images at most that an accuracy is of
+SCORED, SCORED_BATCH = 2048, 32  # images that score channels, at most, and how many share a gradient
+TRIED, TRIED_COUNTS = 512, 4  # training images that a cut is tried on, and counts of a site that are tried
+STATISTICS = 2048  # images that batch norms are recalibrated on, at most
+TRAINING = "netadapt-training.safetensors"
+
+
+def adopted(spec: ArchSpec, weights: Mapping[str, Tensor], seed: int) -> tuple[dict[str, Tensor], list[str]]:
+    """A state dict of `spec` with `weights`, and the names of the head's entries that do not fit and are new."""
+    net = build(spec, seed)
+    new = adopt(net, dict(weights), "weights")
+    return _state(net), new
+
+
+def _state(net: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().cpu().clone() for k, v in net.state_dict().items()}
+
+
+@dataclass
+class Tuner:
+    """Fine-tuning, scoring and recalibration on given images. A state dict goes in and comes out, on the CPU; one
+    network and the teacher are on the device."""
+
+    images: Images
+    seed: int
+    teacher: nn.Module | None = None
+    device: torch.device | None = None
+
+    def __post_init__(self) -> None:
+        self.device = self.device or default_device()
+        self.held = subset(self.images.held_out, HELD_OUT)
+        if self.teacher is not None:
+            self.teacher.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def recipe(self, steps: int, head_first: float = 0.0) -> Fit:
+        """The recipe that weights from elsewhere are fine-tuned by, for a number of steps."""
+        assert self.device is not None
+        recipe = recipe_for(
+            "finetune", len(self.images.train), self.images.size, seed=self.seed, epochs=1.0, head_first=head_first,
+            precision="bf16" if self.device.type == "cuda" else "fp32",
+        )  # fmt: skip
+        return replace(recipe, steps=max(steps, 1))
+
+    def net(self, spec: ArchSpec, state: Mapping[str, Tensor]) -> Network:
+        net = build(spec, 0)
+        net.load_state_dict(dict(state))
+        return net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def objective(self, recipe: Fit) -> Objective:
+        plain = classify_objective(recipe)
+        return plain if self.teacher is None else distilled(plain, self.teacher, recipe)
+
+    def _batches(self, most: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same training images every time, as they are scored."""
+        assert self.device is not None
+        train, size = self.images.train, self.images.size
+        batch = min(batch, len(train))
+        order, rng = batch_order(len(train), batch, self.seed), np.random.default_rng(0)
+        for _ in range(max(1, min(most, len(train)) // batch)):
+            pixels, y = train.batch(next(order), size, "none", rng)
+            yield normalise(pixels, size, self.device), y.to(self.device)
+
+    def recalibrated(self, spec: ArchSpec, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`state` with the batch-norm statistics of its weights."""
+        net = self.net(spec, state)
+        recalibrate(net, (x for x, _ in self._batches(STATISTICS, 64)))
+        return _state(net)
+
+    def score(self, spec: ArchSpec, state: Mapping[str, Tensor]) -> Score:
+        """On held-out images; the batch norms as they are."""
+        return evaluate(self.net(spec, state), self.held, self.images.size)
+
+    def channels(self, spec: ArchSpec, state: Mapping[str, Tensor], kind: Importance) -> Scores:
+        """What every channel is worth, by the loss that is learned."""
+        recipe = self.recipe(1)
+        plain = classify_objective(replace(recipe, label_smoothing=0.0))
+        return channel_scores(self.net(spec, state), kind, self._batches(SCORED, SCORED_BATCH), plain)
+
+    def losses(self, spec: ArchSpec, state: Mapping[str, Tensor], scores: Scores, table: Sequence[Menu]) -> list[Menu]:
+        """The menus with what their counts are worth by trial: each site is cut alone to a few counts, the batch norms
+        are recalibrated, and the loss on training images is taken; between them the worth is a line."""
+        batches = list(self._batches(TRIED, 64))
+        found = []
+        for menu in table:
+            at = sorted({round(i) for i in np.linspace(0, len(menu.counts) - 1, TRIED_COUNTS + 1)})
+            loss = np.array([self._loss(spec, state, scores, menu.site, menu.counts[i], batches) for i in at])
+            loss[~np.isfinite(loss)] = loss[np.isfinite(loss)].max()
+            falls = np.minimum.accumulate(loss)  # more channels never cost accuracy: the rest is noise
+            between = np.interp(menu.counts, [menu.counts[i] for i in at], -falls)
+            found.append(replace(menu, worth=tuple(float(v) for v in between)))
+        return found
+
+    def _loss(
+        self, spec: ArchSpec, state: Mapping[str, Tensor], scores: Scores, site: Site, count: int,
+        batches: Sequence[tuple[Tensor, Tensor]],
+    ) -> float:  # fmt: skip
+        """Training loss with `count` channels at one site; infinite where the row cannot say it."""
+        smaller = cut(spec, site, count)
+        if smaller is None:
+            return float("inf")
+        net = self.net(smaller, cut_state(state, spec, smaller, scores))
+        recalibrate(net, (x for x, _ in batches))
+        with torch.inference_mode():
+            return float(np.mean([float(nn.functional.cross_entropy(net(x).float(), y)) for x, y in batches]))
+
+    def tune(
+        self, spec: ArchSpec, state: Mapping[str, Tensor], recipe: Fit, keep: Keep
+    ) -> Generator[Event, None, dict[str, Tensor]]:
+        """Weights after `recipe`, batch norms recalibrated. Raises: Diverged."""
+        net = self.net(spec, state)
+        yield from fit(
+            net, self.images.train, recipe, stage=STAGE, checkpoint=keep.file(TRAINING), keep=True,
+            objective=self.objective(recipe),
+        )  # fmt: skip
+        if not recipe.hold_norms:
+            recalibrate(net, (x for x, _ in self._batches(STATISTICS, 64)))
+        return _state(net)
+
+    def forget(self, keep: Keep) -> None:
+        """A fine-tuning is over and recorded: what would resume it goes."""
+        file = keep.file(TRAINING)
+        if file is not None:
+            file.unlink(missing_ok=True)
+
+    def step_seconds(self, spec: ArchSpec, state: Mapping[str, Tensor]) -> float:
+        """Seconds of a step of fine-tuning on this machine."""
+        net, recipe = self.net(spec, state), self.recipe(2)
+        spent = 0.0
+        for steps in (2, 6):  # the first call chooses kernels
+            began = time.monotonic()
+            for _ in fit(net, self.images.train, replace(recipe, steps=steps), objective=self.objective(recipe)):
+                pass
+            spent = (time.monotonic() - began) / steps
+        return spent

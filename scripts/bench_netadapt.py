@@ -1,0 +1,330 @@
+"""Joint cuts against the true accuracy of every width setting of one network (Channel-Bench-Macro).
+
+    python scripts/bench_netadapt.py table --out results/netadapt-table.csv
+    python scripts/bench_netadapt.py train --cifar DIR|TAR --weights full.safetensors [--device cuda]
+    python scripts/bench_netadapt.py cells --cifar DIR|TAR --weights full.safetensors --part 0/8 [--device cuda]
+    python scripts/bench_netadapt.py report --csv channel_bench_macro_mobilenet.csv
+
+`table` times every layer of the 4^7 networks on this CPU. `train` trains the full network on CIFAR-10. `cells` shrinks
+it to 0.7, 0.5 and 0.35 of its ms, channels kept to quarters, and appends a line a cell to --cells; `--part i/n` does
+every n-th cell, so that several processes share a device. `report` looks up the true accuracy of what is left, beside
+random settings of equal ms, uniform widths and the best (accuracies denoised by a pairwise ridge), and writes
+results/netadapt.json. A cell that --cells already has is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import platform
+import subprocess
+import tarfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from mbv3.data import ImageSet, load_class_folder, split
+from mbv3.events import result
+from mbv3.latency import BuildPlan, LatencyTable, build_table, open_runtime
+from mbv3.netadapt import IMPORTANCES, menus, solve
+from mbv3.nn import MEAN, STD, build
+from mbv3.spec import ArchSpec, Classify, Conv, MBConv, Site, all_sites, channels, cut_many, lower
+from mbv3.stages import Images, Memory, Tuner, shrink, site_scores
+from mbv3.tables import Latency, reference_at
+from mbv3.training import read_weights, save_weights
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results"
+TABLE, CELLS, OUT = (RESULTS / f"netadapt{name}" for name in ("-table.csv", "-cells.jsonl", ".json"))
+SHARES = (0.5, 0.35, 0.7)
+WINDOW = 0.97  # settings of equal ms: from this share of the limit to the limit
+FULL = ArchSpec(
+    name="channel-bench-macro",
+    resolution=(32, 32),
+    stem=Conv(k=3, out=128, nl="RE", s=2),
+    rows=(
+        MBConv(k=3, exp=768, out=128, nl="RE", skip="identity"),
+        MBConv(k=3, exp=768, out=128, nl="RE", skip="identity"),
+        MBConv(k=3, exp=768, out=256, nl="RE", s=2),
+        MBConv(k=3, exp=1536, out=256, nl="RE", skip="identity"),
+    ),
+    tail=Conv(k=1, out=1024, nl="RE"),
+    head=Classify(features=0, classes=10, dropout=0.0),
+)
+_AT = {("bottleneck", -1): 0, ("expansion", 0): 1, ("expansion", 1): 2, ("expansion", 2): 3, ("bottleneck", 2): 4,
+       ("expansion", 3): 5, ("tail", 4): 6}  # fmt: skip
+SITES: list[Site] = sorted(all_sites(FULL), key=lambda s: _AT[s.kind, s.first])  # in the order of the bench's digits
+Setting = tuple[int, ...]  # quarters, 1 to 4, one a site
+EVERY: list[Setting] = list(product((1, 2, 3, 4), repeat=len(SITES)))
+
+
+def network(setting: Sequence[int]) -> ArchSpec:
+    spec = cut_many(FULL, {s: channels(FULL, s) * q // 4 for s, q in zip(SITES, setting, strict=True)})
+    assert spec is not None
+    return spec
+
+
+def quarters(spec: ArchSpec) -> str:
+    return "".join(str(4 * channels(spec, s) // channels(FULL, s)) for s in SITES)
+
+
+def grid(site: Site) -> list[int]:
+    return [channels(FULL, site) * q // 4 for q in (1, 2, 3, 4)]
+
+
+# ---- table ---------------------------------------------------------------------------------------------------
+
+
+def make_table(args: argparse.Namespace) -> None:
+    keys = dict.fromkeys(layer.key for s in EVERY for layer in lower(network(s)))
+    rng = np.random.default_rng(0)
+    drawn = [EVERY[i] for i in rng.permutation(len(EVERY))[:16]]
+    plan = BuildPlan(
+        keys=tuple(keys),
+        calibration=tuple(("".join(map(str, s)), network(s)) for s in [(4,) * 7, (1,) * 7, (2,) * 7, *drawn]),
+        reference=reference_at(1.0, (224, 224)),
+        about={"space": "channel-bench-macro", "space_id": "0" * 8, "width": 1.0, "resolution": 32,
+               "reference": "mobilenet_v3_large"},
+    )  # fmt: skip
+    table = result(build_table(open_runtime(args.runtime, 1), plan, args.out, minutes=args.minutes))
+    print(len(table.layers), "layers;", table.latency_ms(FULL), "ms;", table.report)
+
+
+# ---- images and the full network -----------------------------------------------------------------------------
+
+
+def cifar(where: Path, cache: Path) -> tuple[ImageSet, ImageSet]:
+    """(train, test), decoded once into .npy files under `cache`."""
+    cache.mkdir(parents=True, exist_ok=True)
+    sets = []
+    for part in ("train", "test"):
+        files = [cache / f"cifar-{part}-{what}.npy" for what in ("x", "y")]
+        if not all(f.exists() for f in files):
+            folder = where
+            if where.is_file():
+                folder = cache / "cifar10"
+                with tarfile.open(where) as tar:
+                    tar.extractall(folder, filter="data")
+            found = load_class_folder(folder / part, (32, 32), seed=0)
+            np.save(files[0], np.asarray(found.images[np.arange(len(found))]))
+            np.save(files[1], found.labels)
+        x, y = (np.load(f) for f in files)
+        sets.append(ImageSet(x, y, tuple(map(str, range(10))), ""))
+    return sets[0], sets[1]
+
+
+def shifted(x: Tensor, g: torch.Generator) -> Tensor:
+    """Images (N, 3, 32, 32) padded by 4, cropped and flipped at random, on their own device."""
+    n, _, h, w = x.shape
+    padded = functional.pad(x, (4, 4, 4, 4), mode="reflect")
+    dy, dx = (torch.randint(0, 9, (n, 1), generator=g, device=x.device) for _ in range(2))
+    flip = torch.rand((n, 1), generator=g, device=x.device) < 0.5
+    columns = torch.arange(w, device=x.device).expand(n, w)
+    columns = torch.where(flip, w - 1 - columns, columns) + dx
+    rows = torch.arange(h, device=x.device).expand(n, h) + dy
+    at = torch.arange(n, device=x.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[at, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def train(args: argparse.Namespace) -> None:
+    """SGD with Nesterov momentum and a cosine, images and augmentation on the device."""
+    device = torch.device(args.device)
+    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) * 255 for v in (MEAN, STD))
+    data, test = cifar(args.cifar, args.cache)
+    x, xt = ((torch.from_numpy(d.images).to(device).permute(0, 3, 1, 2).float() - mean) / std for d in (data, test))
+    y, yt = (torch.from_numpy(d.labels).to(device) for d in (data, test))
+    net = build(FULL, 0).to(device)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    weights = [p for p in net.parameters() if p.dim() > 1]
+    rest = [p for p in net.parameters() if p.dim() <= 1]
+    groups = [{"params": weights, "weight_decay": 5e-4}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=args.lr, momentum=0.9, nesterov=True)
+    per_epoch = len(x) // args.batch
+    steps = round(args.epochs * per_epoch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=steps, pct_start=0.1)
+    g = torch.Generator(device).manual_seed(0)
+    net.train()
+    began = time.monotonic()
+    for step in range(steps):
+        if step % per_epoch == 0:
+            order = torch.randperm(len(x), generator=g, device=device)
+        index = order[step % per_epoch * args.batch :][: args.batch]
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            out = net(shifted(x[index], g).contiguous(memory_format=torch.channels_last))
+        loss = functional.cross_entropy(out.float(), y[index], label_smoothing=0.1)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+    net.eval()
+    with torch.inference_mode():
+        right = sum(int((net(xt[i : i + 1000]).argmax(1) == yt[i : i + 1000]).sum()) for i in range(0, len(xt), 1000))
+    save_weights(args.weights, {k: v.cpu() for k, v in net.state_dict().items()})
+    print(f"{100 * right / len(xt):.2f} % of {len(xt)} test images; {steps} steps in {time.monotonic() - began:.0f} s")
+
+
+# ---- cells ---------------------------------------------------------------------------------------------------
+
+
+def every_cell(args: argparse.Namespace) -> list[dict[str, Any]]:
+    return [
+        {"share": share, "importance": importance, "worth": worth, "rounds": rounds, "seed": seed}
+        for seed in range(args.seeds)
+        for rounds in args.rounds
+        for worth in args.worths
+        for importance in args.importances
+        for share in SHARES
+    ]
+
+
+def make_cells(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    part, of = map(int, args.part.split("/"))
+    done = [json.loads(line)["cell"] for line in args.cells.read_text().splitlines()] if args.cells.exists() else []
+    data, _ = cifar(args.cifar, args.cache)
+    images = Images(*split(data, 0.1, 5000, 0), (32, 32))
+    latency = Latency(LatencyTable.load(args.table))
+    full_ms, state = latency([FULL])[0], read_weights(args.weights)
+    for cell in every_cell(args)[part::of]:
+        if cell in done:
+            continue
+        began = time.monotonic()
+        limit = cell["share"] * full_ms
+        if cell["rounds"] == 0:  # no fine-tuning: the scores of the full network decide
+            tuner = Tuner(images, cell["seed"])
+            scores = tuner.channels(FULL, state, cell["importance"])
+            offered = menus(FULL, site_scores(FULL, scores), allowed=grid)
+            if cell["worth"] == "losses":
+                offered = tuner.losses(FULL, state, scores, offered)
+            spec, accuracy = solve(FULL, offered, latency, limit).spec, None
+        else:
+            found = result(
+                shrink(
+                    FULL, latency, images, limit, weights=state, steps=args.steps, seed=cell["seed"], keep=Memory(),
+                    importance=cell["importance"], worth=cell["worth"], rounds=cell["rounds"], allowed=grid,
+                )
+            )  # fmt: skip
+            spec, accuracy = replace(found.spec, provenance=()), found.accuracy
+        line = {
+            "cell": cell, "steps": args.steps if cell["rounds"] else 0, "widths": quarters(spec),
+            "ms": round(latency([spec])[0], 5), "held_out": accuracy, "s": round(time.monotonic() - began, 1),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor(),
+        }  # fmt: skip
+        with args.cells.open("a") as f:
+            f.write(json.dumps(line) + "\n")
+        print(json.dumps(line), flush=True)
+
+
+# ---- report --------------------------------------------------------------------------------------------------
+
+
+def pairwise(settings: NDArray[np.int64], accuracy: NDArray[np.float64], ridge: float = 3.0) -> NDArray[np.float64]:
+    """Accuracies denoised: a ridge on one-hot digits and pairs of digits."""
+    hot = np.eye(4)[settings - 1]  # (n, sites, 4)
+    parts = [hot[:, i] for i in range(settings.shape[1])]
+    parts += [(hot[:, i, :, None] * hot[:, j, None, :]).reshape(len(hot), -1)
+              for i, j in combinations(range(settings.shape[1]), 2)]  # fmt: skip
+    x = np.concatenate(parts, 1)
+    centre = accuracy.mean()
+    solved = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ (accuracy - centre))
+    fitted: NDArray[np.float64] = x @ solved + centre
+    return fitted
+
+
+def make_report(args: argparse.Namespace) -> None:
+    with args.csv.open() as f:
+        truth = {row["widths"]: float(row["mean"]) for row in csv.DictReader(f)}
+    names = ["".join(map(str, s)) for s in EVERY]
+    settings = np.array(EVERY)
+    raw = np.array([truth[n] for n in names])
+    smooth = pairwise(settings, raw)
+    latency = Latency(LatencyTable.load(args.table))
+    ms = np.array(latency([network(s) for s in EVERY]))
+    lines = [json.loads(line) for line in args.cells.read_text().splitlines()] if args.cells.exists() else []
+    at = {n: i for i, n in enumerate(names)}
+    report: list[dict[str, Any]] = []
+    for share in sorted(SHARES, reverse=True):
+        limit = share * ms.max()
+        equal = (ms <= limit) & (ms >= WINDOW * limit)
+        spread = settings.max(1) - settings.min(1)
+        alike = equal & (spread <= 1)
+        random, best = smooth[equal].mean(), smooth[equal].max()
+
+        def gain(accuracy: float, random: float = random, best: float = best) -> float:
+            return round((accuracy - random) / (best - random), 3)
+
+        entry: dict[str, Any] = {
+            "share": share, "limit_ms": round(limit, 4), "settings": int(equal.sum()), "random": round(random, 3),
+            "random_sd": round(smooth[equal].std(), 3), "best": round(best, 3),
+            "best_widths": names[int(np.argmax(np.where(equal, smooth, -np.inf)))],
+            "uniform": round(smooth[alike].mean(), 3), "uniform_n": int(alike.sum()),
+            "uniform_gain": gain(smooth[alike].mean()), "cells": [],
+        }  # fmt: skip
+        for line in lines:
+            if line["cell"]["share"] == share:
+                i = at[line["widths"]]
+                entry["cells"].append(
+                    {**line["cell"], "widths": line["widths"], "ms_share": round(ms[i] / limit, 4),
+                     "accuracy": round(smooth[i], 3), "measured": raw[i], "gain": gain(smooth[i])}
+                )  # fmt: skip
+        report.append(entry)
+        print({k: v for k, v in entry.items() if k != "cells"})
+        for c in entry["cells"]:
+            print("  ", c)
+    git = partial(subprocess.run, capture_output=True, text=True, cwd=ROOT)
+    about = {"commit": git(["git", "rev-parse", "HEAD"]).stdout.strip(), "table": latency.table.fingerprint.as_dict()}
+    args.out.write_text(json.dumps({"about": about, "targets": report}, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(required=True)
+    p = verbs.add_parser("table")
+    p.add_argument("--out", type=Path, default=TABLE)
+    p.add_argument("--runtime", default="onnxruntime")
+    p.add_argument("--minutes", type=float, default=3.0)
+    p.set_defaults(run=make_table)
+    for name, run in (("train", train), ("cells", make_cells)):
+        p = verbs.add_parser(name)
+        p.add_argument("--cifar", type=Path, required=True, help="folder with train/ and test/, or a tar of it")
+        p.add_argument("--cache", type=Path, default=Path("cifar-cache"))
+        p.add_argument("--weights", type=Path, required=True)
+        p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+        p.set_defaults(run=run)
+        if name == "train":
+            p.add_argument("--epochs", type=float, default=60)
+            p.add_argument("--batch", type=int, default=128)
+            p.add_argument("--lr", type=float, default=0.1)
+        else:
+            p.add_argument("--table", type=Path, default=TABLE)
+            p.add_argument("--cells", type=Path, default=CELLS)
+            p.add_argument("--part", default="0/1")
+            p.add_argument("--steps", type=int, default=1200)
+            p.add_argument("--seeds", type=int, default=3)
+            p.add_argument("--rounds", type=int, nargs="+", default=[4, 0])
+            p.add_argument("--importances", nargs="+", default=["taylor"], choices=IMPORTANCES)
+            p.add_argument("--worths", nargs="+", default=["scores"], choices=("scores", "losses"))
+            p.add_argument("--threads", type=int, default=1)
+    p = verbs.add_parser("report")
+    p.add_argument("--csv", type=Path, required=True)
+    p.add_argument("--table", type=Path, default=TABLE)
+    p.add_argument("--cells", type=Path, default=CELLS)
+    p.add_argument("--out", type=Path, default=OUT)
+    p.set_defaults(run=make_report)
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()

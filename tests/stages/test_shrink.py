@@ -1,0 +1,181 @@
+"""The shrinking stage on a measured table and small trainings: within the target, resumable, under a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mbv3.data import split
+from mbv3.errors import BadInput
+from mbv3.events import Event, Note, result
+from mbv3.files import write_atomic
+from mbv3.latency import LatencyTable
+from mbv3.nn import build
+from mbv3.spec import ArchSpec, Classify, all_sites, channels, load_spec
+from mbv3.stages import Adapted, Images, Memory, shrink
+from mbv3.tables import Latency
+from tests.drawn import CLASSES, drawn_images
+
+TABLE = Path(__file__).parents[1] / "golden" / "run-0.1.0" / "latency-table.csv"  # of a Pixel 1
+SIDE = 32
+NET = load_spec("mobilenet_v3_small@0.35")
+START = replace(NET, resolution=(SIDE, SIDE), head=Classify(features=128, classes=CLASSES))
+IMAGES = Images(*split(drawn_images(160, SIDE, 0), 0.3, 48, 0), (SIDE, SIDE))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def latency() -> Latency:
+    return Latency(LatencyTable.load(TABLE))
+
+
+def shrunk(keep: Any = None, **options: Any) -> Generator[Event, None, Adapted]:
+    lat = latency()
+    target = 0.6 * lat([START])[0]
+    options = {"weights": WEIGHTS, "steps": 24, "rounds": 3, **options}
+    return shrink(START, lat, IMAGES, target, keep=keep, **options)
+
+
+def trained() -> dict[str, Tensor]:
+    """The start with weights that know the images."""
+    lat = latency()
+    wide = shrink(START, lat, IMAGES, 2 * lat([START])[0], weights=build(START, 0).state_dict(), steps=60, rounds=1)
+    state = result(wide).state
+    assert state is not None
+    return state
+
+
+WEIGHTS: dict[str, Tensor] = {}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def weights(one_thread: Any) -> None:
+    WEIGHTS.update(trained())
+
+
+def test_a_trained_network_is_cut_to_the_target_and_still_knows_the_images() -> None:
+    keep = Memory()
+    found = result(shrunk(keep))
+    target = 0.6 * latency()([START])[0]
+    assert found.reached and 0.98 * target <= found.predicted_ms <= target
+    assert found.verdict is None and found.predicted_ms == pytest.approx(latency()([found.spec])[0])
+    net = build(found.spec)
+    net.load_state_dict(found.state or {})
+    assert found.accuracy > 100 / CLASSES + 25  # of 48 images: chance is 12.5 +- 4.8
+    sites = all_sites(START)
+    assert all(channels(found.spec, s) <= channels(START, s) for s in sites)
+    steps = keep.tables["netadapt.csv"]
+    assert [row["step"] for row in steps] == ["0", "1", "2", "3"] and all(row["chosen"] == "1" for row in steps)
+    ms = [float(row["latency_ms"]) for row in steps]
+    assert ms == sorted(ms, reverse=True) and ms[-1] == pytest.approx(found.predicted_ms, abs=1e-6)
+    cuts = keep.tables["cuts.csv"]
+    now = {str(s) + s.kind: channels(START, s) for s in sites}
+    for row in cuts:  # every cut begins where the one before it ended
+        where = row["where"] + row["kind"]
+        assert int(row["before"]) == now[where] > int(row["after"])
+        now[where] = int(row["after"])
+    assert now == {str(s) + s.kind: channels(found.spec, s) for s in sites}
+
+
+def test_weights_with_another_head_learn_a_new_one_first() -> None:
+    other = replace(START, head=replace(START.head, classes=5))
+    notes = []
+    stage = shrunk(weights=build(other, 0).state_dict(), steps=3)
+    for event in stage:
+        if not isinstance(event, Note):
+            notes.append(getattr(event, "text", ""))
+        if "joint cuts" in notes[-1:] or len(notes) > 3:
+            break
+    assert any("another head: it is learned" in text for text in notes)
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    with pytest.raises(BadInput, match="weights of another network"):
+        result(shrunk(weights=build(load_spec("mobilenet_v3_small@0.5"), 0).state_dict()))
+    with pytest.raises(BadInput, match="engine: must be joint or netadapt"):
+        result(shrunk(engine="both"))
+
+
+@dataclass
+class Folder(Memory):
+    """Keeps binary files too, and forgets nothing when the run is broken off."""
+
+    root: Path = field(default_factory=Path)
+
+    def file(self, name: str) -> Path:
+        return self.root / name
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [3, 7])
+def test_a_run_that_was_killed_ends_with_the_same_network_and_weights(tmp_path: Path, at: int) -> None:
+    whole = result(shrunk(steps=4, rounds=2))
+    keep = Folder(root=tmp_path)
+    events = 0
+    with pytest.raises(Killed):
+        for _ in shrunk(keep, steps=4, rounds=2):
+            events += 1
+            if events == at:
+                raise Killed
+    again = result(shrunk(keep, steps=4, rounds=2))
+    assert again.spec == whole.spec and again.accuracy == whole.accuracy
+    assert whole.state is not None and again.state is not None
+    assert all(torch.equal(whole.state[k], again.state[k]) for k in whole.state)
+    assert not (tmp_path / "netadapt-training.safetensors").exists()
+
+
+def test_killed_before_a_checkpoint_the_same_file_is_read(tmp_path: Path) -> None:
+    keep = Folder(root=tmp_path)
+    result(shrunk(keep, steps=2, rounds=1))
+    found = result(shrunk(keep, steps=2, rounds=1))  # nothing is left to do
+    assert found.reached
+    write_atomic(tmp_path / "netadapt.safetensors", b"no checkpoint")
+    with pytest.raises(BadInput, match="not a safetensors file"):
+        result(shrunk(keep, steps=2, rounds=1))
+
+
+def test_the_teacher_is_asked_and_stays_as_it_is() -> None:
+    teacher = build(START, 0)
+    teacher.load_state_dict(WEIGHTS)
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    own = result(shrunk(steps=2, rounds=1))
+    given = result(shrunk(steps=2, rounds=1, teacher=teacher))
+    other = result(shrunk(steps=2, rounds=1, teacher=build(START, 5)))
+    assert all(torch.equal(before[k], v) for k, v in teacher.state_dict().items())
+    assert own.state is not None and given.state is not None and other.state is not None
+    # by default the uncut network is the teacher
+    assert all(torch.equal(own.state[k], given.state[k]) for k in own.state)
+    assert any(not torch.equal(own.state[k], other.state[k]) for k in own.state if k in other.state
+               and own.state[k].shape == other.state[k].shape)  # fmt: skip
+
+
+@pytest.mark.parametrize("importance", ["taylor-squared", "l2", "bn"])
+def test_every_importance_leads_to_the_target(importance: str) -> None:
+    found = result(shrunk(steps=2, rounds=2, importance=importance))
+    assert found.reached and found.spec != START
+
+
+def test_worth_by_trial_leads_to_the_target() -> None:
+    found = result(shrunk(steps=2, rounds=1, worth="losses"))
+    assert found.reached and found.spec != START
+
+
+def test_a_network_within_the_target_is_only_fine_tuned() -> None:
+    lat = latency()
+    spec: ArchSpec = result(shrink(START, lat, IMAGES, 9 * lat([START])[0], weights=WEIGHTS, steps=4, rounds=1)).spec
+    assert spec == START
