@@ -328,7 +328,7 @@ def _pruned_at(given: Given, start: Tuned, ratio: float, method: str) -> tuple[A
     if method == "tp-taylor":
         data = given.images.train
         index = np.random.default_rng(given.seed).permutation(len(data))[:256]
-        for rows in np.split(np.sort(index), 4):
+        for rows in np.array_split(np.sort(index), 4):
             pixels, labels = data.batch(rows, start.spec.resolution, "none", np.random.default_rng(0))
             out = plain(normalise(pixels, start.spec.resolution))
             nn.functional.cross_entropy(out, labels).backward()
