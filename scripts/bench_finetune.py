@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import base64
 import copy
+import hashlib
 import json
 import platform
 import subprocess
@@ -63,7 +64,8 @@ def part(folder: Path, px: int, room: bool, per_class: int, classes: tuple[str, 
         files, labels = [files[i] for i in keep], labels[keep]
     wanted = (round(px * 8 / 7),) * 2 if room else (px, px)
     side = stored_size([p for p, _ in files], wanted)
-    cache = folder.parent / f".{folder.name}-{per_class}-{side[0]}.npy"
+    which = hashlib.sha256("\n".join(str(path) for path, _ in files).encode()).hexdigest()[:12]
+    cache = folder.parent / f".{folder.name}-{which}-{side[0]}.npy"
     if not cache.exists():
         np.save(cache, np.asarray(decode_all([p for p, _ in files], side, folder).pixels))
     return ImageSet(np.load(cache, mmap_mode="r"), labels, names, str(cache))
