@@ -16,11 +16,12 @@ from mbv3.spec import ArchSpec, Classify, load_spec, with_head
 
 
 def filled(folder: Path, names: list[str], n: int, first: int = 0) -> Path:
-    """`n` images of one grey each in every class folder; no two are alike."""
+    """`n` images of one grey each and a white corner in every class folder; no two are alike."""
     for c, name in enumerate(names):
         (folder / name).mkdir(parents=True)
         for i in range(n):
             grey = np.full((8, 8, 3), first + c * n + i, np.uint8)
+            grey[7, 7] = 255  # an image of one value is remarked on
             Image.fromarray(grey).save(folder / name / f"{i}.png")
     return folder
 
