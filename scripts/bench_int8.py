@@ -2,11 +2,13 @@
 
 python scripts/bench_int8.py mobilenet_v3_small --weights FILE --data DIR [--padding tensorflow] [--seeds 0 1 2]
                              [--resolution PX] [--only-choice] [--out results/int8.json]
+python scripts/bench_int8.py table [--out results/int8.json]
 
 DIR: photographs called <anything>_<class index>.jpg, or class folders with the network's classes. For each seed the
 photographs are divided: a third calibrates, a third chooses, a third reports. Rows: ONNX Runtime's quantizer by its own
 options, then our files, each setting changed alone, and the file that `mbv3 export` would choose. `times_as_fast` is
-the ratio to fp32 on one thread, both timed by turns. A row of a seed and network that is there is replaced.
+the ratio to fp32 on one thread, both timed by turns. A row of a seed and network that is there is replaced. `table`
+prints the means over seeds, in Markdown.
 """
 
 from __future__ import annotations
@@ -152,8 +154,8 @@ def settings(model: bytes, images: Inputs, chosen: Recipe) -> Iterator[tuple[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network")
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--padding", default="both", choices=("both", "tensorflow"))
     parser.add_argument("--resolution", type=int)
     parser.add_argument("--classes", type=int)
@@ -162,6 +164,10 @@ def main() -> None:
     parser.add_argument("--only-choice", action="store_true")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "int8.json")
     o = parser.parse_args()
+    if o.network == "table":
+        return print(table(json.loads(o.out.read_text("utf-8"))))
+    if o.weights is None or o.data is None:
+        parser.error("--weights and --data are needed")
     logging.disable(logging.WARNING)
     spec = load_spec(o.network)
     if o.classes and isinstance(spec.head, Classify):
@@ -208,6 +214,26 @@ def main() -> None:
         kept = [k for k in kept if (k["network"], k["seed"]) != (about["network"], seed)]
         kept = sorted([*kept, about], key=lambda k: (k["network"], k["seed"]))
         write_atomic(o.out, json.dumps(kept, indent=1) + "\n")
+
+
+def table(kept: Sequence[dict[str, Any]]) -> str:
+    """Means over seeds, a line for each network and setting, with the standard error of the points lost."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for part in kept:
+        for r in part["rows"]:
+            if "failed" not in r and "on" not in r:
+                found.setdefault((part["network"], r["setting"]), []).append(r)
+    lines = [
+        "| network | setting | seeds | fp32, % | int8, % | points lost | agree, % | times as fast |",
+        "|---" * 8 + "|",
+    ]
+    for (network, setting), rows in found.items():
+        lost = [r["fp32_top1"] - r["int8_top1"] for r in rows]
+        error = f" ± {np.std(lost, ddof=1) / len(lost) ** 0.5:.1f}" if len(lost) > 1 else ""
+        mean = {k: np.mean([r[k] for r in rows]) for k in ("fp32_top1", "int8_top1", "agreement", "times_as_fast")}
+        lines.append(f"| {network} | {setting} | {len(rows)} | {mean['fp32_top1']:.1f} | {mean['int8_top1']:.1f} | "
+                     f"{np.mean(lost):.1f}{error} | {mean['agreement']:.1f} | {mean['times_as_fast']:.2f} |")  # fmt: skip
+    return "\n".join(lines)
 
 
 def row(c: Any) -> dict[str, Any]:
