@@ -231,8 +231,9 @@ def table(kept: Sequence[dict[str, Any]]) -> str:
         lost = [r["fp32_top1"] - r["int8_top1"] for r in rows]
         error = f" ± {np.std(lost, ddof=1) / len(lost) ** 0.5:.1f}" if len(lost) > 1 else ""
         mean = {k: np.mean([r[k] for r in rows]) for k in ("fp32_top1", "int8_top1", "agreement", "times_as_fast")}
-        lines.append(f"| {network} | {setting} | {len(rows)} | {mean['fp32_top1']:.1f} | {mean['int8_top1']:.1f} | "
-                     f"{np.mean(lost):.1f}{error} | {mean['agreement']:.1f} | {mean['times_as_fast']:.2f} |")  # fmt: skip
+        figures = f"{mean['fp32_top1']:.1f} | {mean['int8_top1']:.1f} | {np.mean(lost):.1f}{error}"
+        lines.append(f"| {network} | {setting} | {len(rows)} | {figures} | {mean['agreement']:.1f} | "
+                     f"{mean['times_as_fast']:.2f} |")  # fmt: skip
     return "\n".join(lines)
 
 

@@ -57,7 +57,7 @@ def test_the_fastest_that_keeps_the_answers() -> None:
         return Candidate((str(speed),), seen, speed)
 
     lost, wrong, slow = of(9, 0.01, 3), of(0, 0.5, 2), of(0, 1e-3, 1)
-    fast, close = of(1, 0.009, 1.5), of(0, 0.005, 1.48)
+    fast, close = of(1, 0.005, 1.5), of(0, 0.002, 1.48)
     assert _best([lost, wrong, slow, fast]) is fast
     assert _best([lost, wrong, slow, fast, close]) is close  # the better one where speeds are close
     assert _best([lost, wrong]) is lost  # none keeps them: the one that answers best
