@@ -32,12 +32,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from mbv3.data import decode_all, find_class_folder, find_images
+from mbv3.data import Pixels, decode_all, find_class_folder, find_images, normalise
 from mbv3.events import result
 from mbv3.export import Examples, choose_int8, compared, ratio, read_any_weights
 from mbv3.files import write_atomic
 from mbv3.graph import Recipe, calibrate, mixed, network_model, quantized
-from mbv3.runs.export_images import Inputs
 from mbv3.spec import ArchSpec, Classify, load_spec, with_head
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,6 +55,12 @@ def photographs(folder: Path, spec: ArchSpec, labels: Sequence[str], most: int) 
     drawn = np.sort(np.random.default_rng(0).permutation(len(files))[:most])
     pixels = decode_all([files[i] for i in drawn], spec.resolution, folder, "middle").pixels
     return pixels, np.array(truth, np.int64)[drawn]
+
+
+def inputs(pixels: Pixels, spec: ArchSpec, i: int) -> NDArray[np.float32]:
+    """(1, 3, H, W), as the network takes it."""
+    one: NDArray[np.float32] = normalise(pixels[np.array([i])], spec.resolution).contiguous().numpy()
+    return one
 
 
 def library(model: bytes, images: Sequence[NDArray[np.float32]], **options: Any) -> bytes:
@@ -109,9 +114,11 @@ def equalised(model: bytes) -> bytes:
     return net.SerializeToString()
 
 
-def settings(model: bytes, images: Inputs, chosen: Recipe) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def settings(
+    model: bytes, images: Sequence[NDArray[np.float32]], chosen: Recipe
+) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """(name, how the file is made)."""
-    few = [images[i] for i in range(min(RANGES, len(images)))]
+    few = images[:RANGES]
     u8, s8 = QuantType.QUInt8, QuantType.QInt8
     yield "as it was: quantize_static, u8 s8, a scale a channel, QDQ", lambda: quantized(model, few)
     for name, options in (
@@ -181,7 +188,8 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     for seed in o.seeds:
         order = np.random.default_rng(seed).permutation(len(truth))
-        sets = [Examples(Inputs(pixels, spec.resolution, part), truth[part]) for part in np.array_split(order, 3)]
+        thirds = np.array_split(order, 3)
+        sets = [Examples([inputs(pixels, spec, i) for i in part], truth[part]) for part in thirds]
         learn, choose, report = sets
         begun = time.monotonic()
         made = result(choose_int8(model, learn, choose, report))
@@ -191,7 +199,6 @@ def main() -> None:
             rows.append({"setting": f"candidate, {len(c.floats)} parts in float", "times_as_fast": round(c.speed, 3),
                          **row(c.compared), "on": "the choosing images"})  # fmt: skip
         if not o.only_choice:
-            assert isinstance(learn.images, Inputs)
             for name, make in settings(model, learn.images, Recipe(floats=made.floats, clips=made.clips)):
                 try:
                     file = make()
