@@ -103,7 +103,7 @@ def equalised(model: bytes) -> bytes:
         theirs = np.abs(c).max(axis=(1, 2, 3) if depthwise else (0, 2, 3))
         s = np.clip(np.sqrt(np.maximum(ours, 1e-8) / np.maximum(theirs, 1e-8)), 0.1, 10).astype(np.float32)
         if relu.op_type == "Clip":
-            s = np.maximum(s, 1)  # a clip at 6 after the scaling cuts nothing that it did not cut before
+            s = np.maximum(s, 1)  # the clip at 6 becomes one at 6 s, so that answers change
         c = c * (s[:, None, None, None] if depthwise else s[None, :, None, None])
         for name, value in (
             (first.input[1], a / s[:, None, None, None]),
