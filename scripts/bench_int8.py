@@ -2,11 +2,13 @@
 
 python scripts/bench_int8.py mobilenet_v3_small --weights FILE --data DIR [--padding tensorflow] [--seeds 0 1 2]
                              [--resolution PX] [--only-choice] [--out results/int8.json]
+python scripts/bench_int8.py table [--out results/int8.json]
 
 DIR: photographs called <anything>_<class index>.jpg, or class folders with the network's classes. For each seed the
 photographs are divided: a third calibrates, a third chooses, a third reports. Rows: ONNX Runtime's quantizer by its own
 options, then our files, each setting changed alone, and the file that `mbv3 export` would choose. `times_as_fast` is
-the ratio to fp32 on one thread, both timed by turns. A row of a seed and network that is there is replaced.
+the ratio to fp32 on one thread, both timed by turns. A row of a seed and network that is there is replaced. `table`
+prints the means over seeds, in Markdown.
 """
 
 from __future__ import annotations
@@ -30,12 +32,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from mbv3.data import decode_all, find_class_folder, find_images
+from mbv3.data import Pixels, decode_all, find_class_folder, find_images, normalise
 from mbv3.events import result
 from mbv3.export import Examples, choose_int8, compared, ratio, read_any_weights
 from mbv3.files import write_atomic
 from mbv3.graph import Recipe, calibrate, mixed, network_model, quantized
-from mbv3.runs.export_images import Inputs
 from mbv3.spec import ArchSpec, Classify, load_spec, with_head
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +55,12 @@ def photographs(folder: Path, spec: ArchSpec, labels: Sequence[str], most: int) 
     drawn = np.sort(np.random.default_rng(0).permutation(len(files))[:most])
     pixels = decode_all([files[i] for i in drawn], spec.resolution, folder, "middle").pixels
     return pixels, np.array(truth, np.int64)[drawn]
+
+
+def inputs(pixels: Pixels, spec: ArchSpec, i: int) -> NDArray[np.float32]:
+    """(1, 3, H, W), as the network takes it."""
+    one: NDArray[np.float32] = normalise(pixels[np.array([i])], spec.resolution).contiguous().numpy()
+    return one
 
 
 def library(model: bytes, images: Sequence[NDArray[np.float32]], **options: Any) -> bytes:
@@ -96,7 +103,7 @@ def equalised(model: bytes) -> bytes:
         theirs = np.abs(c).max(axis=(1, 2, 3) if depthwise else (0, 2, 3))
         s = np.clip(np.sqrt(np.maximum(ours, 1e-8) / np.maximum(theirs, 1e-8)), 0.1, 10).astype(np.float32)
         if relu.op_type == "Clip":
-            s = np.maximum(s, 1)  # a clip at 6 after the scaling cuts nothing that it did not cut before
+            s = np.maximum(s, 1)  # the clip at 6 becomes one at 6 s, so that answers change
         c = c * (s[:, None, None, None] if depthwise else s[None, :, None, None])
         for name, value in (
             (first.input[1], a / s[:, None, None, None]),
@@ -107,9 +114,11 @@ def equalised(model: bytes) -> bytes:
     return net.SerializeToString()
 
 
-def settings(model: bytes, images: Inputs, chosen: Recipe) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def settings(
+    model: bytes, images: Sequence[NDArray[np.float32]], chosen: Recipe
+) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """(name, how the file is made)."""
-    few = [images[i] for i in range(min(RANGES, len(images)))]
+    few = images[:RANGES]
     u8, s8 = QuantType.QUInt8, QuantType.QInt8
     yield "as it was: quantize_static, u8 s8, a scale a channel, QDQ", lambda: quantized(model, few)
     for name, options in (
@@ -152,8 +161,8 @@ def settings(model: bytes, images: Inputs, chosen: Recipe) -> Iterator[tuple[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network")
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--padding", default="both", choices=("both", "tensorflow"))
     parser.add_argument("--resolution", type=int)
     parser.add_argument("--classes", type=int)
@@ -162,6 +171,10 @@ def main() -> None:
     parser.add_argument("--only-choice", action="store_true")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "int8.json")
     o = parser.parse_args()
+    if o.network == "table":
+        return print(table(json.loads(o.out.read_text("utf-8"))))
+    if o.weights is None or o.data is None:
+        parser.error("--weights and --data are needed")
     logging.disable(logging.WARNING)
     spec = load_spec(o.network)
     if o.classes and isinstance(spec.head, Classify):
@@ -175,7 +188,8 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     for seed in o.seeds:
         order = np.random.default_rng(seed).permutation(len(truth))
-        sets = [Examples(Inputs(pixels, spec.resolution, part), truth[part]) for part in np.array_split(order, 3)]
+        thirds = np.array_split(order, 3)
+        sets = [Examples([inputs(pixels, spec, i) for i in part], truth[part]) for part in thirds]
         learn, choose, report = sets
         begun = time.monotonic()
         made = result(choose_int8(model, learn, choose, report))
@@ -185,7 +199,6 @@ def main() -> None:
             rows.append({"setting": f"candidate, {len(c.floats)} parts in float", "times_as_fast": round(c.speed, 3),
                          **row(c.compared), "on": "the choosing images"})  # fmt: skip
         if not o.only_choice:
-            assert isinstance(learn.images, Inputs)
             for name, make in settings(model, learn.images, Recipe(floats=made.floats, clips=made.clips)):
                 try:
                     file = make()
@@ -208,6 +221,27 @@ def main() -> None:
         kept = [k for k in kept if (k["network"], k["seed"]) != (about["network"], seed)]
         kept = sorted([*kept, about], key=lambda k: (k["network"], k["seed"]))
         write_atomic(o.out, json.dumps(kept, indent=1) + "\n")
+
+
+def table(kept: Sequence[dict[str, Any]]) -> str:
+    """Means over seeds, a line for each network and setting, with the standard error of the points lost."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for part in kept:
+        for r in part["rows"]:
+            if "failed" not in r and "on" not in r:
+                found.setdefault((part["network"], r["setting"]), []).append(r)
+    lines = [
+        "| network | setting | seeds | fp32, % | int8, % | points lost | agree, % | times as fast |",
+        "|---" * 8 + "|",
+    ]
+    for (network, setting), rows in found.items():
+        lost = [r["fp32_top1"] - r["int8_top1"] for r in rows]
+        error = f" ± {np.std(lost, ddof=1) / len(lost) ** 0.5:.1f}" if len(lost) > 1 else ""
+        mean = {k: np.mean([r[k] for r in rows]) for k in ("fp32_top1", "int8_top1", "agreement", "times_as_fast")}
+        figures = f"{mean['fp32_top1']:.1f} | {mean['int8_top1']:.1f} | {np.mean(lost):.1f}{error}"
+        lines.append(f"| {network} | {setting} | {len(rows)} | {figures} | {mean['agreement']:.1f} | "
+                     f"{mean['times_as_fast']:.2f} |")  # fmt: skip
+    return "\n".join(lines)
 
 
 def row(c: Any) -> dict[str, Any]:

@@ -191,6 +191,7 @@ def test_int8_is_calibrated_on_images_or_says_so(mbv3: Command, spec: Path, tmp_
     assert code == 0 and "one random image" in err
     code, _, err = mbv3(*common, tmp_path / "real.onnx", "--data", tmp_path / "data")
     assert code == 0 and "one random image" not in err
+    assert "4 images are too few to keep some back" in err and "on the 4 images that it was calibrated on" in err
     real, random = ((tmp_path / f"{name}.onnx").read_bytes() for name in ("real", "random"))
     assert real != random and b"QuantizeLinear" in real
     (tmp_path / "flat/images").mkdir(parents=True)
@@ -198,8 +199,11 @@ def test_int8_is_calibrated_on_images_or_says_so(mbv3: Command, spec: Path, tmp_
         image.rename(tmp_path / "flat/images" / image.name)
     (tmp_path / "flat/masks").mkdir()
     (tmp_path / "flat/masks/0.png").write_bytes(b"no image, and not asked for")
-    code, _, err = mbv3(*common, tmp_path / "flat.onnx", "--data", tmp_path / "flat")
-    assert code == 0 and (tmp_path / "flat.onnx").read_bytes() == real, err
+    code, said, err = mbv3(*common, tmp_path / "flat.onnx", "--data", tmp_path / "flat", "--json")
+    assert code == 0 and "there are no class folders" in err and "int8 answers as fp32 on" in err
+    about = json.loads(said)["int8"]
+    assert about["images"] == {"calibrated": 4, "chosen": 4, "reported": 4} and not about["held_out"]
+    assert about["fp32_top1"] is None and about["times_as_fast"] > 0
     code, _, err = mbv3(*common, tmp_path / "none.onnx", "--data", tmp_path / "data")
     assert code == 2 and f"{tmp_path / 'data'}: holds no images" in err and not (tmp_path / "none.onnx").exists()
     spec.write_text(spec.read_text().replace("resolution: 32", "resolution: 32, channels: 1"))
