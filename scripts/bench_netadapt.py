@@ -2,14 +2,16 @@
 
     python scripts/bench_netadapt.py table --out results/netadapt-table.csv
     python scripts/bench_netadapt.py train --cifar DIR|TAR --weights full.safetensors [--device cuda]
-    python scripts/bench_netadapt.py cells --cifar DIR|TAR --weights full.safetensors --part 0/8 [--device cuda]
+    python scripts/bench_netadapt.py cells --cifar DIR|TAR --weights full.safetensors --part 0/8
+    python scripts/bench_netadapt.py rivals --cifar DIR|TAR --weights full.safetensors
     python scripts/bench_netadapt.py report --csv channel_bench_macro_mobilenet.csv
 
 `table` times every layer of the 4^7 networks on this CPU. `train` trains the full network on CIFAR-10. `cells` shrinks
-it to 0.7, 0.5 and 0.35 of its ms, channels kept to quarters, and appends a line a cell to --cells; `--part i/n` does
-every n-th cell, so that several processes share a device. `report` looks up the true accuracy of what is left, beside
-random settings of equal ms, uniform widths and the best (accuracies denoised by a pairwise ridge), and writes
-results/netadapt.json. A cell that --cells already has is not made again.
+it to 0.7, 0.5 and 0.35 of its ms, channels kept to quarters, and appends a line a cell to --cells, on a GPU where
+there is one; `--part i/n` does every n-th cell, so that several processes share a device; a cell that --cells has is
+not made again. `rivals` adds the choice of Torch-Pruning, where it is installed (`pip install torch-pruning`), its
+ratio bisected to the same ms. `report` looks up the true accuracy of what is left, beside random settings of equal ms,
+uniform widths and the best (accuracies denoised by a pairwise ridge), and writes results/netadapt.json.
 """
 
 from __future__ import annotations
@@ -34,13 +36,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from mbv3.data import ImageSet, load_class_folder, split
+from mbv3.data import ImageSet, load_class_folder, make_batch, split
 from mbv3.events import result
 from mbv3.latency import BuildPlan, LatencyTable, build_table, open_runtime
-from mbv3.netadapt import IMPORTANCES, menus, solve
-from mbv3.nn import MEAN, STD, build
+from mbv3.netadapt import IMPORTANCES, maker_of, menus, solve
+from mbv3.nn import MEAN, STD, build, channel_sets
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv, Site, all_sites, channels, cut_many, lower
-from mbv3.stages import Images, Memory, Tuner, shrink, site_scores
+from mbv3.stages import Images, Memory, Tuner, default_device, shrink, site_scores
 from mbv3.tables import Latency, reference_at
 from mbv3.training import read_weights, save_weights
 
@@ -114,8 +116,9 @@ def cifar(where: Path, cache: Path) -> tuple[ImageSet, ImageSet]:
             folder = where
             if where.is_file():
                 folder = cache / "cifar10"
-                with tarfile.open(where) as tar:
-                    tar.extractall(folder, filter="data")
+                if not folder.exists():
+                    with tarfile.open(where) as tar:
+                        tar.extractall(folder, filter="data")
             found = load_class_folder(folder / part, (32, 32), seed=0)
             np.save(files[0], np.asarray(found.images[np.arange(len(found))]))
             np.save(files[1], found.labels)
@@ -179,10 +182,11 @@ def train(args: argparse.Namespace) -> None:
 
 def every_cell(args: argparse.Namespace) -> list[dict[str, Any]]:
     return [
-        {"share": share, "importance": importance, "worth": worth, "rounds": rounds, "seed": seed}
+        {"share": share, "importance": importance, "worth": worth, "balance": balance, "rounds": rounds, "seed": seed}
         for seed in range(args.seeds)
         for rounds in args.rounds
         for worth in args.worths
+        for balance in args.balances
         for importance in args.importances
         for share in SHARES
     ]
@@ -204,7 +208,7 @@ def make_cells(args: argparse.Namespace) -> None:
         if cell["rounds"] == 0:  # no fine-tuning: the scores of the full network decide
             tuner = Tuner(images, cell["seed"])
             scores = tuner.channels(FULL, state, cell["importance"])
-            offered = menus(FULL, site_scores(FULL, scores), allowed=grid)
+            offered = menus(FULL, site_scores(FULL, scores, cell["balance"]), allowed=grid)
             if cell["worth"] == "losses":
                 offered = tuner.losses(FULL, state, scores, offered)
             spec, accuracy = solve(FULL, offered, latency, limit).spec, None
@@ -212,7 +216,8 @@ def make_cells(args: argparse.Namespace) -> None:
             found = result(
                 shrink(
                     FULL, latency, images, limit, weights=state, steps=args.steps, seed=cell["seed"], keep=Memory(),
-                    importance=cell["importance"], worth=cell["worth"], rounds=cell["rounds"], allowed=grid,
+                    importance=cell["importance"], worth=cell["worth"], balance=cell["balance"],
+                    rounds=cell["rounds"], allowed=grid,
                 )
             )  # fmt: skip
             spec, accuracy = replace(found.spec, provenance=()), found.accuracy
@@ -224,6 +229,75 @@ def make_cells(args: argparse.Namespace) -> None:
         with args.cells.open("a") as f:
             f.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)
+
+
+# ---- Torch-Pruning -------------------------------------------------------------------------------------------
+
+
+class Plain(torch.nn.Module):
+    """The network with nothing but module calls, as Torch-Pruning traces them."""
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.net = build(FULL, 0)
+        self.net.load_state_dict(state)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.net.stem(x)
+        for row in self.net.rows:
+            x = row(x)
+        assert self.net.tail is not None
+        answer: Tensor = self.net.head.get_submodule("classifier")(self.net.tail(x).mean((2, 3)))
+        return answer
+
+    def quarters(self) -> Setting:
+        """The widths left, to the nearest quarter."""
+        sets = channel_sets(FULL)
+        left = [self.net.get_submodule(maker_of(sets, FULL, s)).out_channels for s in SITES]
+        return tuple(min(4, max(1, round(4 * int(n) / channels(FULL, s)))) for n, s in zip(left, SITES, strict=True))
+
+
+def make_rivals(args: argparse.Namespace) -> None:
+    """Torch-Pruning's choice of widths, global over layers, its ratio bisected to the limit."""
+    import torch_pruning as tp
+
+    data, _ = cifar(args.cifar, args.cache)
+    latency, state = Latency(LatencyTable.load(args.table)), read_weights(args.weights)
+    pick = np.random.default_rng(0).permutation(len(data))[:1024]
+    x, y = make_batch(data, pick, 32)
+    full_ms = latency([FULL])[0]
+
+    def pruned(importance: str, ratio: float) -> Setting:
+        net = Plain(state).eval()
+        functional.cross_entropy(net(x), y).backward()  # type: ignore[no-untyped-call]
+        criterion = {
+            "tp-l2": tp.importance.GroupMagnitudeImportance(p=2),
+            "tp-taylor": tp.importance.GroupTaylorImportance(),
+        }
+        tp.pruner.BasePruner(
+            net, x[:1], importance=criterion[importance], global_pruning=True, pruning_ratio=ratio,
+            max_pruning_ratio=0.75, ignored_layers=[net.net.head.get_submodule("classifier")],
+        ).step()  # fmt: skip
+        return net.quarters()
+
+    for share in SHARES:
+        for importance in ("tp-l2", "tp-taylor"):
+            low, high = 0.0, 0.75
+            found = (1,) * len(SITES)
+            for _ in range(8):
+                ratio = (low + high) / 2
+                setting = pruned(importance, ratio)
+                if latency([network(setting)])[0] <= share * full_ms:
+                    found, high = setting, ratio
+                else:
+                    low = ratio
+            spec = network(found)
+            cell = {"share": share, "importance": importance, "worth": "scores", "balance": 1.0, "rounds": 0, "seed": 0}
+            line = {"cell": cell, "steps": 0, "widths": quarters(spec), "ms": round(latency([spec])[0], 5),
+                    "held_out": None, "version": tp.__version__}  # fmt: skip
+            with args.cells.open("a") as f:
+                f.write(json.dumps(line) + "\n")
+            print(json.dumps(line), flush=True)
 
 
 # ---- report --------------------------------------------------------------------------------------------------
@@ -295,26 +369,30 @@ def main() -> None:
     p.add_argument("--runtime", default="onnxruntime")
     p.add_argument("--minutes", type=float, default=3.0)
     p.set_defaults(run=make_table)
-    for name, run in (("train", train), ("cells", make_cells)):
+    for name, run in (("train", train), ("cells", make_cells), ("rivals", make_rivals)):
         p = verbs.add_parser(name)
         p.add_argument("--cifar", type=Path, required=True, help="folder with train/ and test/, or a tar of it")
         p.add_argument("--cache", type=Path, default=Path("cifar-cache"))
         p.add_argument("--weights", type=Path, required=True)
-        p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+        p.add_argument(
+            "--device", default=default_device().type, help="of `train`; the rest takes the GPU that is there"
+        )
         p.set_defaults(run=run)
         if name == "train":
             p.add_argument("--epochs", type=float, default=60)
             p.add_argument("--batch", type=int, default=128)
             p.add_argument("--lr", type=float, default=0.1)
-        else:
-            p.add_argument("--table", type=Path, default=TABLE)
-            p.add_argument("--cells", type=Path, default=CELLS)
+            continue
+        p.add_argument("--table", type=Path, default=TABLE)
+        p.add_argument("--cells", type=Path, default=CELLS)
+        if name == "cells":
             p.add_argument("--part", default="0/1")
             p.add_argument("--steps", type=int, default=1200)
             p.add_argument("--seeds", type=int, default=3)
-            p.add_argument("--rounds", type=int, nargs="+", default=[4, 0])
+            p.add_argument("--rounds", type=int, nargs="+", default=[2, 0])
             p.add_argument("--importances", nargs="+", default=["taylor"], choices=IMPORTANCES)
             p.add_argument("--worths", nargs="+", default=["scores"], choices=("scores", "losses"))
+            p.add_argument("--balances", type=float, nargs="+", default=[1.0])
             p.add_argument("--threads", type=int, default=1)
     p = verbs.add_parser("report")
     p.add_argument("--csv", type=Path, required=True)

@@ -3,7 +3,7 @@ arguments."""
 
 from mbv3.netadapt.choose import Scored, choose
 from mbv3.netadapt.importance import IMPORTANCES, Importance, Scores, channel_scores, maker_of
-from mbv3.netadapt.joint import Choice, Menu, menus, solve
+from mbv3.netadapt.joint import Choice, Menu, menus, refined, solve
 from mbv3.netadapt.proposals import Proposal, propose
 from mbv3.netadapt.race import Tried, netadapt_paired
 from mbv3.netadapt.run import Candidate, Start, Step, netadapt
@@ -27,5 +27,6 @@ __all__ = [
     "netadapt",
     "netadapt_paired",
     "propose",
+    "refined",
     "solve",
 ]

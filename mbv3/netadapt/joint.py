@@ -12,12 +12,13 @@ from scipy.optimize import isotonic_regression
 
 from mbv3.spec import LEAST_CHANNELS, ArchSpec, Site, all_sites, channels, cut_many
 
-__all__ = ["Choice", "Menu", "menus", "solve"]
+__all__ = ["Choice", "Menu", "menus", "refined", "solve"]
 
 Latency = Callable[[Sequence[ArchSpec]], Sequence[float]]  # networks to predicted ms
-GRAIN = 8
+GRAIN, MOST = 8, 32  # channels between two counts, doubled while a site has more counts
+REACH, AGAIN = 2, 4  # counts to either side that are measured, and times that these are moved
 SWEEPS = 6  # over all sites at one price
-PRICES = 12  # bisections of the price of a millisecond
+PRICES = 8  # bisections of the price of a millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,8 @@ def menus(
     grain: int = GRAIN,
     allowed: Callable[[Site], Sequence[int]] | None = None,
 ) -> list[Menu]:
-    """One menu a site of `scores`: multiples of `grain` from `least` of its channels on, or those that are `allowed`.
+    """One menu a site of `scores`: multiples of `grain`, in wide sites of its doubles, from `least` of the channels on,
+    or those that are `allowed`.
 
     The worth of a count is the sum of its best channels' scores (HALP's prefix rule: a channel stays only where all
     better ones do)."""
@@ -57,11 +59,31 @@ def menus(
             continue
         now = channels(spec, site)
         low = max(LEAST_CHANNELS, int(least * now))
-        counts = allowed(site) if allowed else range(-(-low // grain) * grain, now, grain)
+        step = grain
+        while now > MOST * step:  # what is left of the limit is spent at the smaller sites
+            step *= 2
+        counts = allowed(site) if allowed else range(-(-low // step) * step, now, step)
         kept = (*(n for n in counts if n < now), now)
         total = np.concatenate(([0.0], np.cumsum(np.sort(scores[site])[::-1])))
         found.append(Menu(site, kept, tuple(float(total[n]) for n in kept)))
     return found
+
+
+def refined(spec: ArchSpec, menus: Sequence[Menu], rough: Latency, exact: Latency, limit_ms: float) -> Choice:
+    """`solve` where times cost a measurement: by estimates first, then by measured times among the counts nearby."""
+    choice = solve(spec, menus, rough, limit_ms)
+    for _ in range(AGAIN):
+        around = [_near(m, choice.counts[m.site]) for m in menus]
+        choice = solve(spec, around, exact, limit_ms)
+        if choice.latency_ms <= limit_ms:
+            break
+    return choice
+
+
+def _near(menu: Menu, count: int) -> Menu:
+    at = menu.counts.index(count)
+    part = slice(max(0, at - REACH), at + REACH + 1)
+    return Menu(menu.site, menu.counts[part], menu.worth[part])
 
 
 class _Times:
@@ -85,10 +107,13 @@ class _Times:
         self.known |= {p: float("inf") for p in new if specs[p] is None}
         return [self.known[p] for p in points]
 
+    def line(self, at: tuple[int, ...], site: int) -> list[tuple[int, ...]]:
+        return [_moved(at, site, i) for i in range(len(self.menus[site].counts))]
+
     def along(self, at: tuple[int, ...], site: int) -> NDArray[np.float64]:
         """ms over the menu of one site, the others as they are, made monotone: times are noisy, and more channels never
         cost less."""
-        ms = np.array(self([_moved(at, site, i) for i in range(len(self.menus[site].counts))]))
+        ms = np.array(self(self.line(at, site)))
         fine = np.isfinite(ms)
         ms[fine] = isotonic_regression(ms[fine]).x
         return ms
@@ -115,6 +140,7 @@ def solve(spec: ArchSpec, menus: Sequence[Menu], latency: Latency, limit_ms: flo
     def settled(at: tuple[int, ...], price: float) -> tuple[int, ...]:
         for _ in range(SWEEPS):
             before = at
+            times([p for site in range(len(menus)) for p in times.line(at, site)])  # many at once: measured interleaved
             for site in range(len(menus)):
                 gain = worth[site] - price * times.along(at, site)
                 at = _moved(at, site, int(np.argmax(gain)))

@@ -70,7 +70,7 @@ def rungs(proposals: int, steps: int) -> list[tuple[int, int]]:
     """(proposals, steps) of each rung, so that all of them cost as many steps as `steps` for every proposal: all at a
     few, the best third at four times as many, the last two at sixteen (successive halving, Jamieson 2016,
     arXiv:1502.07943)."""
-    if proposals <= 1:
+    if proposals <= 1 or steps == 0:
         return [(proposals, steps)]
     third = max(LAST, -(-proposals // 3))
     if proposals <= LAST:
@@ -120,7 +120,7 @@ def netadapt_paired(
             for i in alive:
                 race.run(i, length)
                 yield Step(race.candidates(), len(proposals), None, start)
-        for _ in range(EXTRA if halve else 0):
+        for _ in range(EXTRA if halve and length else 0):
             alive = race.best(alive, LAST)
             if len(alive) < LAST or not race.undecided(*alive):
                 break

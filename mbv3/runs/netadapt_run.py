@@ -24,8 +24,7 @@ from mbv3.runs.result import Found
 from mbv3.runs.road import check_road, initial, road_stages
 from mbv3.runs.rundir import RunDir, file_sha256, versions
 from mbv3.spec import ArchSpec, dump_spec, load_spec, parse_spec, pixels
-from mbv3.stages import Images, adapt_predicted, check_reach, fast_enough, network_table, read_images
-from mbv3.stages import adapt as netadapt_stage
+from mbv3.stages import PRESETS, Images, adapt_predicted, check_reach, fast_enough, network_table, read_images, shrink
 from mbv3.tables import Latency, reference_of
 
 __all__ = ["adapt", "adapt_events", "adapt_stages"]
@@ -116,8 +115,11 @@ def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None
             assert adapted.estimate is not None
             run.update(accuracy=predicted_accuracy(adapted.estimate))
         else:
-            adapted = yield from netadapt_stage(
-                plain, latency, images, o.target_ms, steps=o.finetune_steps, delta=o.delta, budget=budget_of(o),
-                seed=o.seed, keep=run,
-            )  # fmt: skip
+            chosen: dict[str, Any] = dict(PRESETS[o.preset])
+            if o.finetune_steps is not None or o.delta is not None:  # what only single cuts have
+                by_hand = {"steps": o.finetune_steps, "delta": o.delta}
+                chosen |= {"engine": "netadapt", **{k: v for k, v in by_hand.items() if v is not None}}
+            adapted = yield from shrink(
+                plain, latency, images, o.target_ms, budget=budget_of(o), seed=o.seed, keep=run, **chosen
+            )
     return (yield from deliver(o, run, adapted, images, latency))

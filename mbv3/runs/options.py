@@ -17,9 +17,10 @@ __all__ = ["ACCURACIES", "NETADAPT", "Options"]
 
 ACCURACIES = ("imagenet", "supernet", "train")
 SOLVE = "solve"  # the sampler that needs accuracy and latency as closed forms
+PRESETS = ("fast", "thorough", "paper")  # of mbv3.stages, which loads torch
 IMAGENET_MINUTES, DATA_MINUTES = 5.0, 60.0
 # the options of `mbv3 netadapt`, beside --target-ms
-NETADAPT = ("data", "test", "init", "delta", "finetune_steps", "budget_minutes", "seed", "runtime", "threads")
+NETADAPT = ("data", "test", "init", "preset", "delta", "finetune_steps", "budget_minutes", "seed", "runtime", "threads")
 
 
 def _samplers() -> Iterable[str]:
@@ -79,6 +80,8 @@ class Options:
     seed: int = option(0, "seed of every random number of the run", metavar="N", low=0, high=2**31 - 1)
     seed_ratio: float = option(1.25, "the search aims at this multiple of the target, and NetAdapt shrinks the rest",
                                metavar="R", low=1, high=4)  # fmt: skip
+    preset: str = option("fast", "how NetAdapt cuts on images: fast, joint cuts by scores; thorough, by trials; paper, "
+                         "single cuts with T = 10,000", metavar="NAME", choices=PRESETS)  # fmt: skip
     delta: float | None = option(None, "NetAdapt's smallest cut in one step, as a share of the start network's ms "
                                  "(default 0.01, or what the budget allows)", metavar="SHARE", low=0.001,
                                  high=0.5)  # fmt: skip

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note, StageStart
-from mbv3.netadapt import Choice, Importance, Menu, Scored, Scores, Start, maker_of, menus, solve
+from mbv3.netadapt import Choice, Importance, Menu, Scored, Scores, Start, maker_of, menus, refined, solve
 from mbv3.nn import channel_sets, cut_state
 from mbv3.spec import ArchSpec, Site, all_sites, channels
 from mbv3.stages.adapt import Adapted, adapt
@@ -37,7 +37,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "paper": {"engine": "netadapt", "steps": 10_000, "delta": 0.01, "halve": False},
     }
 )
-ROUNDS = 4  # of cuts, with fine-tuning after each
+ROUNDS = 2  # of cuts, with fine-tuning after each
+BALANCE = 1.0  # see `site_scores`
+BETWEEN = 0.1  # of the steps after each round but the last: one long fine-tuning is worth more than short ones
 LEAST = 0.25  # of its channels that a site keeps in a round
 AIM, SLACK = 0.995, 0.01  # of the target: where cuts aim where it is measured, and what may be left of it
 TRIES = 5  # networks measured whole before the last fine-tuning
@@ -60,6 +62,7 @@ def shrink(
     engine: Engine = "joint",
     importance: Importance = "taylor",
     worth: Worth = "scores",
+    balance: float = BALANCE,
     rounds: int = ROUNDS,
     delta: float | None = None,
     halve: bool = True,
@@ -73,7 +76,8 @@ def shrink(
     Weights whose head has other classes than the images get a new head, which is learned first. `teacher`: a network
     of the same classes whose answers are learned too, by default the uncut one. `steps`: of fine-tuning in all, of
     `netadapt` T of a proposal; by default what `budget` allows on this machine. `delta`, `halve`: of `adapt`, for
-    `netadapt`. `worth`: `scores` adds up the channels' scores, `losses` tries cuts of every site, which takes longer.
+    `netadapt`. `worth`: `scores` adds up the channels' scores, `losses` tries cuts of every site, which takes longer;
+    `balance` evens out the scores of sites.
     `allowed`: the channel counts that a site may have, by default multiples of 8. PRESETS has sets of these by name.
     Where a device is at hand, the network is measured whole before its last fine-tuning, and channels are given back
     where more than 1 % of the target is left. A resumed call goes on from what `keep` has.
@@ -102,7 +106,7 @@ def shrink(
     if engine != "joint":
         raise BadInput(f"engine: must be joint or netadapt (got {engine!r})")
     budget, keep = budget or Budget(60.0, timed=latency.device is not None), keep or Memory()
-    run = _Run(latency, images, target_ms, teacher, budget, seed, keep, importance, rounds, worth, allowed)
+    run = _Run(latency, images, target_ms, teacher, budget, seed, keep, importance, rounds, worth, balance, allowed)
     return (yield from run.whole(spec, weights, steps))
 
 
@@ -120,6 +124,7 @@ class _Run:
     importance: Importance
     rounds: int
     worth: Worth
+    balance: float
     allowed: Callable[[Site], Sequence[int]] | None
 
     def __post_init__(self) -> None:
@@ -210,10 +215,10 @@ class _Run:
         """The network after a round's cuts, batch norms recalibrated; in the last round within the target as measured,
         with channels given back where there is room."""
         scores = self.tuner.channels(now.spec, now.state, self.importance)
-        table = menus(now.spec, site_scores(now.spec, scores), least=LEAST, allowed=self.allowed)
+        table = menus(now.spec, site_scores(now.spec, scores, self.balance), least=LEAST, allowed=self.allowed)
         if self.worth == "losses":
             table = self.tuner.losses(now.spec, now.state, scores, table)
-        choice = solve(now.spec, table, self.deployed, limit)
+        choice = self._solved(now.spec, table, limit)
         verdict: Whole | None = None
         if last and self.latency.device is not None:
             choice, verdict = yield from self._fitted(now.spec, table, choice)
@@ -223,6 +228,13 @@ class _Run:
         cuts = sum(channels(now.spec, s) > n for s, n in choice.counts.items())
         yield Note(STAGE, f"cut at {cuts} sites: {now.scored.latency_ms:.3f} -> {ms:.3f} ms")
         return replace(now, spec=choice.spec, state=state, scored=replace(now.scored, latency_ms=ms)), verdict
+
+    def _solved(self, spec: ArchSpec, table: Sequence[Menu], limit: float) -> Choice:
+        if self.latency.device is None:
+            return solve(spec, table, self.deployed, limit)
+        rough = Latency(self.latency.table, None, self.latency.dress)
+        rough.correction = self.latency.correction
+        return refined(spec, table, Deployed(rough, self.deployed.classes), self.deployed, limit)
 
     def _fitted(
         self, spec: ArchSpec, table: Sequence[Menu], choice: Choice
@@ -240,7 +252,7 @@ class _Run:
                 break
             self.latency.correct(self.deployed.spec(choice.spec), whole.ms)
             limit = self.target_ms - 2 * whole.error_ms - (0 if kept else 0.002 * i * self.target_ms)
-            last, choice = choice, solve(spec, table, self.deployed, limit)
+            last, choice = choice, self._solved(spec, table, limit)
             if choice.spec == last.spec:
                 break
         else:
@@ -253,14 +265,18 @@ class _Run:
         return choice, whole
 
     def _tuned(self, now: Start, steps: int) -> Generator[Event, None, Start]:
-        share = steps // self.rounds
+        between = int(BETWEEN * steps)
+        share = between if now.step < self.rounds else steps - (self.rounds - 1) * between
         recipe = replace(self.tuner.recipe(share), seed=self.seed * 1009 + now.step)
         state = yield from self.tuner.tune(now.spec, now.state, recipe, self.keep)
         score = self.tuner.score(now.spec, state)
         return replace(now, state=state, scored=Scored(now.scored.latency_ms, score.top1, score.loss))
 
 
-def site_scores(spec: ArchSpec, scores: Scores) -> dict[Site, NDArray[np.float64]]:
-    """Scores of the channels at every site."""
+def site_scores(spec: ArchSpec, scores: Scores, balance: float = 1.0) -> dict[Site, NDArray[np.float64]]:
+    """Scores of the channels at every site, whose sum is taken to the power `balance`: at 1 the scores as they are, at
+    0 every site is worth the same. Channels that many layers share have large sums, for a first-order score knows what
+    their loss breaks, and not what is learned again."""
     sets = channel_sets(spec)
-    return {site: scores[maker_of(sets, spec, site)].double().numpy() for site in all_sites(spec)}
+    found = {site: scores[maker_of(sets, spec, site)].double().numpy() for site in all_sites(spec)}
+    return {site: values * max(float(values.sum()), 1e-30) ** (balance - 1) for site, values in found.items()}

@@ -107,7 +107,7 @@ class Tuner:
         return evaluate(self.net(spec, state), self.held, self.images.size)
 
     def channels(self, spec: ArchSpec, state: Mapping[str, Tensor], kind: Importance) -> Scores:
-        """What every channel is worth, by the loss that is learned."""
+        """What every channel is worth by the loss."""
         recipe = self.recipe(1)
         plain = classify_objective(replace(recipe, label_smoothing=0.0))
         return channel_scores(self.net(spec, state), kind, self._batches(SCORED, SCORED_BATCH), plain)

@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 import pytest
 
-from mbv3.netadapt import Menu, menus, solve
+from mbv3.netadapt import Menu, menus, refined, solve
 from mbv3.spec import ArchSpec, MBConv, all_sites, channels, count, cut_many, load_spec
 
 from .test_proposals import SMALL, stairs
@@ -96,3 +96,23 @@ def test_noisy_times_do_not_keep_channels_out_of_a_large_network() -> None:
     choice = solve(spec, menus(spec, scores, grain=32), noisy, limit)
     assert 0.97 * limit <= choice.latency_ms <= limit
     assert all(n <= channels(spec, s) for s, n in choice.counts.items())
+
+
+def test_estimates_come_first_and_measurements_nearby() -> None:
+    """The device has stairs that the estimates do not show, and is a tenth slower."""
+    rough, stair = stairs(1), stairs(16)
+
+    def line(specs: Sequence[ArchSpec]) -> list[float]:
+        return [5 + (ms - 5) / 16 for ms in rough(specs)]
+
+    def exact(specs: Sequence[ArchSpec]) -> list[float]:
+        return [1.1 * ms for ms in stair(specs)]
+
+    table = menus(SMALL, SCORES)
+    limit = 1.1 * stair([SMALL])[0] - 1.2
+    choice = refined(SMALL, table, line, exact, limit)
+    assert choice.latency_ms == exact([choice.spec])[0] <= limit
+    assert choice.latency_ms > limit - 0.12  # a stair is 0.11 ms
+    whole = solve(SMALL, table, exact, limit)
+    least, most = (sum(m.worth[i] for m in table) for i in (0, -1))
+    assert whole.worth - choice.worth < 0.05 * (most - least)

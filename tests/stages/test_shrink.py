@@ -17,15 +17,26 @@ from mbv3.events import Event, Note, result
 from mbv3.files import write_atomic
 from mbv3.latency import LatencyTable
 from mbv3.nn import build
-from mbv3.spec import ArchSpec, Classify, all_sites, channels, load_spec
-from mbv3.stages import Adapted, Images, Memory, shrink
+from mbv3.runs.options import PRESETS as NAMES
+from mbv3.spec import ArchSpec, Classify, Conv, MBConv, all_sites, channels, load_spec
+from mbv3.stages import PRESETS, Adapted, Images, Memory, shrink
 from mbv3.tables import Latency
 from tests.drawn import CLASSES, drawn_images
 
 TABLE = Path(__file__).parents[1] / "golden" / "run-0.1.0" / "latency-table.csv"  # of a Pixel 1
 SIDE = 32
-NET = load_spec("mobilenet_v3_small@0.35")
-START = replace(NET, resolution=(SIDE, SIDE), head=Classify(features=128, classes=CLASSES))
+START = ArchSpec(
+    name="start",
+    resolution=(SIDE, SIDE),
+    stem=Conv(k=3, out=16, nl="HS", s=2),
+    rows=(
+        MBConv(k=3, exp=64, out=24, s=2),
+        MBConv(k=3, exp=96, out=24, se=24, nl="HS", skip="identity"),
+        MBConv(k=5, exp=96, out=40, nl="HS", s=2),
+    ),
+    tail=Conv(k=1, out=96, nl="HS"),
+    head=Classify(features=64, classes=CLASSES),
+)
 IMAGES = Images(*split(drawn_images(160, SIDE, 0), 0.3, 48, 0), (SIDE, SIDE))
 
 
@@ -179,3 +190,10 @@ def test_a_network_within_the_target_is_only_fine_tuned() -> None:
     lat = latency()
     spec: ArchSpec = result(shrink(START, lat, IMAGES, 9 * lat([START])[0], weights=WEIGHTS, steps=4, rounds=1)).spec
     assert spec == START
+
+
+def test_the_presets_are_those_of_the_command_line_and_the_paper() -> None:
+    assert tuple(PRESETS) == NAMES
+    assert PRESETS["paper"] == {"engine": "netadapt", "steps": 10_000, "delta": 0.01, "halve": False}
+    for preset in PRESETS.values():  # every one is a call of the stage
+        shrink(START, latency(), IMAGES, 1.0, weights={}, **preset)  # type: ignore[arg-type]
