@@ -368,7 +368,7 @@ def make_table(o: argparse.Namespace) -> None:
     runtime = open_runtime("onnxruntime", 1)
     [net] = o.net
     spec = network(o, net, o.classes)
-    sides = [side for side in range(64, o.px + 33, 8) if side < o.px or (side > o.px and side % 16 == 0)]
+    sides = [side for side in range(32, o.px + 33, 8) if side < o.px or (side > o.px and side % 16 == 0)]
     union = Sizes(spec, (), tuple(sized(spec, side) for side in sides))
     drain(sized_table(union, runtime, Path(o.out), o.minutes))
 

@@ -32,10 +32,10 @@ from mbv3.stages import (
     Sizes,
     choose_sizes,
     peek_photos,
-    quick_ms,
     read_photos,
     road,
     sized_table,
+    steady_ms,
     steps_of,
 )
 from mbv3.tables import REFERENCE, VERDICT_PARTS, Latency, Whole, read_table, reference_of
@@ -114,7 +114,7 @@ def _prepared(
         runtime = open_runtime(o.runtime, o.threads)
         with run.stage("scale"):
             yield StageStart("scale", f"timing {spec.name} at several resolutions on {runtime.fingerprint.cpu}")
-            timed = partial(quick_ms, runtime)
+            timed = partial(steady_ms, runtime)
             sizes = _sizes(run, spec, lambda: choose_sizes(spec, o.target_ms, side, timed, pinned=pinned))
         with run.stage("table"):
             minutes = float(np.clip(TABLE_SHARE * o.minutes, LEAST_TABLE_MINUTES, MOST_TABLE_MINUTES))

@@ -32,7 +32,7 @@ from mbv3.stages.scale_accuracy import choose_scale_by_accuracy
 from mbv3.stages.search import TRIALS, SpaceLatency, default_w, pick_seed, pick_starts, search, space_latency
 from mbv3.stages.shrink import PRESETS, Engine, Worth, shrink, site_scores
 from mbv3.stages.shrink_tune import Tuner
-from mbv3.stages.sizes import Sizes, choose_sizes, sized, sized_table
+from mbv3.stages.sizes import Sizes, choose_sizes, sized, sized_table, steady_ms
 from mbv3.stages.slim import cut_by_l1, slimmed
 from mbv3.stages.solve import Solution, best_at_random, solve
 from mbv3.stages.tune import (
@@ -125,6 +125,7 @@ __all__ = [
     "slimmed",
     "solve",
     "space_latency",
+    "steady_ms",
     "step_seconds",
     "steps_of",
     "subset",

@@ -27,6 +27,8 @@ STAGE = "candidates"
 T = TypeVar("T")
 Kind = Literal["cut", "lower", "l1"]
 AIM = 0.985  # of the target: the verdict asks for two of its own standard errors below the target, about 1 %
+# share of its ms that a cut leaves at least, to rounds of cuts: the candidates learn afterwards, so few rounds do
+ROUNDS = ((0.4, 1), (0.2, 2), (0.0, 3))
 TRIES = 3  # measurements of a slimmed network, each nearer to the target
 
 
@@ -95,10 +97,11 @@ def cut_contender(
     """The fine-tuned start cut to the target at the resolution of `spec`; None where no cut leads there. Its record and
     what a resume needs lie in a folder of their own."""
     name = f"cut-{pixels(spec.resolution)}"
+    left = target_ms / latency([spec])[0]
     adapted = yield from shrink(
         spec, latency, replace(images, size=spec.resolution), target_ms, weights=start.state, steps=steps, seed=seed,
         keep=Under(keep, name),
-        teacher=on_device(start.spec, start.state).eval(),
+        teacher=on_device(start.spec, start.state).eval(), rounds=next(n for share, n in ROUNDS if left >= share),
     )  # fmt: skip
     if not adapted.reached:
         yield Note(STAGE, f"no cut leads to {target_ms:g} ms at {pixels(spec.resolution)} px: {adapted.ms:.3f} ms")

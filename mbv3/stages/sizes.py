@@ -7,22 +7,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mbv3.errors import Unreachable
 from mbv3.events import Event
-from mbv3.latency import BuildPlan, LatencyTable, Runtime, build_table
+from mbv3.latency import BuildPlan, LatencyTable, Runtime, build_table, interleave
 from mbv3.spec import ArchSpec, lower, pixels, scale_spec, smallest, width_rules
 from mbv3.tables import REFERENCE, Latency, reference_at
 
-__all__ = ["Sizes", "choose_sizes", "largest_within", "sized", "sized_table"]
+__all__ = ["Sizes", "choose_sizes", "largest_within", "sized", "sized_table", "steady_ms"]
 
 LatencyMs = Callable[[Sequence[ArchSpec]], Sequence[float]]  # networks to ms
 FINE, COARSE = 8, 16  # pixels between resolutions of the uncut network, and of those that are cut
-LEAST = 64  # pixels; half of the own size where a network is made for less than twice that
+LEAST = 32  # pixels; half of the own size where a network is made for less than twice that
 ENLARGED = 1.25  # of the photos' own size: finer than that there is little to see
 BEYOND = 1.25  # of the network's own size
 REACH = 3.2  # a network that takes this multiple of the target is not cut to it: too little of it would be left
 WIDTHS = (1.0, 0.75, 0.5, 0.35)  # of a table
+STEADY_S = 2.0  # of timing
 CALIBRATED = 12  # whole networks of a table
 
 
@@ -82,14 +84,19 @@ def choose_sizes(
             least,
             times[-1],
         )
-    # times are noisy and grow with the pixels
-    ms = np.maximum.accumulate(np.array(times))
+    ms = _rising(times)
     within = [s for s, t in zip(whole, ms, strict=True) if t <= target_ms]
     # a mistaken one is measured again: the next larger size is a candidate of `largest_within` too
     above = [(s, float(t)) for s, t in zip(whole, ms, strict=True) if t > target_ms]
     lower = [*([above[0][0]] if above and within else []), *within[::-1][:3]]
     able = [(s, t) for s, t in above if t <= REACH * target_ms and (pinned or min(s.resolution) % COARSE == 0)]
     return Sizes(start, tuple(lower), _spread(able or above[:1], most))
+
+
+def _rising(times: Sequence[float]) -> NDArray[np.float64]:
+    """Noisy times of growing sizes without their falls: the middle of the curves that lie above and below them."""
+    ms = np.array(times)
+    return (np.maximum.accumulate(ms) + np.minimum.accumulate(ms[::-1])[::-1]) / 2
 
 
 def _spread(able: Sequence[tuple[ArchSpec, float]], most: int) -> tuple[ArchSpec, ...]:
@@ -102,6 +109,13 @@ def _spread(able: Sequence[tuple[ArchSpec, float]], most: int) -> tuple[ArchSpec
         free = [i for i in range(len(able)) if i not in chosen]
         chosen[min(free, key=lambda i: abs(ms[i] - at))] = None
     return tuple(able[i][0] for i in sorted(chosen))
+
+
+def steady_ms(runtime: Runtime, specs: Sequence[ArchSpec]) -> list[float]:
+    """p10 of interleaved runs over two seconds: what is decided once decides the whole run."""
+    runs = [runtime.network(s) for s in specs]
+    samples = interleave(runs[1:], runs[0], rounds=6, min_s=STEADY_S, seed=0, threads=runtime.fingerprint.threads)
+    return [samples.anchor_ms(), *(samples.ms(i) for i in range(len(specs) - 1))]
 
 
 def sized_table(sizes: Sizes, runtime: Runtime, path: Path, minutes: float) -> Generator[Event, None, LatencyTable]:

@@ -22,8 +22,8 @@ from mbv3.stages.learn import default_device, ready
 from mbv3.training import Fit, Objective, fit, load_checkpoint, recipe_for, save_checkpoint, usual_epochs
 
 __all__ = [
-    "DISTILL", "TEMPERATURE", "Answers", "Tuned", "answers", "better_by", "fit_of", "on_device", "steps_of",
-    "taught_by", "tune", "usual_steps",
+    "DISTILL", "TEMPERATURE", "Answers", "Taught", "Tuned", "answers", "better_by", "fit_of", "on_device", "steps_of",
+    "taught_by", "taught_objective", "tune", "usual_steps",
 ]  # fmt: skip
 
 STAGE = "training"
@@ -103,7 +103,7 @@ def taught_by(spec: ArchSpec, state: Mapping[str, Tensor], data: ImageSet) -> Te
     return torch.cat([out for _, out in _outputs(net, data, spec.resolution, mirror=True)])
 
 
-class _Taught:
+class Taught:
     """Images whose target is (label, the teacher's logits)."""
 
     def __init__(self, data: ImageSet, logits: Tensor) -> None:
@@ -119,7 +119,7 @@ class _Taught:
         return pixels, (labels, self.logits[torch.from_numpy(index)])
 
 
-def _taught_objective(recipe: Fit) -> Objective:
+def taught_objective(recipe: Fit) -> Objective:
     """Knowledge distillation (Hinton 2015, arXiv:1503.02531) from logits that were taken before."""
     share, t = recipe.distill, recipe.temperature
 
@@ -191,9 +191,9 @@ def tune(
     if not new_head:  # the statistics are those of another resolution, or of layers that lost channels
         ready(net, images.train, replace(recipe, recalibrate=SETTLED))
     yield from fit(
-        net, images.train if teacher is None else _Taught(images.train, teacher), recipe, stage=STAGE,
+        net, images.train if teacher is None else Taught(images.train, teacher), recipe, stage=STAGE,
         checkpoint=keep.file(f"road-{name}-training.safetensors"),
-        objective=None if teacher is None else _taught_objective(recipe),
+        objective=None if teacher is None else taught_objective(recipe),
     )  # fmt: skip
     ready(net, images.train, recipe)
     found = answers(net, images.held_out, spec.resolution)
