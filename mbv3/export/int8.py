@@ -217,7 +217,8 @@ def _clips(model: bytes, seen: Calibration, judge: Judge) -> Generator[Event, No
         best = np.inf
         for clip in CLIPS:
             code = code_of(seen, name, clip, swish=swish)
-            ends = dict(zip(PROBE, (np.array(code.step, np.float32), np.array(code.zero, np.uint8)), strict=True))
+            step, zero = PROBE
+            ends = {step: np.array(code.step, np.float32), zero: np.array(code.zero, np.uint8)}
             divergence = judge.divergence(session, ends)
             if divergence < best:
                 best, found[name] = divergence, clip

@@ -25,11 +25,11 @@ Sets = tuple[Examples, Examples, Examples]
 class Inputs(Sequence[NDArray[np.float32]]):
     """Pixels (N, H, W, 3) as inputs of a network, (1, 3, H, W) each, made when they are asked for."""
 
-    def __init__(self, pixels: Pixels, size: tuple[int, int], index: NDArray[np.int64]) -> None:
-        self.pixels, self.size, self.index = pixels, size, index
+    def __init__(self, pixels: Pixels, size: tuple[int, int], rows: NDArray[np.int64]) -> None:
+        self.pixels, self.size, self.rows = pixels, size, rows
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.rows)
 
     @overload
     def __getitem__(self, i: int) -> NDArray[np.float32]: ...
@@ -39,8 +39,8 @@ class Inputs(Sequence[NDArray[np.float32]]):
 
     def __getitem__(self, i: int | slice) -> NDArray[np.float32] | Inputs:
         if isinstance(i, slice):
-            return Inputs(self.pixels, self.size, self.index[i])
-        one: NDArray[np.float32] = normalise(self.pixels[self.index[[i]]], self.size).contiguous().numpy()
+            return Inputs(self.pixels, self.size, self.rows[i])
+        one: NDArray[np.float32] = normalise(self.pixels[self.rows[[i]]], self.size).contiguous().numpy()
         return one
 
 

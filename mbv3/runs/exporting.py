@@ -115,7 +115,8 @@ def export_events(
     else:
         weights = Weights(build(spec, o.seed).state_dict(), "mbv3", spec)
     spec = weights.spec
-    int8, seen = None, ()
+    int8: Int8 | None = None
+    seen: tuple[str, ...] = ()
     if o.data:
         check_opset(o.opset, int8=True)
         int8, seen = yield from _int8(o.data, spec, weights)
