@@ -218,7 +218,7 @@ def _clips(model: bytes, seen: Calibration, judge: Judge) -> Generator[Event, No
         for clip in CLIPS:
             code = code_of(seen, name, clip, swish=swish)
             step, zero = PROBE
-            ends = {step: np.array(code.step, np.float32), zero: np.array(code.zero, np.uint8)}
+            ends: dict[str, NDArray[Any]] = {step: np.array(code.step, np.float32), zero: np.array(code.zero, np.uint8)}
             divergence = judge.divergence(session, ends)
             if divergence < best:
                 best, found[name] = divergence, clip

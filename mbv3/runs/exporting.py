@@ -136,7 +136,7 @@ def export_events(
     result = ExportResult(
         spec=spec.name, to=o.to, precision=o.precision, params=counts.params, aux_params=counts.aux_params,
         weights=o.weights, files=tuple(files), notes=(*random, *weights.notes, *seen, *made.notes),
-        int8=int8 and int8.as_dict(),
+        int8=None if int8 is None else int8.as_dict(),
     )  # fmt: skip
     for note in result.notes:
         yield Note("export", note, warning=True)
