@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 BIN = VENV / "bin"
+PARALLEL = ("-n", "2", "--dist", "worksteal")  # of pytest: two cores are what CI has
 DISK_GB = 1.7  # of .venv with [dev] and the CPU build of torch, by du; torch alone is half of it
 
 
@@ -85,13 +86,13 @@ def main() -> None:
         call(BIN / "mbv3-search", *(rest or ["--target-ms", "50"]))
     elif task == "test":
         environment("[dev]")
-        call(BIN / "python", "-m", "pytest", *rest)
+        call(BIN / "python", "-m", "pytest", *PARALLEL, *rest)
     elif task == "check":
         environment("[dev]")
         call(BIN / "ruff", "check", ".")
         call(BIN / "ruff", "format", "--check", ".")
         call(BIN / "mypy")
-        call(BIN / "python", "-m", "pytest")
+        call(BIN / "python", "-m", "pytest", *PARALLEL)
     else:
         raise SystemExit(__doc__)
 

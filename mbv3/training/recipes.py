@@ -89,8 +89,9 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         ),
         "finetune": Recipe(
             source="AdamW, head first, averaged weights: weights from elsewhere (--init) learn new images",
-            # chosen by two screening designs and on the whole of Caltech-101: results/finetune.jsonl
-            batch=64, optimizer="adamw", lr=1e-3, lr_batch=64, warmup=0.05, weight_decay=0.05, label_smoothing=0.1,
+            # chosen by two screening designs on few images and on the whole of Caltech-101: results/finetune.jsonl;
+            # label smoothing of 0.2 instead of 0.1 brings 1.9 and 1.0 points in them
+            batch=64, optimizer="adamw", lr=1e-3, lr_batch=64, warmup=0.05, weight_decay=0.05, label_smoothing=0.2,
             augment="shift", ema=0.999, recalibrate=16, recalibrate_plain=True, head_first=0.1, body_lr=0.4,
             layer_decay=0.9,
         ),
