@@ -1,6 +1,7 @@
 """Search spaces: choices, genomes and networks; scaling; the cost of every network at once."""
 
 from mbv3.space.additive import Additive, layer_keys, tabulate
+from mbv3.space.limits import Limits, SpaceLimit, SpaceLimits
 from mbv3.space.model import Block, Gene, Genome, SearchSpace, Variant, scale, under_head
 from mbv3.space.scales import parse_scale
 from mbv3.space.yamlio import load_space, parse_space, preset_names
@@ -10,7 +11,10 @@ __all__ = [
     "Block",
     "Gene",
     "Genome",
+    "Limits",
     "SearchSpace",
+    "SpaceLimit",
+    "SpaceLimits",
     "Variant",
     "layer_keys",
     "load_space",

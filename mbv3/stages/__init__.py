@@ -24,6 +24,7 @@ from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.learn import CHECKPOINT, LOG, Learned, default_device, learn
 from mbv3.stages.measure import ReferenceTime, check_reach, fast_enough, network_table, reference_times
 from mbv3.stages.published import PublishedTime, published_times
+from mbv3.stages.reach import check_limits, search_limits, unmet_together
 from mbv3.stages.scale import Scale, check_range, choose_scale, quick_ms
 from mbv3.stages.scale_accuracy import choose_scale_by_accuracy
 from mbv3.stages.search import TRIALS, SpaceLatency, default_w, pick_seed, pick_starts, search, space_latency
@@ -58,6 +59,7 @@ __all__ = [
     "baselines_at",
     "best_at_random",
     "calibration_batches",
+    "check_limits",
     "check_range",
     "check_reach",
     "choose_scale",
@@ -79,6 +81,7 @@ __all__ = [
     "rescore",
     "rivals_at",
     "search",
+    "search_limits",
     "solve",
     "space_latency",
     "step_seconds",
@@ -86,4 +89,5 @@ __all__ = [
     "supernet_judge",
     "train_alike",
     "training_judge",
+    "unmet_together",
 ]
