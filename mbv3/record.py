@@ -23,6 +23,7 @@ __all__ = [
     "Images",
     "Initial",
     "LayerTime",
+    "Limit",
     "PlanValue",
     "Scale",
     "SearchRecord",
@@ -99,6 +100,15 @@ class Baseline:
     ms: float
     accuracy: float | None
     error: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """What the network may have at most, beside the ms, and what it has: params, madds or mb."""
+
+    name: str
+    most: float
+    found: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +196,7 @@ class SearchRecord:
     spec: str | None = None  # file name
     params: int | None = None
     madds: int | None = None
+    limits: tuple[Limit, ...] = ()
     references: tuple[Baseline, ...] = ()
     baselines: tuple[Baseline, ...] = ()
     netadapt_accuracy: float | None = None

@@ -1,6 +1,6 @@
 """Fit mbv3/accuracy/imagenet_top1.json on all public ImageNet evidence, and measure what it is worth.
 
-    python scripts/fit_imagenet_accuracy.py DATA [--splits 3] [--workers 1]
+    python scripts/fit_imagenet_accuracy.py DATA [--splits 3] [--workers 1] [--families-only]
 
 DATA holds accel_nasbench_imagenet.csv, ofa_mbv3_subnets_imagenet.csv and imagenet_mobile_top1.csv. A quarter of the
 first two is held out in each split; the shipped coefficients are those of split 0, so that its held-out figures are
@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from imagenet_evidence import accel_nasbench, ofa, published
 from imagenet_fit import NOISE, Evidence, Options, fit
+from imagenet_pairs import fit_pairs, pair_errors
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, spearmanr
 
@@ -100,18 +101,22 @@ def fits(jobs: Sequence[tuple[Rows, Options, str, Region | None]], workers: int)
         yield from pool.map(_one, jobs)
 
 
-def leave_families_out(data: Evidence, o: Options, workers: int) -> tuple[dict[str, Any], tuple[float, float]]:
-    """Predictions of every published network by a model that never saw its family; figures, and errors of two kinds."""
+def leave_families_out(
+    data: Evidence, o: Options, workers: int
+) -> tuple[dict[str, Any], tuple[float, float], tuple[float, float]]:
+    """Predictions of every published network by a model that never saw its family: figures, errors of two kinds, and
+    the variance of a difference."""
     public = np.flatnonzero(data.source == "published")
     family = np.array([r.family.removesuffix("_minimalistic") for r in data.rows])
     rng = np.random.default_rng(0)
     large = [rng.permutation(np.flatnonzero(data.source == s))[:n] for s, n in zip(HELD, (800, 200, 200), strict=True)]
     base = np.concatenate([public, *large])
     guess, known = np.zeros(len(data.rows)), np.zeros(len(data.rows), dtype=bool)
-    by_family = {}
+    by_family, models = {}, {}
     names = np.unique(family[public])
     jobs = [(base[family[base] != name], o, "", None) for name in names]
     for name, (model, seconds) in zip(names, fits(jobs, workers), strict=True):
+        models[str(name)] = model
         out = public[family[public] == name]
         guess[out], known[out] = data.predict(model, out), [r in model.recipes for r in data.recipe[out]]
         by_family[str(name)] = {"n": len(out), "rmse_before_offsets": rmse(guess[out], data.top1[out])}
@@ -146,7 +151,8 @@ def leave_families_out(data: Evidence, o: Options, workers: int) -> tuple[dict[s
     near = np.array([in_core(s) for s in at])
     errors = (rmse(p[near & sure], y[near & sure]), rmse(p[~near & sure], y[~near & sure]))
     figures["error_of_an_estimate"] = {"core": errors[0], "elsewhere": errors[1]}
-    return figures, errors
+    difference, figures["pairs_of_one_recipe"] = fit_pairs(*pair_errors(data, family, models))
+    return figures, errors, difference
 
 
 def region(data: Evidence) -> Region:
@@ -164,6 +170,7 @@ def main() -> None:
     parser.add_argument("--ramp", type=float, default=Options.ramp)
     parser.add_argument("--steps", type=int, nargs=2, default=(Options.first, Options.then))
     parser.add_argument("--family-steps", type=int, nargs=2, default=(500, 500))
+    parser.add_argument("--families-only", action="store_true", help="keep the coefficients; their errors only")
     args = parser.parse_args()
     rows, left = published(args.data / "imagenet_mobile_top1.csv")
     rows += accel_nasbench(args.data / "accel_nasbench_imagenet.csv")
@@ -178,6 +185,15 @@ def main() -> None:
         "splits": {},
     }  # fmt: skip
     target, file = ROOT / "results/imagenet_accuracy.json", ROOT / "mbv3/accuracy" / FILE
+    few = replace(o, first=args.family_steps[0], then=args.family_steps[1])
+    if args.families_only:
+        _shared.append(data)
+        figures, errors, difference = leave_families_out(data, few, args.workers)
+        kept = {**json.loads(target.read_text("utf-8")), "families_left_out": figures}
+        model = Model.from_json(file.read_text("utf-8"))
+        file.write_text(replace(model, errors=errors, difference=difference).to_json(), encoding="utf-8")
+        target.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        return
     shipped: Model | None = None
     _shared.append(data)
     splits = [split(data, seed) for seed in range(args.splits)]
@@ -196,9 +212,8 @@ def main() -> None:
         if seed == 0:
             file.write_text(model.to_json(), encoding="utf-8")
     assert shipped is not None
-    few = replace(o, first=args.family_steps[0], then=args.family_steps[1])
-    result["families_left_out"], errors = leave_families_out(data, few, args.workers)
-    file.write_text(replace(shipped, errors=errors).to_json(), encoding="utf-8")
+    result["families_left_out"], errors, difference = leave_families_out(data, few, args.workers)
+    file.write_text(replace(shipped, errors=errors, difference=difference).to_json(), encoding="utf-8")
     target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
 

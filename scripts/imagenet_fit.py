@@ -192,5 +192,5 @@ def fit(data: Evidence, at: NDArray[np.int64], o: Options, about: str = "", regi
         c=float(c * c + 1e-3), beta=float(beta * beta), v=v**2, b=b - shift, weights=m, recipes=recipes,
         slopes={s: float(slope[k]) if k else 1.0 for k, s in enumerate(SOURCES)},
         scales={s: dict(zip(GROUPS, factors[k].tolist(), strict=True)) for k, s in enumerate(SOURCES[1:])},
-        region=region or Region((), (), ()), errors=(0.0, 0.0), source=about,
+        region=region or Region((), (), ()), errors=(0.0, 0.0), difference=(0.0, 0.0), source=about,
     )  # fmt: skip

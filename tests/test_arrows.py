@@ -45,6 +45,7 @@ ABOVE = {"stages": BELOW, "runs": BELOW | {"stages"}, "cli": BELOW | {"stages", 
 # what a room imports beyond MAY, with the reason; an entry that is not used fails
 EXTRA: dict[tuple[str, str], str] = {
     ("netadapt", "scipy"): "isotonic regression: noisy times made monotone in the channel count",
+    ("search", "scipy"): "the linear programmes of the bound",
     ("export", "safetensors"): "converted state dicts",
     ("graph", "onnxruntime"): "its quantizer writes the int8 files, and ranges of activations are seen by running",
     ("export", "onnxruntime"): "what an int8 file answers, and how fast, decides what goes into it",
@@ -55,7 +56,7 @@ TEMPORARY: dict[tuple[str, str], str] = {}
 # rooms with files that import each other in a ring, being removed; an entry that is not used fails
 RINGS: dict[str, set[str]] = {}
 # scripts that fit the coefficients of a room, and so open its files
-FITS = {"fit_imagenet_accuracy.py": "accuracy", "imagenet_fit.py": "accuracy"}
+FITS = {"fit_imagenet_accuracy.py": "accuracy", "imagenet_fit.py": "accuracy", "imagenet_pairs.py": "accuracy"}
 HEAVY = ("torch", "onnx", "onnxruntime", "pandas", "optuna", "matplotlib", "scipy", "ai_edge_litert")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Estimate"]
+__all__ = ["Difference", "Estimate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,3 +24,17 @@ class Estimate:
     def __str__(self) -> str:
         far = f", extrapolated: {self.why}" if self.extrapolated else ""
         return f"{self.value:.1f} ± {self.error:.1f} % ({self.recipe}{far})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """How much better one network is than another after one training: points, with the standard error of that."""
+
+    value: float
+    error: float
+    recipe: str
+
+    @property
+    def above(self) -> bool:
+        """Better beyond the error."""
+        return self.value > self.error

@@ -1,21 +1,19 @@
-"""ImageNet top-1 of any classifier, from public evidence; and of every network of a space at once."""
+"""ImageNet top-1 of any classifier, from public evidence."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mbv3.accuracy.estimate import Estimate
+from mbv3.accuracy.estimate import Difference, Estimate
 from mbv3.accuracy.features import SIDE, network_sums
 from mbv3.accuracy.model import PAPER, Model, shipped
 from mbv3.errors import BadInput, plain
-from mbv3.space import SearchSpace
-from mbv3.spec import ArchSpec, Classify, Layer, LayerKey, Op, Row, lower_key
+from mbv3.spec import ArchSpec, Classify, Layer, LayerKey, Op, lower_key
 
-__all__ = ["imagenet", "imagenet_space", "in_core", "layers_of", "recipes", "sizes"]
+__all__ = ["difference", "imagenet", "in_core", "layers_of", "recipes", "sizes"]
 
 
 def recipes() -> tuple[str, ...]:
@@ -79,73 +77,22 @@ def imagenet(spec: ArchSpec, *, recipe: str = PAPER, model: Model | None = None)
     return Estimate(value=value, error=error, source="ImageNet model", recipe=recipe, extrapolated=far > 0, why=why)
 
 
-def imagenet_space(
-    space: SearchSpace, *, recipe: str = PAPER, model: Model | None = None
-) -> Callable[[NDArray[np.int64]], NDArray[np.float64]]:
-    """Predicted top-1 of genomes (n, genes), (n,): what `imagenet` answers for `space.spec(genome)`, at 100,000
-    a second and more.
+def difference(one: ArchSpec, other: ArchSpec, *, recipe: str = PAPER, model: Model | None = None) -> Difference:
+    """Predicted ImageNet top-1 of `one` less that of `other`, both trained by `recipe`.
 
-    Before its logarithms the model is linear in sums over layers, and a layer depends on its block's choices and on the
-    width before it: one small table a block holds every network.
+    The errors of alike networks are alike, so that of a difference is less than that of either: its variance grows with
+    what the model must account for (Model.unlike), as fitted to pairs of published networks of which the model had not
+    seen one's family. Where an error is larger than that of the core, outside the evidence, that of the difference is
+    larger in proportion; it never exceeds that of two independent predictions.
 
     Raises:
-        BadInput: an unknown recipe.
+        BadInput: as `imagenet`.
     """
     model = model or shipped()
-    matrix = model.reduce(model.recipe(recipe).source)
-    known: dict[tuple[Row, int, int], tuple[NDArray[np.float64], int]] = {}
-
-    def part(row: Row, cin: int, side: int) -> tuple[NDArray[np.float64], int]:
-        if (row, cin, side) not in known:
-            layer = lower_key(LayerKey(row, cin, side, side, space.gate))
-            known[row, cin, side] = network_sums([layer.ops]) @ matrix, layer.out_shape[1]
-        return known[row, cin, side]
-
-    stem = space.scaled_stem()
-    constant, side = part(stem, 3, SIDE)
-    widths = {stem.out: 0}
-    blocks = []
-    for block, rate in zip(space.blocks, space.rates, strict=True):
-        shape = tuple(len(g.values) for g in block.genes)
-        settings = [block.settings(tuple(c)) for c in np.ndindex(*shape)]
-        table = np.zeros((len(widths), len(settings), matrix.shape[1]))
-        out_of = np.zeros((len(widths), len(settings)), dtype=np.int64)
-        after = {w: i for i, w in enumerate(sorted({space.block_out(s) for s in settings}))}
-        end = side
-        for cin, i in widths.items():
-            for j, setting in enumerate(settings):
-                c, at = cin, side
-                for row in space.block_rows(block, setting, cin, rate):
-                    one, at = part(row, c, at)
-                    table[i, j] += one
-                    c = row.out
-                out_of[i, j] = after[c]
-                end = at
-        used = np.flatnonzero(table.any(axis=(0, 1)))
-        blocks.append((shape, np.ascontiguousarray(table[:, :, used]).reshape(-1, len(used)), used, out_of.ravel()))
-        widths, side = after, end
-    ends = np.zeros((len(widths), matrix.shape[1]))
-    for w, i in widths.items():
-        c, at = w, side
-        tail = space.scaled_tail()
-        if tail is not None:
-            one, at = part(tail, w, at)
-            ends[i] += one
-            c = tail.out
-        ends[i] += network_sums([lower_key(LayerKey(space.scaled_head(), c, at, at, space.gate)).ops]) @ matrix
-    pixels = math.sqrt(math.prod(space.resolution))
-
-    def top1(genomes: NDArray[np.int64]) -> NDArray[np.float64]:
-        genomes = np.atleast_2d(np.asarray(genomes))
-        total = np.tile(constant, (len(genomes), 1))
-        state, column = np.zeros(len(genomes), dtype=np.int64), 0
-        for shape, table, used, out_of in blocks:
-            own = np.zeros(len(genomes), dtype=np.int64)
-            for n in shape:
-                own, column = own * n + genomes[:, column], column + 1
-            at = state * math.prod(shape) + own
-            total[:, used] += np.take(table, at, axis=0)
-            state = np.take(out_of, at)
-        return model.finish(total + np.take(ends, state, axis=0), pixels, recipe)
-
-    return top1
+    a, b = (imagenet(spec, recipe=recipe, model=model) for spec in (one, other))
+    sums = np.array([network_sums([layer.ops for layer in layers_of(spec)]) for spec in (one, other)])
+    pixels = np.array([math.sqrt(math.prod(spec.resolution)) for spec in (one, other)])
+    least, more = model.difference
+    near = math.sqrt(least + more * model.unlike(sums, pixels, recipe))
+    near *= max(a.error, b.error, model.errors[0]) / model.errors[0]
+    return Difference(value=a.value - b.value, error=min(near, math.hypot(a.error, b.error)), recipe=recipe)

@@ -101,6 +101,9 @@ class Model:
     scales: Mapping[str, Mapping[str, float]]  # by source: group to factor
     region: Region
     errors: tuple[float, float]  # standard error in points: of the core, outside it
+    # variance of the error of a difference of two predictions, points^2: of networks that are alike, and more of it for
+    # each point of `unlike`
+    difference: tuple[float, float]
     source: str
 
     def scaled(self, source: str) -> Array:
@@ -124,13 +127,47 @@ class Model:
 
     def finish(self, reduced: Array, resolution: float | Array, recipe: str) -> Array:
         """Percent top-1 (n,) of `sums @ reduce(source)` (n, ...) at one resolution or (n,)."""
+        return self.percent(self.worth(reduced, resolution, recipe), recipe)
+
+    def percent(self, worth: Array, recipe: str) -> Array:
+        """Percent top-1 of g(x)."""
         about = self.recipe(recipe)
-        weights, k = self.scaled(about.source), self.weights.shape[1]
-        at = reduced[:, :k] + np.log1p(reduced[:, k:]) @ weights[len(LINEAR) : len(LINEAR) + len(LOGS)]
-        at = at + rises(resolution) @ weights[len(LINEAR) + len(LOGS) :]
+        return np.asarray(100.0 / (1.0 + np.exp(-(about.offset + self.slopes.get(about.source, 1.0) * worth))))
+
+    def worth(self, reduced: Array, resolution: float | Array, recipe: str) -> Array:
+        """g(x) (n,) of `sums @ reduce(source)` (n, ...). As a function of these numbers it rises and is concave:
+        logarithms and -ln(1 + exp(-u)) are, with weights of at least 0."""
+        at, k = self._inside(reduced, resolution, recipe), self.weights.shape[1]
         u, z = at[:, : k - 2] + self.b, self.c + at[:, k - 2]
-        g = self.beta * np.log(z) - np.logaddexp(0.0, -u) @ self.v + at[:, k - 1]
-        return np.asarray(100.0 / (1.0 + np.exp(-(about.offset + self.slopes.get(about.source, 1.0) * g))))
+        return np.asarray(self.beta * np.log(z) - np.logaddexp(0.0, -u) @ self.v + at[:, k - 1])
+
+    def slopes_at(self, reduced: Array, resolution: float, recipe: str) -> Array:
+        """The gradient of `worth` at one network's numbers (...,)."""
+        weights, k = self.scaled(self.recipe(recipe).source), self.weights.shape[1]
+        at = self._inside(reduced[None], resolution, recipe)[0]
+        outer = np.concatenate([
+            self.v / (1.0 + np.exp(at[: k - 2] + self.b)), [self.beta / (self.c + at[k - 2]), 1.0]
+        ])  # fmt: skip
+        logs = weights[len(LINEAR) : len(LINEAR) + len(LOGS)] @ outer
+        return np.concatenate([outer, logs / (1.0 + reduced[k:])])
+
+    def unlike(self, sums: Array, resolution: Array, recipe: str) -> float:
+        """Points by which the inputs of two networks, sums (2, WIDTH) at resolution (2,), move the prediction one by
+        one, as if all in one direction; 0 for equal networks."""
+        about, x = self.recipe(recipe), expand(sums, resolution)
+        weights, h = self.scaled(about.source), len(self.v)
+        at = x @ weights
+        slope = (self.v / (1.0 + np.exp(at[:, :h] + self.b))) @ weights[:, :h].T
+        slope += self.beta / (self.c + at[:, h, None]) * weights[:, h] + weights[:, h + 1]
+        share = self.predict(sums, resolution, recipe) / 100
+        points = 100 * share * (1 - share) * self.slopes.get(about.source, 1.0)
+        return float(np.abs(x[0] - x[1]) @ (slope * points[:, None]).mean(0))
+
+    def _inside(self, reduced: Array, resolution: float | Array, recipe: str) -> Array:
+        """W_h x, w x and omega x of every network, (n, hidden + 2)."""
+        weights, k = self.scaled(self.recipe(recipe).source), self.weights.shape[1]
+        at = reduced[:, :k] + np.log1p(reduced[:, k:]) @ weights[len(LINEAR) : len(LINEAR) + len(LOGS)]
+        return np.asarray(at + rises(resolution) @ weights[len(LINEAR) + len(LOGS) :])
 
     def predict(self, sums: Array, resolution: float | Array, recipe: str) -> Array:
         """Percent top-1 (n,) of networks with `sums` (n, WIDTH)."""
@@ -143,7 +180,7 @@ class Model:
         head: dict[str, Any] = {
             "format": FORMAT, "source": self.source, "c": self.c, "beta": self.beta,
             "v": self.v.tolist(), "b": self.b.tolist(), "slopes": dict(self.slopes),
-            "errors": list(self.errors),
+            "errors": list(self.errors), "difference": list(self.difference),
             "scales": {s: dict(f) for s, f in self.scales.items()},
             "region": {n: [low, high] for n, low, high in zip(*astuple(self.region), strict=True)},
             "recipes": {n: asdict(r) for n, r in self.recipes.items()},
@@ -171,7 +208,7 @@ class Model:
         return cls(
             d["c"], d["beta"], np.array(d["v"]), np.array(d["b"]), weights,
             {n: Recipe(**r) for n, r in d["recipes"].items()}, d["slopes"], d["scales"], region,
-            (d["errors"][0], d["errors"][1]), d["source"],
+            (d["errors"][0], d["errors"][1]), (d["difference"][0], d["difference"][1]), d["source"],
         )  # fmt: skip
 
 

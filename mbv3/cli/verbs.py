@@ -102,6 +102,7 @@ def _show_found(found: Found, as_json: bool) -> int:
         ("accuracy", _accuracy(r.accuracy)),
         ("parameters", f"{r.params:,}"),
         ("MAdds", f"{(r.madds or 0) / 1e6:.1f} M"),
+        *(("at most", f"{limit.most:g} {limit.name}: {limit.found:g}") for limit in r.limits),
         ("took", f"{r.total_s / 60:.1f} min"),
         ("spec", str(found.folder / (r.spec or ""))),
     ]

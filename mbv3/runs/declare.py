@@ -11,8 +11,9 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import re
 import shlex
-from argparse import SUPPRESS, ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
@@ -23,8 +24,8 @@ from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_type_hints
 from mbv3.errors import BadInput, plain, shown
 
 __all__ = [
-    "Option", "add_arguments", "always", "as_args", "check", "command_line", "declared", "existing", "from_args",
-    "given", "moved", "option", "takes", "there",
+    "Option", "add_arguments", "always", "as_args", "check", "command_line", "counted", "declared", "existing",
+    "from_args", "given", "moved", "option", "takes", "there",
 ]  # fmt: skip
 
 
@@ -57,6 +58,7 @@ class Option:
     high: float | None = None
     unit: str = ""
     is_path: Callable[[str], bool] | None = None
+    parse: Callable[[str], Any] | None = None  # from the text of a command line; its ValueError says the rule
 
     @property
     def flag(self) -> str:
@@ -102,16 +104,26 @@ def option(
     high: float | None = None,
     unit: str = "",
     is_path: Callable[[str], bool] | None = None,
+    parse: Callable[[str], Any] | None = None,
 ) -> Any:
     """A dataclass field that is an option; without `default` it must be given.
 
     `choices` may be a function, called when a value is checked, so that declaring loads no room. Bounds belong to
     int and float: `above` excluded, `low` and `high` included. `is_path(text)`: `text` is a path, kept absolute so that
-    a run is resumed from any folder.
+    a run is resumed from any folder. `parse` reads a value that is written otherwise than Python writes it; its
+    ValueError says the rule.
     """
     names = choices if callable(choices) or choices is None else (lambda found=tuple(choices): found)
     about = Option(
-        help=help, metavar=metavar, choices=names, above=above, low=low, high=high, unit=unit, is_path=is_path
+        help=help,
+        metavar=metavar,
+        choices=names,
+        above=above,
+        low=low,
+        high=high,
+        unit=unit,
+        is_path=is_path,
+        parse=parse,
     )
     return field(default=default, metadata={"option": about})
 
@@ -124,6 +136,15 @@ def always(text: str) -> bool:
 def existing(text: str) -> bool:
     """`is_path` of an option that may also be a name."""
     return Path(text).exists()
+
+
+def counted(text: str) -> int:
+    """A whole number as people write it: 5400000, 5.4M, 219k."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)([kKmMgG]?)", text.strip())
+    value = float(found[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[found[2].lower()] if found else 0.5
+    if not math.isfinite(value) or value != round(value):
+        raise ValueError(f"must be a whole number, such as 5400000 or 5.4M (got {plain(text)})")
+    return round(value)
 
 
 def declared(cls: Any) -> tuple[Option, ...]:
@@ -145,7 +166,7 @@ def _declared(cls: Any) -> tuple[Option, ...]:
                 name=f.name, kind=kind, may_be_none=NoneType in kinds, needed=f.default is MISSING,
                 default=None if f.default is MISSING else f.default, help=about.help, metavar=about.metavar,
                 choices=about.choices, above=about.above, low=about.low, high=about.high, unit=about.unit,
-                is_path=about.is_path,
+                is_path=about.is_path, parse=about.parse,
             )
         )  # fmt: skip
     return tuple(found)
@@ -230,9 +251,20 @@ def add_arguments(parser: ArgumentParser, cls: type[Declared], only: Names | Non
         if o.kind is bool:
             parser.add_argument(o.flag, dest=o.name, action="store_true", default=SUPPRESS, help=text)
         else:
-            parser.add_argument(
-                o.flag, dest=o.name, type=o.kind, default=SUPPRESS, metavar=o.metavar or None, help=text
-            )
+            kind = o.kind if o.parse is None else _said(o.parse)
+            parser.add_argument(o.flag, dest=o.name, type=kind, default=SUPPRESS, metavar=o.metavar or None, help=text)
+
+
+def _said(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`parse` for argparse, which prints the message of its own error only."""
+
+    def read(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as e:
+            raise ArgumentTypeError(str(e)) from None
+
+    return read
 
 
 def given(args: Namespace, cls: type[Declared]) -> dict[str, Any]:

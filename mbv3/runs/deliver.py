@@ -16,7 +16,7 @@ from mbv3.events import Done, Event, Note, StageStart
 from mbv3.export import Examples, compared
 from mbv3.files import write_atomic
 from mbv3.graph import network_model, quantized
-from mbv3.record import Accuracy, Baseline, Compared, LayerTime, SearchRecord
+from mbv3.record import Accuracy, Baseline, Compared, LayerTime, Limit, SearchRecord
 from mbv3.report import write_report
 from mbv3.runs.export_images import Inputs
 from mbv3.runs.exporting import calibration_images
@@ -87,7 +87,7 @@ def deliver(
         # the paper trains the result from scratch; a budget too short for that must not spoil NetAdapt's weights
         if compared and compared[0].held_out_top1 >= adapted.accuracy:
             write_weights(run, spec, compared[0].state, images)
-    _finish(run, adapted, spec, latency)
+    _finish(o, run, adapted, spec, latency)
     yield Note("report", f"wrote {write_report(run.path)}")
     if not adapted.reached:
         raise Mbv3Error(
@@ -175,9 +175,9 @@ def _row(name: str, c: Trained) -> Compared:
     )
 
 
-def _finish(run: RunDir[SearchRecord], adapted: Adapted, spec: ArchSpec, latency: Latency) -> None:
+def _finish(o: Options, run: RunDir[SearchRecord], adapted: Adapted, spec: ArchSpec, latency: Latency) -> None:
     prediction = latency.table.predict(spec, estimate=True)
-    counts = count(spec)
+    counts, has = count(spec), o.limits.of(spec)
     assert run.record.scale is not None
     references = reference_times(spec, run.record.scale.width, latency)
     run.hash(**{name: file_sha256(run.file(name)) for name in (SPEC, WEIGHTS) if run.file(name).exists()})
@@ -188,6 +188,7 @@ def _finish(run: RunDir[SearchRecord], adapted: Adapted, spec: ArchSpec, latency
         spec=SPEC,
         params=counts.params,
         madds=counts.madds,
+        limits=tuple(Limit(name=name, most=most, found=round(has[name], 6)) for name, most in o.limits),
         references=tuple(Baseline(name=r.name, ms=round(r.ms, 4), accuracy=None) for r in references),
         netadapt_accuracy=round(adapted.accuracy, 3),
         correction=factor,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mbv3.errors import BadInput
-from mbv3.runs.declare import always, as_args, check, command_line, declared, existing, from_args, option
+from mbv3.runs.declare import always, as_args, check, command_line, counted, declared, existing, from_args, option
 from mbv3.runs.init_options import check_init
-from mbv3.space import SearchSpace, parse_scale, under_head
+from mbv3.space import Limits, SearchSpace, parse_scale, under_head
 from mbv3.spec import parse_resolution
 from mbv3.tasks import TASKS
 
@@ -94,6 +94,9 @@ class Options:
                                         high=1e6)  # fmt: skip
     budget_minutes: float | None = option(None, "time for the whole run with --data (default 60)", metavar="M",
                                           low=0.01, high=1e6)  # fmt: skip
+    max_params: int | None = option(None, "most parameters, such as 5.4M", metavar="N", low=1, parse=counted)
+    max_madds: int | None = option(None, "most multiply-adds, such as 219M", metavar="N", low=1, parse=counted)
+    max_mb: float | None = option(None, "most megabytes of its fp32 weights file", metavar="MB", above=0, high=1e6)
     force_table: bool = option(False, "use a latency table that was measured on another device")
     rebuild_table: bool = option(False, "measure the latency table again, though there is one")
 
@@ -168,6 +171,11 @@ class Options:
         if not self.segment:
             return space
         return under_head(space, self.dense, self.dense_classes, self.output_stride)
+
+    @property
+    def limits(self) -> Limits:
+        """What the network may have at most, beside the milliseconds."""
+        return Limits(params=self.max_params, madds=self.max_madds, mb=self.max_mb)
 
     @property
     def accuracy_kind(self) -> str:

@@ -108,8 +108,9 @@ def _scale_of_table(o: Options, base: _Base, table: LatencyTable) -> tuple[Searc
     if table.model is not None and o.data is None and width is None:
         latency = Latency(table, None, base.space.dress)
         choice = choose_scale_by_accuracy(
-            partial(_predicted_ms, table), base.space, o.target_ms, resolution=o.pinned_resolution, exact=latency
-        )
+            partial(_predicted_ms, table), base.space, o.target_ms, resolution=o.pinned_resolution, exact=latency,
+            limits=o.limits,
+        )  # fmt: skip
         return choice.space, choice.why
     if table.model is not None:
         choice = choose_scale(
@@ -140,7 +141,9 @@ def _measured(
             yield StageStart("scale", f"timing networks of space {base.space.name} on {runtime.fingerprint.cpu}")
             times, width = partial(quick_ms, runtime), (parse_scale(o.scale) or (None,))[0]
             if o.data is None and width is None:
-                choice = choose_scale_by_accuracy(times, base.space, o.target_ms, resolution=o.pinned_resolution)
+                choice = choose_scale_by_accuracy(
+                    times, base.space, o.target_ms, resolution=o.pinned_resolution, limits=o.limits
+                )
             else:
                 choice = choose_scale(
                     times, base.space, o.target_ms, width=width, resolution=o.pinned_resolution,

@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler
 from mbv3 import __version__
 from mbv3.accuracy import imagenet
 from mbv3.data import peek_class_folder
-from mbv3.errors import BadInput
+from mbv3.errors import BadInput, Unreachable
 from mbv3.events import Done, Event, Note, RunStarted, StageStart
 from mbv3.latency import open_runtime
 from mbv3.progress import drain
@@ -30,7 +30,7 @@ from mbv3.runs.result import Found
 from mbv3.runs.road import check_road, initial, road_stages
 from mbv3.runs.rundir import RunDir, versions
 from mbv3.search import REWARDS, SAMPLERS, Trial, register_reward, register_sampler
-from mbv3.space import SearchSpace, load_space, scale
+from mbv3.space import SearchSpace, SpaceLimits, load_space, scale
 from mbv3.spec import dump_spec, load_spec
 from mbv3.stages import (
     TRIALS,
@@ -40,6 +40,7 @@ from mbv3.stages import (
     adapt,
     adapt_predicted,
     baselines_at,
+    check_limits,
     check_range,
     default_w,
     imagenet_judge,
@@ -191,7 +192,10 @@ def _chain(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, Foun
     cost = space_latency(space, latency)
     run.update(range_ms=cost.range_ms())
     smallest, largest = cost.range_ms()
-    check_range(o.target_ms, smallest, largest, space, o.scale != "auto")
+    limits = o.limits.on(space)
+    # a limit may keep networks far below the target
+    check_range(min(o.target_ms, largest) if o.limits else o.target_ms, smallest, largest, space, o.scale != "auto")
+    check_limits(space, limits, cost, o.scale != "auto")
     yield Note("table", f"networks of the space take {smallest:.3g} to {largest:.3g} ms here")
     images: Images | None = None
     if o.data is not None:
@@ -203,10 +207,10 @@ def _chain(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, Foun
     with run.stage("accuracy"):
         judge = yield from _judge(o, run, space, images)
     if o.data is None:
-        starts, scored = yield from _starts(o, run, space, judge, cost)
+        starts, scored = yield from _starts(o, run, space, judge, cost, limits)
         with run.stage("netadapt"):
             specs = [space.spec(t.genome, f"seed_{o.target_ms:g}ms") for t in starts]
-            adapted = yield from adapt_predicted(specs, latency, o.target_ms, delta=o.delta, keep=run)
+            adapted = yield from adapt_predicted(specs, latency, o.target_ms, delta=o.delta, limits=o.limits, keep=run)
         assert adapted.estimate is not None
         seed = starts[adapted.start]
         run.text("seed.yaml", dump_spec(space.dress(specs[adapted.start])))
@@ -214,7 +218,7 @@ def _chain(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, Foun
         with run.stage("baselines"):
             yield StageStart("baselines", "MobileNetV3 and random networks at the same ms")
             like = specs[adapted.start]
-            beside = baselines_at(adapted.ms, like, latency, space, judge, cost, scored, o.seed)
+            beside = baselines_at(adapted.ms, like, latency, space, judge, cost, scored, o.seed, o.limits)
             run.update(
                 baselines=tuple(
                     Baseline(
@@ -231,7 +235,7 @@ def _chain(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, Foun
         return (yield from deliver(o, run, adapted, None, latency))
     assert images is not None
     with run.stage("search"):
-        trials = yield from _trials(o, run, space, judge, cost)
+        trials = yield from _trials(o, run, space, judge, cost, limits)
         best = pick_seed(trials, o.target_ms, o.seed_ratio)
     first = space.spec(best.genome, f"seed_{o.target_ms:g}ms")
     run.text("seed.yaml", dump_spec(space.dress(first)))
@@ -251,33 +255,38 @@ def _chain(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, Foun
 
 
 def _starts(
-    o: Options, run: RunDir[SearchRecord], space: SearchSpace, judge: Judge, cost: SpaceLatency
+    o: Options, run: RunDir[SearchRecord], space: SearchSpace, judge: Judge, cost: SpaceLatency, limits: SpaceLimits
 ) -> Generator[Event, None, tuple[list[Trial], int]]:
     """(what NetAdapt starts from where each start costs seconds, number of networks scored)."""
     with run.stage("search"):
         if o.sampler_name == SOLVE:
             found = yield from solve(
                 space, judge, cost, o.target_ms, ratio=o.seed_ratio, count=20 if space.dense is None else 3,
-                seed=o.seed, estimated=o.estimate_only, keep=run,
+                seed=o.seed, estimated=o.estimate_only, limits=limits, keep=run,
             )  # fmt: skip
             return [found.best, *found.starts], found.evaluations
-        trials = yield from _trials(o, run, space, judge, cost)
+        trials = yield from _trials(o, run, space, judge, cost, limits)
         return pick_starts(trials, o.target_ms, o.seed_ratio), len(trials)
 
 
 def _trials(
-    o: Options, run: RunDir[SearchRecord], space: SearchSpace, judge: Judge, cost: SpaceLatency
+    o: Options, run: RunDir[SearchRecord], space: SearchSpace, judge: Judge, cost: SpaceLatency, limits: SpaceLimits
 ) -> Generator[Event, None, list[Trial]]:
     tar = o.target_ms * o.seed_ratio
     assert run.record.reference_ms is not None
     large_ms = run.record.reference_ms
     w = run.value("w", lambda: default_w(o.reward, o.target_ms, large_ms) if o.w is None else o.w)
-    return (
-        yield from search(
-            space, judge, cost, tar, sampler=o.sampler_name, reward=o.reward, w=w, trials=o.trials,
-            budget=budget_of(o), seed=o.seed, estimated=o.estimate_only, keep=run,
-        )
+    trials = yield from search(
+        space, judge, cost, tar, sampler=o.sampler_name, reward=o.reward, w=w, trials=o.trials,
+        budget=budget_of(o), seed=o.seed, estimated=o.estimate_only, limits=limits, keep=run,
     )  # fmt: skip
+    within = [t for t in trials if limits.hold(t.genome)]
+    if trials and not within:
+        raise Unreachable(
+            f"none of {len(trials)} trials is within {o.limits}; give more --trials, or --sampler solve where there is "
+            "no --data", *cost.range_ms(),
+        )  # fmt: skip
+    return within
 
 
 def _caveats(o: Options, run: RunDir[SearchRecord], space: SearchSpace) -> Generator[Event, None, None]:

@@ -1,5 +1,6 @@
 """Reward, samplers, study and solver. Accuracy and latency come in as callables."""
 
+from mbv3.search.bound import upper_bound
 from mbv3.search.reward import REWARDS, Reward, make_reward, register_reward
 from mbv3.search.samplers import SAMPLERS, EvolutionSampler, RnnSampler, register_sampler
 from mbv3.search.solver import Limit, Solved, solve
@@ -20,4 +21,5 @@ __all__ = [
     "register_reward",
     "register_sampler",
     "solve",
+    "upper_bound",
 ]

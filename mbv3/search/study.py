@@ -49,6 +49,7 @@ class Search:
     `accuracy(genome)` in percent and `latency_ms(genome)` are the caller's; each genome is asked for once.
     `sampler`: a name of SAMPLERS, or an object of Optuna's; an object goes on after a resume, though not with the
     bits of an uninterrupted run. `history`: trials of an interrupted run, added to the study before it goes on.
+    `share(genome)`: what is left of a reward, less than 1 beyond a limit that the reward does not know.
 
     Raises:
         BadInput: an unknown sampler, or a storage that cannot be opened.
@@ -64,6 +65,7 @@ class Search:
         sampler: str | BaseSampler = "rnn",
         seed: int = 0,
         history: Sequence[Trial] = (),
+        share: Callable[[Genome], float] = lambda genome: 1.0,
         storage: str | None = None,
         name: str = "mbv3-search",
     ) -> None:
@@ -71,7 +73,7 @@ class Search:
         self.space, self.reward, self.seed = space, reward, seed
         self.sampler_name = sampler if isinstance(sampler, str) else type(sampler).__name__
         first = make_sampler(sampler, space, seed) if isinstance(sampler, str) else sampler
-        self._accuracy, self._latency = accuracy, latency_ms
+        self._accuracy, self._latency, self._share = accuracy, latency_ms, share
         self._known: dict[Genome, tuple[float, float]] = {}
         self._distributions = distributions(space)
         self.two = sampler == "nsga2"  # accuracy and latency as two objectives
@@ -95,7 +97,7 @@ class Search:
             self._known[t.genome] = (t.accuracy, t.latency_ms)
 
     def _values(self, t: Trial) -> list[float]:
-        return [t.accuracy, t.latency_ms] if self.two else [t.reward]
+        return [t.accuracy * self._share(t.genome), t.latency_ms] if self.two else [t.reward]
 
     def _frozen(self, t: Trial) -> optuna.trial.FrozenTrial:
         done = t.state == "complete"
@@ -129,6 +131,7 @@ class Search:
         genome = genome_of(self.space, asked.params)
         accuracy, latency = self.score(genome)
         value = self.reward(accuracy / 100, latency)
+        value -= (1.0 - self._share(genome)) * abs(value)  # lower also where the reward is below 0
         ok = math.isfinite(value)
         attrs = self._attrs(asked)
         trial = Trial(asked.number, genome, accuracy, latency, value, "complete" if ok else "failed", attrs)

@@ -25,6 +25,7 @@ from mbv3.stages.learn import CHECKPOINT, LOG, Learned, default_device, learn
 from mbv3.stages.measure import ReferenceTime, check_reach, fast_enough, network_table, reference_times
 from mbv3.stages.photos import Photos, peek_photos, read_photos
 from mbv3.stages.published import PublishedTime, published_times
+from mbv3.stages.reach import check_limits, search_limits, unmet_together
 from mbv3.stages.road import Alike, Road, road
 from mbv3.stages.road_pace import Effort
 from mbv3.stages.scale import Scale, check_range, choose_scale, quick_ms
@@ -91,6 +92,7 @@ __all__ = [
     "baselines_at",
     "best_at_random",
     "calibration_batches",
+    "check_limits",
     "check_range",
     "check_reach",
     "choose_scale",
@@ -118,6 +120,7 @@ __all__ = [
     "rivals_at",
     "road",
     "search",
+    "search_limits",
     "shrink",
     "site_scores",
     "sized",
@@ -134,5 +137,6 @@ __all__ = [
     "train_alike",
     "training_judge",
     "tune",
+    "unmet_together",
     "usual_steps",
 ]

@@ -13,6 +13,7 @@ from mbv3.accuracy import PAPER, imagenet
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note, Progress, StageStart
 from mbv3.netadapt import Candidate, Proposal, Scored, Start, Step, netadapt
+from mbv3.space import Limits
 from mbv3.spec import ArchSpec, channels, cut, dump_spec, sites
 from mbv3.stages.adapt import AIM, Adapted
 from mbv3.stages.adapt_trace import COLUMNS, curve_file, seed_row, step_rows
@@ -56,6 +57,7 @@ def adapt_predicted(
     *,
     delta: float | None = None,
     recipe: str = PAPER,
+    limits: Limits | None = None,
     keep: Keep | None = None,
 ) -> Generator[Event, None, Adapted]:
     """Shrink every network of `starts` until it takes at most `target_ms`, by the ImageNet model's loss of accuracy per
@@ -63,7 +65,8 @@ def adapt_predicted(
 
     All starts are adapted on the rows of the table, layers without one estimated. Where a device is at hand the best of
     them are adapted again with missing rows measured, the result is timed whole, and channels are given back where more
-    than SLACK of the target is left. `delta`: the least cut of a step as a share of the start's ms.
+    than SLACK of the target is left. `delta`: the least cut of a step as a share of the start's ms. Starts
+    within `limits` stay so: cuts only lower what a network has, and channels are given back within them.
 
     Raises:
         BadInput: no start, or a start that the ImageNet model cannot score.
@@ -71,7 +74,7 @@ def adapt_predicted(
     if not starts:
         raise BadInput("NetAdapt needs at least one network to start from")
     keep = keep or Memory()
-    judge = _Predicted(recipe)
+    judge = _Predicted(recipe, limits or Limits())
     least = MODEL_DELTA if delta is None else delta
     timed = latency.device is not None
     yield StageStart(STAGE, f"NetAdapt from {len(starts)} network(s) to {target_ms:g} ms, by predicted accuracy")
@@ -114,8 +117,8 @@ def _rank(walk: _Walk, most_ms: float) -> tuple[bool, float, float]:
 class _Predicted:
     """What `netadapt` asks for in place of fine-tuning: the predicted accuracy, and no weights."""
 
-    def __init__(self, recipe: str) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: str, limits: Limits) -> None:
+        self.recipe, self.limits = recipe, limits
 
     def top1(self, spec: ArchSpec) -> float:
         return imagenet(spec, recipe=self.recipe).value
@@ -150,6 +153,7 @@ def _wider(walk: _Walk, deployed: Deployed, judge: _Predicted, most_ms: float) -
             before = channels(now.spec, site)
             counts = [before // 8 * 8 + more for more in WIDER]
             wider = [(c, spec) for c in counts if (spec := cut(now.spec, site, c)) is not None]
+            wider = [(c, spec) for c, spec in wider if judge.limits.hold(deployed.spec(spec))]
             asked += [Proposal(site, before, c, spec, 0.0) for c, spec in wider]
         times = deployed([p.spec for p in asked])
         # times are noisy, and more channels never cost less

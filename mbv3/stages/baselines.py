@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from mbv3.accuracy import Estimate, imagenet
 from mbv3.search import Trial
-from mbv3.space import SearchSpace
+from mbv3.space import Limits, SearchSpace
 from mbv3.spec import ArchSpec, load_spec, scale_spec
 from mbv3.stages.judge import Judge
 from mbv3.stages.measure import REFERENCES
@@ -34,20 +34,22 @@ class Beside:
 
 def baselines_at(
     ms: float, like: ArchSpec, latency: Latency, space: SearchSpace, judge: Judge, cost: SpaceLatency, scored: int,
-    seed: int = 0,
+    seed: int = 0, limits: Limits | None = None,
 ) -> list[Beside]:  # fmt: skip
     """MobileNetV3-Large and -Small at the resolution and classes of `like`, as wide as `ms` allows, and the best of
-    `scored` random networks of the space within `ms`. `cost`: uncorrected, as `latency` has the correction."""
-    found = [beside for name in REFERENCES if (beside := _scaled(name, ms, like, latency)) is not None]
-    drawn: Trial | None = best_at_random(space, judge, cost, ms / latency.correction, scored, seed)
+    `scored` random networks of the space within `ms`; all within `limits`. `cost`: uncorrected, as `latency` has the
+    correction."""
+    limits = limits or Limits()
+    found = [beside for name in REFERENCES if (beside := _scaled(name, ms, like, latency, limits)) is not None]
+    drawn: Trial | None = best_at_random(space, judge, cost, ms / latency.correction, scored, seed, limits.on(space))
     if drawn is not None:
         estimate = imagenet(space.spec(drawn.genome))
         found.append(Beside(f"best of {scored:,} random", drawn.latency_ms * latency.correction, estimate))
     return found
 
 
-def _scaled(name: str, ms: float, like: ArchSpec, latency: Latency) -> Beside | None:
-    """The widest of a family within `ms`; None where its narrowest is slower."""
+def _scaled(name: str, ms: float, like: ArchSpec, latency: Latency, limits: Limits) -> Beside | None:
+    """The widest of a family within `ms` and `limits`; None where its narrowest is slower."""
     base = load_spec(name)
     base = replace(base, head=replace(base.head, classes=like.head.classes))
     rough = Latency(latency.table, None, latency.dress)
@@ -59,11 +61,14 @@ def _scaled(name: str, ms: float, like: ArchSpec, latency: Latency) -> Beside | 
     def predicted(width: float) -> float:
         return rough([latency.dress(at(width))])[0]
 
+    def fits(width: float, most_ms: float) -> bool:
+        return limits.hold(latency.dress(at(width))) and predicted(width) <= most_ms
+
     def widest(most_ms: float) -> float | None:
         low, high = 0, len(WIDTHS)  # the first `low` widths are within
         while low < high:
             middle = (low + high) // 2
-            low, high = (middle + 1, high) if predicted(WIDTHS[middle]) <= most_ms else (low, middle)
+            low, high = (middle + 1, high) if fits(WIDTHS[middle], most_ms) else (low, middle)
         return WIDTHS[low - 1] if low else None
 
     width = widest(ms)

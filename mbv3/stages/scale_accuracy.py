@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from mbv3.accuracy import Estimate, imagenet, imagenet_space
 from mbv3.search import Limit, solve
-from mbv3.space import SearchSpace, scale, tabulate
+from mbv3.space import Limits, SearchSpace, SpaceLimits, scale, tabulate
 from mbv3.spec import lower, lower_key, pixels
+from mbv3.stages.reach import search_limits
 from mbv3.stages.scale import LatencyMs, Scale, check_range, typical
 from mbv3.stages.search import space_latency
 from mbv3.tables import Latency
@@ -49,16 +50,18 @@ def choose_scale_by_accuracy(
     *,
     resolution: tuple[int, int] | None = None,
     exact: Latency | None = None,
+    limits: Limits | None = None,
 ) -> Scale:
     """The scale at which the most accurate network of the space within `target_ms` is predicted to be best.
 
     `latency_ms`: the device's times of networks, from a few runs: typical networks at up to TIMED scales give ms per
     multiply-add as a smooth function of the scale, which stands in for the table. `exact`: a device of which every
-    layer's time is known; its times are used. `resolution` keeps that one.
+    layer's time is known; its times are used. `resolution` keeps that one. The network is within `limits` too.
 
     Raises:
         Unreachable: the target lies outside what the networks of the space take.
     """
+    limits = limits or Limits()
     sides = [resolution] if resolution is not None else [(r, r) for r in SIDES]
     grid = {(i, j): scale(space, w, r) for i, w in enumerate(WIDTHS) for j, r in enumerate(sides)}
     middle = typical(scale(space, 1.0, resolution))
@@ -77,12 +80,17 @@ def choose_scale_by_accuracy(
         madds, per = tabulate(s, lambda k: lower_key(k).madds), rate(s)
         return lambda genomes: madds(genomes) * per
 
-    near = {at for at, s in grid.items() if BUSY[0] <= middle_ms(s) / target_ms <= BUSY[1]}
+    def fill(s: SearchSpace) -> float:
+        """A typical network's share of the limit that it fills most."""
+        has = limits.of(s.deployed(middle))
+        return max(middle_ms(s) / target_ms, *(has[name] / most for name, most in limits))
+
+    near = {at for at, s in grid.items() if BUSY[0] <= fill(s) <= BUSY[1]}
     found: dict[tuple[int, int], _Solved] = {}
 
     def look(places: Iterable[tuple[int, int]], effort: tuple[int, int, int]) -> None:
         for at in places:
-            solved = _solved(grid[at], cost(grid[at]), target_ms, effort)
+            solved = _solved(grid[at], cost(grid[at]), target_ms, effort, limits.on(grid[at]))
             if solved is not None and (at not in found or solved.least > found[at].least):
                 found[at] = solved
 
@@ -94,10 +102,13 @@ def choose_scale_by_accuracy(
     look(sorted(around & near - found.keys()), ROUGH)
     look(ranked(FINALISTS), WHOLE)
     chosen = found[ranked(1)[0]] if found else None
-    scaled = chosen.space if chosen is not None else _end(list(grid.values()), target_ms, middle, latency_ms)
+    if chosen is None and limits:  # the smallest is within, or none is
+        scaled = min(grid.values(), key=fill)
+    else:
+        scaled = chosen.space if chosen is not None else _end(list(grid.values()), target_ms, middle, latency_ms)
     madds = tabulate(scaled, lambda k: lower_key(k).madds)
     smallest, largest = latency_ms([scaled.deployed(madds.extreme(big)[1]) for big in (False, True)])
-    check_range(target_ms, smallest, largest, scaled, False)
+    check_range(min(target_ms, largest) if limits else target_ms, smallest, largest, scaled, False)
     at = f"width {scaled.width:g} at {pixels(scaled.resolution)} px"
     if chosen is None:
         return Scale(scaled, f"{at}, the end of what can be scaled to for {target_ms:g} ms")
@@ -108,12 +119,14 @@ def _madds(s: SearchSpace, genome: tuple[int, ...]) -> float:
     return float(sum(layer.madds for layer in lower(s.deployed(genome))))
 
 
-def _solved(s: SearchSpace, many: Many, target_ms: float, effort: tuple[int, int, int]) -> _Solved | None:
-    """The best network of a scale within the target; None where there is none."""
+def _solved(
+    s: SearchSpace, many: Many, target_ms: float, effort: tuple[int, int, int], limits: SpaceLimits
+) -> _Solved | None:
+    """The best network of a scale within the target and the limits; None where there is none."""
     population, generations, starts = effort
     found = solve(
-        s.sizes, imagenet_space(s), [Limit(many, target_ms)], population=population, generations=generations,
-        starts=starts,
+        s.sizes, imagenet_space(s), [Limit(many, target_ms), *search_limits(limits)], population=population,
+        generations=generations, starts=starts,
     )  # fmt: skip
     return _Solved(s, imagenet(s.spec(found.genome))) if found.feasible else None
 

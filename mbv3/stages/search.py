@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler
 from mbv3.errors import BadInput, Mbv3Error, MissingLayerError
 from mbv3.events import Event, Progress, StageStart
 from mbv3.search import Reward, Search, Trial, make_reward
-from mbv3.space import Additive, Genome, SearchSpace, tabulate
+from mbv3.space import Additive, Genome, SearchSpace, SpaceLimits, tabulate
 from mbv3.spec import LayerKey
 from mbv3.stages.budget import Budget
 from mbv3.stages.judge import Judge
@@ -85,12 +85,14 @@ def search(
     budget: Budget | None = None,
     seed: int = 0,
     estimated: bool = False,
+    limits: SpaceLimits | None = None,
     keep: Keep | None = None,
 ) -> Generator[Event, None, list[Trial]]:
     """Score `trials` networks of `space`; returns them in order.
 
     `target_ms` is TAR of the reward. `trials` defaults to TRIALS of the judge's kind, with shared weights to what the
-    budget's share allows. `estimated` marks the trials of a table whose device is not at hand.
+    budget's share allows. `estimated` marks the trials of a table whose device is not at hand. Beyond `limits` a
+    reward is multiplied by limit / cost.
 
     Raises:
         BadInput: an unknown sampler or reward.
@@ -98,7 +100,10 @@ def search(
     budget, keep = budget or Budget(60.0), keep or Memory()
     history = _finished(space, keep, estimated)
     goal = make_reward(reward, target_ms, w) if isinstance(reward, str) else reward
-    study = Search(space, judge.accuracy, latency_ms, goal, sampler=sampler, seed=seed, history=history)
+    limits = limits or SpaceLimits()
+    study = Search(
+        space, judge.accuracy, latency_ms, goal, sampler=sampler, seed=seed, history=history, share=limits.share
+    )
     wanted = keep.value("trials", lambda: trials or _affordable(space, judge, budget))
     done, pending = list(history), list[Trial]()
     began, before = time.monotonic(), len(done)

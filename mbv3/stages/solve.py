@@ -14,9 +14,10 @@ from mbv3.errors import BadInput, Unreachable
 from mbv3.events import Event, Note, Progress, StageStart
 from mbv3.search import Limit, Trial
 from mbv3.search import solve as solved_under
-from mbv3.space import Genome, SearchSpace
+from mbv3.space import Genome, SearchSpace, SpaceLimits
 from mbv3.stages.judge import Judge
 from mbv3.stages.keep import Keep, Memory
+from mbv3.stages.reach import search_limits, unmet_together
 from mbv3.stages.search import SpaceLatency, write_trials
 
 __all__ = ["Solution", "best_at_random", "solve"]
@@ -48,19 +49,22 @@ def solve(
     aim: float = 1.0,
     seed: int = 0,
     estimated: bool = False,
+    limits: SpaceLimits | None = None,
     keep: Keep | None = None,
 ) -> Generator[Event, None, Solution]:
     """The most accurate network of `space` that takes at most `aim` times `target_ms`, and up to `count` networks of
-    `target_ms` to `ratio` times as much: the best ones under each of a few limits. Their reward is their accuracy as a
-    share of 1.
+    `target_ms` to `ratio` times as much: the best ones under each of a few limits. All are within `limits`. Their
+    reward is their accuracy as a share of 1.
 
     Raises:
         BadInput: the judge has no closed form.
-        Unreachable: no network of the space is within the target.
+        Unreachable: no network of the space was found within the target and the limits.
     """
     if judge.accuracies is None:
         raise BadInput(f"--sampler solve needs a closed form of the accuracy (got {judge.kind}); use rnn or evolution")
     score = judge.accuracies
+    limits = limits or SpaceLimits()
+    others = search_limits(limits)
     began = time.monotonic()
     yield StageStart("search", f"solve: the best of {space.size:.2g} networks within {target_ms:g} ms")
     shares = [aim, *(1 + (ratio - 1) * (i + 1) / WINDOWS for i in range(WINDOWS))]
@@ -69,14 +73,14 @@ def solve(
     best: Genome | None = None
     evaluations = 0
     for i, share in enumerate(shares):
-        limit = Limit(cost.many, share * target_ms)
+        within = [Limit(cost.many, share * target_ms), *others]
         whole = i == 0
         if whole:
-            done = solved_under(space.sizes, score, [limit], seed=TRIES * seed, keep=KEPT)
+            done = solved_under(space.sizes, score, within, seed=TRIES * seed, keep=KEPT)
             evaluations += done.evaluations
             for n in range(1, TRIES):  # the last one begins with what all others found
                 known = done.best if n == TRIES - 1 else ()
-                again = solved_under(space.sizes, score, [limit], seed=TRIES * seed + n, first=known, keep=KEPT)
+                again = solved_under(space.sizes, score, within, seed=TRIES * seed + n, first=known, keep=KEPT)
                 evaluations += again.evaluations
                 best_of = sorted({*done.best, *again.best}) or [again.genome]
                 values = score(np.array(best_of, dtype=np.int64)).tolist()
@@ -85,7 +89,7 @@ def solve(
                 done = replace(better, best=tuple(ranked[:KEPT]) if better.feasible else ())
         else:
             done = solved_under(
-                space.sizes, score, [limit], seed=seed, population=400, generations=12, starts=2, first=list(found),
+                space.sizes, score, within, seed=seed, population=400, generations=12, starts=2, first=list(found),
                 keep=KEPT,
             )  # fmt: skip
             evaluations += done.evaluations
@@ -93,6 +97,8 @@ def solve(
         ms, percent = cost.many(genomes), score(genomes)
         found |= {g: (a, t) for g, a, t in zip(done.best, percent.tolist(), ms.tolist(), strict=True)}
         if whole:
+            if not done.feasible and limits.every:
+                raise unmet_together(space, limits, cost, share * target_ms)
             if not done.feasible:
                 raise Unreachable(
                     f"no network of space {space.name} was found within {target_ms:g} ms", *cost.range_ms()
@@ -118,16 +124,24 @@ def solve(
 
 
 def best_at_random(
-    space: SearchSpace, judge: Judge, cost: SpaceLatency, most_ms: float, n: int, seed: int = 0
+    space: SearchSpace,
+    judge: Judge,
+    cost: SpaceLatency,
+    most_ms: float,
+    n: int,
+    seed: int = 0,
+    limits: SpaceLimits | None = None,
 ) -> Trial | None:
-    """The most accurate of `n` random networks within `most_ms`; None where none is."""
+    """The most accurate of `n` random networks within `most_ms` and `limits`; None where none is."""
     assert judge.accuracies is not None
+    limits = limits or SpaceLimits()
     rng = np.random.default_rng((seed, n))
     best: tuple[float, Sequence[int], float] | None = None
     for start in range(0, n, 50_000):
         genomes: NDArray[np.int64] = space.sample(rng, min(50_000, n - start))
         ms = cost.many(genomes)
-        genomes, ms = genomes[ms <= most_ms], ms[ms <= most_ms]
+        inside = (ms <= most_ms) & limits.within(genomes)
+        genomes, ms = genomes[inside], ms[inside]
         if not len(genomes):
             continue
         percent = judge.accuracies(genomes)

@@ -22,6 +22,7 @@ from mbv3.runs.declare import (
     as_args,
     check,
     command_line,
+    counted,
     declared,
     from_args,
     given,
@@ -139,3 +140,14 @@ def test_every_option_has_a_help_and_its_default_is_allowed(options: Any) -> Non
         assert (o.help and o.help[0].islower()) or o.help[0] == "N" or o.help.startswith("NetAdapt"), o.name
         assert o.needed or o.allows(o.default), o.name
         assert o.metavar or o.kind is bool, o.name
+
+
+def test_a_count_is_read_as_people_write_it() -> None:
+    assert [counted(t) for t in ("5400000", "5.4M", "219m", "1.5k", "2G", " 7 ", ".5M")] == [
+        5_400_000, 5_400_000, 219_000_000, 1500, 2 * 10**9, 7, 500_000,
+    ]  # fmt: skip
+    for text in ("", "M", "-3", "1.5", "5,4M", "1e6", "inf", "nan", "0x10", "5 M", "9" * 400):
+        with pytest.raises(ValueError, match="must be a whole number, such as 5400000 or"):
+            counted(text)
+    o = Options.of({"target_ms": 5, "max_params": 5_400_000, "max_mb": 2.5})
+    assert "--max-params 5400000 --max-mb 2.5" in o.command() and Options.of(o.as_dict()) == o
