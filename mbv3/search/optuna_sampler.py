@@ -21,8 +21,6 @@ from mbv3.space import Genome, SearchSpace
 
 __all__ = ["Nsga2", "OptunaSampler", "directions", "distributions", "genome_of", "quiet"]
 
-_TRIES = 8  # draws of Optuna's for one trial
-
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
     """One categorical parameter a gene, over choice indices."""
@@ -57,15 +55,16 @@ class OptunaSampler(Proposer):
     without history; an object is used as it is, and a resumed search then goes on, though not with the same bits.
 
     `startup`: the share of the trials, 5 to 50 of them, that our first networks take the place of random draws.
-    `two`: accuracy and latency are two objectives where no hard limit is given.
+    `two`: accuracy and latency are two objectives where no hard limit is given. `tries`: draws of Optuna's for one
+    trial, before a network of ours is taken.
     """
 
     def __init__(
         self, space: SearchSpace, seed: int, make: BaseSampler | Callable[[int, int], BaseSampler], *,
-        startup: float = 0.0, two: bool = False,
+        startup: float = 0.0, two: bool = False, tries: int = 8,
     ) -> None:  # fmt: skip
         super().__init__(space, seed)
-        self.make, self._startup, self._two = make, startup, two
+        self.make, self._startup, self._two, self.tries = make, startup, two, tries
         self._distributions = distributions(space)
 
     def open(self, aim: Aim, study: Study | None = None) -> None:
@@ -141,7 +140,7 @@ class _Whole(BaseSampler):
         if self.number < outer.startup:  # after Optuna's turn, as NSGA-II notes a trial's generation there
             near = map(tuple, outer.first(self.rng, 4).tolist())
             genome = next((g for g in near if self._usable(g)), genome)
-        for attempt in range(1, _TRIES):
+        for attempt in range(1, outer.tries):
             if self._usable(genome):
                 break
             genome = genome_of(outer.space, self._drawn(study, trial, attempt))

@@ -37,7 +37,7 @@ def _gp(space: SearchSpace, seed: int) -> OptunaSampler:
     def make(seed: int, trials: int) -> BaseSampler:
         return GPSampler(seed=seed, n_startup_trials=5)
 
-    return OptunaSampler(space, seed, make, startup=1e-9)  # the fewest
+    return OptunaSampler(space, seed, make, startup=1e-9, tries=2)  # the fewest, as each takes long
 
 
 # name: (space, seed) -> a sampler of ours, or one of Optuna's

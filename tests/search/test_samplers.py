@@ -50,7 +50,7 @@ _PAIR = [_RNG.normal(0, 1, (a, b)) for a, b in itertools.pairwise(SPACE.sizes)]
 
 Score = Callable[[Genome], float]
 LIMIT_MS = 9.0  # a quarter of the space is within it
-COSTLY = {"gp": 15, "tpe": 36, "nsga2": 60, "surrogate": 36}  # trials of samplers that take long; others 160
+COSTLY = {"gp": 9, "tpe": 36, "nsga2": 60, "surrogate": 36}  # trials of samplers that take long; others 160
 
 
 def accuracy(genome: Genome) -> float:
@@ -186,7 +186,7 @@ class TestEverySampler:
         if name == "random":
             pytest.skip("the yardstick itself")
         every = np.array([accuracy(g) for g in itertools.product(*(range(n) for n in SPACE.sizes))])
-        n = {"rnn": 400, "gp": 30, "tpe": 90, "surrogate": 60}.get(name, 220)
+        n = {"rnn": 400, "gp": 24, "tpe": 90, "surrogate": 60}.get(name, 220)
         s = Search(SPACE, accuracy, lambda g: 10.0, REWARD, sampler=name, seed=1, target_ms=10.0, trials=n)
         trials = list(s.run(n))
         last = np.array([t.accuracy for t in trials[-n // 4 :]])
