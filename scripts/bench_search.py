@@ -57,8 +57,10 @@ def main() -> None:
         times.append(time.perf_counter() - t)
     result["million_latencies_s"] = [round(t, 3) for t in times]
     for name in SAMPLERS:
-        n = 8000 if name in ("rnn", "evolution", "random") else 1000
-        search = Search(space, accuracy, latency_ms, make_reward("mnasnet-soft", target, -0.07), sampler=name, seed=0)
+        n = {"rnn": 8000, "evolution": 8000, "random": 8000, "gp": 20, "surrogate": 300}.get(name, 1000)
+        search = Search(
+            space, accuracy, latency_ms, make_reward("mnasnet-soft", target, -0.07), sampler=name, seed=0, trials=n
+        )
         t = time.perf_counter()
         trials = list(search.run(n))
         took = time.perf_counter() - t

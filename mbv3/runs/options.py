@@ -69,11 +69,13 @@ class Options:
     classes: int | None = option(None, "classes of --task segment (default 19)", metavar="N", low=1, high=10**6)
     output_stride: int | None = option(None, "output stride of --task segment (default 16)", metavar="8|16|32", low=1)
     sampler: str | None = option(None, "what proposes networks: solve is exact to a local search and needs no trials; "
-                                 "rnn is the RNN controller, evolution is regularized evolution; nsga2, tpe and random "
-                                 "are Optuna's (default solve; rnn with --data, --trials or --w)", metavar="NAME",
+                                 "surrogate learns the score and needs the fewest trials, rnn is the RNN controller, "
+                                 "evolution has crossover, random is the yardstick; nsga2, tpe and gp are Optuna's "
+                                 "(default solve; surrogate with --data, --trials or --w)", metavar="NAME",
                                  choices=_samplers)  # fmt: skip
-    reward: str = option("mnasnet-soft", "mnasnet-soft is ACC (LAT/TAR)^w, mnasnet-hard applies it only above the "
-                         "target, tunas is TuNAS's absolute reward", metavar="NAME", choices=_rewards)  # fmt: skip
+    reward: str = option("limit", "limit is ACC under a hard limit, mnasnet-soft is ACC (LAT/TAR)^w, mnasnet-hard is "
+                         "ACC within the target and falls above it, tunas is TuNAS's absolute reward", metavar="NAME",
+                         choices=_rewards)  # fmt: skip
     w: float | None = option(None, "exponent of the reward (default -0.07, -0.15 for small targets)", metavar="W",
                              low=-10, high=0)  # fmt: skip
     trials: int | None = option(None, "networks that the search scores", metavar="N", low=1, high=10**6)
@@ -127,6 +129,8 @@ class Options:
             for name in ("trials", "w"):
                 value = getattr(self, name)
                 _need(value is None, f"--{name} belongs to a sampler that learns from trials; add --sampler rnn", value)
+        _need(self.w is None or self.reward != "limit", "--w belongs to a reward with an exponent; add --reward "
+              "mnasnet-soft or tunas", self.w)  # fmt: skip
         if self.device.startswith(("ssh://", "adb:")):
             more = " --runtime litert --benchmark PATH" if self.device.startswith("adb:") else ""
             raise BadInput(
@@ -187,7 +191,7 @@ class Options:
         if self.sampler is not None:
             return self.sampler
         learns = self.data is not None or self.trials is not None or self.w is not None
-        return "rnn" if learns else SOLVE
+        return "surrogate" if learns else SOLVE
 
     @property
     def space_name(self) -> str:

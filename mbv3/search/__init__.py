@@ -1,22 +1,37 @@
 """Reward, samplers, study and solver. Accuracy and latency come in as callables."""
 
+from mbv3.search.aim import Aim, Genomes
 from mbv3.search.bound import upper_bound
-from mbv3.search.reward import REWARDS, Reward, make_reward, register_reward
-from mbv3.search.samplers import SAMPLERS, EvolutionSampler, RnnSampler, register_sampler
+from mbv3.search.evolution import EvolutionSampler, RandomSampler
+from mbv3.search.optuna_sampler import OptunaSampler
+from mbv3.search.proposer import Proposer, Rewards
+from mbv3.search.reward import LIMIT, REWARDS, Reward, make_reward, register_reward
+from mbv3.search.rnn import RnnSampler
+from mbv3.search.samplers import SAMPLERS, make_sampler, register_sampler
 from mbv3.search.solver import Limit, Solved, solve
 from mbv3.search.study import Search, Trial, pareto
+from mbv3.search.surrogate import SurrogateSampler
 
 __all__ = [
+    "LIMIT",
     "REWARDS",
     "SAMPLERS",
+    "Aim",
     "EvolutionSampler",
+    "Genomes",
     "Limit",
+    "OptunaSampler",
+    "Proposer",
+    "RandomSampler",
     "Reward",
+    "Rewards",
     "RnnSampler",
     "Search",
     "Solved",
+    "SurrogateSampler",
     "Trial",
     "make_reward",
+    "make_sampler",
     "pareto",
     "register_reward",
     "register_sampler",

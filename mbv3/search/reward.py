@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from mbv3.errors import BadInput
 
-__all__ = ["REWARDS", "Reward", "make_reward", "register_reward"]
+__all__ = ["LIMIT", "REWARDS", "Reward", "make_reward", "register_reward"]
 
+LIMIT = "limit"  # the reward under which nothing beyond the target is proposed
 Reward = Callable[[float, float], float]  # (ACC as a share of 1, LAT in ms) -> reward
 
 
@@ -27,8 +28,14 @@ def _absolute(target_ms: float, w: float) -> Reward:
     return lambda acc, lat: acc + w * abs(lat / target_ms - 1)
 
 
+def _limit(target_ms: float, w: float) -> Reward:
+    """ACC within the target; beyond it how far, below zero: a hard limit."""
+    return lambda acc, lat: acc if lat <= target_ms else 1 - lat / target_ms
+
+
 # name: (TAR in ms, w) -> reward
 REWARDS: dict[str, Callable[[float, float], Reward]] = {
+    LIMIT: _limit,
     "mnasnet-soft": _soft,
     "mnasnet-hard": _hard,
     "tunas": _absolute,

@@ -1,24 +1,29 @@
-"""A search is an Optuna study: propose, score, tell."""
+"""A search: propose, score, learn. Our samplers run in memory; Optuna keeps a study for its own, and for storages."""
 
 from __future__ import annotations
 
-import json
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.samplers import BaseSampler
-from optuna.trial import TrialState, create_trial
+from optuna.trial import TrialState
 
 from mbv3.errors import BadInput
+from mbv3.search.aim import Aim, Genomes
+from mbv3.search.optuna_sampler import OptunaSampler, directions, genome_of, quiet
+from mbv3.search.proposer import Proposer
 from mbv3.search.reward import Reward
-from mbv3.search.samplers import SAMPLERS, distributions, genome_of, make_sampler, quiet
+from mbv3.search.samplers import make_sampler
 from mbv3.space import Genome, SearchSpace
 
 __all__ = ["Search", "Trial", "pareto"]
+
+_BULK = 20  # trials that are written to a storage at once
+_OURS = "mbv3"  # user attribute of a trial in a storage: accuracy, latency, reward
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +49,17 @@ def pareto(trials: Sequence[Trial]) -> list[Trial]:
 
 
 class Search:
-    """One study over a space.
+    """Trials over a space, no genome twice.
 
-    `accuracy(genome)` in percent and `latency_ms(genome)` are the caller's; each genome is asked for once.
-    `sampler`: a name of SAMPLERS, or an object of Optuna's; an object goes on after a resume, though not with the
-    bits of an uninterrupted run. `history`: trials of an interrupted run, added to the study before it goes on.
-    `share(genome)`: what is left of a reward, less than 1 beyond a limit that the reward does not know.
+    `accuracy(genome)` in percent and `latency_ms(genome)` are the caller's; each genome is asked for once. `accuracies`
+    and a method `latency_ms.many` score many genomes (n, genes) at once where they are closed forms. `sampler`: a name
+    of SAMPLERS, a Proposer, or an object of Optuna's; the last goes on after a resume, though not with the bits of an
+    uninterrupted search. `history`: trials of an interrupted search. `target_ms` is TAR of the reward; with `hard`
+    nothing above it is proposed. `trials`: how many the sampler may plan for. `storage`: where Optuna keeps the trials,
+    by a URL; a search goes on with those that are there. `share(genome)`: what is left of a reward, less than 1 beyond
+    a limit that the reward does not know.
+
+    `exhausted` is set where no network is left to propose.
 
     Raises:
         BadInput: an unknown sampler, or a storage that cannot be opened.
@@ -62,88 +72,139 @@ class Search:
         latency_ms: Callable[[Genome], float],
         reward: Reward,
         *,
-        sampler: str | BaseSampler = "rnn",
+        sampler: str | BaseSampler | Proposer = "rnn",
         seed: int = 0,
         history: Sequence[Trial] = (),
+        target_ms: float | None = None,
+        hard: bool = False,
+        trials: int = 1000,
+        accuracies: Callable[[Genomes], NDArray[np.float64]] | None = None,
         share: Callable[[Genome], float] = lambda genome: 1.0,
         storage: str | None = None,
         name: str = "mbv3-search",
     ) -> None:
         quiet()
-        self.space, self.reward, self.seed = space, reward, seed
+        self.space, self.reward = space, reward
         self.sampler_name = sampler if isinstance(sampler, str) else type(sampler).__name__
-        first = make_sampler(sampler, space, seed) if isinstance(sampler, str) else sampler
-        self._accuracy, self._latency, self._share = accuracy, latency_ms, share
-        self._known: dict[Genome, tuple[float, float]] = {}
-        self._distributions = distributions(space)
-        self.two = sampler == "nsga2"  # accuracy and latency as two objectives
-        # Optuna's own draw from a generator without history: by name they are made again for every trial
-        self.redrawn = sampler if isinstance(sampler, str) and not isinstance(SAMPLERS[sampler], type) else None
-        try:
-            self.study = optuna.create_study(
-                directions=["maximize", "minimize"] if self.two else ["maximize"],
-                sampler=first,
-                storage=storage,
-                study_name=name,
-                load_if_exists=True,
-            )
-        except Exception as e:  # a storage's driver raises what it likes
-            if storage is None:
-                raise
-            raise BadInput(f"--storage {storage}: cannot be opened ({type(e).__name__}: {e})") from None
-        if storage is None and history:
-            self.study.add_trials([self._frozen(t) for t in history])
-        for t in history:
-            self._known[t.genome] = (t.accuracy, t.latency_ms)
-
-    def _values(self, t: Trial) -> list[float]:
-        return [t.accuracy * self._share(t.genome), t.latency_ms] if self.two else [t.reward]
-
-    def _frozen(self, t: Trial) -> optuna.trial.FrozenTrial:
-        done = t.state == "complete"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return create_trial(
-                state=TrialState.COMPLETE if done else TrialState.FAIL,
-                values=self._values(t) if done else None,
-                params=dict(zip(self.space.names, t.genome, strict=True)),
-                distributions=self._distributions,
-                system_attrs=json.loads(t.sampler_state) if t.sampler_state else None,
-            )
-
-    def score(self, genome: Genome) -> tuple[float, float]:
-        """(accuracy in percent, latency in ms) of a genome, asked for once."""
-        if genome not in self._known:
-            self._known[genome] = (self._accuracy(genome), self._latency(genome))
-        return self._known[genome]
+        self.sampler = make_sampler(sampler, space, seed)
+        self._accuracy, self._latency, self._accuracies, self._share = accuracy, latency_ms, accuracies, share
+        self._latencies = getattr(latency_ms, "many", None)
+        if self._latencies is None and hard:
+            self._latencies = self._one_by_one
+        aim = Aim(self._latencies, target_ms, hard, trials)
+        self._optuna = self.sampler if isinstance(self.sampler, OptunaSampler) else None
+        self.study: optuna.Study | None = None
+        self._storage = storage is not None
+        if storage is not None:
+            two = self._optuna is not None and self._optuna.two_of(aim)
+            self.study = _opened(storage, name, directions(two))
+            history = self._stored()
+        if self._optuna is not None:
+            self._optuna.open(aim, self.study)
+            self.study = self._optuna.study
+            if not self._storage and history:
+                self.study.add_trials(
+                    [self._optuna.frozen(t.genome, self._values(t), t.sampler_state) for t in history]
+                )
+        else:
+            self.sampler.open(aim)
+        self.trials: list[Trial] = list(history)
+        self._written = len(self.trials)
+        self.exhausted = False
+        self._start = 0  # first trial of the batch that is at work
+        self._batch: list[Genome] = []
+        self._scores: list[tuple[float, float]] = []
+        while (end := self._start + self.sampler.batch(self._start)) <= len(self.trials):
+            self._tell(end)
 
     def run(self, trials: int) -> Iterator[Trial]:
-        """Go on until the study has `trials` trials."""
-        while (number := len(self.study.get_trials(deepcopy=False))) < trials:
-            yield self._one(number)
+        """Go on until there are `trials` trials, or no network is left to propose."""
+        try:
+            while len(self.trials) < trials:
+                if not self._batch and not self._ask():
+                    self.exhausted = True
+                    return
+                yield self._one()
+        finally:
+            if self._storage and self._optuna is None:
+                self._write()
 
-    def _one(self, number: int) -> Trial:
-        if self.redrawn is not None:
-            self.study.sampler = make_sampler(self.redrawn, self.space, self.seed, number)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", category=optuna.exceptions.ExperimentalWarning)
-            asked = self.study.ask(self._distributions)
-        genome = genome_of(self.space, asked.params)
-        accuracy, latency = self.score(genome)
-        value = self.reward(accuracy / 100, latency)
-        value -= (1.0 - self._share(genome)) * abs(value)  # lower also where the reward is below 0
-        ok = math.isfinite(value)
-        attrs = self._attrs(asked)
-        trial = Trial(asked.number, genome, accuracy, latency, value, "complete" if ok else "failed", attrs)
-        if ok:
-            self.study.tell(asked, self._values(trial))
+    def _ask(self) -> bool:
+        """Propose the batch at work; False where it has no genome that is not a trial already."""
+        wanted = self.sampler.batch(self._start)
+        self._batch = self.sampler.ask(self._start, wanted)
+        done = len(self.trials) - self._start
+        if self._accuracies is not None and self._batch:
+            # the whole batch, as sums of another number of rows may differ in the last bit
+            genomes = np.array(self._batch, dtype=np.int64)
+            ms = self._latencies(genomes).tolist() if self._latencies else map(self._latency, self._batch)
+            self._scores = list(zip(self._accuracies(genomes).tolist(), ms, strict=True))[done:]
+        self._batch = self._batch[done:]  # a resumed search has these
+        return bool(self._batch)
+
+    def _one(self) -> Trial:
+        genome = self._batch.pop(0)
+        if self._accuracies is not None:
+            accuracy, latency = self._scores.pop(0)
         else:
-            self.study.tell(asked, state=TrialState.FAIL)
+            accuracy, latency = self._accuracy(genome), self._latency(genome)
+        value = self.reward(accuracy / 100, latency) * self._share(genome)
+        ok = math.isfinite(value)
+        state = self._optuna.state() if self._optuna else ""
+        number = len(self.trials)
+        trial = Trial(number, genome, accuracy, latency, value, "complete" if ok else "failed", state)
+        self.trials.append(trial)
+        if self._optuna is not None:
+            self._optuna.finish(genome, self._values(trial), {_OURS: _kept(trial)} if self._storage else None)
+        if not self._batch:
+            self._tell(number + 1)
         return trial
 
-    def _attrs(self, asked: optuna.Trial) -> str:
-        if self.redrawn is None:
-            return ""
-        [mine] = [t for t in self.study.get_trials(deepcopy=False)[asked.number :] if t.number == asked.number]
-        attrs: dict[str, Any] = dict(mine.system_attrs)
-        return json.dumps(attrs) if attrs else ""
+    def _tell(self, end: int) -> None:
+        batch = self.trials[self._start : end]
+        finite = [t.reward if t.state == "complete" else math.nan for t in batch]
+        self.sampler.tell([t.genome for t in batch], finite)
+        self._start = end
+        if self._storage and self._optuna is None and end - self._written >= _BULK:
+            self._write()
+
+    def _values(self, t: Trial) -> list[float] | None:
+        if t.state != "complete":
+            return None
+        assert self._optuna is not None
+        return [t.accuracy * self._share(t.genome), t.latency_ms] if self._optuna.two else [t.reward]
+
+    def _one_by_one(self, genomes: Genomes) -> NDArray[np.float64]:
+        return np.array([self._latency(tuple(g)) for g in genomes.tolist()], dtype=np.float64)
+
+    # -- a storage
+
+    def _stored(self) -> list[Trial]:
+        assert self.study is not None
+        found = []
+        for t in self.study.get_trials(deepcopy=False):
+            if t.state.is_finished() and _OURS in t.user_attrs:
+                accuracy, latency, reward = t.user_attrs[_OURS]
+                state = "complete" if t.state == TrialState.COMPLETE else "failed"
+                found.append(Trial(len(found), genome_of(self.space, t.params), accuracy, latency, reward, state))
+        return found
+
+    def _write(self) -> None:
+        assert self.study is not None
+        new = self.trials[self._written :]
+        keep = OptunaSampler(self.space, 0, lambda seed, trials: optuna.samplers.RandomSampler())
+        self.study.add_trials(
+            [keep.frozen(t.genome, [t.reward] if t.state == "complete" else None, "", {_OURS: _kept(t)}) for t in new]
+        )
+        self._written = len(self.trials)
+
+
+def _kept(t: Trial) -> list[float]:
+    return [t.accuracy, t.latency_ms, t.reward]
+
+
+def _opened(storage: str, name: str, directions: list[str]) -> optuna.Study:
+    try:
+        return optuna.create_study(directions=directions, storage=storage, study_name=name, load_if_exists=True)
+    except Exception as e:  # a storage's driver raises what it likes
+        raise BadInput(f"--storage {storage}: cannot be opened ({type(e).__name__}: {e})") from None

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from optuna.samplers import BaseSampler
 
 from mbv3.errors import BadInput, Mbv3Error, MissingLayerError
-from mbv3.events import Event, Progress, StageStart
-from mbv3.search import Reward, Search, Trial, make_reward
+from mbv3.events import Event, Note, Progress, StageStart
+from mbv3.search import LIMIT, Proposer, Reward, Search, Trial, make_reward
 from mbv3.space import Additive, Genome, SearchSpace, SpaceLimits, tabulate
 from mbv3.spec import LayerKey
 from mbv3.stages.budget import Budget
@@ -78,8 +78,8 @@ def search(
     latency_ms: Callable[[Genome], float],
     target_ms: float,
     *,
-    sampler: str | BaseSampler = "rnn",
-    reward: str | Reward = "mnasnet-soft",
+    sampler: str | BaseSampler | Proposer | None = None,
+    reward: str | Reward = LIMIT,
     w: float = -0.07,
     trials: int | None = None,
     budget: Budget | None = None,
@@ -88,33 +88,37 @@ def search(
     limits: SpaceLimits | None = None,
     keep: Keep | None = None,
 ) -> Generator[Event, None, list[Trial]]:
-    """Score `trials` networks of `space`; returns them in order.
+    """Score `trials` networks of `space`, no network twice; returns them in order, fewer where the space has no more.
 
-    `target_ms` is TAR of the reward. `trials` defaults to TRIALS of the judge's kind, with shared weights to what the
-    budget's share allows. `estimated` marks the trials of a table whose device is not at hand. Beyond `limits` a
-    reward is multiplied by limit / cost.
+    `sampler` defaults to surrogate where a score costs time, else to evolution. `target_ms` is TAR of the reward; under
+    the reward `limit` nothing above it is scored. `trials` defaults to TRIALS of the judge's kind, with shared weights
+    to what the budget's share allows. `estimated` marks the trials of a table whose device is not at hand. Beyond
+    `limits` a reward is multiplied by limit / cost.
 
     Raises:
-        BadInput: an unknown sampler or reward.
+        BadInput: an unknown sampler or reward, or a limit that no network was found within.
     """
     budget, keep = budget or Budget(60.0), keep or Memory()
     history = _finished(space, keep, estimated)
     goal = make_reward(reward, target_ms, w) if isinstance(reward, str) else reward
     limits = limits or SpaceLimits()
-    study = Search(
-        space, judge.accuracy, latency_ms, goal, sampler=sampler, seed=seed, history=history, share=limits.share
-    )
     wanted = keep.value("trials", lambda: trials or _affordable(space, judge, budget))
+    study = Search(
+        space, judge.accuracy, latency_ms, goal, sampler=sampler or ("evolution" if judge.accuracies else "surrogate"),
+        seed=seed, history=history, target_ms=target_ms, hard=reward == LIMIT, trials=wanted,
+        accuracies=judge.accuracies, share=limits.share,
+    )  # fmt: skip
     done, pending = list(history), list[Trial]()
     began, before = time.monotonic(), len(done)
     yield StageStart(
         "search",
         f"{study.sampler_name}: {wanted} trials of {space.size:.2g} networks, reward "
-        f"{reward if isinstance(reward, str) else getattr(reward, '__name__', 'of your own')} with w {w:g}, "
+        f"{reward if isinstance(reward, str) else getattr(reward, '__name__', 'of your own')}"
+        f"{'' if reward == LIMIT else f' with w {w:g}'}, "
         f"TAR {target_ms:g} ms" + (f", going on after {before}" if before else ""),
     )
     try:
-        with _one_thread(judge.kind == "imagenet"):
+        with _one_thread(judge.accuracies is not None):
             shown = 0.0
             for trial in study.run(wanted):
                 done.append(trial)
@@ -131,6 +135,14 @@ def search(
     finally:
         if pending:
             keep.append_rows(_FILE, COLUMNS, [_row(t, estimated) for t in pending])
+    if study.exhausted:
+        if not done:
+            raise BadInput(
+                f"no network of space {space.name} was found within {target_ms:g} ms; give a larger --target-ms, a "
+                "smaller --scale, or another --reward"
+            )
+        what = f"within {target_ms:g} ms " if reward == LIMIT else ""
+        yield Note("search", f"the search ended after {len(done)} trials: no network {what}is left to score")
     return done
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from mbv3.search.controller import Controller
+from mbv3.search.controller import Controller, advantages
 
 SIZES = (2, 3, 1, 2)
 ALL = np.array(list(itertools.product(*(range(n) for n in SIZES))), dtype=np.int64)
@@ -53,7 +53,7 @@ def test_entropies_average_to_the_entropy_of_the_distribution() -> None:
 def test_samples_are_drawn_as_often_as_the_probabilities_say() -> None:
     controller, n = sharp(), 6000
     p = probabilities(controller)
-    drawn = controller.sample([np.random.default_rng((5, i)) for i in range(n)])
+    drawn = controller.sample(np.random.default_rng(5), n)
     assert drawn.shape == (n, len(SIZES)) and (drawn >= 0).all() and (drawn < np.array(SIZES)).all()
     index = np.ravel_multi_index(tuple(drawn.T), SIZES)
     counts = np.bincount(index, minlength=len(ALL))
@@ -62,9 +62,18 @@ def test_samples_are_drawn_as_often_as_the_probabilities_say() -> None:
 
 def test_a_sample_is_a_function_of_its_generator() -> None:
     controller = sharp()
-    one = controller.sample([np.random.default_rng(i) for i in range(6)])
-    other = controller.sample([np.random.default_rng(i) for i in (4, 2)])
-    np.testing.assert_array_equal(other, one[[4, 2]])
+    one, again, other = (controller.sample(np.random.default_rng(s), 6) for s in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
+def test_a_higher_temperature_is_nearer_to_uniform() -> None:
+    controller, n = sharp(), 6000
+    counts = []
+    for temperature in (1.0, 8.0):
+        drawn = controller.sample(np.random.default_rng(0), n, temperature=temperature)
+        counts.append(np.bincount(np.ravel_multi_index(tuple(drawn.T), SIZES), minlength=len(ALL)))
+    assert counts[1].std() < 0.6 * counts[0].std()
 
 
 @pytest.mark.parametrize("rewarded", range(0, len(ALL), 5))
@@ -82,20 +91,50 @@ def test_many_updates_find_the_best() -> None:
     controller = Controller(SIZES, 0, lr=0.01)
     best = 7
     for step in range(40):
-        genomes = controller.sample([np.random.default_rng((step, i)) for i in range(16)])
+        genomes = controller.sample(np.random.default_rng(step), 16)
         controller.update(genomes, (genomes == ALL[best]).mean(1))
     assert probabilities(controller)[best] > 0.8
 
 
-def test_the_baseline_is_a_moving_average_and_nothing_teaches_nothing() -> None:
+def test_advantages_are_rewards_less_the_mean_of_the_others() -> None:
+    rewards = np.array([0.5, 0.6, 0.9, 0.4])
+    others = np.array([(rewards.sum() - r) / 3 for r in rewards])
+    np.testing.assert_allclose(advantages(rewards), (rewards - others) / np.sqrt(np.mean((rewards - others) ** 2)))
+    assert advantages(rewards).sum() == pytest.approx(0)
+    np.testing.assert_array_equal(advantages(np.full(5, 0.7)), np.zeros(5))
+    np.testing.assert_array_equal(advantages(np.array([0.7])), [0.0])
+
+
+def test_rewards_that_fall_together_teach_as_before() -> None:
+    """The baseline does not lag: what all networks of a batch lose says nothing about one of them."""
+    one, other = Controller(SIZES, 0), Controller(SIZES, 0)
+    rewards = ALL.sum(1).astype(np.float64)
+    for step in range(3):
+        one.update(ALL, rewards)
+        other.update(ALL, rewards - 10 * step)
+    np.testing.assert_allclose(probabilities(one), probabilities(other), rtol=1e-4)
+
+
+def test_the_rate_rises_and_the_entropy_weight_falls() -> None:
+    controller = Controller(SIZES, 0, lr=0.01, warmup=4, updates=40)
+    rates = []
+    for _ in range(6):
+        controller.update(ALL, ALL.sum(1).astype(np.float64))
+        rates.append(controller.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
+    flat = [Controller(SIZES, 0, entropy=e, updates=1000) for e in (0.0, 1.0)]
+    late = Controller(SIZES, 0, entropy=1.0, updates=1)
+    for c in (*flat, late):
+        c.warmup = 1
+        c.update(ALL, ALL.sum(1).astype(np.float64))
+    np.testing.assert_array_equal(probabilities(late), probabilities(flat[0]))  # nothing is left of it
+    assert not np.allclose(probabilities(flat[0]), probabilities(flat[1]), atol=1e-7)
+
+
+def test_nothing_teaches_nothing() -> None:
     controller = Controller(SIZES, 0)
-    controller.update(ALL[:4], np.array([1.0, 2.0, 3.0, 6.0]))
-    assert controller.baseline == pytest.approx(3.0)
-    controller.update(ALL[:2], np.array([5.0, 5.0]))
-    assert controller.baseline == pytest.approx(0.95 * 3.0 + 0.05 * 5.0)
     before = probabilities(controller)
     controller.update(ALL[:0], np.array([]))
-    assert controller.baseline == pytest.approx(3.1)
     np.testing.assert_array_equal(probabilities(controller), before)
 
 

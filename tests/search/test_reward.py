@@ -7,7 +7,7 @@ import math
 import pytest
 
 from mbv3.errors import BadInput
-from mbv3.search import make_reward
+from mbv3.search import REWARDS, make_reward
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,9 @@ from mbv3.search import make_reward
         ("mnasnet-hard", -0.07, 0.75, 50.0, 0.75),
         ("mnasnet-hard", -0.07, 0.75, 5.0, 0.75),
         ("mnasnet-hard", -0.07, 0.75, 100.0, 0.375),
+        ("limit", 0.0, 0.75, 50.0, 0.75),
+        ("limit", 0.0, 0.75, 5.0, 0.75),
+        ("limit", 0.0, 0.75, 75.0, -0.5),  # below every accuracy, the nearer the better
         ("tunas", -0.07, 0.75, 50.0, 0.75),
         ("tunas", -0.07, 0.75, 75.0, 0.715),
         ("tunas", -0.07, 0.75, 25.0, 0.715),  # the target is met from both sides
@@ -38,7 +41,7 @@ def test_slower_is_worse_and_more_accurate_is_better(kind: str) -> None:
     assert reward(0.71, 60.0) > reward(0.7, 60.0)
 
 
-@pytest.mark.parametrize("kind", ["mnasnet-soft", "mnasnet-hard", "tunas"])
+@pytest.mark.parametrize("kind", REWARDS)
 @pytest.mark.parametrize(
     ("acc", "lat"), [(math.nan, 50.0), (0.7, math.nan), (math.inf, 50.0), (0.7, math.inf), (0.7, 0.0), (0.7, -1.0)]
 )
@@ -47,7 +50,9 @@ def test_what_is_not_finite_is_nan(kind: str, acc: float, lat: float) -> None:
 
 
 def test_bad_options_are_refused() -> None:
-    with pytest.raises(BadInput, match=r"^--reward must be one of mnasnet-soft, mnasnet-hard, tunas \(got 'soft'\)$"):
+    with pytest.raises(
+        BadInput, match=r"^--reward must be one of limit, mnasnet-soft, mnasnet-hard, tunas \(got 'soft'\)$"
+    ):
         make_reward("soft", 50.0, -0.07)
     for w in (0.07, math.nan, -math.inf):
         with pytest.raises(BadInput, match=r"^--w must be a number of at most 0"):

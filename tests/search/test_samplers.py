@@ -1,4 +1,5 @@
-"""One contract for all samplers: in the space, a function of (seed, history), unharmed by NaN, better than luck."""
+"""One contract for all samplers: in the space, no network twice, a function of (seed, history), within a hard limit,
+unharmed by NaN, at an end where the space is, better than luck."""
 
 from __future__ import annotations
 
@@ -7,14 +8,26 @@ import gc
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 
 from mbv3.errors import BadInput
-from mbv3.search import SAMPLERS, EvolutionSampler, RnnSampler, Search, Trial, make_reward
+from mbv3.search import (
+    SAMPLERS,
+    Aim,
+    EvolutionSampler,
+    RnnSampler,
+    Search,
+    Trial,
+    make_reward,
+    make_sampler,
+    register_sampler,
+)
 from mbv3.search.controller import Controller
 from mbv3.space import Genome, SearchSpace, load_space, parse_space
 
@@ -27,6 +40,7 @@ stem: {k: 3, out: 8, nl: HS, s: 2}
 blocks:
   - {name: a, s: 1, out: 8, e: [2, 3, 4], k: [3, 5, 7]}
   - {name: b, s: 2, out: 16, e: [2, 3, 4, 6], k: [3, 5, 7], l: [1, 2, 3], se: [0, 1]}
+  - {name: c, s: 2, out: 16, e: [2, 3, 4, 6], k: [3, 5, 7], l: [1, 2, 3], se: [0, 1]}
 head: {features: 16, classes: 4}
 """)
 REWARD = make_reward("mnasnet-soft", 10.0, -0.07)
@@ -35,6 +49,8 @@ _SINGLE = [_RNG.normal(0, 2, n) for n in SPACE.sizes]
 _PAIR = [_RNG.normal(0, 1, (a, b)) for a, b in itertools.pairwise(SPACE.sizes)]
 
 Score = Callable[[Genome], float]
+LIMIT_MS = 9.0  # a quarter of the space is within it
+COSTLY = {"gp": 9, "tpe": 36, "nsga2": 60, "surrogate": 36}  # trials of samplers that take long; others 160
 
 
 def accuracy(genome: Genome) -> float:
@@ -45,7 +61,7 @@ def accuracy(genome: Genome) -> float:
 
 
 def latency(genome: Genome) -> float:
-    return 8.0 + 0.5 * sum(genome)
+    return 5.0 + 0.5 * sum(genome)
 
 
 def broken(genome: Genome) -> float:
@@ -53,8 +69,20 @@ def broken(genome: Genome) -> float:
     return math.nan if genome[0] == 2 or sum(genome) % 5 == 0 else accuracy(genome)
 
 
-def search(name: str, score: Score = accuracy, seed: int = 0, history: Sequence[Trial] = ()) -> Search:
-    return Search(SPACE, score, latency, REWARD, sampler=name, seed=seed, history=history)
+def trials_of(name: str) -> int:
+    return COSTLY.get(name, 160)
+
+
+def search(
+    name: str, score: Score = accuracy, seed: int = 0, history: Sequence[Trial] = (), space: SearchSpace = SPACE,
+    hard: bool = False,
+) -> Search:  # fmt: skip
+    reward = make_reward("limit", LIMIT_MS, 0.0) if hard else REWARD
+    target = LIMIT_MS if hard else 10.0
+    return Search(
+        space, score, latency, reward, sampler=name, seed=seed, history=history, target_ms=target, hard=hard,
+        trials=trials_of(name),
+    )  # fmt: skip
 
 
 def told(trials: Sequence[Trial]) -> list[str]:
@@ -62,106 +90,187 @@ def told(trials: Sequence[Trial]) -> list[str]:
     return [repr(t) for t in trials]
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-class TestEverySampler:
-    trials = 160  # past the first populations (evolution 100, nsga2 50, tpe 50) and over several batches of 20
+@pytest.fixture(params=[*SAMPLERS, "partial"])
+def name(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every registered sampler, and one with other arguments."""
+    if request.param == "partial":
+        register_sampler("partial", partial(EvolutionSampler, population=12, sample=4))
+    yield request.param
+    SAMPLERS.pop("partial", None)
 
-    def test_genomes_stay_in_the_space_and_numbers_count_up(self, name: str) -> None:
-        trials = list(search(name).run(self.trials))
-        assert [t.number for t in trials] == list(range(self.trials))
+
+class TestEverySampler:
+    def test_genomes_stay_in_the_space_once_each_and_numbers_count_up(self, name: str) -> None:
+        n = trials_of(name)
+        trials = list(search(name).run(n))
+        assert [t.number for t in trials] == list(range(n))
         for t in trials:
             assert SPACE.check(t.genome) == t.genome and all(type(g) is int for g in t.genome)
             assert t.state == "complete"
             assert (t.accuracy, t.latency_ms) == (accuracy(t.genome), latency(t.genome))
             assert t.reward == REWARD(t.accuracy / 100, t.latency_ms)
-        assert len({t.genome for t in trials}) > 20
+        assert len({t.genome for t in trials}) == n
 
     def test_the_seed_decides(self, name: str) -> None:
-        one, again, other = (told(list(search(name, seed=s).run(60))) for s in (4, 4, 5))
+        n = min(60, trials_of(name))
+        one, again, other = (told(list(search(name, seed=s).run(n))) for s in (4, 4, 5))
         assert one == again != other
 
     @pytest.mark.parametrize("score", [accuracy, broken])
     def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(self, name: str, score: Score) -> None:
-        whole = told(list(search(name, score).run(self.trials)))
-        for stop in (33, 113):  # in the middle of a batch and of a generation
+        n = trials_of(name)
+        whole = told(list(search(name, score).run(n)))
+        for stop in (n // 5 + 1, n * 2 // 3):  # in the middle of a batch and of a generation
             first = list(search(name, score).run(stop))
             assert told(first) == whole[:stop]
-            rest = list(search(name, score, history=first).run(self.trials))
+            rest = list(search(name, score, history=first).run(n))
             assert told(rest) == whole[stop:]
 
     def test_history_is_not_scored_again(self, name: str) -> None:
-        first = list(search(name).run(40))
+        first = list(search(name).run(15))
         asked: list[Genome] = []
 
         def count(genome: Genome) -> float:
             asked.append(genome)
             return accuracy(genome)
 
-        more = list(search(name, count, history=first).run(90))
-        assert len(more) == 50 and len(asked) == len(set(asked))
+        more = list(search(name, count, history=first).run(24))
+        assert len(more) == 9 and len(asked) == len(set(asked)) == 9
         assert not set(asked) & {t.genome for t in first}
 
+    def test_nothing_beyond_a_hard_limit_is_proposed(self, name: str) -> None:
+        trials = list(search(name, hard=True).run(trials_of(name)))
+        assert len(trials) == trials_of(name)
+        assert all(t.latency_ms <= LIMIT_MS for t in trials)  # three quarters of random draws are beyond it
+        assert len({t.genome for t in trials}) == len(trials)
+
+    def test_the_share_within_the_target_rises_under_a_reward_that_asks_for_it(self, name: str) -> None:
+        if name == "random":
+            pytest.skip("the yardstick itself")
+        reward = make_reward("tunas", 8.0, -4.0)
+        n = trials_of(name)
+        s = Search(SPACE, accuracy, latency, reward, sampler=name, target_ms=8.0, trials=n, seed=2)
+        every = [latency(g) for g in itertools.product(*map(range, SPACE.sizes))]
+        trials = list(s.run(n))
+        away = [abs(t.latency_ms - 8.0) for t in trials]
+        assert np.mean(away[n // 2 :]) < np.mean([abs(ms - 8.0) for ms in every]) - 0.2
+
+    def test_fixed_genes_stay_and_a_small_space_comes_to_its_end(self, name: str) -> None:
+        few = parse_space(FEW)
+        assert few.size == 12
+        s = Search(few, accuracy_of(few), latency, REWARD, sampler=name, target_ms=10.0, trials=40)
+        trials = list(s.run(40))
+        assert s.exhausted and len(trials) == len({t.genome for t in trials}) == 12
+        s = Search(
+            few, accuracy_of(few), latency, make_reward("limit", 6.0, 0.0), sampler=name, target_ms=6.0, hard=True,
+            trials=40,
+        )  # fmt: skip
+        within = [g for g in itertools.product(*map(range, few.sizes)) if latency(g) <= 6.0]
+        assert sorted(t.genome for t in s.run(40)) == sorted(within) and s.exhausted and 0 < len(within) < 12
+        assert {row.k for t in trials for row in few.spec(t.genome).rows} == {3}  # no gene: fixed
+
+    def test_a_limit_that_nothing_meets_ends_the_search(self, name: str) -> None:
+        reward = make_reward("limit", 4.5, 0.0)
+        s = Search(SPACE, accuracy, latency, reward, sampler=name, target_ms=4.5, hard=True, trials=20)
+        assert list(s.run(20)) == [] and s.exhausted
+
     def test_nan_fails_and_the_run_goes_on(self, name: str) -> None:
-        s = search(name, broken)
-        trials = list(s.run(self.trials))
-        failed = [t for t in trials if t.state == "failed"]
-        assert 5 < len(failed) < self.trials - 5
-        assert {t.number for t in failed} == {t.number for t in trials if math.isnan(broken(t.genome))}
-        assert all(math.isnan(t.reward) for t in failed)
-        states = [t.state for t in s.study.get_trials()]
-        wanted = [TrialState.FAIL if t.state == "failed" else TrialState.COMPLETE for t in trials]
-        assert states == wanted
+        n = trials_of(name)
+        trials = list(search(name, broken).run(n))
+        assert len(trials) == n
+        failed = {t.number for t in trials if t.state == "failed"}
+        assert failed and failed == {t.number for t in trials if math.isnan(broken(t.genome))}
+        assert all(math.isnan(trials[i].reward) for i in failed)
 
     def test_it_ends_better_than_it_began_at_random(self, name: str) -> None:
         if name == "random":
             pytest.skip("the yardstick itself")
         every = np.array([accuracy(g) for g in itertools.product(*(range(n) for n in SPACE.sizes))])
-        n = 600 if name == "rnn" else 220
-        score = accuracy
-        trials = list(Search(SPACE, score, lambda g: 10.0, REWARD, sampler=name, seed=1).run(n))
-        last = np.array([t.accuracy for t in trials[-60:]])
-        assert last.mean() > every.mean() + 4 * every.std() / 60**0.5  # 4 sigma of 60 random ones
+        n = {"rnn": 400, "gp": 24, "tpe": 90, "surrogate": 60}.get(name, 220)
+        s = Search(SPACE, accuracy, lambda g: 10.0, REWARD, sampler=name, seed=1, target_ms=10.0, trials=n)
+        trials = list(s.run(n))
+        last = np.array([t.accuracy for t in trials[-n // 4 :]])
+        assert last.mean() > every.mean() + 4 * every.std() / len(last) ** 0.5  # 4 sigma of as many random ones
         assert max(t.accuracy for t in trials) > np.quantile(every, 0.98)
 
 
+FEW = """\
+format: mbv3-space/1
+name: few
+input: {resolution: 32}
+stem: {k: 3, out: 8, nl: HS, s: 2}
+blocks:
+  - {name: a, s: 1, out: 8, e: [2, 3], k: [3], se: [0, 1]}
+  - {name: b, s: 2, out: 16, e: [2, 3, 4], k: 3}
+head: {features: 16, classes: 4}
+"""
+
+
+def accuracy_of(space: SearchSpace) -> Score:
+    return lambda genome: 60.0 + sum((i + 1) * g for i, g in enumerate(genome))
+
+
 def test_an_unknown_sampler_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"^--sampler must be one of rnn, .* \(got 'ppo'\)$"):
+    with pytest.raises(BadInput, match=r"^--sampler must be one of surrogate, rnn, .* \(got 'ppo'\)$"):
         search("ppo")
 
 
-def test_run_goes_on_until_the_study_has_so_many() -> None:
+def test_run_goes_on_until_there_are_so_many() -> None:
     s = search("random")
     assert len(list(s.run(7))) == 7 and list(s.run(7)) == [] and len(list(s.run(9))) == 2
+
+
+def test_scores_of_many_are_the_scores_of_each() -> None:
+    class Latency:
+        def __call__(self, genome: Genome) -> float:
+            return latency(genome)
+
+        def many(self, genomes: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+            return 5.0 + 0.5 * genomes.sum(1)
+
+    def accuracies(genomes: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        return np.array([accuracy(tuple(g)) for g in genomes.tolist()])
+
+    def runs(history: Sequence[Trial], **more: object) -> list[str]:
+        s = Search(
+            SPACE, accuracy, Latency(), REWARD, sampler="evolution", target_ms=10.0, history=history,
+            **more,  # type: ignore[arg-type]
+        )  # fmt: skip
+        return told(list(s.run(90)))
+
+    whole = runs((), accuracies=accuracies)
+    assert whole == runs(())
+    first = list(Search(SPACE, accuracy, Latency(), REWARD, sampler="evolution", target_ms=10.0).run(33))
+    assert told(first) + runs(first, accuracies=accuracies) == whole
+
+
+def test_first_networks_lie_near_the_target() -> None:
+    """What no sampler should waste: its first networks are not plain random ones."""
+    for name in ("surrogate", "rnn", "evolution", "nsga2", "tpe", "gp"):
+        began = [t.latency_ms for s in range(4) for t in search(name, seed=s, hard=True).run(5)]
+        plain = [t.latency_ms for s in range(4) for t in search("random", seed=s, hard=True).run(5)]
+        assert np.mean(began) > np.mean(plain), name
 
 
 # -- what NaN may not teach
 
 
-def test_evolution_never_takes_a_failed_parent(monkeypatch: pytest.MonkeyPatch) -> None:
-    parents: list[Genome] = []
-    mutate = SearchSpace.mutate
-
-    def spy(self: SearchSpace, parent: Genome, rng: np.random.Generator) -> Genome:
-        parents.append(parent)
-        return mutate(self, parent, rng)
-
-    monkeypatch.setattr(SearchSpace, "mutate", spy)
-    trials = list(search("evolution", broken).run(260))
-    assert len(parents) > 60
-    assert not any(math.isnan(broken(p)) for p in parents)
+def test_evolution_never_takes_a_failed_parent() -> None:
+    s = search("evolution", broken)
+    trials = list(s.run(160))
     drawn = {t.genome for t in trials if t.state == "complete"}
-    assert set(parents) <= drawn
+    assert set(map(tuple, s.sampler.genomes.tolist())) <= drawn < {t.genome for t in trials}
+    assert np.isfinite(s.sampler.rewards).all()
 
 
-def test_evolution_breeds_from_the_best_of_a_sample_of_the_youngest() -> None:
-    s = search("evolution")
-    sampler = s.study.sampler = EvolutionSampler(SPACE, 3, population=10, sample=10)
-    trials = list(s.run(40))
-    for t in trials[10:]:
-        alive = trials[t.number - 10 : t.number]
-        best = max(alive, key=lambda a: a.reward)
-        assert sum(a != b for a, b in zip(t.genome, best.genome, strict=True)) == 1, t.number
-    assert sampler.population == 10
+def test_the_population_of_evolution_grows_with_the_budget() -> None:
+    populations = []
+    for trials in (40, 300, 4000):
+        sampler = make_sampler("evolution", SPACE, 0)
+        assert isinstance(sampler, EvolutionSampler)
+        sampler.open(Aim(trials=trials))
+        populations.append(sampler.population)
+    assert populations == [10, 16, 100]
 
 
 def test_the_controller_is_never_taught_a_failed_trial(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,26 +280,20 @@ def test_the_controller_is_never_taught_a_failed_trial(monkeypatch: pytest.Monke
         taught.extend((tuple(int(v) for v in g), float(r)) for g, r in zip(genomes, rewards, strict=True))
 
     monkeypatch.setattr(Controller, "update", spy)
-    trials = list(search("rnn", broken).run(61))
-    good = [(t.genome, t.reward) for t in trials[:60] if t.state == "complete"]
-    assert taught == good and len(good) < 60  # three whole batches, in order, once each
+    s = search("rnn", broken)
+    trials = list(s.run(61))
+    assert isinstance(s.sampler, RnnSampler)
+    whole = 61 // s.sampler.size * s.sampler.size  # whole batches, in order, once each
+    good = [(t.genome, t.reward) for t in trials[:whole] if t.state == "complete"]
+    assert taught == good and len(good) < whole
 
 
-def test_a_lost_trial_does_not_end_all_learning() -> None:
-    """A worker that was killed leaves a trial that runs for ever in the storage."""
-    for name, sampler in (
-        ("rnn", RnnSampler(SPACE, 0, batch=10)),
-        ("evolution", EvolutionSampler(SPACE, 0, population=10, sample=5)),
-    ):
-        s = search(name)
-        s.study.sampler = sampler
-        list(s.run(5))
-        s.study.ask(s._distributions)  # never told
-        list(s.run(45))
-        if isinstance(sampler, RnnSampler):
-            assert sampler.updates >= 3
-        else:
-            assert len(sampler._history) >= 30
+def test_an_object_of_optuna_is_a_sampler_too() -> None:
+    s = Search(SPACE, accuracy, latency, REWARD, sampler=TPESampler(seed=3))
+    trials = list(s.run(30))
+    assert s.sampler_name == "TPESampler" and len({t.genome for t in trials}) == 30
+    assert s.study is not None
+    assert len([t for t in s.study.get_trials() if t.state == TrialState.COMPLETE]) == 30
 
 
 # -- persistence
@@ -203,19 +306,25 @@ def url(tmp_path: Path) -> Iterator[str]:
 
 
 def close(s: Search) -> None:
+    assert s.study is not None
     storage = s.study._storage
     backend = getattr(storage, "_backend", storage)
     backend.engine.dispose()
 
 
-@pytest.mark.parametrize("name", ["rnn", "evolution", "nsga2"])
+@pytest.mark.parametrize("name", ["surrogate", "rnn", "evolution", "nsga2"])
 def test_a_study_in_a_database_is_continued(name: str, url: str) -> None:
     n = 34
     parts = []
     for upto in (13, n):
-        s = Search(SPACE, broken, latency, REWARD, sampler=name, seed=2, storage=url, name="mine")
-        assert s.study.study_name == "mine"
+        s = Search(
+            SPACE, broken, latency, REWARD, sampler=name, seed=2, storage=url, name="mine", target_ms=10.0,
+            trials=trials_of(name),
+        )  # fmt: skip
+        assert s.study is not None and s.study.study_name == "mine"
         parts.append(list(s.run(upto)))
+        kept = [t for t in s.study.get_trials() if "mbv3" in t.user_attrs]
+        assert [t.state == TrialState.COMPLETE for t in kept] == [t.state == "complete" for t in s.trials]
         close(s)
     assert [len(p) for p in parts] == [13, n - 13]
     assert told([*parts[0], *parts[1]]) == told(list(search(name, broken, seed=2).run(n)))
@@ -239,8 +348,21 @@ def test_evolution_finds_the_top_of_nas_bench_macro() -> None:
     assert len(truth) == space.size == 3**8
     every = np.array(list(truth.values()))
     for seed in (0, 1):
-        s = Search(space, truth.__getitem__, lambda g: 10.0, REWARD, sampler="evolution", seed=seed)
+        s = Search(
+            space, truth.__getitem__, lambda g: 10.0, REWARD, sampler="evolution", seed=seed, target_ms=10.0, trials=300
+        )
         found = np.array([t.accuracy for t in s.run(300)])
         assert found.max() > np.quantile(every, 0.99)
         # luck finds the top 1 % in 300 draws too; it does not stay there
         assert np.median(found[-100:]) > np.quantile(every, 0.9)
+
+
+@pytest.mark.skipif(not (SHARED / "nas_bench_macro_cifar10.csv").exists(), reason="../shared/data is absent")
+def test_the_surrogate_needs_few_networks_of_nas_bench_macro() -> None:
+    space = load_space("nas-bench-macro")
+    with (SHARED / "nas_bench_macro_cifar10.csv").open(encoding="utf-8") as f:
+        truth = {tuple(int(c) for c in r["arch"]): float(r["mean_acc"]) for r in csv.DictReader(f)}
+    best = np.quantile(list(truth.values()), 0.998)  # random draws need 350 in the median
+    for seed in range(3):
+        s = Search(space, truth.__getitem__, lambda g: 10.0, REWARD, sampler="surrogate", seed=seed, trials=60)
+        assert max(t.accuracy for t in s.run(60)) > best
