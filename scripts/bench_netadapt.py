@@ -389,7 +389,7 @@ def main() -> None:
             p.add_argument("--part", default="0/1")
             p.add_argument("--steps", type=int, default=1200)
             p.add_argument("--seeds", type=int, default=3)
-            p.add_argument("--rounds", type=int, nargs="+", default=[2, 0])
+            p.add_argument("--rounds", type=int, nargs="+", default=[2, 1, 0])
             p.add_argument("--importances", nargs="+", default=["taylor"], choices=IMPORTANCES)
             p.add_argument("--worths", nargs="+", default=["scores"], choices=("scores", "losses"))
             p.add_argument("--balances", type=float, nargs="+", default=[1.0])

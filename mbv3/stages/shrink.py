@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -37,7 +38,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "paper": {"engine": "netadapt", "steps": 10_000, "delta": 0.01, "halve": False},
     }
 )
-ROUNDS = 2  # of cuts, with fine-tuning after each
+A_ROUND = 0.5  # of its time at least that a round leaves, by default
 BALANCE = 1.0  # see `site_scores`
 BETWEEN = 0.1  # of the steps after each round but the last: one long fine-tuning is worth more than short ones
 LEAST = 0.25  # of its channels that a site keeps in a round
@@ -63,7 +64,7 @@ def shrink(
     importance: Importance = "taylor",
     worth: Worth = "scores",
     balance: float = BALANCE,
-    rounds: int = ROUNDS,
+    rounds: int | None = None,
     delta: float | None = None,
     halve: bool = True,
     allowed: Callable[[Site], Sequence[int]] | None = None,
@@ -77,7 +78,7 @@ def shrink(
     of the same classes whose answers are learned too, by default the uncut one. `steps`: of fine-tuning in all, of
     `netadapt` T of a proposal; by default what `budget` allows on this machine. `delta`, `halve`: of `adapt`, for
     `netadapt`. `worth`: `scores` adds up the channels' scores, `losses` tries cuts of every site, which takes longer;
-    `balance` evens out the scores of sites.
+    `balance` evens out the scores of sites. `rounds`: of cuts, by default one for every halving of the time.
     `allowed`: the channel counts that a site may have, by default multiples of 8. PRESETS has sets of these by name.
     Where a device is at hand, the network is measured whole before its last fine-tuning, and channels are given back
     where more than 1 % of the target is left. A resumed call goes on from what `keep` has.
@@ -122,12 +123,13 @@ class _Run:
     seed: int
     keep: Keep
     importance: Importance
-    rounds: int
+    given_rounds: int | None
     worth: Worth
     balance: float
     allowed: Callable[[Site], Sequence[int]] | None
 
     def __post_init__(self) -> None:
+        self.rounds = self.given_rounds or 1
         self.deployed = Deployed(self.latency, len(self.images.train.classes))
         self.tuner = Tuner(self.images, self.seed, self.teacher)
         self.trace = ShrinkTrace(self.keep, self.deployed)
@@ -151,6 +153,7 @@ class _Run:
             self.tuner.teacher = self.tuner.net(start.spec, start.state)
         steps = self._steps(start, by_hand)
         first_ms = start.scored.latency_ms
+        self.rounds = self.keep.value("netadapt_rounds", lambda: self.given_rounds or usual_rounds(first_ms, self.aim))
         yield StageStart(
             STAGE,
             f"joint cuts: {first_ms:.3f} -> {self.target_ms:g} ms in {self.rounds} rounds, "
@@ -271,6 +274,12 @@ class _Run:
         state = yield from self.tuner.tune(now.spec, now.state, recipe, self.keep)
         score = self.tuner.score(now.spec, state)
         return replace(now, state=state, scored=Scored(now.scored.latency_ms, score.top1, score.loss))
+
+
+def usual_rounds(now_ms: float, target_ms: float) -> int:
+    """Scores hold near the network that they are of, and every round takes steps from the last, long fine-tuning: a
+    round halves the time at most."""
+    return max(1, round(math.log(max(now_ms / target_ms, 1.0)) / -math.log(A_ROUND)))
 
 
 def site_scores(spec: ArchSpec, scores: Scores, balance: float = 1.0) -> dict[Site, NDArray[np.float64]]:

@@ -116,10 +116,12 @@ class Tuner:
         """The menus with what their counts are worth by trial: each site is cut alone to a few counts, the batch norms
         are recalibrated, and the loss on training images is taken; between them the worth is a line."""
         batches = list(self._batches(TRIED, 64))
+        uncut = self._loss(spec, state, scores, table[0].site, table[0].counts[-1], batches)
         found = []
         for menu in table:
             at = sorted({round(i) for i in np.linspace(0, len(menu.counts) - 1, TRIED_COUNTS + 1)})
-            loss = np.array([self._loss(spec, state, scores, menu.site, menu.counts[i], batches) for i in at])
+            less = [self._loss(spec, state, scores, menu.site, menu.counts[i], batches) for i in at[:-1]]
+            loss = np.array([*less, uncut])
             loss[~np.isfinite(loss)] = loss[np.isfinite(loss)].max()
             falls = np.minimum.accumulate(loss)  # more channels never cost accuracy: the rest is noise
             between = np.interp(menu.counts, [menu.counts[i] for i in at], -falls)

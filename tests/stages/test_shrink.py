@@ -192,6 +192,15 @@ def test_a_network_within_the_target_is_only_fine_tuned() -> None:
     assert spec == START
 
 
+@pytest.mark.parametrize(("target", "rounds"), [(2.0, 1), (0.75, 1), (0.5, 1), (0.35, 2), (0.25, 2), (0.12, 3)])
+def test_a_round_is_there_for_every_halving(target: float, rounds: int) -> None:
+    keep = Memory()
+    lat = latency()
+    result(shrink(START, lat, IMAGES, target * lat([START])[0], weights=WEIGHTS, steps=1, keep=keep, importance="l2"))
+    assert keep.values["netadapt_rounds"] == rounds
+    assert max(int(row["step"]) for row in keep.tables["netadapt.csv"]) == rounds
+
+
 def test_the_presets_are_those_of_the_command_line_and_the_paper() -> None:
     assert tuple(PRESETS) == NAMES
     assert PRESETS["paper"] == {"engine": "netadapt", "steps": 10_000, "delta": 0.01, "halve": False}
