@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -32,7 +32,7 @@ def genome_of(space: SearchSpace, params: Mapping[str, Any]) -> Genome:
     return tuple(int(params[name]) for name in space.names)
 
 
-def directions(two: bool) -> list[str]:
+def directions(two: bool) -> list[Literal["maximize", "minimize"]]:
     """Of a study: accuracy and latency, or the reward."""
     return ["maximize", "minimize"] if two else ["maximize"]
 
@@ -89,8 +89,10 @@ class OptunaSampler(Proposer):
             self.asked = self.study.ask(self._distributions)
         return np.array([genome_of(self.space, self.asked.params)], dtype=np.int64)
 
-    def state(self) -> str:
-        """JSON of what Optuna keeps on the trial that was asked for last."""
+    def state(self, genome: Genome) -> str:
+        """JSON of what Optuna keeps on the trial that was asked for last; nothing where `genome` took its place."""
+        if genome_of(self.space, self.asked.params) != genome:
+            return ""
         attrs: dict[str, Any] = dict(self.study._storage.get_trial(self.asked._trial_id).system_attrs)
         return json.dumps(attrs) if attrs and not isinstance(self.make, BaseSampler) else ""
 

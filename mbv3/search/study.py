@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import optuna
@@ -150,7 +151,7 @@ class Search:
             accuracy, latency = self._accuracy(genome), self._latency(genome)
         value = self.reward(accuracy / 100, latency) * self._share(genome)
         ok = math.isfinite(value)
-        state = self._optuna.state() if self._optuna else ""
+        state = self._optuna.state(genome) if self._optuna else ""
         number = len(self.trials)
         trial = Trial(number, genome, accuracy, latency, value, "complete" if ok else "failed", state)
         self.trials.append(trial)
@@ -181,7 +182,7 @@ class Search:
 
     def _stored(self) -> list[Trial]:
         assert self.study is not None
-        found = []
+        found: list[Trial] = []
         for t in self.study.get_trials(deepcopy=False):
             if t.state.is_finished() and _OURS in t.user_attrs:
                 accuracy, latency, reward = t.user_attrs[_OURS]
@@ -203,7 +204,7 @@ def _kept(t: Trial) -> list[float]:
     return [t.accuracy, t.latency_ms, t.reward]
 
 
-def _opened(storage: str, name: str, directions: list[str]) -> optuna.Study:
+def _opened(storage: str, name: str, directions: list[Literal["maximize", "minimize"]]) -> optuna.Study:
     try:
         return optuna.create_study(directions=directions, storage=storage, study_name=name, load_if_exists=True)
     except Exception as e:  # a storage's driver raises what it likes

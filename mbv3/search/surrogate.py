@@ -169,7 +169,7 @@ class SurrogateSampler(Proposer):
 
 def _below(z: NDArray[np.float64]) -> NDArray[np.float64]:
     """The normal distribution function."""
-    return torch.special.ndtr(torch.from_numpy(z)).numpy()
+    return np.asarray(torch.special.ndtr(torch.from_numpy(z)).numpy(), dtype=np.float64)
 
 
 def _weighted(parts: tuple[NDArray[np.float64], ...], weights: tuple[float, ...]) -> NDArray[np.float64]:

@@ -83,7 +83,7 @@ def choose_scale_by_accuracy(
     def fill(s: SearchSpace) -> float:
         """A typical network's share of the limit that it fills most."""
         has = limits.of(s.deployed(middle))
-        return max(middle_ms(s) / target_ms, *(has[name] / most for name, most in limits))
+        return max([middle_ms(s) / target_ms, *(has[name] / most for name, most in limits)])
 
     near = {at for at, s in grid.items() if BUSY[0] <= fill(s) <= BUSY[1]}
     found: dict[tuple[int, int], _Solved] = {}

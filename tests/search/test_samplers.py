@@ -353,8 +353,8 @@ def test_evolution_finds_the_top_of_nas_bench_macro() -> None:
         )
         found = np.array([t.accuracy for t in s.run(300)])
         assert found.max() > np.quantile(every, 0.99)
-        # luck finds the top 1 % in 300 draws too; it does not stay there
-        assert np.median(found[-100:]) > np.quantile(every, 0.9)
+        # luck finds the top 1 % in 300 draws too; it does not stay near it, where nothing is drawn twice
+        assert np.median(found[-100:]) > np.quantile(every, 0.8)
 
 
 @pytest.mark.skipif(not (SHARED / "nas_bench_macro_cifar10.csv").exists(), reason="../shared/data is absent")
