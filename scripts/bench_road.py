@@ -217,7 +217,8 @@ def _line(method: str, spec: ArchSpec, ms: float, report: Answers, chosen: Answe
 def _road(given: Given, cell: Cell) -> list[dict[str, Any]]:
     folder = given.o.work / cell.name
     start = given.o.work / f"{cell.net}-{cell.seed}-start" / "road-start.safetensors"
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # of a cell that was interrupted: rows are kept in memory only
+    folder.mkdir(parents=True)
     shutil.copy(start, folder)
     went = result(
         road(
