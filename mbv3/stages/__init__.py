@@ -5,9 +5,10 @@ Each is called from a notebook without options and without a run directory; `mbv
 
 from mbv3.stages.adapt import Adapted, adapt
 from mbv3.stages.adapt_model import adapt_predicted
-from mbv3.stages.baselines import Beside, baselines_at, not_above
+from mbv3.stages.baselines import Beside, Verdict, baselines_at, compared
 from mbv3.stages.budget import SHARES, Budget
 from mbv3.stages.compare import Compared, Rival, final_steps, rivals_at, train_alike
+from mbv3.stages.gap import most_accurate
 from mbv3.stages.images import Images, calibration_batches, read_images, rescore, subset
 from mbv3.stages.judge import (
     ImagenetJudge,
@@ -27,8 +28,17 @@ from mbv3.stages.published import PublishedTime, published_times
 from mbv3.stages.reach import check_limits, search_limits, unmet_together
 from mbv3.stages.scale import Scale, check_range, choose_scale, quick_ms
 from mbv3.stages.scale_accuracy import choose_scale_by_accuracy
-from mbv3.stages.search import TRIALS, SpaceLatency, default_w, pick_seed, pick_starts, search, space_latency
-from mbv3.stages.solve import Solution, best_at_random, solve
+from mbv3.stages.search import (
+    TRIALS,
+    SpaceLatency,
+    default_w,
+    pick_seed,
+    pick_starts,
+    search,
+    space_latency,
+    write_trials,
+)
+from mbv3.stages.solve import Solution, best_at_random, solve, solve_targets
 
 __all__ = [
     "CHECKPOINT",
@@ -54,6 +64,7 @@ __all__ = [
     "SpaceLatency",
     "SupernetJudge",
     "TrainingJudge",
+    "Verdict",
     "adapt",
     "adapt_predicted",
     "baselines_at",
@@ -64,14 +75,15 @@ __all__ = [
     "check_reach",
     "choose_scale",
     "choose_scale_by_accuracy",
+    "compared",
     "default_device",
     "default_w",
     "fast_enough",
     "final_steps",
     "imagenet_judge",
     "learn",
+    "most_accurate",
     "network_table",
-    "not_above",
     "pick_seed",
     "pick_starts",
     "published_times",
@@ -83,6 +95,7 @@ __all__ = [
     "search",
     "search_limits",
     "solve",
+    "solve_targets",
     "space_latency",
     "step_seconds",
     "subset",
@@ -90,4 +103,5 @@ __all__ = [
     "train_alike",
     "training_judge",
     "unmet_together",
+    "write_trials",
 ]
