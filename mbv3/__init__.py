@@ -13,7 +13,19 @@ from mbv3.spec import ArchSpec, Counts, count, dump_spec, load_spec, parse_spec
 if TYPE_CHECKING:
     from mbv3.latency import LatencyTable
     from mbv3.nn import build
-    from mbv3.runs import adapt, adapt_events, export_events, export_to, find, find_events, train, train_events, verify
+    from mbv3.runs import (
+        adapt,
+        adapt_events,
+        export_events,
+        export_to,
+        find,
+        find_events,
+        find_front,
+        front_events,
+        train,
+        train_events,
+        verify,
+    )
     from mbv3.space import load_space
     from mbv3.tables import build_table, build_table_events
 
@@ -23,7 +35,8 @@ _LATER = {
     "mbv3.latency": ("LatencyTable",),
     "mbv3.nn": ("build",),
     "mbv3.runs": (
-        "adapt", "adapt_events", "export_events", "export_to", "find", "find_events", "train", "train_events", "verify",
+        "adapt", "adapt_events", "export_events", "export_to", "find", "find_events", "find_front",
+        "front_events", "train", "train_events", "verify",
     ),
     "mbv3.space": ("load_space",),
     "mbv3.tables": ("build_table", "build_table_events"),
@@ -43,6 +56,8 @@ __all__ = [
     "export_to",
     "find",
     "find_events",
+    "find_front",
+    "front_events",
     "load_space",
     "load_spec",
     "parse_spec",

@@ -18,13 +18,17 @@ from mbv3.typed_json import JsonReader, json_ready
 __all__ = [
     "Accuracy",
     "Baseline",
+    "Bound",
     "Compared",
     "Device",
+    "DeviceTime",
+    "FrontRecord",
     "Images",
     "Initial",
     "LayerTime",
     "Limit",
     "PlanValue",
+    "Record",
     "Scale",
     "SearchRecord",
     "TrainRecord",
@@ -94,12 +98,41 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """A network beside the found one, at its own time: `ms`, and its accuracy in percent where it is known."""
+    """A network beside the found one, at its own time: `ms`, and its accuracy in percent where it is known.
+
+    `published`: top-1 of its downloadable `weights`, by their own recipe. `below`: how many points it is predicted
+    below the found network, and `below_error` the standard error of that; of the best only. `spec`: the file in the run
+    directory, of a network that is handed over."""
 
     name: str
     ms: float
     accuracy: float | None
     error: float | None = None
+    published: float | None = None
+    weights: str | None = None
+    below: float | None = None
+    below_error: float | None = None
+    spec: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceTime:
+    """The network on one of several devices: as it was named, its table in the run directory, the predicted ms, and the
+    weight of the device (None: the slowest counts)."""
+
+    name: str
+    table: str
+    ms: float
+    weight: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """Predicted top-1 of the best network that was found in the space, and what no network of it within the target and
+    the limits exceeds under this table and model; both in percent."""
+
+    found: float
+    most: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +230,8 @@ class SearchRecord:
     params: int | None = None
     madds: int | None = None
     limits: tuple[Limit, ...] = ()
+    bound: Bound | None = None
+    devices: tuple[DeviceTime, ...] = ()
     references: tuple[Baseline, ...] = ()
     baselines: tuple[Baseline, ...] = ()
     netadapt_accuracy: float | None = None
@@ -242,9 +277,34 @@ class TrainRecord:
     total_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontRecord:
+    """run.json of `mbv3-search` with several targets: each has a run directory of its own inside, `folders` in their
+    order. `exit` is the largest of theirs."""
+
+    FORMAT: ClassVar[str] = "mbv3-front/1"
+
+    version: str
+    command: str
+    args: Mapping[str, object]  # of Options, but for target_ms
+    targets_ms: tuple[float, ...]
+    folders: tuple[str, ...]
+    versions: Mapping[str, str]
+    started: str | None = None  # UTC
+    status: Literal["unknown", "running", "done", "failed", "interrupted"]
+    exit: int | None
+    stages: Mapping[str, float]  # seconds by stage
+    notes: tuple[str, ...]
+    hashes: Mapping[str, str]  # SHA-256 by file name
+    error: str | None = None
+
+
 T = TypeVar("T")
-R = TypeVar("R", SearchRecord, TrainRecord)
-_KINDS: dict[str, type[SearchRecord] | type[TrainRecord]] = {k.FORMAT: k for k in (SearchRecord, TrainRecord)}
+R = TypeVar("R", SearchRecord, TrainRecord, FrontRecord)
+Record = SearchRecord | TrainRecord | FrontRecord
+_KINDS: dict[str, type[SearchRecord] | type[TrainRecord] | type[FrontRecord]] = {
+    k.FORMAT: k for k in (SearchRecord, TrainRecord, FrontRecord)
+}
 
 
 # ---- changes -------------------------------------------------------------------------------------------------------
@@ -268,7 +328,7 @@ def hashed(record: R, **sha256: str) -> R:
 # ---- writing and reading --------------------------------------------------------------------------------------------
 
 
-def as_json(record: SearchRecord | TrainRecord) -> dict[str, Any]:
+def as_json(record: Record) -> dict[str, Any]:
     """The content of run.json."""
     value = {"format": record.FORMAT, **json_ready(record)}
     if isinstance(record, TrainRecord) and record.metrics:
@@ -279,12 +339,12 @@ def as_json(record: SearchRecord | TrainRecord) -> dict[str, Any]:
     return value
 
 
-def save(folder: Path, record: SearchRecord | TrainRecord) -> None:
+def save(folder: Path, record: Record) -> None:
     """Write run.json. Raises: BadInput when the disk refuses."""
     write_atomic(folder / FILE, json.dumps(as_json(record), indent=1) + "\n")
 
 
-def _document(folder: Path) -> tuple[type[SearchRecord] | type[TrainRecord], dict[str, Any]]:
+def _document(folder: Path) -> tuple[type[SearchRecord] | type[TrainRecord] | type[FrontRecord], dict[str, Any]]:
     """run.json's kind and its fields. Raises: BadInput."""
     file = folder / FILE
     if not file.exists():
@@ -303,7 +363,7 @@ def _document(folder: Path) -> tuple[type[SearchRecord] | type[TrainRecord], dic
     return kind, value
 
 
-def load(folder: Path) -> SearchRecord | TrainRecord:
+def load(folder: Path) -> Record:
     """The record of a run directory.
 
     Raises:

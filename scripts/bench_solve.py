@@ -1,10 +1,11 @@
-"""How far `--sampler solve` stays below the best known network, and how long it takes.
+"""How far `--sampler solve` stays below the best known network, how long it takes, and what its bound is worth.
 
-    python scripts/bench_solve.py [--seeds 5] [--starts 40]
+    python scripts/bench_solve.py [--seeds 20] [--starts 40] [--device pixel-1|TABLE.csv] [--space mnasnet-imagenet]
 
 The best known is the best of `--starts` random starts of a local search over every change of one and two choices, and
-of all runs of solve, at each target. Times of the layers are those of the shipped profile pixel-1: nothing is measured.
-Writes results/solve.json; regret is in points of top-1.
+of all runs of solve, at each of five targets between the fastest and the slowest network. The times are those of a
+table; nothing is measured. Writes results/solve.json after every target: regret and gap in points of top-1, seconds by
+the clock and of the processor, on one thread. With `--budget-s` a target that would not end in time is left out.
 """
 
 from __future__ import annotations
@@ -12,61 +13,94 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import statistics
 import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
-from mbv3.accuracy import imagenet_space
 from mbv3.events import result
-from mbv3.latency import load_profile
 from mbv3.search import Limit
 from mbv3.search import solve as local_search
 from mbv3.space import load_space
-from mbv3.stages import imagenet_judge, solve, space_latency
-from mbv3.tables import Latency
+from mbv3.stages import imagenet_judge, most_accurate, solve, space_latency
+from mbv3.tables import Latency, read_table
 
 ROOT = Path(__file__).resolve().parents[1]
-PROFILE, SPACE = "pixel-1", "mnasnet-imagenet"
-TARGETS = (25.0, 35.0, 50.0, 70.0, 100.0)  # ms; the space takes 16 to 277
+SHARES = (0.12, 0.25, 0.4, 0.6, 0.8)  # of the way from the fastest to the slowest network, in logarithms
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--starts", type=int, default=40)
+    parser.add_argument("--device", default="pixel-1")
+    parser.add_argument("--space", default="mnasnet-imagenet")
+    parser.add_argument("--budget-s", type=float, default=float("inf"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    space = load_space(SPACE)
-    judge, cost = imagenet_judge(space), space_latency(space, Latency(load_profile(PROFILE)))
-    top1 = imagenet_space(space)
-    rows = []
-    for target in TARGETS:
+    space = load_space(args.space)
+    table, _ = read_table(args.device, "onnxruntime", 1, True)
+    judge, cost = imagenet_judge(space), space_latency(space, Latency(table))
+    least, most = cost.range_ms()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    began, rows, longest = time.monotonic(), [], 0.0
+    for share in SHARES:
+        start = time.monotonic()
+        if start - began + longest > args.budget_s:
+            print(f"no time for share {share}", file=sys.stderr)
+            break
+        target = float(f"{least * (most / least) ** share:.3g}")
         known = local_search(
-            space.sizes, top1, [Limit(cost.many, target)], seed=1000, population=2, generations=0, starts=args.starts
-        )
-        found = []
+            space.sizes, judge.accuracies, [Limit(cost.many, target)], seed=1000, population=2, generations=0,
+            starts=args.starts,
+        )  # fmt: skip
+        found: list[tuple[float, float, float, float]] = []
         for seed in range(args.seeds):
-            began = time.process_time()
+            wall, cpu = time.monotonic(), time.process_time()
             solution = result(solve(space, judge, cost, target, seed=seed))
-            found.append((solution.best.accuracy, time.process_time() - began, solution.evaluations))
-        best = max(known.value, *(accuracy for accuracy, _, _ in found))
+            spent = time.monotonic() - wall, time.process_time() - cpu
+            found.append((solution.best.accuracy, *spent, solution.bound or np.nan))
+        only = time.monotonic()
+        most_accurate(judge, cost, target, [solution.best.genome])
+        bound_s = time.monotonic() - only
+        best = max(known.value, *(f[0] for f in found))
         rows.append(
             {
                 "target_ms": target, "best_known": round(best, 4), "local_search": round(known.value, 4),
-                "regret": [round(best - accuracy, 4) for accuracy, _, _ in found],
-                "cpu_s": [round(s, 2) for _, s, _ in found], "evaluations": [n for _, _, n in found],
+                "regret": [round(best - f[0], 4) for f in found], "s": [round(f[1], 2) for f in found],
+                "cpu_s": [round(f[2], 2) for f in found], "bound_s": round(bound_s, 2),
+                "gap": [round(f[3] - f[0], 4) for f in found],
+                "bound_holds": bool(all(f[3] >= best - 1e-6 for f in found)),
             }
         )  # fmt: skip
-        print(rows[-1], flush=True)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+        longest = max(longest, time.monotonic() - start)
+        print(json.dumps(rows[-1]), flush=True)
+        _keep(args, table.about or {}, commit.stdout.strip(), rows)
+    print(json.dumps(_summary(rows), indent=1))
+
+
+def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    every = {key: [v for row in rows for v in row[key]] for key in ("regret", "s", "cpu_s", "gap")}
+    return {
+        "runs": len(every["regret"]), "regret_0": sum(r < 5e-5 for r in every["regret"]),
+        **{f"median_{k}": round(statistics.median(v), 4) for k, v in every.items()},
+        **{f"worst_{k}": max(v) for k, v in every.items()},
+        "bound_holds": all(row["bound_holds"] for row in rows),
+    }  # fmt: skip
+
+
+def _keep(args: argparse.Namespace, about: Any, commit: str, rows: list[dict[str, Any]]) -> None:
     kept = {
-        "command": f"python scripts/bench_solve.py --seeds {args.seeds} --starts {args.starts}", "space": SPACE,
-        "profile": PROFILE, "seeds": args.seeds, "starts": args.starts, "python": platform.python_version(),
-        "machine": platform.machine(), "threads": 1, "commit": commit.stdout.strip(), "targets": rows,
-        "worst_regret": max(r for row in rows for r in row["regret"]),  # type: ignore[attr-defined]
-        "worst_cpu_s": max(s for row in rows for s in row["cpu_s"]),  # type: ignore[attr-defined]
+        "command": f"python scripts/bench_solve.py --seeds {args.seeds} --starts {args.starts} --space {args.space} "
+        f"--device {Path(args.device).name}",
+        "space": args.space, "device": Path(args.device).name, "table": {k: about[k] for k in ("date",) if k in about},
+        "seeds": args.seeds, "starts": args.starts, "python": platform.python_version(),
+        "machine": platform.machine(), "threads": 1, "commit": commit, "summary": _summary(rows), "targets": rows,
     }  # fmt: skip
     (ROOT / "results/solve.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 

@@ -18,7 +18,9 @@ from mbv3.errors import BadInput, DocumentError
 from mbv3.record import (
     Accuracy,
     Baseline,
+    FrontRecord,
     Initial,
+    Record,
     SearchRecord,
     TrainRecord,
     as_json,
@@ -139,7 +141,7 @@ def drawn(kind: Any) -> st.SearchStrategy[Any]:
     return plain[kind]
 
 
-@pytest.mark.parametrize("kind", [SearchRecord, TrainRecord])
+@pytest.mark.parametrize("kind", [SearchRecord, TrainRecord, FrontRecord])
 @given(data=st.data())
 @settings(
     max_examples=20,
@@ -148,7 +150,7 @@ def drawn(kind: Any) -> st.SearchStrategy[Any]:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 def test_any_record_is_read_as_it_was_written(
-    tmp_path_factory: pytest.TempPathFactory, kind: type[SearchRecord] | type[TrainRecord], data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory, kind: type[Record], data: st.DataObject
 ) -> None:
     record = data.draw(drawn(kind))
     folder = tmp_path_factory.mktemp("run")

@@ -19,7 +19,7 @@ from mbv3.spec import ROWS, Row, count, dump_spec, load_spec, lower
 if TYPE_CHECKING:
     from mbv3.events import Event
     from mbv3.record import Accuracy
-    from mbv3.runs import Found
+    from mbv3.runs import Found, Front
 
 __all__ = ["resume_hint", "run"]
 
@@ -47,12 +47,18 @@ def run(args: Namespace) -> int:
 
 def _search(args: Namespace) -> int:
     from mbv3.cli.show_events import follow
-    from mbv3.runs import Options, find_events, given
+    from mbv3.runs import Options, find_events, front_events, given, is_front
 
     if args.resume:
-        events = find_events(resume=args.resume, **_resumed(args, Options))
+        now = _resumed(args, Options)
+        if is_front(Path(args.resume)):
+            return _show_front(follow(_noting(front_events(resume=args.resume, **now))), args.json)
+        events = find_events(resume=args.resume, **now)
     else:
-        events = find_events(out=args.out, **given(args, Options))
+        options = given(args, Options)
+        if isinstance(options.get("target_ms"), tuple):
+            return _show_front(follow(_noting(front_events(out=args.out, **options))), args.json)
+        events = find_events(out=args.out, **options)
     return _show_found(follow(_noting(events)), args.json)
 
 
@@ -76,6 +82,28 @@ def _noting(events: Generator[Event, None, T]) -> Generator[Event, None, T]:
     return watched(events, see)
 
 
+def _show_front(front: Front, as_json: bool) -> int:
+    assert front.record.exit is not None
+    if as_json:
+        dump(front.as_dicts())
+        return front.record.exit
+    rows = [["target", "ms", "predicted top-1 %", "best beside", "parameters", "MAdds M", "folder"]]
+    for found in front.found:
+        r, a = found.record, found.record.accuracy
+        if r.status != "done" or a is None:
+            rows.append([f"{r.target_ms:g}", r.status, "", "", "", "", str(found.folder)])
+            continue
+        at = r.predicted_ms if r.measured_ms is None else r.measured_ms
+        best = max((b.accuracy or 0.0 for b in r.baselines), default=None)
+        rows.append(
+            [f"{r.target_ms:g}", f"{at or 0.0:.3f}", _with_error(a.value, a.error), _with_error(best, None),
+             f"{r.params or 0:,}", f"{(r.madds or 0) / 1e6:.1f}", str(found.folder)]
+        )  # fmt: skip
+    out(columns(rows))
+    out(f"report     {front.report}")
+    return front.record.exit
+
+
 def _show_found(found: Found, as_json: bool) -> int:
     from mbv3.runs import times_text
 
@@ -92,9 +120,12 @@ def _show_found(found: Found, as_json: bool) -> int:
         out(columns(rows))
     elif r.baselines and r.accuracy is not None:
         a, at = r.accuracy, r.predicted_ms if r.measured_ms is None else r.measured_ms
-        beside = [("found", at, a.value, a.error), *((b.name, b.ms, b.accuracy, b.error) for b in r.baselines)]
-        rows = [["network", "ms", "predicted top-1 %"]]
-        rows += [[n, f"{t or 0.0:.3f}", _with_error(top1, error)] for n, t, top1, error in beside]
+        rows = [["network", "ms", "predicted top-1 %", "below found", "published"]]
+        rows.append(["found", f"{at or 0.0:.3f}", _with_error(a.value, a.error), "", ""])
+        for b in r.baselines:
+            below = "" if b.below is None else _with_error(b.below, b.below_error)
+            public = "" if b.published is None else f"{b.published:.1f} {b.weights}"
+            rows.append([b.name, f"{b.ms:.3f}", _with_error(b.accuracy, b.error), below, public])
         out(columns(rows))
     lines = [
         ("target", f"{r.target_ms:g} ms"),
@@ -102,7 +133,8 @@ def _show_found(found: Found, as_json: bool) -> int:
         ("accuracy", _accuracy(r.accuracy)),
         ("parameters", f"{r.params:,}"),
         ("MAdds", f"{(r.madds or 0) / 1e6:.1f} M"),
-        *(("at most", f"{limit.most:g} {limit.name}: {limit.found:g}") for limit in r.limits),
+        *(("on", f"{Path(d.name).name}: {d.ms:.3f} ms") for d in r.devices),
+        *(("at most", f"{limit.most:,.10g} {limit.name}: {limit.found:,.10g}") for limit in r.limits),
         ("took", f"{r.total_s / 60:.1f} min"),
         ("spec", str(found.folder / (r.spec or ""))),
     ]

@@ -48,6 +48,12 @@ def render(info: ComparisonInfo | None) -> Html:
 
 
 def _beside(info: ComparisonInfo) -> Html:
-    rows = [[b.name, ms_text(b.ms), fixed(b.accuracy, 2), fixed(b.error, 2)] for b in info.baselines]
-    head = ["network", "#ms", "#predicted ImageNet top-1, %", "#± standard error"]
+    rows = [
+        [b.name, ms_text(b.ms), fixed(b.accuracy, 2), fixed(b.error, 2),
+         "" if b.below is None else f"{fixed(b.below, 2)} ± {fixed(b.below_error, 2)}",
+         "" if b.published is None else f"{fixed(b.published, 2)}, {b.weights}"]
+        for b in info.baselines
+    ]  # fmt: skip
+    head = ["network", "#ms", "#predicted ImageNet top-1, %", "#± standard error", "#points below the found one",
+            "published top-1, %"]  # fmt: skip
     return section("comparison", "At the same time", table(head, rows))

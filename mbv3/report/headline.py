@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mbv3.record import Accuracy, Device, Scale
+from mbv3.record import Accuracy, Bound, Device, DeviceTime, Limit, Scale
 from mbv3.report.html import ABSENT, Html, count_text, fixed, html, join, ms_text, tag
 from mbv3.report.run_files import RunFiles, number
 from mbv3.spec import count
@@ -41,6 +41,9 @@ class HeadlineInfo:
     reference_ms: float | None
     resume: str
     spec_fault: str
+    bound: Bound | None = None
+    limits: tuple[Limit, ...] = ()
+    devices: tuple[DeviceTime, ...] = ()
 
     @property
     def over(self) -> float | None:
@@ -111,6 +114,9 @@ def headline_info(files: RunFiles) -> HeadlineInfo:
         reference_ms=r.reference_ms,
         resume=resume_command(files),
         spec_fault="" if files.spec is not None else next(specs, ""),
+        bound=r.bound,
+        limits=r.limits,
+        devices=r.devices,
     )
 
 
@@ -151,6 +157,11 @@ def render(info: HeadlineInfo) -> Html:
         ("Scale", info.scale),
         ("Accuracy is", a.note if a is not None else ""),
     ]
+    facts += [(f"At most {limit.most:,.10g} {limit.name}", f"it has {limit.found:,.10g}") for limit in info.limits]
+    facts += [(f"On {d.name}", f"{ms_text(d.ms)} ms predicted") for d in info.devices]
+    if info.bound is not None:
+        gap = fixed(max(info.bound.most - info.bound.found, 0.0), 2)
+        facts.append(("Bound", f"at most {gap} points better is possible under this table and model"))
     if info.reference:
         time = f"{ms_text(info.reference_ms)} ms" if info.reference_ms is not None else "not measured"
         facts.append(("Reference", f"{info.reference}: {time}"))

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from mbv3.runs.declare import add_arguments, declared, given, moved
     from mbv3.runs.export_options import ExportOptions
     from mbv3.runs.exporting import ExportResult, export_events, export_to
+    from mbv3.runs.front_run import Front, find_front, front_events, is_front
     from mbv3.runs.netadapt_run import adapt, adapt_events
     from mbv3.runs.options import NETADAPT, Options
     from mbv3.runs.result import Found, times_text
@@ -23,6 +24,7 @@ _WHERE = {
     "declare": ("add_arguments", "declared", "given", "moved"),
     "export_options": ("ExportOptions",),
     "exporting": ("ExportResult", "export_events", "export_to"),
+    "front_run": ("Front", "find_front", "front_events", "is_front"),
     "netadapt_run": ("adapt", "adapt_events"),
     "options": ("NETADAPT", "Options"),
     "result": ("Found", "times_text"),
@@ -38,6 +40,7 @@ __all__ = [
     "ExportOptions",
     "ExportResult",
     "Found",
+    "Front",
     "Options",
     "RunDir",
     "TrainOptions",
@@ -50,7 +53,10 @@ __all__ = [
     "export_to",
     "find",
     "find_events",
+    "find_front",
+    "front_events",
     "given",
+    "is_front",
     "moved",
     "times_text",
     "train",

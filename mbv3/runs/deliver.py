@@ -16,18 +16,18 @@ from mbv3.events import Done, Event, Note, StageStart
 from mbv3.export import Examples, compared
 from mbv3.files import write_atomic
 from mbv3.graph import network_model, quantized
-from mbv3.record import Accuracy, Baseline, Compared, LayerTime, Limit, SearchRecord
+from mbv3.record import Accuracy, Baseline, Compared, DeviceTime, LayerTime, Limit, SearchRecord
 from mbv3.report import write_report
 from mbv3.runs.export_images import Inputs
 from mbv3.runs.exporting import calibration_images
 from mbv3.runs.options import Options
-from mbv3.runs.prepare import TABLE
+from mbv3.runs.prepare import TABLE, table_name
 from mbv3.runs.result import Found, times_text
 from mbv3.runs.rundir import RunDir, file_sha256
 from mbv3.spec import ArchSpec, count, dump_spec, parse_spec, pixels
 from mbv3.stages import Adapted, Budget, Images, Rival, final_steps, reference_times, rivals_at, subset, train_alike
 from mbv3.stages import Compared as Trained
-from mbv3.tables import Latency
+from mbv3.tables import Latency, SeveralLatency
 from mbv3.training import read_weights, save_weights
 
 __all__ = ["SPEC", "WEIGHTS", "budget_of", "deliver", "guarded", "predicted_accuracy", "remove_checkpoints",
@@ -188,6 +188,7 @@ def _finish(o: Options, run: RunDir[SearchRecord], adapted: Adapted, spec: ArchS
         spec=SPEC,
         params=counts.params,
         madds=counts.madds,
+        devices=_device_times(o, spec, latency),
         limits=tuple(Limit(name=name, most=most, found=round(has[name], 6)) for name, most in o.limits),
         references=tuple(Baseline(name=r.name, ms=round(r.ms, 4), accuracy=None) for r in references),
         netadapt_accuracy=round(adapted.accuracy, 3),
@@ -198,6 +199,17 @@ def _finish(o: Options, run: RunDir[SearchRecord], adapted: Adapted, spec: ArchS
     )
     if adapted.reached:
         remove_checkpoints(run)
+
+
+def _device_times(o: Options, spec: ArchSpec, latency: Latency) -> tuple[DeviceTime, ...]:
+    """The network on each of several devices; nothing where there is one."""
+    if not isinstance(latency, SeveralLatency):
+        return ()
+    weights = latency.weights or (None,) * len(o.devices)
+    return tuple(
+        DeviceTime(name=name, table=table_name(i), ms=round(device([spec])[0], 5), weight=weight)
+        for i, (name, device, weight) in enumerate(zip(o.devices, latency.devices, weights, strict=True))
+    )
 
 
 def _checkpoints(run: RunDir[SearchRecord]) -> Iterator[Path]:

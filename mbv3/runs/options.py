@@ -9,6 +9,7 @@ from typing import Any
 from mbv3.errors import BadInput
 from mbv3.runs.declare import always, as_args, check, command_line, counted, declared, existing, from_args, option
 from mbv3.runs.init_options import check_init
+from mbv3.runs.lists import check_devices, numbers, split_devices, targets
 from mbv3.space import Limits, SearchSpace, parse_scale, under_head
 from mbv3.spec import parse_resolution
 from mbv3.tasks import TASKS
@@ -43,9 +44,12 @@ def _searched() -> Iterable[str]:
 class Options:
     """The options of `mbv3-search` and `mbv3.find`. None: the run chooses, and records it in its plan."""
 
-    target_ms: float = option(help="milliseconds that one image may take", metavar="T", above=0, high=1e6,
-                              unit="milliseconds")  # fmt: skip
-    device: str = option("this-cpu", "what to find a network for", metavar="this-cpu|NAME|TABLE.csv")
+    target_ms: float = option(help="milliseconds that one image may take; several with commas between", metavar="T",
+                              above=0, high=1e6, unit="milliseconds", parse=targets)  # fmt: skip
+    device: str = option("this-cpu", "what to find a network for; several tables with commas between",
+                         metavar="this-cpu|NAME|TABLE.csv")  # fmt: skip
+    device_weights: str | None = option(None, "of several tables, --device A.csv,B.csv: weights of a mean (default: "
+                                        "the slowest counts)", metavar="W,W")  # fmt: skip
     runtime: str = option("onnxruntime", "onnxruntime, onnxruntime-int8 or litert (TFLite)", metavar="NAME")
     threads: int = option(1, "threads of one inference", metavar="N", low=1)
     data: str | None = option(None, "your images: one folder a class", metavar="DIR", is_path=always)
@@ -131,12 +135,23 @@ class Options:
                 _need(value is None, f"--{name} belongs to a sampler that learns from trials; add --sampler rnn", value)
         _need(self.w is None or self.reward != "limit", "--w belongs to a reward with an exponent; add --reward "
               "mnasnet-soft or tunas", self.w)  # fmt: skip
+        check_devices(self.devices, self.device_weights, self.data)
         if self.device.startswith(("ssh://", "adb:")):
             more = " --runtime litert --benchmark PATH" if self.device.startswith("adb:") else ""
             raise BadInput(
                 f"--device {self.device}: measure its table first (mbv3 latency build --device {self.device}{more} "
                 f"--space {self.space_name} --scale 1 --out board.csv), then search with --device board.csv"
             )
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices of --device, one or several."""
+        return split_devices(self.device)
+
+    @property
+    def weights(self) -> tuple[float, ...] | None:
+        """The weight of each device; None: the slowest counts."""
+        return None if self.device_weights is None else numbers(self.device_weights, "--device-weights")
 
     @property
     def estimate_only(self) -> bool:

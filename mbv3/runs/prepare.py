@@ -11,19 +11,34 @@ from pathlib import Path
 from mbv3.data import peek_class_folder
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note, StageStart
-from mbv3.latency import Device, LatencyTable, open_runtime
+from mbv3.latency import Device, LatencyTable, Runtime, open_runtime
 from mbv3.record import Device as DeviceRecord
 from mbv3.record import Scale, SearchRecord
 from mbv3.runs.options import Options
 from mbv3.runs.rundir import RunDir, file_sha256
 from mbv3.space import SearchSpace, layer_keys, parse_scale, parse_space, scale, space_text
-from mbv3.spec import ArchSpec, parse_resolution, pixels
+from mbv3.spec import parse_resolution, pixels
 from mbv3.stages import choose_scale, choose_scale_by_accuracy, quick_ms
-from mbv3.tables import TABLE_MINUTES, Latency, open_table, read_table, reference_of, table_plan
+from mbv3.tables import (
+    TABLE_MINUTES,
+    Latency,
+    SeveralLatency,
+    one_space,
+    open_table,
+    read_table,
+    reference_of,
+    table_of_several,
+    table_plan,
+)
 
-__all__ = ["TABLE", "prepare"]
+__all__ = ["TABLE", "prepare", "prepare_several", "table_name"]
 
 TABLE, SPACE = "latency-table.csv", "space.yaml"
+
+
+def table_name(i: int) -> str:
+    """The file of the table of device `i` of several, the first 0."""
+    return TABLE if i == 0 else f"latency-table-{i + 1}.csv"
 
 
 @dataclass(frozen=True)
@@ -69,52 +84,62 @@ def prepare(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, tup
     base = _base(o, (yield from _own_space(o, run)))
     if o.estimate_only:
         with run.stage("table"):
-            space, table = yield from _given(o, run, base)
-        return space, Latency(table, None, space.dress)
+            return (yield from _given(o, run, base))
     space, table, device = yield from _measured(o, run, base)
     return space, Latency(table, device, space.dress)
 
 
-def _given(
-    o: Options, run: RunDir[SearchRecord], base: _Base
-) -> Generator[Event, None, tuple[SearchSpace, LatencyTable]]:
-    """The table of another device."""
-    own = run.file(TABLE)
-    # a resumed run keeps to its copy: the file may have changed, moved, or be named from another folder
-    source = str(own) if own.exists() else o.device
-    table, caveat = read_table(source, o.runtime, o.threads, o.force_table)
-    if caveat and source == o.device:
-        run.note(caveat)
-        yield Note("table", caveat, warning=True)
-    space, why = _scale_of_table(o, base, table)
-    missing = sum(k not in table.layers for k in layer_keys(space))
-    if missing and table.model is None:
-        note = f"{missing} layers of the space are not in the table and are estimated"
-        run.note(note)
-        yield Note("table", note, warning=True)
-    if not own.exists():
-        table.save(own)
-    _keep_scale(run, space, why, table)
-    run.update(device=DeviceRecord(**table.fingerprint.as_dict()))
-    if "table" not in run.record.hashes:
-        run.hash(table=file_sha256(own if table.model is not None else Path(o.device)))
-    return space, table
+def _given(o: Options, run: RunDir[SearchRecord], base: _Base) -> Generator[Event, None, tuple[SearchSpace, Latency]]:
+    """The table of another device, or of several."""
+    tables = []
+    for i, device in enumerate(o.devices):
+        own = run.file(table_name(i))
+        # a resumed run keeps to its copy: the file may have changed, moved, or be named from another folder
+        source = str(own) if own.exists() else device
+        table, caveat = read_table(source, o.runtime, o.threads, o.force_table)
+        if caveat and source == device:
+            run.note(caveat)
+            yield Note("table", caveat, warning=True)
+        tables.append(table)
+    one_space(o.devices, tables)
+    several = len(tables) > 1
+    latency = (
+        SeveralLatency(tables, o.weights, base.space.dress) if several else Latency(tables[0], None, base.space.dress)
+    )
+    leading = next((t for t in tables if t.model is None), tables[0])  # a profile takes any scale
+    space, why = _scale_of_table(o, base, leading, latency)
+    for i, (device, table) in enumerate(zip(o.devices, tables, strict=True)):
+        missing = sum(k not in table.layers for k in layer_keys(space))
+        if missing and table.model is None:
+            note = (
+                f"{missing} layers of the space are not in the table{f' {device}' if several else ''} and are estimated"
+            )
+            run.note(note)
+            yield Note("table", note, warning=True)
+        own, name = run.file(table_name(i)), f"table_{i + 1}" if i else "table"
+        if not own.exists():
+            table.save(own)
+        if name not in run.record.hashes:
+            run.hash(**{name: file_sha256(own if table.model is not None else Path(device))})
+    _keep_scale(run, space, why, tables[0])
+    run.update(device=DeviceRecord(**tables[0].fingerprint.as_dict()))
+    latency.dress = space.dress
+    return space, latency
 
 
-def _scale_of_table(o: Options, base: _Base, table: LatencyTable) -> tuple[SearchSpace, str]:
+def _scale_of_table(o: Options, base: _Base, table: LatencyTable, latency: Latency) -> tuple[SearchSpace, str]:
     """The scaled space and the reason: chosen for the target where any layer can be predicted, else the table's."""
     fixed = parse_scale(o.scale)
     width = fixed[0] if fixed else None
     if table.model is not None and o.data is None and width is None:
-        latency = Latency(table, None, base.space.dress)
         choice = choose_scale_by_accuracy(
-            partial(_predicted_ms, table), base.space, o.target_ms, resolution=o.pinned_resolution, exact=latency,
+            latency, base.space, o.target_ms, resolution=o.pinned_resolution, exact=latency,
             limits=o.limits,
         )  # fmt: skip
         return choice.space, choice.why
     if table.model is not None:
         choice = choose_scale(
-            partial(_predicted_ms, table), base.space, o.target_ms, width=width, resolution=o.pinned_resolution,
+            latency, base.space, o.target_ms, width=width, resolution=o.pinned_resolution,
             seed_ratio=o.seed_ratio, classes=base.classes, most_pixels=base.most_pixels,
         )  # fmt: skip
         return choice.space, choice.why
@@ -139,17 +164,7 @@ def _measured(
     with run.stage("scale"):
         if known is None:
             yield StageStart("scale", f"timing networks of space {base.space.name} on {runtime.fingerprint.cpu}")
-            times, width = partial(quick_ms, runtime), (parse_scale(o.scale) or (None,))[0]
-            if o.data is None and width is None:
-                choice = choose_scale_by_accuracy(
-                    times, base.space, o.target_ms, resolution=o.pinned_resolution, limits=o.limits
-                )
-            else:
-                choice = choose_scale(
-                    times, base.space, o.target_ms, width=width, resolution=o.pinned_resolution,
-                    seed_ratio=o.seed_ratio, classes=base.classes, most_pixels=base.most_pixels,
-                )  # fmt: skip
-            space, why = choice.space, choice.why
+            space, why = _scale_here(o, base, runtime)
             yield Note("scale", why)
             run.update(
                 scale=_scale(space, why),
@@ -180,8 +195,44 @@ def _measured(
     return space, table, Device(runtime, reference_of(table), table.reference_ms)
 
 
-def _predicted_ms(table: LatencyTable, specs: Sequence[ArchSpec]) -> list[float]:
-    return [table.latency_ms(s, estimate=True) for s in specs]
+def _scale_here(o: Options, base: _Base, runtime: Runtime) -> tuple[SearchSpace, str]:
+    """The scaled space for this CPU and the reason, from a few timed networks."""
+    times, width = partial(quick_ms, runtime), (parse_scale(o.scale) or (None,))[0]
+    if o.data is None and width is None:
+        choice = choose_scale_by_accuracy(
+            times, base.space, o.target_ms, resolution=o.pinned_resolution, limits=o.limits
+        )
+    else:
+        choice = choose_scale(
+            times, base.space, o.target_ms, width=width, resolution=o.pinned_resolution,
+            seed_ratio=o.seed_ratio, classes=base.classes, most_pixels=base.most_pixels,
+        )  # fmt: skip
+    return choice.space, choice.why
+
+
+def prepare_several(each: Sequence[Options], runs: Sequence[RunDir[SearchRecord]]) -> Generator[Event, None, None]:
+    """Scales and one table of this CPU for runs of several targets, put into their run directories; what is there
+    already stays."""
+    if all(run.file(TABLE).exists() for run in runs):
+        return
+    runtime = open_runtime(each[0].runtime, each[0].threads)
+    spaces = []
+    for o, run in zip(each, runs, strict=True):
+        base, known = _base(o, (yield from _own_space(o, run))), run.record.scale
+        if known is None:
+            yield StageStart("scale", f"a scale for {o.target_ms:g} ms on {runtime.fingerprint.cpu}")
+            space, why = _scale_here(o, base, runtime)
+            yield Note("scale", why)
+            about = DeviceRecord(**runtime.fingerprint.as_dict(), load_at_start=os.getloadavg()[0])
+            run.update(scale=_scale(space, why), device=about)
+        else:
+            space = scale(base.space, known.width, parse_resolution(str(known.resolution)), base.classes)
+        spaces.append(space)
+    plan = table_of_several(spaces)
+    table = yield from open_table(runtime, plan, rebuild=each[0].rebuild_table, minutes=TABLE_MINUTES)
+    for run in runs:
+        if not run.file(TABLE).exists():
+            table.save(run.file(TABLE))
 
 
 def _scale(space: SearchSpace, why: str) -> Scale:

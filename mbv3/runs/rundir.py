@@ -18,11 +18,11 @@ from typing import Any, Generic, TypeVar
 from mbv3 import record as records
 from mbv3.errors import BadInput
 from mbv3.files import hold, write_atomic
-from mbv3.record import SearchRecord, TrainRecord
+from mbv3.record import FrontRecord, SearchRecord, TrainRecord
 
 __all__ = ["RunDir", "file_sha256", "versions"]
 
-R = TypeVar("R", SearchRecord, TrainRecord)
+R = TypeVar("R", SearchRecord, TrainRecord, FrontRecord)
 T = TypeVar("T")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from mbv3.errors import BadInput, Unreachable
 from mbv3.events import Done, Event, Note, RunStarted, StageStart
 from mbv3.latency import open_runtime
 from mbv3.progress import drain
-from mbv3.record import Accuracy, Baseline, SearchRecord
+from mbv3.record import Accuracy, Bound, SearchRecord
 from mbv3.report import write_report
+from mbv3.runs.beside import put_beside
 from mbv3.runs.declare import moved, takes, there
 from mbv3.runs.deliver import budget_of, deliver, guarded, predicted_accuracy, remove_checkpoints
 from mbv3.runs.init_options import ADVICE
@@ -29,6 +30,7 @@ from mbv3.runs.prepare import prepare
 from mbv3.runs.result import Found
 from mbv3.runs.road import check_road, initial, road_stages
 from mbv3.runs.rundir import RunDir, versions
+from mbv3.runs.shared import Shared
 from mbv3.search import REWARDS, SAMPLERS, Trial, register_reward, register_sampler
 from mbv3.space import SearchSpace, SpaceLimits, load_space, scale
 from mbv3.spec import dump_spec, load_spec
@@ -39,24 +41,21 @@ from mbv3.stages import (
     SpaceLatency,
     adapt,
     adapt_predicted,
-    baselines_at,
     check_limits,
     check_range,
     default_w,
     imagenet_judge,
-    not_above,
     pick_seed,
     pick_starts,
     read_images,
     search,
-    solve,
     space_latency,
     supernet_judge,
     training_judge,
 )
-from mbv3.tables import read_table
+from mbv3.tables import one_space, read_table
 
-__all__ = ["find", "find_events"]
+__all__ = ["check_search", "find", "find_events", "new_record", "resumed"]
 
 
 @takes(Options)
@@ -116,14 +115,14 @@ def find_events(
     if resume is not None:
         if target_ms is not None or out is not None:
             raise BadInput("--resume goes on with the run's own options; give it alone")
-        return (yield from _resumed(RunDir.open(Path(resume), SearchRecord), moved(options)))
+        return (yield from resumed(RunDir.open(Path(resume), SearchRecord), moved(options)))
     if target_ms is None:
         raise BadInput("--target-ms is missing: how many milliseconds may one image take?")
     o = Options.of({"target_ms": target_ms, **options})
-    _check(o)
+    check_search(o)
     network = load_spec(o.from_) if o.from_ is not None else None
     start = check_road(o, network) if network is not None else None
-    record = _record(o)
+    record = new_record(o)
     if network is not None and start is not None:
         record = replace(record, network=dump_spec(network), init=initial(start))
     run = RunDir.create(Path(out) if out is not None else _free_folder(o.target_ms), record)
@@ -133,9 +132,13 @@ def find_events(
     return (yield from guarded(run, (road_stages if start else _chain)(o, run)))
 
 
-def _resumed(run: RunDir[SearchRecord], now: dict[str, Any]) -> Generator[Event, None, Found]:
+def resumed(
+    run: RunDir[SearchRecord], now: Mapping[str, Any] | None = None, shared: Shared | None = None
+) -> Generator[Event, None, Found]:
+    """Go on with a run to its end, where it is not there. `now`: where its images are. `shared`: of the runs that it is
+    one of."""
     try:
-        o = Options.of({**run.record.args, **now})
+        o = Options.of({**run.record.args, **(now or {})})
     except TypeError as e:
         raise BadInput(f"{run.path / 'run.json'}: its args were edited ({e})") from None
     if run.record.status == "done":
@@ -146,11 +149,14 @@ def _resumed(run: RunDir[SearchRecord], now: dict[str, Any]) -> Generator[Event,
         yield Done("run", f"{run.path} is finished")
         return found
     there(o.as_dict(), run.path)
-    stages = road_stages if run.record.init is not None else _chain if run.record.network is None else adapt_stages
-    return (yield from guarded(run, stages(o, run)))
+    if run.record.init is not None:
+        work = road_stages(o, run)
+    else:
+        work = _chain(o, run, shared) if run.record.network is None else adapt_stages(o, run)
+    return (yield from guarded(run, work))
 
 
-def _check(o: Options) -> None:
+def check_search(o: Options) -> None:
     """Everything that can be wrong with what was asked for, before anything is made. Raises: BadInput."""
     if not o.estimate_only:
         open_runtime(o.runtime, o.threads)
@@ -161,14 +167,17 @@ def _check(o: Options) -> None:
     if o.test is not None and o.init is None:
         peek_class_folder(Path(o.test), like=Path(str(o.data)))
     if o.estimate_only:
-        table, _ = read_table(o.device, o.runtime, o.threads, o.force_table)
-        try:
-            _ = table.cost_model  # NetAdapt's cuts will need it, long after this
-        except BadInput as e:
-            raise BadInput(f"{o.device}: too small a table to estimate cut layers from ({e})") from None
+        tables = [read_table(device, o.runtime, o.threads, o.force_table)[0] for device in o.devices]
+        one_space(o.devices, tables)
+        for device, table in zip(o.devices, tables, strict=True):
+            try:
+                _ = table.cost_model  # NetAdapt's cuts will need it, long after this
+            except BadInput as e:
+                raise BadInput(f"{device}: too small a table to estimate cut layers from ({e})") from None
 
 
-def _record(o: Options) -> SearchRecord:
+def new_record(o: Options) -> SearchRecord:
+    """The record of a run that begins."""
     return SearchRecord(
         version=__version__, command=o.command(), args=o.as_dict(), target_ms=o.target_ms, versions=versions(),
         seeds={"search": o.seed}, started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), hashes={},
@@ -186,7 +195,7 @@ def _free_folder(target_ms: float) -> Path:
     return base.with_name(f"{base.name}-{n}")
 
 
-def _chain(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, Found]:
+def _chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -> Generator[Event, None, Found]:
     space, latency = yield from prepare(o, run)
     yield from _caveats(o, run, space)
     cost = space_latency(space, latency)
@@ -207,7 +216,7 @@ def _chain(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, Foun
     with run.stage("accuracy"):
         judge = yield from _judge(o, run, space, images)
     if o.data is None:
-        starts, scored = yield from _starts(o, run, space, judge, cost, limits)
+        starts, scored = yield from _starts(o, run, space, judge, cost, limits, shared)
         with run.stage("netadapt"):
             specs = [space.spec(t.genome, f"seed_{o.target_ms:g}ms") for t in starts]
             adapted = yield from adapt_predicted(specs, latency, o.target_ms, delta=o.delta, limits=o.limits, keep=run)
@@ -215,23 +224,8 @@ def _chain(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, Foun
         seed = starts[adapted.start]
         run.text("seed.yaml", dump_spec(space.dress(specs[adapted.start])))
         run.update(seed_ms=seed.latency_ms, seed_trial=seed.number, accuracy=predicted_accuracy(adapted.estimate))
-        with run.stage("baselines"):
-            yield StageStart("baselines", "MobileNetV3 and random networks at the same ms")
-            like = specs[adapted.start]
-            beside = baselines_at(adapted.ms, like, latency, space, judge, cost, scored, o.seed, o.limits)
-            run.update(
-                baselines=tuple(
-                    Baseline(
-                        name=b.name, ms=round(b.ms, 4), accuracy=round(b.estimate.value, 3),
-                        error=round(b.estimate.error, 3),
-                    )
-                    for b in beside
-                )
-            )  # fmt: skip
-            doubt = not_above(adapted.estimate, beside)
-            if doubt:
-                run.note(doubt)
-                yield Note("baselines", doubt, warning=True)
+        like = specs[adapted.start]
+        yield from put_beside(o, run, adapted, like, latency, space, judge, cost, scored)
         return (yield from deliver(o, run, adapted, None, latency))
     assert images is not None
     with run.stage("search"):
@@ -255,15 +249,20 @@ def _chain(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, Foun
 
 
 def _starts(
-    o: Options, run: RunDir[SearchRecord], space: SearchSpace, judge: Judge, cost: SpaceLatency, limits: SpaceLimits
+    o: Options,
+    run: RunDir[SearchRecord],
+    space: SearchSpace,
+    judge: Judge,
+    cost: SpaceLatency,
+    limits: SpaceLimits,
+    shared: Shared | None,
 ) -> Generator[Event, None, tuple[list[Trial], int]]:
     """(what NetAdapt starts from where each start costs seconds, number of networks scored)."""
     with run.stage("search"):
         if o.sampler_name == SOLVE:
-            found = yield from solve(
-                space, judge, cost, o.target_ms, ratio=o.seed_ratio, count=20 if space.dense is None else 3,
-                seed=o.seed, estimated=o.estimate_only, limits=limits, keep=run,
-            )  # fmt: skip
+            found = yield from (shared or Shared((o.target_ms,))).solution(o, run, space, judge, cost, limits)
+            if found.bound is not None:
+                run.update(bound=Bound(found=round(found.best.accuracy, 4), most=round(found.bound, 4)))
             return [found.best, *found.starts], found.evaluations
         trials = yield from _trials(o, run, space, judge, cost, limits)
         return pick_starts(trials, o.target_ms, o.seed_ratio), len(trials)
@@ -291,7 +290,8 @@ def _trials(
 
 def _caveats(o: Options, run: RunDir[SearchRecord], space: SearchSpace) -> Generator[Event, None, None]:
     if o.estimate_only:
-        note = f"nothing was timed in this run: latencies are predictions from the table {Path(o.device).name}"
+        names = " and ".join(Path(device).name for device in o.devices)
+        note = f"nothing was timed in this run: latencies are predictions from the table {names}"
         run.note(note)
         yield Note("table", note, warning=True)
     if o.segment:

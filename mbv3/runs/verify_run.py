@@ -17,9 +17,10 @@ from mbv3.latency import Device, LatencyTable, open_runtime
 from mbv3.nn import build
 from mbv3.record import Accuracy, SearchRecord, load_as
 from mbv3.runs.options import Options
+from mbv3.runs.prepare import table_name
 from mbv3.runs.rundir import file_sha256
 from mbv3.spec import ArchSpec, count, read_spec, with_head
-from mbv3.tables import Whole, measure_whole, reference_of
+from mbv3.tables import SeveralLatency, Whole, measure_whole, reference_of
 from mbv3.training import read_weights
 from mbv3.typed_json import json_ready
 
@@ -85,7 +86,8 @@ def verify(path: Path) -> Verified:
         *([_head(record, options, spec)] if options.segment else []),
         *_network(path, spec, weights),
         *_accuracy(record, options, spec),
-        _prediction(record, table, spec),
+        *_prediction(path, record, options, table, spec),
+        *_limits(record, options, spec),
     ]
     now: Whole | None = None
     if not options.estimate_only:
@@ -191,9 +193,26 @@ def _onnx_error(file: Path, net: torch.nn.Module, resolution: tuple[int, int]) -
     return float(np.abs(onnx_out - torch_out).max() / max(float(np.abs(torch_out).max()), 1e-9))
 
 
-def _prediction(record: SearchRecord, table: LatencyTable, spec: ArchSpec) -> Check:
+def _prediction(
+    path: Path, record: SearchRecord, options: Options, table: LatencyTable, spec: ArchSpec
+) -> Iterator[Check]:
     correction = 1.0 if record.correction is None else record.correction
-    return _near("predicted ms", record.predicted_ms, table.predict(spec, estimate=True).ms * correction, 1e-4)
+    if not record.devices:
+        yield _near("predicted ms", record.predicted_ms, table.predict(spec, estimate=True).ms * correction, 1e-4)
+        return
+    tables = [LatencyTable.load(path / table_name(i)) for i in range(len(record.devices))]
+    for device, own in zip(record.devices, tables, strict=True):
+        yield _near(f"predicted ms on {device.name}", device.ms, own.predict(spec, estimate=True).ms, 1e-4)
+    yield _near("predicted ms", record.predicted_ms, SeveralLatency(tables, options.weights)([spec])[0], 1e-4)
+
+
+def _limits(record: SearchRecord, options: Options, spec: ArchSpec) -> Iterator[Check]:
+    """What the network has of everything that is limited, counted again."""
+    has = options.limits.of(spec)
+    for limit in record.limits:
+        found = has.get(limit.name, float("nan"))
+        ok = abs(found - limit.found) <= 1e-5 * limit.found and found <= limit.most
+        yield Check(check=f"--max-{limit.name} {limit.most:g}", claimed=limit.found, found=found, ok=ok)
 
 
 def _measure(path: Path, options: Options, table: LatencyTable, spec: ArchSpec) -> Whole:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,17 @@ class Additive:
             total += np.take(block.costs.ravel(), at)
             state = np.take(block.out_of.ravel(), at)
         return total + np.take(self.end, state)
+
+    @classmethod
+    def weighted(cls, sums: Sequence[Additive], weights: Sequence[float]) -> Additive:
+        """The weighted sum of several costs of one space."""
+        first, pairs = sums[0], list(zip(sums, weights, strict=True))
+        blocks = tuple(
+            replace(block, costs=np.sum([w * s.blocks[i].costs for s, w in pairs], axis=0))
+            for i, block in enumerate(first.blocks)
+        )
+        end = np.sum([w * s.end for s, w in pairs], axis=0)
+        return cls(sum(w * s.constant for s, w in pairs), blocks, end)
 
     def extreme(self, largest: bool) -> tuple[float, Genome]:
         """The exact smallest (or largest) cost and a genome with it, by dynamic programming over states."""

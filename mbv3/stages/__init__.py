@@ -5,9 +5,10 @@ Each is called from a notebook without options and without a run directory; `mbv
 
 from mbv3.stages.adapt import Adapted, adapt
 from mbv3.stages.adapt_model import adapt_predicted
-from mbv3.stages.baselines import Beside, baselines_at, not_above
+from mbv3.stages.baselines import Beside, Verdict, baselines_at, compared
 from mbv3.stages.budget import SHARES, Budget
 from mbv3.stages.compare import Compared, Rival, final_steps, rivals_at, train_alike
+from mbv3.stages.gap import most_accurate
 from mbv3.stages.images import Images, calibration_batches, read_images, rescore, subset
 from mbv3.stages.judge import (
     ImagenetJudge,
@@ -30,12 +31,21 @@ from mbv3.stages.road import Alike, Road, road
 from mbv3.stages.road_pace import Effort
 from mbv3.stages.scale import Scale, check_range, choose_scale, quick_ms
 from mbv3.stages.scale_accuracy import choose_scale_by_accuracy
-from mbv3.stages.search import TRIALS, SpaceLatency, default_w, pick_seed, pick_starts, search, space_latency
+from mbv3.stages.search import (
+    TRIALS,
+    SpaceLatency,
+    default_w,
+    pick_seed,
+    pick_starts,
+    search,
+    space_latency,
+    write_trials,
+)
 from mbv3.stages.shrink import PRESETS, Engine, Worth, shrink, site_scores
 from mbv3.stages.shrink_tune import Tuner
 from mbv3.stages.sizes import Sizes, choose_sizes, sized, sized_table, steady_ms
 from mbv3.stages.slim import cut_by_l1, slimmed
-from mbv3.stages.solve import Solution, best_at_random, solve
+from mbv3.stages.solve import Solution, best_at_random, solve, solve_targets
 from mbv3.stages.tune import (
     DISTILL,
     TEMPERATURE,
@@ -85,6 +95,7 @@ __all__ = [
     "TrainingJudge",
     "Tuned",
     "Tuner",
+    "Verdict",
     "Worth",
     "adapt",
     "adapt_predicted",
@@ -98,6 +109,7 @@ __all__ = [
     "choose_scale",
     "choose_scale_by_accuracy",
     "choose_sizes",
+    "compared",
     "cut_by_l1",
     "default_device",
     "default_w",
@@ -105,8 +117,8 @@ __all__ = [
     "final_steps",
     "imagenet_judge",
     "learn",
+    "most_accurate",
     "network_table",
-    "not_above",
     "on_device",
     "peek_photos",
     "pick_seed",
@@ -127,6 +139,7 @@ __all__ = [
     "sized_table",
     "slimmed",
     "solve",
+    "solve_targets",
     "space_latency",
     "steady_ms",
     "step_seconds",
@@ -139,4 +152,5 @@ __all__ = [
     "tune",
     "unmet_together",
     "usual_steps",
+    "write_trials",
 ]

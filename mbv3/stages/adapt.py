@@ -42,6 +42,7 @@ class Adapted:
     correction: float  # of predictions near this network, measured over predicted
     estimate: Estimate | None = None  # of its ImageNet accuracy, where that decided
     start: int = 0  # index of the network that it came from
+    classifier: ArchSpec | None = None  # that the estimate is of, before the head that is deployed
 
     @property
     def ms(self) -> float:

@@ -78,7 +78,7 @@ def adapt_predicted(
     least = MODEL_DELTA if delta is None else delta
     timed = latency.device is not None
     yield StageStart(STAGE, f"NetAdapt from {len(starts)} network(s) to {target_ms:g} ms, by predicted accuracy")
-    rough = Deployed(Latency(latency.table, None, latency.dress), starts[0].head.classes)
+    rough = Deployed(latency.rough(1.0), starts[0].head.classes)
     aim = target_ms * (AIM if timed else 1.0)
     walks: list[_Walk] = []
     began = time.monotonic()
@@ -104,7 +104,7 @@ def adapt_predicted(
     reached = walk.ms <= target_ms
     return Adapted(
         deployed.spec(found), None, scored.latency_ms, walk.verdict, scored.accuracy, reached, walk.correction,
-        estimate, best,
+        estimate, best, found,
     )  # fmt: skip
 
 

@@ -5,55 +5,73 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mbv3.accuracy import Estimate, imagenet
+from mbv3.accuracy import Difference, Estimate, Published, difference, imagenet, zoo
 from mbv3.search import Trial
 from mbv3.space import Limits, SearchSpace
 from mbv3.spec import ArchSpec, load_spec, scale_spec
 from mbv3.stages.judge import Judge
 from mbv3.stages.measure import REFERENCES
+from mbv3.stages.published import published_times
 from mbv3.stages.search import SpaceLatency
 from mbv3.stages.solve import best_at_random
 from mbv3.tables import Latency
 
-__all__ = ["Beside", "baselines_at", "not_above"]
+__all__ = ["Beside", "Verdict", "baselines_at", "compared"]
 
 WIDTHS = tuple(w / 20 for w in range(2, 121))
 TRIED = 3  # widths that are timed, each nearer
 TIMED_S = 1.5  # of a part; there are two
+OVER = 1.01  # a little over the ms counts as the same: the errors of such times are about 1 %
+TIMED_ZOO, NEAR = 6, 1.15  # published networks that are timed, of those predicted within so many times the ms
 
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """A network beside the found one: its ms (measured where the device is at hand, else predicted) and ImageNet
-    accuracy."""
+    """A network beside the found one: its ms (measured where the device is at hand, else predicted) and its ImageNet
+    accuracy, predicted for the recipe of the found one. `published`: its downloadable weights, where it has some."""
 
     name: str
     ms: float
     estimate: Estimate
+    spec: ArchSpec
+    published: Published | None = None
 
 
 def baselines_at(
     ms: float, like: ArchSpec, latency: Latency, space: SearchSpace, judge: Judge, cost: SpaceLatency, scored: int,
     seed: int = 0, limits: Limits | None = None,
 ) -> list[Beside]:  # fmt: skip
-    """MobileNetV3-Large and -Small at the resolution and classes of `like`, as wide as `ms` allows, and the best of
-    `scored` random networks of the space within `ms`; all within `limits`. `cost`: uncorrected, as `latency` has the
-    correction."""
+    """MobileNetV3-Large and -Small at the resolution and classes of `like`, as wide as `ms` allows, the best of
+    `scored` random networks of the space within `ms`, and, for classifiers, the best published network; all within
+    `limits`. `cost`: uncorrected, as `latency` has the correction."""
     limits = limits or Limits()
     found = [beside for name in REFERENCES if (beside := _scaled(name, ms, like, latency, limits)) is not None]
     drawn: Trial | None = best_at_random(space, judge, cost, ms / latency.correction, scored, seed, limits.on(space))
     if drawn is not None:
-        estimate = imagenet(space.spec(drawn.genome))
-        found.append(Beside(f"best of {scored:,} random", drawn.latency_ms * latency.correction, estimate))
-    return found
+        spec = space.spec(drawn.genome)
+        found.append(Beside(f"best of {scored:,} random", drawn.latency_ms * latency.correction, imagenet(spec), spec))
+    known = _published(ms, latency, limits) if space.dense is None else None
+    return [*found, known] if known is not None else found
+
+
+def _published(ms: float, latency: Latency, limits: Limits) -> Beside | None:
+    """The most accurate network of the zoo within `ms` and `limits`; None where there is none."""
+    networks = [p for p in zoo() if limits.hold(p.spec())]
+    near = published_times(latency.rough(), ms if latency.device is None else NEAR * ms, networks)
+    for found in near[:TIMED_ZOO]:
+        spec, took = found.network.spec(), found.ms
+        if latency.device is not None:
+            took = latency.device.networks([spec], parts=2, max_s=TIMED_S).ms[0]
+        if took <= (ms if latency.device is None else OVER * ms):
+            return Beside(found.network.name, took, imagenet(spec), spec, found.network)
+    return None
 
 
 def _scaled(name: str, ms: float, like: ArchSpec, latency: Latency, limits: Limits) -> Beside | None:
     """The widest of a family within `ms` and `limits`; None where its narrowest is slower."""
     base = load_spec(name)
     base = replace(base, head=replace(base.head, classes=like.head.classes))
-    rough = Latency(latency.table, None, latency.dress)
-    rough.correction = latency.correction
+    rough = latency.rough()
 
     def at(width: float) -> ArchSpec:
         return replace(scale_spec(base, width, like.resolution), name=f"{name}@{width:g}")
@@ -75,25 +93,48 @@ def _scaled(name: str, ms: float, like: ArchSpec, latency: Latency, limits: Limi
     if width is None:
         return None
     if latency.device is None:
-        return Beside(at(width).name, predicted(width), imagenet(at(width)))
+        return Beside(at(width).name, predicted(width), imagenet(at(width)), at(width))
     timed: dict[float, float] = {}
     for _ in range(TRIED):
         if width is None or width in timed:
             break
         timed[width] = latency.device.networks([latency.dress(at(width))], parts=2, max_s=TIMED_S).ms[0]
         width = widest(ms * predicted(width) / timed[width])
-    # a little over counts as the same: the errors of such times are about 1 %
-    within = [w for w, t in timed.items() if t <= 1.01 * ms]
+    within = [w for w, t in timed.items() if t <= OVER * ms]
     best = max(within) if within else min(timed)
-    return Beside(at(best).name, timed[best], imagenet(at(best)))
+    return Beside(at(best).name, timed[best], imagenet(at(best)), at(best))
 
 
-def not_above(found: Estimate, beside: Sequence[Beside]) -> str:
-    """What to say where the found network is not above the best of the others beyond its error; else nothing."""
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether the found network is better than `best`, the best of the networks beside it by prediction: `by` is its
+    predicted accuracy less that one's. `text` says what the user must know, nothing where it is better beyond the
+    error; `handed`: the networks that are handed over with it."""
+
+    best: Beside | None = None
+    by: Difference | None = None
+    text: str = ""
+    handed: tuple[Beside, ...] = ()
+
+
+def compared(spec: ArchSpec, found: Estimate, beside: Sequence[Beside]) -> Verdict:
+    """The found network, a classifier with its Estimate, against those beside it."""
     best = max(beside, key=lambda b: b.estimate.value, default=None)
-    if best is None or found.value - best.estimate.value > found.error:
-        return ""
-    return (
-        f"{best.name}, {best.ms:.3g} ms, is predicted {best.estimate.value:.1f} % and the found network "
-        f"{found.value:.1f} %: it is not above it beyond the error of {found.error:.1f} points"
-    )
+    if best is None:
+        return Verdict()
+    by = difference(spec, best.spec, recipe=found.recipe)
+    texts, handed = [], []
+    if not by.above:
+        texts.append(
+            f"{best.name}, {best.ms:.3g} ms, is predicted {best.estimate.value:.1f} % and the found network "
+            f"{found.value:.1f} %: the difference of {by.value:.1f} points is not above its error of {by.error:.1f}"
+        )
+        handed.append(best)
+    public = next((b for b in beside if b.published is not None), None)
+    if public is not None and public.published is not None and public.published.top1 > found.value:
+        texts.append(
+            f"{public.name}, {public.ms:.3g} ms, can be downloaded with {public.published.top1:.1f} % (recipe "
+            f"{public.published.recipe}); the recipe of the prediction would bring it to {public.estimate.value:.1f} %"
+        )
+        handed.append(public)
+    return Verdict(best, by, "; ".join(texts), tuple(dict.fromkeys(handed)))

@@ -80,9 +80,7 @@ def reference_times(found: ArchSpec, width: float, latency: Latency) -> Sequence
     for name in REFERENCES:
         ref = scale_spec(load_spec(name), width, found.resolution)
         ref = latency.dress(replace(ref, head=replace(ref.head, classes=found.head.classes)))
-        if latency.device is not None:
-            ms = latency.device.networks([ref]).ms[0]
-        else:
-            ms = latency.table.predict(ref, estimate=True).ms
+        device = latency.device
+        ms = latency.rough(1.0)([ref])[0] if device is None else device.networks([ref]).ms[0]
         times.append(ReferenceTime(f"{name}@{width:g}", ms))
     return times

@@ -19,7 +19,7 @@ from mbv3.spec import LayerKey
 from mbv3.stages.budget import Budget
 from mbv3.stages.judge import Judge
 from mbv3.stages.keep import Keep, Memory
-from mbv3.tables import Latency
+from mbv3.tables import Latency, SeveralLatency
 
 __all__ = ["TRIALS", "SpaceLatency", "default_w", "pick_seed", "pick_starts", "search", "space_latency", "write_trials"]
 
@@ -42,14 +42,50 @@ class SpaceLatency:
         """(n, genes) to (n,) ms."""
         return self.additive(genomes) + self.constant_ms
 
+    def parts(self, most_ms: float) -> list[tuple[Additive, float, float]]:
+        """`many(genomes) <= most_ms` as sums: (sum over layers, constant, the most of both together)."""
+        return [(self.additive, self.constant_ms, most_ms)]
+
     def range_ms(self) -> tuple[float, float]:
         """The fastest and the slowest network's."""
         least, most = (self.additive.extreme(largest)[0] + self.constant_ms for largest in (False, True))
         return least, most
 
 
+class WorstLatency(SpaceLatency):
+    """The largest of the latencies on several devices."""
+
+    def __init__(self, devices: Sequence[SpaceLatency]) -> None:
+        super().__init__(devices[0].additive, devices[0].constant_ms)
+        self.devices = tuple(devices)
+
+    def __call__(self, genome: Genome) -> float:
+        return max(device(genome) for device in self.devices)
+
+    def many(self, genomes: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.asarray(np.max([device.many(genomes) for device in self.devices], axis=0), dtype=np.float64)
+
+    def parts(self, most_ms: float) -> list[tuple[Additive, float, float]]:
+        return [part for device in self.devices for part in device.parts(most_ms)]
+
+    def range_ms(self) -> tuple[float, float]:
+        """No network is faster than the first; the second is exact."""
+        ranges = [device.range_ms() for device in self.devices]
+        return max(least for least, _ in ranges), max(most for _, most in ranges)
+
+
 def space_latency(space: SearchSpace, latency: Latency) -> SpaceLatency:
-    """Raises: BadInput where the table lacks layers of the space that could be measured here."""
+    """The latency of every network of a space, on one device or on several.
+
+    Raises:
+        BadInput: the table lacks layers of the space that could be measured here.
+    """
+    if isinstance(latency, SeveralLatency):
+        each = [space_latency(space, device) for device in latency.devices]
+        if latency.weights is None:
+            return WorstLatency(each)
+        mean = Additive.weighted([c.additive for c in each], latency.weights)
+        return SpaceLatency(mean, sum(w * c.constant_ms for w, c in zip(latency.weights, each, strict=True)))
     table = latency.table
     calibration = table.calibration
 

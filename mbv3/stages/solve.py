@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +16,13 @@ from mbv3.events import Event, Note, Progress, StageStart
 from mbv3.search import Limit, Trial
 from mbv3.search import solve as solved_under
 from mbv3.space import Genome, SearchSpace, SpaceLimits
+from mbv3.stages.gap import most_accurate
 from mbv3.stages.judge import Judge
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.reach import search_limits, unmet_together
 from mbv3.stages.search import SpaceLatency, write_trials
 
-__all__ = ["Solution", "best_at_random", "solve"]
+__all__ = ["Solution", "best_at_random", "solve", "solve_targets"]
 
 WINDOWS = 5  # limits between the target and the ratio, so that the starts are spread over it
 TRIES = 3  # solutions under the target: one alone misses the best of many in a few of a hundred runs
@@ -30,12 +32,19 @@ KEPT = 40  # networks of each limit that trials.csv holds
 @dataclass(frozen=True, slots=True)
 class Solution:
     """`best`: the most accurate network within the target. `starts`: accurate networks above it, for NetAdapt, the most
-    accurate first. `trials`: what was scored best, these among it. `evaluations`: how many networks were scored."""
+    accurate first. `trials`: what was scored best, these among it. `evaluations`: how many networks were scored.
+    `bound`: an accuracy that no network within the target exceeds; None where the judge is not the ImageNet model."""
 
     best: Trial
     starts: tuple[Trial, ...]
     trials: tuple[Trial, ...]
     evaluations: int
+    bound: float | None = None
+
+    @property
+    def gap(self) -> float | None:
+        """Points that a network within the target can be better at most."""
+        return None if self.bound is None else max(self.bound - self.best.accuracy, 0.0)
 
 
 def solve(
@@ -50,11 +59,12 @@ def solve(
     seed: int = 0,
     estimated: bool = False,
     limits: SpaceLimits | None = None,
+    first: Sequence[Genome] = (),
     keep: Keep | None = None,
 ) -> Generator[Event, None, Solution]:
     """The most accurate network of `space` that takes at most `aim` times `target_ms`, and up to `count` networks of
     `target_ms` to `ratio` times as much: the best ones under each of a few limits. All are within `limits`. Their
-    reward is their accuracy as a share of 1.
+    reward is their accuracy as a share of 1. `first`: networks that the evolution begins with.
 
     Raises:
         BadInput: the judge has no closed form.
@@ -71,15 +81,16 @@ def solve(
     found: dict[Genome, tuple[float, float]] = {}
     starts: list[Genome] = []
     best: Genome | None = None
+    bound: float | None = None
     evaluations = 0
     for i, share in enumerate(shares):
         within = [Limit(cost.many, share * target_ms), *others]
         whole = i == 0
         if whole:
-            done = solved_under(space.sizes, score, within, seed=TRIES * seed, keep=KEPT)
+            done = solved_under(space.sizes, score, within, seed=TRIES * seed, first=first, keep=KEPT)
             evaluations += done.evaluations
             for n in range(1, TRIES):  # the last one begins with what all others found
-                known = done.best if n == TRIES - 1 else ()
+                known = done.best if n == TRIES - 1 else first
                 again = solved_under(space.sizes, score, within, seed=TRIES * seed + n, first=known, keep=KEPT)
                 evaluations += again.evaluations
                 best_of = sorted({*done.best, *again.best}) or [again.genome]
@@ -104,6 +115,7 @@ def solve(
                     f"no network of space {space.name} was found within {target_ms:g} ms", *cost.range_ms()
                 )
             best = done.genome
+            bound = most_accurate(judge, cost, share * target_ms, [best, *done.best], limits)
         else:
             above = [g for g in done.best if g not in starts and found[g][1] > target_ms]
             starts += above[: -(-count // WINDOWS)]
@@ -117,10 +129,29 @@ def solve(
         return Trial(numbers[g], g, *found[g], found[g][0] / 100, "complete")
 
     ordered = sorted(starts, key=lambda g: (-found[g][0], g))[:count]
-    solution = Solution(trial(best), tuple(map(trial, ordered)), tuple(map(trial, numbers)), evaluations)
+    solution = Solution(trial(best), tuple(map(trial, ordered)), tuple(map(trial, numbers)), evaluations, bound)
     write_trials(keep or Memory(), solution.trials, estimated)
-    yield Note("search", f"{solution.best.accuracy:.2f} % within {target_ms:g} ms, {evaluations:,} networks scored")
+    text = f"{solution.best.accuracy:.2f} % within {target_ms:g} ms, {evaluations:,} networks scored"
+    if solution.gap is not None:
+        text += f"; at most {solution.gap:.2f} points better is possible under this table and model"
+    yield Note("search", text)
     return solution
+
+
+def solve_targets(
+    space: SearchSpace, judge: Judge, cost: SpaceLatency, targets_ms: Sequence[float], **how: Any
+) -> Generator[Event, None, dict[float, Solution]]:
+    """`solve` for rising targets in one pass: what was scored best for one begins the next, so that a larger target's
+    network is never the worse one. A target without a solution is left out; `how` as for `solve`."""
+    found: dict[float, Solution] = {}
+    known: tuple[Genome, ...] = ()
+    for target_ms in targets_ms:
+        try:
+            found[target_ms] = yield from solve(space, judge, cost, target_ms, first=known, **how)
+        except Unreachable:
+            continue
+        known = tuple(t.genome for t in found[target_ms].trials)
+    return found
 
 
 def best_at_random(

@@ -23,9 +23,10 @@ from mbv3.tables.open import (
     profile_caveat,
     read_table,
 )
-from mbv3.tables.plan import scaled_space, space_id, space_of, table_plan
+from mbv3.tables.plan import scaled_space, space_id, space_of, table_of_several, table_plan
 from mbv3.tables.predict import Latency, PredictedTime, predict
 from mbv3.tables.reference import REFERENCE, reference_at, reference_of
+from mbv3.tables.several import SeveralLatency, one_space
 from mbv3.tables.transfer import transfer_list
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "OpenTable",
     "PredictedTime",
     "Profile",
+    "SeveralLatency",
     "Whole",
     "WrittenKit",
     "build_remote",
@@ -55,6 +57,7 @@ __all__ = [
     "measure_list",
     "measure_network",
     "measure_whole",
+    "one_space",
     "open_table",
     "panel_of",
     "predict",
@@ -66,6 +69,7 @@ __all__ = [
     "scaled_space",
     "space_id",
     "space_of",
+    "table_of_several",
     "table_plan",
     "transfer_list",
     "unseen_networks",

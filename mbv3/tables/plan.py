@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from mbv3.spec import lower, parse_resolution, pixels
 from mbv3.tables.draw import calibration_networks
 from mbv3.tables.reference import REFERENCE, reference_at
 
-__all__ = ["scaled_space", "space_id", "space_of", "table_plan"]
+__all__ = ["scaled_space", "space_id", "space_of", "table_of_several", "table_plan"]
 
 
 def space_id(space: SearchSpace) -> str:
@@ -45,6 +46,25 @@ def table_plan(space: SearchSpace, **about: Any) -> BuildPlan:
             **about,
         },
     )
+
+
+def table_of_several(spaces: Sequence[SearchSpace]) -> BuildPlan:
+    """What one table of several scaled spaces must hold: every layer of each, calibration networks of each in equal
+    numbers, and the reference network at the scale of the last. Of equal spaces it is the plan of that space."""
+    distinct = list({space_id(s): s for s in spaces}.values())
+    plans = [table_plan(s) for s in distinct]
+    if len(plans) == 1:
+        return plans[0]
+    calibration = []
+    for space, plan in zip(distinct, plans, strict=True):
+        at = f"@{space.width:g}x{pixels(space.resolution)}"
+        some = plan.calibration[:: len(plans)]
+        calibration += [(label + at, spec) for label, spec in some]
+    keys = [*(k for s in distinct for k in layer_keys(s)), *(x.key for _, spec in calibration for x in lower(spec))]
+    scales = [f"{s.width:g}x{pixels(s.resolution)}" for s in distinct]
+    identity = hashlib.sha256(" ".join(space_id(s) for s in distinct).encode()).hexdigest()
+    about = {**plans[-1].about, "space_id": identity, "scales": scales}
+    return BuildPlan(tuple(dict.fromkeys(keys)), tuple(calibration), plans[-1].reference, about)
 
 
 def scaled_space(space: str, scale_text: str = "1") -> SearchSpace:

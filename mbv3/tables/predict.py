@@ -89,6 +89,12 @@ class Latency:
         self._layer_ms: dict[LayerKey, float] = {}  # calibrated, of layers that were asked for
         self._known = {by_time[i]: table.hot_ms(by_time[i]) for i in (int(np.abs(ms - at).argmin()) for at in evenly)}
 
+    def rough(self, correction: float | None = None) -> Latency:
+        """The same without the device: nothing is measured. `correction`: by default the present one."""
+        rough = Latency(self.table, None, self.dress)
+        rough.correction = self.correction if correction is None else correction
+        return rough
+
     @property
     def fine(self) -> int:
         """Channel step at which cliffs can be seen; 0: estimates show none."""

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mbv3.report import comparison, headline
 from mbv3.report.fidelity import Timed, fidelity_info, metrics
 from mbv3.report.headline import headline_info
 from mbv3.report.html import Html, count_text, fixed, ms_text, tag
@@ -145,3 +146,22 @@ def test_numbers_and_text() -> None:
     assert [ms_text(v) for v in (0.1234, 49.38, 1234.5)] == ["0.123", "49.38", "1,234.5"]
     assert fixed(-0.5, 1, sign=True) == "\N{MINUS SIGN}0.5"
     assert tag("p", "<b>", Html("<i></i>"), class_='"') == '<p class="&quot;">&lt;b&gt;<i></i></p>'
+
+
+def test_limits_bound_and_devices_are_facts_of_the_headline(tmp_path: Path, sample: SimpleNamespace) -> None:
+    more = {
+        "comparison": [],
+        "bound": {"found": 75.25, "most": 75.5},
+        "limits": [{"name": "params", "most": 5e6, "found": 4.9e6}],
+        "devices": [{"name": "a.csv", "table": "latency-table.csv", "ms": 41.5}],
+        "baselines": [
+            {"name": "twin", "ms": 40.0, "accuracy": 75.0, "error": 1.2, "below": 0.25, "below_error": 0.5},
+            {"name": "known", "ms": 41.0, "accuracy": 74.0, "error": 1.2, "published": 76.5, "weights": "timm:known"},
+        ],
+    }  # fmt: skip
+    files = read_run(sample.write(tmp_path / "run", **more))
+    assert files.record_faults == ()
+    shown = headline.render(headline_info(files)) + comparison.render(comparison.comparison_info(files))
+    for text in ("at most 0.25 points better is possible under this table and model", "At most 5,000,000 params",
+                 "On a.csv", "0.25 ± 0.50", "76.50, timm:known", "points below the found one"):  # fmt: skip
+        assert text in shown
