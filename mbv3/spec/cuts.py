@@ -34,12 +34,22 @@ class Site:
         return f"{'stem+' if self.first < 0 else ''}rows[{max(self.first, 0)}:{self.last + 1}]"
 
 
-def sites(spec: ArchSpec) -> list[Site]:
+def sites(spec: ArchSpec, tied: Literal["residual", "width"] = "residual") -> list[Site]:
     """The places that the paper cuts, in network order: (1) any expansion layer, (2) every bottleneck size, in all
     consecutive blocks that share it, so that residuals keep (Howard 2019, section 4.2).
 
-    Blocks share a bottleneck where a residual joins them; stages that have as many channels by chance do not."""
-    return [site for site in all_sites(spec) if site.kind in ("expansion", "bottleneck")]
+    Blocks share a bottleneck where a residual joins them; stages that have as many channels by chance do not. With
+    `width` these do, too: a model that counts where the width changes would see a change that no stage brought."""
+    found = [site for site in all_sites(spec) if site.kind in ("expansion", "bottleneck")]
+    if tied == "residual":
+        return found
+    runs: list[Site] = []
+    for site in (site for site in found if site.kind == "bottleneck"):
+        if runs and spec.rows[site.last].out == spec.rows[runs[-1].last].out:
+            runs[-1] = replace(runs[-1], last=site.last)
+        else:
+            runs.append(site)
+    return [site for site in found if site.kind == "expansion"] + runs
 
 
 def all_sites(spec: ArchSpec) -> list[Site]:

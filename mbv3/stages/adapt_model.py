@@ -149,7 +149,7 @@ def _wider(walk: _Walk, deployed: Deployed, judge: _Predicted, most_ms: float) -
     for _ in range(MOST_STEPS):
         now = walk.now
         asked: list[Proposal] = []
-        for site in sites(now.spec):
+        for site in sites(now.spec, "width"):
             before = channels(now.spec, site)
             counts = [before // 8 * 8 + more for more in WIDER]
             wider = [(c, spec) for c in counts if (spec := cut(now.spec, site, c)) is not None]

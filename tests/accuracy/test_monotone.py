@@ -34,7 +34,7 @@ def _replaced(spec: ArchSpec, i: int, **fields: int) -> ArchSpec:
 def random_cut(spec: ArchSpec, kind: str, rng: np.random.Generator) -> ArchSpec | None:
     """`spec` smaller in one place; None where it has no such place."""
     if kind in ("expansion", "bottleneck"):
-        there = [s for s in sites(spec) if s.kind == kind]
+        there = [s for s in sites(spec, "width") if s.kind == kind]
         if not there:
             return None
         site = there[rng.integers(len(there))]
