@@ -27,7 +27,7 @@ __all__ = [
 ]  # fmt: skip
 
 STAGE = "training"
-# weight of the teacher's answers and their temperature: of V3-Small slimmed to half, 9.1 % against 5.2 without a teacher
+# weight of the teacher's answers and their temperature: V3-Small slimmed to half has 9.1 % so, 5.2 without a teacher
 DISTILL, TEMPERATURE = 0.7, 2.0
 BATCH = 64  # of a score
 SETTLED = 16  # batches over which the batch norms of a cut or resized network are taken, before it is fine-tuned
