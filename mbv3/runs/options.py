@@ -75,7 +75,8 @@ class Options:
     sampler: str | None = option(None, "what proposes networks: solve is exact to a local search and needs no trials; "
                                  "surrogate learns the score and needs the fewest trials, rnn is the RNN controller, "
                                  "evolution has crossover, random is the yardstick; nsga2, tpe and gp are Optuna's "
-                                 "(default solve; surrogate with --data, --trials or --w)", metavar="NAME",
+                                 "(default solve; surrogate with --data, evolution with --trials or --w)",
+                                 metavar="NAME",
                                  choices=_samplers)  # fmt: skip
     reward: str = option("limit", "limit is ACC under a hard limit, mnasnet-soft is ACC (LAT/TAR)^w, mnasnet-hard is "
                          "ACC within the target and falls above it, tunas is TuNAS's absolute reward", metavar="NAME",
@@ -205,8 +206,9 @@ class Options:
         """The sampler as asked for, else the one that suits what scores a network."""
         if self.sampler is not None:
             return self.sampler
-        learns = self.data is not None or self.trials is not None or self.w is not None
-        return "surrogate" if learns else SOLVE
+        if self.data is not None:
+            return "surrogate"  # a score costs seconds
+        return "evolution" if self.trials is not None or self.w is not None else SOLVE
 
     @property
     def space_name(self) -> str:

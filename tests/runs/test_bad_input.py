@@ -176,7 +176,7 @@ def test_a_broken_image_is_named_and_the_run_goes_on_once_it_is_mended(
     args += ["--supernet-steps", "2", "--trials", "5", "--finetune-steps", "0", "--delta", "0.1"]
     refused(search(*args, "--out", "run"), "1 of 80 images cannot be decoded; repair or remove", re.escape(str(bad)))
     assert record(here / "run")["status"] == "failed"
-    assert sorted(p.name for p in (here / "run").iterdir()) == [".lock", "latency-table.csv", "run.json"]
+    assert sorted(p.name for p in (here / "run").iterdir()) == [".lock", "latency-table.csv", "run.json", "space.yaml"]
     bad.write_bytes(good)
     code, _, err = search("--resume", "run")
     assert code == 0, err
@@ -320,7 +320,7 @@ def test_unreachable_by_a_table(search: Command, tiny: tuple[str, ...], here: Pa
     assert (kept["status"], kept["exit"]) == ("unreachable", 3)
     assert kept["range_ms"] == pytest.approx([float(said[1]), float(said[2])], rel=0.01)
     left = sorted(p.name for p in (here / "run").iterdir())
-    assert left == [".lock", "latency-table.csv", "run.json"]  # nothing trained, nothing searched
+    assert left == [".lock", "latency-table.csv", "run.json", "space.yaml"]  # nothing trained, nothing searched
 
 
 def test_unreachable_here(search: Command, folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,7 +335,7 @@ def test_unreachable_here(search: Command, folder: Path, here: Path, monkeypatch
     assert (kept["status"], kept["exit"]) == ("unreachable", 3)
     smallest, largest = kept["range_ms"]  # type: ignore[misc]
     assert 0.0001 < smallest < largest  # type: ignore[has-type]
-    assert sorted(p.name for p in (here / "run").iterdir()) == [".lock", "run.json"]
+    assert sorted(p.name for p in (here / "run").iterdir()) == [".lock", "run.json", "space.yaml"]
 
 
 def test_scale_texts() -> None:

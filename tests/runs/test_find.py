@@ -108,7 +108,13 @@ def test_a_resumed_run_keeps_to_its_own_table(folder: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("given", "sampler"),
-    [({}, "solve"), ({"trials": 9}, "rnn"), ({"w": -0.1}, "rnn"), ({"data": "d"}, "rnn"), ({"sampler": "tpe"}, "tpe")],
+    [
+        ({}, "solve"),
+        ({"trials": 9}, "evolution"),
+        ({"w": -0.1, "reward": "tunas"}, "evolution"),
+        ({"data": "d"}, "surrogate"),
+        ({"sampler": "tpe"}, "tpe"),
+    ],
 )
 def test_options_of_a_sampler_that_learns_choose_one(given: dict[str, Any], sampler: str) -> None:
     assert Options.of({"target_ms": 5.0, **given}).sampler_name == sampler
