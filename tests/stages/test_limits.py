@@ -109,8 +109,9 @@ def test_netadapt_and_the_baselines_keep_to_the_limits(
     assert SEVERAL.hold(adapted.spec) and adapted.ms <= TARGET and not SEVERAL.hold(free.spec)
     beside = baselines_at(adapted.ms, specs[0], latency, space, judge, cost, 2000, limits=SEVERAL)
     wide = baselines_at(2 * TARGET, specs[0], latency, space, judge, cost, 2000)
-    assert len(beside) == len(wide) == 3
+    assert len(beside) == len(wide) == 4
     assert all(a.estimate.value < b.estimate.value for a, b in zip(beside, wide, strict=True))
+    assert SEVERAL.hold(beside[3].spec) and beside[3].published is not None
     for b in beside[:2]:
         name, _, width = b.name.partition("@")
         assert SEVERAL.hold(scale_spec(load_spec(name), float(width), (224, 224)))
