@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +85,7 @@ def computed_table(space: SearchSpace, **fingerprint: object) -> LatencyTable:
 @pytest.fixture(autouse=True)
 def short_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bound from little time, which holds too."""
-    monkeypatch.setattr(sys.modules["mbv3.stages.gap"], "SECONDS", 0.1)
+    monkeypatch.setattr(import_module("mbv3.stages.gap"), "SECONDS", 0.1)
 
 
 @pytest.fixture(scope="session")

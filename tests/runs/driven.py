@@ -38,7 +38,7 @@ sys.exit(search_main())
 SUPERNET = "mbv3.training.loop:one_step:8"  # the eighth training step of this process
 PRETRAIN = "mbv3.training.loop:one_step:9"
 SEARCH = "mbv3.supernet.task:SupernetAccuracy.__call__:23"
-IMAGENET_SEARCH = "mbv3.stages.judge:ImagenetJudge.accuracy:33"
+IMAGENET_SEARCH = "mbv3.search.study:Search._one:33"
 NETADAPT = "mbv3.stages.adapt_tune:FineTune.__call__"
 PREDICTED = "mbv3.stages.adapt_model:imagenet"
 
