@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["Done", "Event", "Note", "Progress", "RunStarted", "StageStart", "result", "watched"]
+__all__ = ["Done", "Event", "Note", "Progress", "RunStarted", "StageStart", "counted", "result", "watched"]
 
 R = TypeVar("R")
 
@@ -93,3 +93,13 @@ def result(events: Generator[Event, None, R]) -> R:
         except StopIteration as end:
             value: R = end.value
             return value
+
+
+def counted(work: Generator[tuple[int, int], None, R], stage: str, text: str) -> Generator[Event, None, R]:
+    """Work that yields (done, total), as progress of `stage`."""
+    while True:
+        try:
+            done, total = next(work)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        yield Progress(stage, done, total, text)

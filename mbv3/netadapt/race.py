@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbv3.netadapt.choose import Scored
-from mbv3.netadapt.proposals import Proposal, propose
-from mbv3.netadapt.run import LONGEST, Candidate, Start, Step
+from mbv3.netadapt.proposals import Proposal
+from mbv3.netadapt.run import Candidate, Start, Step, step_proposals
 from mbv3.nn import cut_state
 from mbv3.spec import ArchSpec
 
@@ -103,13 +103,9 @@ def netadapt_paired(
     one proposal are held at a time, besides those of the best and of the uncut network.
     """
     while True:
-        now = start.scored
-        if now.latency_ms <= target_ms:
+        if start.scored.latency_ms <= target_ms:
             return
-        save = min(delta_ms, now.latency_ms - target_ms)
-        proposals = propose(start.spec, now.latency_ms, save, latency, fine)
-        # as in `netadapt`: a cut as long as many steps only where there is no shorter one
-        proposals = [p for p in proposals if now.latency_ms - p.latency_ms <= LONGEST * delta_ms] or proposals
+        proposals = step_proposals(start, target_ms, delta_ms, latency, fine)
         if not proposals:
             return
         race = _Race(start, proposals, tune)

@@ -13,7 +13,7 @@ from mbv3.netadapt.proposals import Proposal, propose
 from mbv3.nn import cut_state
 from mbv3.spec import ArchSpec
 
-__all__ = ["Candidate", "FineTune", "Start", "Step", "netadapt"]
+__all__ = ["Candidate", "FineTune", "Start", "Step", "netadapt", "step_proposals"]
 
 State = dict[str, Tensor]
 LONGEST = 3  # deltas
@@ -55,6 +55,19 @@ class Step:
     after: Start
 
 
+def step_proposals(
+    start: Start, target_ms: float, delta_ms: float, latency: Callable[[Sequence[ArchSpec]], Sequence[float]], fine: int
+) -> list[Proposal]:
+    """A step's proposals: cuts of at least `delta_ms`, or of what is left to the target."""
+    now = start.scored
+    # the last step need not overshoot the target; cliffs decide how near it gets
+    save = min(delta_ms, now.latency_ms - target_ms)
+    proposals = propose(start.spec, now.latency_ms, save, latency, fine)
+    # departure: at a cliff a cut can be as long as many steps and fall far below the target, and one noisy accuracy
+    # should not decide it; such a cut is a proposal only where there is no shorter one
+    return [p for p in proposals if now.latency_ms - p.latency_ms <= LONGEST * delta_ms] or proposals
+
+
 def netadapt(
     start: Start,
     target_ms: float,
@@ -75,12 +88,7 @@ def netadapt(
         now = start.scored
         if now.latency_ms <= target_ms:
             return
-        # the last step need not overshoot the target; cliffs decide how near it gets
-        save = min(delta_ms, now.latency_ms - target_ms)
-        proposals = propose(start.spec, now.latency_ms, save, latency, fine)
-        # departure: at a cliff a cut can be as long as many steps and fall far below the target, and one noisy accuracy
-        # should not decide it; such a cut is a proposal only where there is no shorter one
-        proposals = [p for p in proposals if now.latency_ms - p.latency_ms <= LONGEST * delta_ms] or proposals
+        proposals = step_proposals(start, target_ms, delta_ms, latency, fine)
         if not proposals:
             return
         candidates: list[Candidate] = []

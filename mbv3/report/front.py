@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from mbv3.errors import BadInput
 from mbv3.record import FrontRecord, SearchRecord, load_as, peek
-from mbv3.report.html import Html, count_text, fixed, html, join, ms_text, section, table, tag, why
-from mbv3.report.style import CSS
+from mbv3.report.document import document, write_document
+from mbv3.report.html import Html, count_text, fixed, ms_text, section, table, tag, why
 from mbv3.report.svg import MUTED, ORANGE, draw
 
 __all__ = ["FrontInfo", "front_info", "front_page", "write_front"]
-
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,16 +86,7 @@ def front_page(info: FrontInfo) -> Html:
         tag("header", tag("h1", f"mbv3 search: {targets} ms"), tag("p", tag("code", info.command))),
         section("front", "The front", picture, table(head, _rows(info))),
     )
-    page = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name_="color-scheme", content="light dark"),
-        tag("title", f"mbv3 search: {targets} ms"),
-        tag("style", Html(CSS)),
-    )
-    return join([html(Html("<!DOCTYPE html>\n")), tag("html", page, tag("body", body), lang="en"), Html("\n")])
+    return document(f"mbv3 search: {targets} ms", body)
 
 
 def write_front(folder: Path) -> Path:
@@ -108,11 +95,4 @@ def write_front(folder: Path) -> Path:
     Raises:
         BadInput: it is not such a run directory, or the file cannot be written.
     """
-    text = front_page(front_info(folder))
-    target, part = folder / "report.html", folder / ".report.html.part"
-    try:
-        part.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(part, target)
-    except OSError as e:
-        raise BadInput(f"{target}: cannot be written ({e.strerror})") from None
-    return target
+    return write_document(folder, front_page(front_info(folder)))

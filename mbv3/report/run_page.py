@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from mbv3.errors import BadInput
 from mbv3.report import comparison, fidelity, headline, network, provenance, trace, trials
+from mbv3.report.document import document, write_document
 from mbv3.report.html import Html, html, join, tag, why
 from mbv3.report.run_files import RunFiles, number, read_run
-from mbv3.report.style import CSS
 
 __all__ = ["page", "write_report"]
 
 LISTED_FAULTS = 20
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # nothing is fetched, no script runs
 
 
 def write_report(run: Path) -> Path:
@@ -23,14 +20,7 @@ def write_report(run: Path) -> Path:
     Raises:
         BadInput: `run` is not a folder, or the file cannot be written.
     """
-    text = page(read_run(run))
-    target, part = run / "report.html", run / ".report.html.part"
-    try:
-        part.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(part, target)
-    except OSError as e:
-        raise BadInput(f"{target}: cannot be written ({e.strerror})") from None
-    return target
+    return write_document(run, page(read_run(run)))
 
 
 def page(files: RunFiles) -> Html:
@@ -48,16 +38,7 @@ def page(files: RunFiles) -> Html:
         *provenance.render(provenance.provenance_info(files)),
     )
     title = f"mbv3 search: {info.name}" if info.name else "mbv3 search"
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name_="color-scheme", content="light dark"),
-        tag("title", title),
-        tag("style", Html(CSS)),
-    )
-    return join([Html("<!DOCTYPE html>\n"), tag("html", head, tag("body", body), lang="en"), Html("\n")])
+    return document(title, body)
 
 
 def _record_faults(files: RunFiles) -> Html:

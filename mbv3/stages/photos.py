@@ -22,7 +22,7 @@ from mbv3.data import (
     stored_size,
 )
 from mbv3.errors import BadInput
-from mbv3.events import Event, Note, Progress
+from mbv3.events import Event, Note, counted
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
 
@@ -115,12 +115,6 @@ def _decoded(
         decoded = decode_all(files, side, folder)
     else:
         work = store_pixels(files, side, folder, store, most_bytes=MOST_BYTES)
-        while True:
-            try:
-                done, total = next(work)
-            except StopIteration as end:
-                decoded = end.value
-                break
-            yield Progress("images", done, total, f"decoding the images to {name}")
+        decoded = yield from counted(work, "images", f"decoding the images to {name}")
     yield from (Note("images", line, warning=True) for line in decoded.notes)
     return ImageSet(decoded.pixels, labels[decoded.kept], classes, decoded.sha256)

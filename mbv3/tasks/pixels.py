@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbv3.data import Framing, Pixels, store_pixels
-from mbv3.events import Event, Note, Progress
+from mbv3.events import Event, Note, counted
 from mbv3.tasks.task import Source
 
 __all__ = ["Stored", "fingerprint", "stored"]
@@ -51,13 +51,7 @@ def stored(
         files, size, str(source.path), folder / f"pixels-{name}.u8", fit,
         skip_broken=source.skip_broken, most_bytes=int(source.store_gb * 1e9),
     )  # fmt: skip
-    while True:
-        try:
-            done, total = next(work)
-        except StopIteration as end:
-            decoded = end.value
-            break
-        yield Progress("images", done, total, f"decoding {what} images")
+    decoded = yield from counted(work, "images", f"decoding {what} images")
     if decoded.broken:
         yield Note(
             "images",
