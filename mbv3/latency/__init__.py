@@ -21,6 +21,7 @@ from mbv3.latency.metrics import Fidelity, fidelity
 from mbv3.latency.networks import MeasuredNetworks, read_networks
 from mbv3.latency.profiles import load_profile, profile_names
 from mbv3.latency.protocol import interleave, p10
+from mbv3.latency.runner import LEAST_RUNS
 from mbv3.latency.runtime import (
     RUNTIMES,
     Here,
@@ -41,6 +42,7 @@ __all__ = [
     "ERROR",
     "FEATURES",
     "FIT",
+    "LEAST_RUNS",
     "MINUTES",
     "NETWORK_ROUNDS",
     "RUNTIMES",

@@ -22,11 +22,12 @@ import numpy as np
 
 from mbv3.latency.conditions import cores_to_use
 from mbv3.latency.fingerprint import Fingerprint
-from mbv3.latency.protocol import noise_floor, sums
+from mbv3.latency.protocol import FEWEST, noise_floor, sums
 from mbv3.latency.sessions import KINDS, Run, RuntimeFault
 from mbv3.latency.timers import InProcess, Timer
 
 __all__ = [
+    "LEAST_RUNS",
     "RESULTS",
     "Journal",
     "Measurements",
@@ -43,6 +44,7 @@ __all__ = [
 
 RESULTS = "mbv3-results/3"
 LEAST = 3  # passes
+LEAST_RUNS = 3 * LEAST * FEWEST  # of an item: a visit is a run that is not timed and two that are
 LAYERS_PART, NETWORKS_PART = 0.15, 0.15  # largest share of the time in one pass: slow networks get fewer rounds
 CHUNK_BYTES = 1_200_000_000  # of weights and activations in the sessions that are open together
 CHUNK_LAYERS = 256

@@ -17,14 +17,16 @@ from mbv3.record import Scale, SearchRecord
 from mbv3.runs.options import Options
 from mbv3.runs.rundir import RunDir, file_sha256
 from mbv3.space import SearchSpace, layer_keys, parse_scale, parse_space, scale, space_text
-from mbv3.spec import parse_resolution, pixels
-from mbv3.stages import choose_scale, choose_scale_by_accuracy, quick_ms
+from mbv3.spec import lower, parse_resolution, pixels
+from mbv3.stages import choose_scale, choose_scale_by_accuracy, quick_ms, typical
 from mbv3.tables import (
     TABLE_MINUTES,
     Latency,
     SeveralLatency,
+    lean_plan,
     one_space,
     open_table,
+    part_note,
     read_table,
     reference_of,
     table_of_several,
@@ -178,13 +180,17 @@ def _measured(
         if own.exists():
             table = LatencyTable.load(own)
         else:
-            plan = table_plan(space)
+            rate = run.value("ms_per_madd", lambda: _ms_per_madd(space, runtime))
+            plan = lean_plan(table_plan(space), rate, o.target_ms, TABLE_MINUTES)
             table = yield from open_table(runtime, plan, rebuild=o.rebuild_table, minutes=TABLE_MINUTES)
         table.require(runtime.fingerprint, str(own))
         table.save(own)
         if "table" not in run.record.hashes:
             run.hash(table=file_sha256(own))
         _keep_scale(run, space, why, table)
+        if note := part_note(table):
+            run.note(note)
+            yield Note("table", note)
         report = table.report or {}
         if report:
             yield Note(
@@ -193,6 +199,12 @@ def _measured(
                 f"within 5 % (noise floor {report.get('noise_floor')} %)",
             )
     return space, table, Device(runtime, reference_of(table), table.reference_ms)
+
+
+def _ms_per_madd(space: SearchSpace, runtime: Runtime) -> float:
+    """What a typical network of the space takes here."""
+    spec = space.deployed(typical(space))
+    return quick_ms(runtime, [spec])[0] / sum(layer.madds for layer in lower(spec))
 
 
 def _scale_here(o: Options, base: _Base, runtime: Runtime) -> tuple[SearchSpace, str]:
@@ -228,7 +240,8 @@ def prepare_several(each: Sequence[Options], runs: Sequence[RunDir[SearchRecord]
         else:
             space = scale(base.space, known.width, parse_resolution(str(known.resolution)), base.classes)
         spaces.append(space)
-    plan = table_of_several(spaces)
+    rate = runs[-1].value("ms_per_madd", lambda: _ms_per_madd(spaces[-1], runtime))
+    plan = lean_plan(table_of_several(spaces), rate, max(o.target_ms for o in each), TABLE_MINUTES)
     table = yield from open_table(runtime, plan, rebuild=each[0].rebuild_table, minutes=TABLE_MINUTES)
     for run in runs:
         if not run.file(TABLE).exists():

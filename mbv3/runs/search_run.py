@@ -45,11 +45,11 @@ from mbv3.stages import (
     check_range,
     default_w,
     imagenet_judge,
+    near_rows,
     pick_seed,
     pick_starts,
     read_images,
     search,
-    space_latency,
     supernet_judge,
     training_judge,
 )
@@ -198,10 +198,16 @@ def _free_folder(target_ms: float) -> Path:
 def _chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -> Generator[Event, None, Found]:
     space, latency = yield from prepare(o, run)
     yield from _caveats(o, run, space)
-    cost = space_latency(space, latency)
+    limits = o.limits.on(space)
+    targets = shared.targets_ms if shared is not None and shared.targets_ms else (o.target_ms,)
+    if shared is not None and shared.table is not None and latency.device is not None:
+        latency.table = shared.table
+    with run.stage("rows"):
+        cost = yield from near_rows(space, latency, targets, ratio=o.seed_ratio, limits=limits, seed=o.seed, keep=run)
+    if shared is not None:
+        shared.table = latency.table
     run.update(range_ms=cost.range_ms())
     smallest, largest = cost.range_ms()
-    limits = o.limits.on(space)
     # a limit may keep networks far below the target
     check_range(min(o.target_ms, largest) if o.limits else o.target_ms, smallest, largest, space, o.scale != "auto")
     check_limits(space, limits, cost, o.scale != "auto")

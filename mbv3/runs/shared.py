@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 from mbv3.events import Event
+from mbv3.latency import LatencyTable
 from mbv3.record import SearchRecord
 from mbv3.runs.options import Options
 from mbv3.runs.rundir import RunDir
@@ -19,6 +20,7 @@ class Shared:
 
     def __init__(self, targets_ms: Sequence[float]) -> None:
         self.targets_ms = tuple(targets_ms)
+        self.table: LatencyTable | None = None  # with the rows that the runs before measured
         self._solved: dict[float, Solution] | None = None
 
     def solution(

@@ -24,12 +24,13 @@ from mbv3.stages.judge import (
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.learn import CHECKPOINT, LOG, Learned, default_device, learn
 from mbv3.stages.measure import ReferenceTime, check_reach, fast_enough, network_table, reference_times
+from mbv3.stages.near_rows import near_rows
 from mbv3.stages.photos import Photos, peek_photos, read_photos
 from mbv3.stages.published import PublishedTime, published_times
 from mbv3.stages.reach import check_limits, search_limits, unmet_together
 from mbv3.stages.road import Alike, Road, road
 from mbv3.stages.road_pace import Effort
-from mbv3.stages.scale import Scale, check_range, choose_scale, quick_ms
+from mbv3.stages.scale import Scale, check_range, choose_scale, quick_ms, typical
 from mbv3.stages.scale_accuracy import choose_scale_by_accuracy
 from mbv3.stages.search import (
     TRIALS,
@@ -118,6 +119,7 @@ __all__ = [
     "imagenet_judge",
     "learn",
     "most_accurate",
+    "near_rows",
     "network_table",
     "on_device",
     "peek_photos",
@@ -150,6 +152,7 @@ __all__ = [
     "train_alike",
     "training_judge",
     "tune",
+    "typical",
     "unmet_together",
     "usual_steps",
     "write_trials",

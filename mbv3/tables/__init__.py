@@ -5,6 +5,7 @@ from mbv3.tables.check import check, check_count, informative_networks, panel_of
 from mbv3.tables.devices import KnownDevices, Profile, known_devices
 from mbv3.tables.draw import calibration_network, calibration_networks, cut_network, random_networks
 from mbv3.tables.kit import WrittenKit, write_space_kit
+from mbv3.tables.lean import is_part, lean_plan, part_note
 from mbv3.tables.measure import (
     VERDICT_PARTS,
     MeasuredList,
@@ -53,13 +54,16 @@ __all__ = [
     "choose_table",
     "cut_network",
     "informative_networks",
+    "is_part",
     "known_devices",
+    "lean_plan",
     "measure_list",
     "measure_network",
     "measure_whole",
     "one_space",
     "open_table",
     "panel_of",
+    "part_note",
     "predict",
     "profile_caveat",
     "random_networks",

@@ -27,6 +27,7 @@ from mbv3.latency import (
     profile_names,
     table_path,
 )
+from mbv3.tables.lean import is_part
 from mbv3.tables.plan import scaled_space, table_plan
 
 __all__ = [
@@ -90,7 +91,8 @@ def open_table(
     error: float | None = None,
     minutes: float = MINUTES,
 ) -> Generator[Event, None, LatencyTable]:
-    """The table of `plan` for this machine: from the cache, else measured now. Returns it.
+    """The table of `plan` for this machine: from the cache, else measured now. Returns it. A whole table serves a plan
+    of a part of it.
 
     Where `error` is given, a table that is noisier and was measured for clearly less than `minutes` is measured again.
     """
@@ -100,12 +102,16 @@ def open_table(
             table = LatencyTable.load(path)
             table.require(runtime.fingerprint, str(path))
             date = (table.about or {}).get("date")
-            if error is None or not _is_noisier(table, error, minutes):
+            if is_part(table) and not is_part(plan):
+                yield Note("table", f"the latency table in {path} holds a part of the space; measuring the whole")
+            elif error is None or not _is_noisier(table, error, minutes):
                 yield Note("table", f"using the latency table of {date} in {path} (--rebuild-table measures it again)")
                 if error is not None:
                     yield from noise_warning(table, error)
                 return table
-            yield Note("table", f"the latency table of {date} in {path} is noisier than requested; measuring it again")
+            else:
+                text = f"the latency table of {date} in {path} is noisier than requested; measuring it again"
+                yield Note("table", text)
         except BadInput as e:
             yield Note("table", f"{e}; measuring it again", warning=True)
     return (yield from build_table(runtime, plan, path, error=ERROR if error is None else error, minutes=minutes))

@@ -106,10 +106,17 @@ class Latency:
         One pass by default, where a table takes more: NetAdapt asks for hundreds of networks and compares neighbouring
         channel counts of one layer, whose times it makes monotone.
         """
-        if self.device is not None:
-            missing = list(dict.fromkeys(k for s in specs for k in _keys(s) if k not in self.table.layers))
-            self.table = self.table.with_layers(self.device.layers(missing, self._known, passes=self.passes))
+        self.fill(specs, self.passes)
         return [self._ms(spec) * self.correction for spec in specs]
+
+    def missing(self, specs: Sequence[ArchSpec]) -> list[LayerKey]:
+        """Layers of the networks that have no row, each once."""
+        return list(dict.fromkeys(k for s in specs for k in _keys(s) if k not in self.table.layers))
+
+    def fill(self, specs: Sequence[ArchSpec], passes: int) -> None:
+        """Measure the missing rows of the networks in so many passes, where the device is at hand."""
+        if self.device is not None and (missing := self.missing(specs)):
+            self.table = self.table.with_layers(self.device.layers(missing, self._known, passes=passes))
 
     def _ms(self, spec: ArchSpec) -> float:
         """What `table.predict` answers, each layer looked up once. Tables only gain rows, for layers not asked for."""

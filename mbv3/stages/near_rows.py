@@ -1,0 +1,66 @@
+"""The rows of a table that decide a search: those of the best networks near the target are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+from mbv3.accuracy import imagenet_space
+from mbv3.events import Event, Progress, StageStart
+from mbv3.search import Limit, solve
+from mbv3.space import Genome, SearchSpace, SpaceLimits, layer_keys
+from mbv3.stages.keep import Keep, Memory
+from mbv3.stages.reach import search_limits
+from mbv3.stages.search import SpaceLatency, space_latency
+from mbv3.tables import Latency
+
+__all__ = ["near_rows"]
+
+STAGE, TABLE = "rows", "latency-table.csv"
+TURNS = 8
+NEAR = 24  # networks within each limit whose rows are measured
+PASSES = 3  # as a row of the table has
+
+
+def near_rows(
+    space: SearchSpace,
+    latency: Latency,
+    targets_ms: Sequence[float],
+    *,
+    ratio: float = 1.25,
+    limits: SpaceLimits | None = None,
+    seed: int = 0,
+    keep: Keep | None = None,
+) -> Generator[Event, None, SpaceLatency]:
+    """The latency of every network of `space`, measured where it matters.
+
+    A search among estimated times prefers the layers that are estimated too fast. So the networks that the ImageNet
+    model predicts to be best within each target, and within `ratio` times as much, get the rows that they lack, and are
+    looked for again, until they lack none. The table grows in `latency`, and is kept. Where the device is not at hand,
+    or nothing is lacking, no network is looked for.
+    """
+    cost = space_latency(space, latency)
+    lacking = [k for k in layer_keys(space) if k not in latency.table.layers]
+    if latency.device is None or not lacking:
+        return cost
+    limits, keep, score = limits or SpaceLimits(), keep or Memory(), imagenet_space(space)
+    yield StageStart(STAGE, f"measuring the layers of the best networks, of {len(lacking)} whose times are estimated")
+    best: list[Genome] = []
+    for turn in range(TURNS):
+        found: list[Genome] = []
+        for most in [t * r for t in targets_ms for r in (1.0, ratio)]:
+            within = [Limit(cost.many, most), *search_limits(limits)]
+            done = solve(
+                space.sizes, score, within, seed=seed, population=400, generations=12, starts=2, first=best, keep=NEAR
+            )
+            found += done.best
+        best = list(dict.fromkeys(found))
+        specs = [space.deployed(g) for g in best]
+        missing = len(latency.missing(specs))
+        if not missing:
+            break
+        yield Progress(STAGE, turn + 1, TURNS, f"{missing} layers of {len(best)} networks")
+        latency.fill(specs, PASSES)
+        cost = space_latency(space, latency)
+        if (file := keep.file(TABLE)) is not None:
+            latency.table.save(file)
+    return cost

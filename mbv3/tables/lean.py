@@ -1,0 +1,85 @@
+"""A part of a table, where all of its rows would take too long: rows spread over the space, and few whole networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from mbv3.latency import LEAST_RUNS, BuildPlan, LatencyTable
+from mbv3.spec import ArchSpec, LayerKey, count, lower, lower_key
+
+__all__ = ["is_part", "lean_plan", "part_note"]
+
+PART = "rows of all"  # in `about` of a table that holds a part: how many rows all would be
+LEEWAY = 1.5  # times the minutes: a plan that takes no longer stays whole
+SESSION_S = 0.03  # for opening the session of a layer, once a pass
+LEAST_MS = 0.02  # of a layer: small ones are not as fast as their multiply-adds say
+NETWORKS, FEWEST_NETWORKS = 24, 12  # ten calibrate a table to 1.3 % already
+NETWORKS_SHARE = 0.4  # of the time
+LEAST_ROWS = 150  # a cost model of fewer says little
+BEYOND = 1.6  # times the target: slower networks say little about those near it
+
+
+def is_part(of: BuildPlan | LatencyTable) -> bool:
+    """Whether a plan or a table holds a part of the rows of its space."""
+    return PART in (of.about or {})
+
+
+def part_note(table: LatencyTable) -> str:
+    """What to say of a table that holds a part; empty of a whole one."""
+    if not is_part(table):
+        return ""
+    return (
+        f"{len(table.layers)} of {dict(table.about or {})[PART]} layers are measured, the others are estimated with an "
+        f"error of {table.cost_model.error:.0f} %; those of the best networks are measured before they are compared"
+    )
+
+
+def lean_plan(plan: BuildPlan, ms_per_madd: float, target_ms: float, minutes: float) -> BuildPlan:
+    """`plan` if it can be measured in about `minutes`; else as many of its rows, spread over all of them, and up to
+    NETWORKS of its calibration networks near `target_ms`, as can.
+
+    `ms_per_madd`: what a network near the target takes here, by which the time is estimated.
+    """
+    layer_s = {k: _seconds(max(lower_key(k).madds * ms_per_madd, LEAST_MS)) + SESSION_S for k in plan.keys}
+    network_ms = [count(spec).madds * ms_per_madd for _, spec in plan.calibration]
+    if sum(layer_s.values()) + sum(map(_seconds, network_ms)) <= LEEWAY * 60 * minutes:
+        return plan
+    chosen = _networks(network_ms, target_ms, NETWORKS_SHARE * 60 * minutes)
+    calibration = tuple(plan.calibration[i] for i in chosen)
+    rows = dict.fromkeys(_layers(spec for _, spec in calibration))
+    left = 60 * minutes - sum(_seconds(network_ms[i]) for i in chosen) - sum(layer_s[k] for k in rows)
+    for i in np.random.default_rng(0).permutation(len(plan.keys)):
+        key = plan.keys[i]
+        if key in rows:
+            continue
+        left -= layer_s[key]
+        if left < 0 and len(rows) >= LEAST_ROWS:
+            break
+        rows[key] = None
+    if len(rows) >= len(plan.keys):
+        return replace(plan, calibration=calibration)
+    return replace(plan, keys=tuple(rows), calibration=calibration, about={**plan.about, PART: len(plan.keys)})
+
+
+def _seconds(ms: float) -> float:
+    """Seconds of the fewest runs of an item that takes `ms`."""
+    return LEAST_RUNS * ms / 1e3
+
+
+def _networks(ms: Sequence[float], target_ms: float, seconds: float) -> list[int]:
+    """Indices of networks up to BEYOND times the target, evenly over their times, as many as fit into `seconds`."""
+    order = sorted(range(len(ms)), key=ms.__getitem__)
+    near = [i for i in order if ms[i] <= BEYOND * target_ms]
+    near = near if len(near) >= FEWEST_NETWORKS else order[:FEWEST_NETWORKS]
+    for n in range(min(NETWORKS, len(near)), FEWEST_NETWORKS - 1, -1):
+        chosen = [near[i] for i in np.linspace(0, len(near) - 1, n).round().astype(int)]
+        if sum(_seconds(ms[i]) for i in chosen) <= seconds:
+            break
+    return sorted(chosen)
+
+
+def _layers(specs: Iterable[ArchSpec]) -> list[LayerKey]:
+    return [layer.key for spec in specs for layer in lower(spec)]
