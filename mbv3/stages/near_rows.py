@@ -15,9 +15,11 @@ from mbv3.tables import Latency
 
 __all__ = ["near_rows"]
 
-STAGE, TABLE = "rows", "latency-table.csv"
+STAGE, TABLE, TURNS_FILE = "rows", "latency-table.csv", "rows.csv"
+COLUMNS = ("turn", "networks", "layers")
 TURNS = 8
 NEAR = 24  # networks within each limit whose rows are measured
+OPTIMISM = 0.5  # held-out errors of the cost model by which a layer without a row is hoped to be faster
 PASSES = 3  # as a row of the table has
 
 
@@ -35,20 +37,23 @@ def near_rows(
 
     A search among estimated times prefers the layers that are estimated too fast. So the networks that the ImageNet
     model predicts to be best within each target, and within `ratio` times as much, get the rows that they lack, and are
-    looked for again, until they lack none. The table grows in `latency`, and is kept. Where the device is not at hand,
-    or nothing is lacking, no network is looked for.
+    looked for again, until they lack none. The table grows in `latency` and is kept, with a row a turn in rows.csv:
+    after the last turn a resumed run measures no more. Without the device, or where no row is lacking, nothing is done.
     """
     cost = space_latency(space, latency)
     lacking = [k for k in layer_keys(space) if k not in latency.table.layers]
     if latency.device is None or not lacking:
         return cost
     limits, keep, score = limits or SpaceLimits(), keep or Memory(), imagenet_space(space)
+    if any(row["layers"] == "0" for row in keep.rows(TURNS_FILE)):
+        return cost
     yield StageStart(STAGE, f"measuring the layers of the best networks, of {len(lacking)} whose times are estimated")
     best: list[Genome] = []
     for turn in range(TURNS):
         found: list[Genome] = []
+        hoped = space_latency(space, latency, 1 - OPTIMISM * min(latency.table.cost_model.error, 50.0) / 100)
         for most in [t * r for t in targets_ms for r in (1.0, ratio)]:
-            within = [Limit(cost.many, most), *search_limits(limits)]
+            within = [Limit(hoped.many, most), *search_limits(limits)]
             done = solve(
                 space.sizes, score, within, seed=seed, population=400, generations=12, starts=2, first=best, keep=NEAR
             )
@@ -56,11 +61,12 @@ def near_rows(
         best = list(dict.fromkeys(found))
         specs = [space.deployed(g) for g in best]
         missing = len(latency.missing(specs))
+        if missing:
+            yield Progress(STAGE, turn + 1, TURNS, f"{missing} layers of {len(best)} networks")
+            latency.fill(specs, PASSES)
+            if (file := keep.file(TABLE)) is not None:
+                latency.table.save(file)
+        keep.append_rows(TURNS_FILE, COLUMNS, [{"turn": turn + 1, "networks": len(best), "layers": missing}])
         if not missing:
             break
-        yield Progress(STAGE, turn + 1, TURNS, f"{missing} layers of {len(best)} networks")
-        latency.fill(specs, PASSES)
-        cost = space_latency(space, latency)
-        if (file := keep.file(TABLE)) is not None:
-            latency.table.save(file)
-    return cost
+    return space_latency(space, latency)

@@ -74,9 +74,9 @@ class WorstLatency(SpaceLatency):
         return max(least for least, _ in ranges), max(most for _, most in ranges)
 
 
-def space_latency(space: SearchSpace, latency: Latency) -> SpaceLatency:
-    """The latency of every network of a space, on one device or on several. Rows that a table lacks are estimated;
-    `near_rows` measures those that matter."""
+def space_latency(space: SearchSpace, latency: Latency, estimated: float = 1.0) -> SpaceLatency:
+    """The latency of every network of a space, on one device or on several. Rows that a table lacks are estimated, and
+    count `estimated` times; `near_rows` measures those that matter."""
     if isinstance(latency, SeveralLatency):
         each = [space_latency(space, device) for device in latency.devices]
         if latency.weights is None:
@@ -87,7 +87,8 @@ def space_latency(space: SearchSpace, latency: Latency) -> SpaceLatency:
     calibration = table.calibration
 
     def ms(key: LayerKey) -> float:
-        return calibration.layer_ms(key, table.hot_ms(key, estimate=True))
+        hot = table.hot_ms(key, estimate=True)
+        return calibration.layer_ms(key, hot if key in table.layers else estimated * hot)
 
     return SpaceLatency(tabulate(space, ms), calibration.c)
 

@@ -1,0 +1,65 @@
+"""A part of a table where all of it would take too long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mbv3.latency import LEAST_RUNS, LatencyTable
+from mbv3.space import SearchSpace, layer_keys, load_space, scale
+from mbv3.spec import LayerKey, count, lower, lower_key
+from mbv3.tables import lean_plan, part_note, table_plan
+
+RATE = 4e-8  # ms a multiply-add: a server core
+
+
+def test_a_plan_that_fits_stays_whole() -> None:
+    plan = table_plan(scale(load_space("mnasnet-imagenet"), 0.5, 128))
+    assert lean_plan(plan, RATE, 3.0, 2.0) == plan
+
+
+@pytest.mark.parametrize("minutes", [1.5, 3.0])
+def test_a_slow_plan_becomes_as_long_as_asked(minutes: float) -> None:
+    plan = table_plan(scale(load_space("mobilenetv3"), 2.5, 384))
+    lean = lean_plan(plan, RATE, 50.0, minutes)
+
+    def ms(keys: tuple[LayerKey, ...]) -> float:
+        return sum(lower_key(k).madds * RATE for k in keys)
+
+    networks = [count(spec).madds * RATE for _, spec in lean.calibration]
+    runs = LEAST_RUNS * (ms(lean.keys) + sum(networks)) / 1e3
+    assert LEAST_RUNS * ms(plan.keys) / 1e3 > 2 * 60 * minutes
+    assert 0.4 * 60 * minutes < runs < 60 * minutes
+    assert set(lean.keys) < set(plan.keys) and len(set(lean.keys)) == len(lean.keys) < len(plan.keys) / 2
+    assert {x.key for _, spec in lean.calibration for x in lower(spec)} <= set(lean.keys)
+    assert lean.reference == plan.reference
+    labels = [label for label, _ in plan.calibration]
+    assert [labels.index(label) for label, _ in lean.calibration] == sorted(
+        labels.index(label) for label, _ in lean.calibration
+    )
+    # rows of every kernel size and of every map size, for the cost model
+    assert {(k.h, k.w) for k in lean.keys} == {(k.h, k.w) for k in plan.keys}
+
+
+def test_networks_far_above_the_target_are_left_out() -> None:
+    plan = table_plan(scale(load_space("mobilenetv3"), 2.5, 384))
+    ms = np.array([count(spec).madds * RATE for _, spec in plan.calibration])
+    target = float(np.quantile(ms, 0.4))
+    lean = lean_plan(plan, RATE, target, 2.0)
+    assert ms.max() > 1.6 * target
+    assert max(count(spec).madds * RATE for _, spec in lean.calibration) <= 1.6 * target
+
+
+def test_a_part_says_so(space: SearchSpace, computed_table: Callable[..., LatencyTable]) -> None:
+    whole = computed_table(space)
+    assert part_note(whole) == ""
+    keys = list(layer_keys(space))
+    part = replace(
+        whole, layers={k: whole.layers[k] for k in keys[:-1]}, about={**(whole.about or {}), "rows of all": len(keys)}
+    )
+    assert part_note(part).startswith(
+        f"{len(part.layers)} of {len(keys)} layers are measured, the others are estimated"
+    )
