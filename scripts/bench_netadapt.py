@@ -182,11 +182,10 @@ def train(args: argparse.Namespace) -> None:
 
 def every_cell(args: argparse.Namespace) -> list[dict[str, Any]]:
     return [
-        {"share": share, "importance": importance, "worth": worth, "balance": balance, "rounds": rounds, "seed": seed}
+        {"share": share, "importance": importance, "worth": worth, "rounds": rounds, "seed": seed}
         for seed in range(args.seeds)
         for rounds in args.rounds
         for worth in args.worths
-        for balance in args.balances
         for importance in args.importances
         for share in SHARES
     ]
@@ -208,7 +207,7 @@ def make_cells(args: argparse.Namespace) -> None:
         if cell["rounds"] == 0:  # no fine-tuning: the scores of the full network decide
             tuner = Tuner(images, cell["seed"])
             scores = tuner.channels(FULL, state, cell["importance"])
-            offered = menus(FULL, site_scores(FULL, scores, cell["balance"]), allowed=grid)
+            offered = menus(FULL, site_scores(FULL, scores), allowed=grid, shares=cell["worth"] == "shares")
             if cell["worth"] == "losses":
                 offered = tuner.losses(FULL, state, scores, offered)
             spec, accuracy = solve(FULL, offered, latency, limit).spec, None
@@ -216,8 +215,7 @@ def make_cells(args: argparse.Namespace) -> None:
             found = result(
                 shrink(
                     FULL, latency, images, limit, weights=state, steps=args.steps, seed=cell["seed"], keep=Memory(),
-                    importance=cell["importance"], worth=cell["worth"], balance=cell["balance"],
-                    rounds=cell["rounds"], allowed=grid,
+                    importance=cell["importance"], worth=cell["worth"], rounds=cell["rounds"], allowed=grid,
                 )
             )  # fmt: skip
             spec, accuracy = replace(found.spec, provenance=()), found.accuracy
@@ -292,7 +290,7 @@ def make_rivals(args: argparse.Namespace) -> None:
                 else:
                     low = ratio
             spec = network(found)
-            cell = {"share": share, "importance": importance, "worth": "scores", "balance": 1.0, "rounds": 0, "seed": 0}
+            cell = {"share": share, "importance": importance, "worth": "scores", "rounds": 0, "seed": 0}
             line = {"cell": cell, "steps": 0, "widths": quarters(spec), "ms": round(latency([spec])[0], 5),
                     "held_out": None, "version": tp.__version__}  # fmt: skip
             with args.cells.open("a") as f:
@@ -391,8 +389,7 @@ def main() -> None:
             p.add_argument("--seeds", type=int, default=3)
             p.add_argument("--rounds", type=int, nargs="+", default=[2, 1, 0])
             p.add_argument("--importances", nargs="+", default=["taylor"], choices=IMPORTANCES)
-            p.add_argument("--worths", nargs="+", default=["scores"], choices=("scores", "losses"))
-            p.add_argument("--balances", type=float, nargs="+", default=[1.0])
+            p.add_argument("--worths", nargs="+", default=["shares"], choices=("shares", "scores", "losses"))
             p.add_argument("--threads", type=int, default=1)
     p = verbs.add_parser("report")
     p.add_argument("--csv", type=Path, required=True)

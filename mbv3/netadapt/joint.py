@@ -17,8 +17,12 @@ __all__ = ["Choice", "Menu", "menus", "refined", "solve"]
 Latency = Callable[[Sequence[ArchSpec]], Sequence[float]]  # networks to predicted ms
 GRAIN, MOST = 8, 32  # channels between two counts, doubled while a site has more counts
 REACH, AGAIN = 2, 4  # counts to either side that are measured, and times that these are moved
+LEAST_SCORE, LEAST_SHARE = 1e-30, 1e-4  # of a site, of which a logarithm is taken
 SWEEPS = 6  # over all sites at one price
 PRICES = 8  # bisections of the price of a millisecond
+# at most; counts above and below a site's that are exchanged; exchanges that are asked for; how far the sum of two
+# moves' times may lie above the limit to be one of them
+EXCHANGES, UP, DOWN, ASKED, NEARLY = 24, 3, 3, 24, 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +51,17 @@ def menus(
     least: float = 0.25,
     grain: int = GRAIN,
     allowed: Callable[[Site], Sequence[int]] | None = None,
+    shares: bool = True,
 ) -> list[Menu]:
     """One menu a site of `scores`: multiples of `grain`, in wide sites of its doubles, from `least` of the channels on,
     or those that are `allowed`.
 
-    The worth of a count is the sum of its best channels' scores (HALP's prefix rule: a channel stays only where all
-    better ones do)."""
+    A count stands for its best channels (HALP's prefix rule: a channel stays only where all better ones do). Its worth
+    is the logarithm of the share of the site's scores that they have, or without `shares` the sum of their scores, as
+    in HALP. First-order scores know what a cut breaks at once, and little of what a site costs that is cut to a small
+    part of itself; and they are far apart between sites that many layers share and sites that few do. The logarithm
+    asks for the same share at every site, but for what its time is worth, and is the more against a cut the less is
+    left."""
     found = []
     for site in all_sites(spec):
         if site not in scores:
@@ -65,6 +74,8 @@ def menus(
         counts = allowed(site) if allowed else range(-(-low // step) * step, now, step)
         kept = (*(n for n in counts if n < now), now)
         total = np.concatenate(([0.0], np.cumsum(np.sort(scores[site])[::-1])))
+        if shares:
+            total = np.log(np.maximum(total / max(float(total[-1]), LEAST_SCORE), LEAST_SHARE))
         found.append(Menu(site, kept, tuple(float(total[n]) for n in kept)))
     return found
 
@@ -73,9 +84,10 @@ def refined(spec: ArchSpec, menus: Sequence[Menu], rough: Latency, exact: Latenc
     """`solve` where times cost a measurement: by estimates first, then by measured times among the counts nearby."""
     choice = solve(spec, menus, rough, limit_ms)
     for _ in range(AGAIN):
+        before = choice
         around = [_near(m, choice.counts[m.site]) for m in menus]
         choice = solve(spec, around, exact, limit_ms)
-        if choice.latency_ms <= limit_ms:
+        if choice.latency_ms <= limit_ms and choice.counts == before.counts:
             break
     return choice
 
@@ -167,7 +179,42 @@ def solve(spec: ArchSpec, menus: Sequence[Menu], latency: Latency, limit_ms: flo
             best, high = at, price
         else:
             low = price
-    return _choice(times, _filled(times, worth, best, limit_ms), total)
+    best = _filled(times, worth, best, limit_ms)
+    for _ in range(EXCHANGES):
+        better = _exchanged(times, worth, best, limit_ms)
+        if better == best:
+            break
+        best = _filled(times, worth, better, limit_ms)
+    return _choice(times, best, total)
+
+
+def _exchanged(
+    times: _Times, worth: Sequence[NDArray[np.float64]], at: tuple[int, ...], limit_ms: float
+) -> tuple[int, ...]:
+    """Channels of one site for those of another, where that is worth more and fits: prices reach only what lies on the
+    hull of worth over time, and a large step that does not fit leaves time unused. The times of one site's moves add up
+    nearly, so only the most promising exchanges are asked for whole."""
+    now = times([at])[0]
+    moves = [
+        (site, i, float(worth[site][i] - worth[site][at[site]]))
+        for site, m in enumerate(times.menus)
+        for i in range(max(0, at[site] - DOWN), min(len(m.counts), at[site] + UP + 1))
+        if i != at[site]
+    ]
+    cost = np.array(times([_moved(at, site, i) for site, i, _ in moves])) - now
+    up = [n for n, (site, i, _) in enumerate(moves) if i > at[site]]
+    down = [n for n, (site, i, _) in enumerate(moves) if i < at[site] and np.isfinite(cost[n])]
+    pairs = [
+        (moves[u][2] + moves[d][2], u, d)
+        for u in up
+        for d in down
+        if moves[u][0] != moves[d][0]
+        and moves[u][2] + moves[d][2] > 0
+        and now + cost[u] + cost[d] <= (1 + NEARLY) * limit_ms
+    ]
+    best = sorted(pairs, reverse=True)[:ASKED]
+    points = [_moved(_moved(at, *moves[u][:2]), *moves[d][:2]) for _, u, d in best]
+    return next((p for p, ms in zip(points, times(points), strict=True) if ms <= limit_ms), at)
 
 
 def _filled(

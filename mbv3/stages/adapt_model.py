@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ __all__ = ["adapt_predicted"]
 SLACK = 0.02  # of the target: what is left beyond it is given back as channels
 GIVEN_BACK = 2  # times at most, each with a verdict of its own
 WIDER = (8, 16)  # channels more that a site is tried with
-MEASURED_S = 45.0  # after this no further start is adapted on the device
+MEASURED_S = 45.0  # after this no further start is adapted on the device, and missing rows are estimated
 MOST_STEPS = 60
 FEW = 3  # best results to which channels are given back where nothing is timed
 MODEL_DELTA = 0.02  # of the start's ms a step: no noise of a fine-tuning has to be outweighed, so steps may be large
@@ -187,6 +188,7 @@ def _on_device(
     """Adapt the best starts with rows measured on demand, and their results whole; the index of the best. `walks` then
     holds what was measured."""
     began = time.monotonic()
+    latency.until = began + MEASURED_S
     done: list[int] = []
     for i in ranked:
         if done and time.monotonic() - began + (time.monotonic() - began) / len(done) > MEASURED_S:
@@ -197,6 +199,7 @@ def _on_device(
         walks[i] = replace(walk, correction=latency.correction)
         done.append(i)
         yield Note(STAGE, f"start {i + 1}, measured: {walk.now.scored.accuracy:.2f} % at {walk.ms:.3f} ms")
+    latency.until = math.inf
     return min(done, key=lambda i: _rank(walks[i], target_ms))
 
 

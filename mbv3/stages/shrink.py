@@ -29,7 +29,9 @@ from mbv3.tables import VERDICT_PARTS, Latency, Whole
 __all__ = ["PRESETS", "Engine", "Worth", "shrink", "site_scores"]
 
 Engine = Literal["joint", "netadapt"]
-Worth = Literal["scores", "losses"]  # of channels: the sum of their scores, or the loss without them by trial
+# of a site's channels: the logarithm of the share of its scores that they have, the sum of their scores, or the loss
+# without the others by trial
+Worth = Literal["shares", "scores", "losses"]
 # `shrink`'s arguments by name; the paper's T, delta, filters by L2 norm and single cuts
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -39,7 +41,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 A_ROUND = 0.5  # of its time at least that a round leaves, by default
-BALANCE = 1.0  # see `site_scores`
 BETWEEN = 0.1  # of the steps after each round but the last: one long fine-tuning is worth more than short ones
 LEAST = 0.25  # of its channels that a site keeps in a round
 AIM, SLACK = 0.995, 0.01  # of the target: where cuts aim where it is measured, and what may be left of it
@@ -62,8 +63,7 @@ def shrink(
     keep: Keep | None = None,
     engine: Engine = "joint",
     importance: Importance = "taylor",
-    worth: Worth = "scores",
-    balance: float = BALANCE,
+    worth: Worth = "shares",
     rounds: int | None = None,
     delta: float | None = None,
     halve: bool = True,
@@ -77,8 +77,8 @@ def shrink(
     Weights whose head has other classes than the images get a new head, which is learned first. `teacher`: a network
     of the same classes whose answers are learned too, by default the uncut one. `steps`: of fine-tuning in all, of
     `netadapt` T of a proposal; by default what `budget` allows on this machine. `delta`, `halve`: of `adapt`, for
-    `netadapt`. `worth`: `scores` adds up the channels' scores, `losses` tries cuts of every site, which takes longer;
-    `balance` evens out the scores of sites. `rounds`: of cuts, by default one for every halving of the time.
+    `netadapt`. `worth`: of a site by the share of its scores that is kept (`shares`, see `menus`), by their sum
+    (`scores`), or by trial cuts of every site, which take longer (`losses`). `rounds`: of cuts, by default one for every halving of the time.
     `allowed`: the channel counts that a site may have, by default multiples of 8. PRESETS has sets of these by name.
     Where a device is at hand, the network is measured whole before its last fine-tuning, and channels are given back
     where more than 1 % of the target is left. A resumed call goes on from what `keep` has.
@@ -107,7 +107,7 @@ def shrink(
     if engine != "joint":
         raise BadInput(f"engine: must be joint or netadapt (got {engine!r})")
     budget, keep = budget or Budget(60.0, timed=latency.device is not None), keep or Memory()
-    run = _Run(latency, images, target_ms, teacher, budget, seed, keep, importance, rounds, worth, balance, allowed)
+    run = _Run(latency, images, target_ms, teacher, budget, seed, keep, importance, rounds, worth, allowed)
     return (yield from run.whole(spec, weights, steps))
 
 
@@ -125,7 +125,6 @@ class _Run:
     importance: Importance
     given_rounds: int | None
     worth: Worth
-    balance: float
     allowed: Callable[[Site], Sequence[int]] | None
 
     def __post_init__(self) -> None:
@@ -218,7 +217,8 @@ class _Run:
         """The network after a round's cuts, batch norms recalibrated; in the last round within the target as measured,
         with channels given back where there is room."""
         scores = self.tuner.channels(now.spec, now.state, self.importance)
-        table = menus(now.spec, site_scores(now.spec, scores, self.balance), least=LEAST, allowed=self.allowed)
+        mine = site_scores(now.spec, scores)
+        table = menus(now.spec, mine, least=LEAST, allowed=self.allowed, shares=self.worth == "shares")
         if self.worth == "losses":
             table = self.tuner.losses(now.spec, now.state, scores, table)
         choice = self._solved(now.spec, table, limit)
@@ -282,10 +282,7 @@ def usual_rounds(now_ms: float, target_ms: float) -> int:
     return max(1, round(math.log(max(now_ms / target_ms, 1.0)) / -math.log(A_ROUND)))
 
 
-def site_scores(spec: ArchSpec, scores: Scores, balance: float = 1.0) -> dict[Site, NDArray[np.float64]]:
-    """Scores of the channels at every site, whose sum is taken to the power `balance`: at 1 the scores as they are, at
-    0 every site is worth the same. Channels that many layers share have large sums, for a first-order score knows what
-    their loss breaks, and not what is learned again."""
+def site_scores(spec: ArchSpec, scores: Scores) -> dict[Site, NDArray[np.float64]]:
+    """Scores of the channels at every site."""
     sets = channel_sets(spec)
-    found = {site: scores[maker_of(sets, spec, site)].double().numpy() for site in all_sites(spec)}
-    return {site: values * max(float(values.sum()), 1e-30) ** (balance - 1) for site, values in found.items()}
+    return {site: scores[maker_of(sets, spec, site)].double().numpy() for site in all_sites(spec)}

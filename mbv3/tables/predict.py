@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from mbv3.tables.reference import reference_of
 __all__ = ["Latency", "PredictedTime", "predict"]
 
 KNOWN_ROWS = 48  # rows of the table that are measured again beside missing ones; each has an error of a few percent
+LEAST_KNOWN = 12  # of them, however few are missing: what is measured beside a row takes time too
 MISSING_PASSES = 6  # over the rows that one prediction lacks
 
 
@@ -50,6 +52,11 @@ def predict(spec: ArchSpec, table: LatencyTable, runtime: Runtime | None = None)
     return PredictedTime(table.predict(spec, estimate=True), table)
 
 
+def _evenly(n: int, most: int) -> list[int]:
+    """At most `most` of n indices, evenly."""
+    return list(range(n)) if n <= most else [round(i) for i in np.linspace(0, n - 1, most)]
+
+
 def _keys(spec: ArchSpec) -> Iterator[LayerKey]:
     """The layers of `spec` in order; a layer of classifiers is lowered once in a process."""
     if not isinstance(spec.head, Classify):
@@ -81,6 +88,7 @@ class Latency:
         self.device = device
         self.dress = dress  # from a classifier to the network that is deployed and measured
         self.passes = passes  # over missing rows
+        self.until = math.inf  # by time.monotonic(): afterwards missing rows are estimated here too
         self.correction = 1.0
         most = max((t.n for t in table.layers.values()), default=0)  # rows of the build have more runs than later ones
         by_time = sorted((k for k, t in table.layers.items() if 2 * t.n >= most), key=table.hot_ms)
@@ -106,7 +114,8 @@ class Latency:
         One pass by default, where a table takes more: NetAdapt asks for hundreds of networks and compares neighbouring
         channel counts of one layer, whose times it makes monotone.
         """
-        self.fill(specs, self.passes)
+        if time.monotonic() < self.until:
+            self.fill(specs, self.passes)
         return [self._ms(spec) * self.correction for spec in specs]
 
     def missing(self, specs: Sequence[ArchSpec]) -> list[LayerKey]:
@@ -115,8 +124,14 @@ class Latency:
 
     def fill(self, specs: Sequence[ArchSpec], passes: int) -> None:
         """Measure the missing rows of the networks in so many passes, where the device is at hand."""
-        if self.device is not None and (missing := self.missing(specs)):
-            self.table = self.table.with_layers(self.device.layers(missing, self._known, passes=passes))
+        if self.device is None or not (missing := self.missing(specs)):
+            return
+        known = list(self._known)
+        some = [known[i] for i in _evenly(len(known), max(LEAST_KNOWN, len(missing)))]
+        rows = self.device.layers(missing, {k: self._known[k] for k in some}, passes=passes)
+        self.table = self.table.with_layers(rows)
+        for key in missing:
+            self._layer_ms.pop(key, None)  # it may have been estimated
 
     def _ms(self, spec: ArchSpec) -> float:
         """What `table.predict` answers, each layer looked up once. Tables only gain rows, for layers not asked for."""
@@ -124,7 +139,7 @@ class Latency:
         parts = []
         for key in _keys(spec):
             if key not in known:
-                hot = self.table.hot_ms(key, estimate=self.device is None)
+                hot = self.table.hot_ms(key, estimate=self.device is None or time.monotonic() >= self.until)
                 known[key] = self.table.calibration.layer_ms(key, hot)
             parts.append(known[key])
         return sum(parts) + self.table.calibration.c

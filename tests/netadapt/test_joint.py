@@ -35,7 +35,8 @@ def every(spec: ArchSpec, table: Sequence[Menu]) -> list[tuple[float, float]]:
 
 
 def test_a_menu_rises_to_all_that_a_site_has() -> None:
-    table = menus(SMALL, SCORES, least=0.25)
+    table = menus(SMALL, SCORES, least=0.25, shares=False)
+    shares = menus(SMALL, SCORES, least=0.25)
     assert [m.site for m in table] == SITES
     for m in table:
         now = channels(SMALL, m.site)
@@ -44,21 +45,25 @@ def test_a_menu_rises_to_all_that_a_site_has() -> None:
         assert m.worth[-1] == pytest.approx(SCORES[m.site].sum())
         best = np.sort(SCORES[m.site])[::-1]
         assert list(m.worth) == pytest.approx([best[:n].sum() for n in m.counts])
+    for m, by_share in zip(table, shares, strict=True):
+        assert by_share.counts == m.counts
+        assert list(by_share.worth) == pytest.approx([np.log(w / m.worth[-1]) for w in m.worth])
 
 
 @pytest.mark.parametrize("share", [0.4, 0.55, 0.7, 0.9])
-def test_the_choice_is_as_good_as_the_best_of_all_networks(share: float) -> None:
-    table = menus(SMALL, SCORES, least=0.3, grain=24)[:6]
+@pytest.mark.parametrize("shares", [True, False])
+def test_the_choice_is_as_good_as_the_best_of_all_networks(share: float, shares: bool) -> None:
+    table = menus(SMALL, SCORES, least=0.3, grain=24, shares=shares)[:6]
     networks = every(SMALL, table)
     now, least = work([SMALL])[0], min(ms for ms, _ in networks)
     limit = least + share * (now - least)
     choice = solve(SMALL, table, work, limit)
     assert choice.latency_ms == work([choice.spec])[0] <= limit
-    whole = sum(m.worth[-1] for m in table)
+    whole = sum(m.worth[-1] - m.worth[0] for m in table)
     best = max(worth for ms, worth in networks if ms <= limit)
     chance = np.mean([worth for ms, worth in networks if 0.97 * limit <= ms <= limit])
     assert chance < choice.worth <= best + 1e-9
-    assert best - choice.worth <= 0.02 * whole  # a knapsack by prices and filling, not by enumeration
+    assert best - choice.worth <= 0.02 * whole  # a knapsack by prices, filling and exchanges, not by enumeration
 
 
 def test_a_count_under_the_same_stair_is_never_chosen() -> None:
