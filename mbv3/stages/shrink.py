@@ -78,10 +78,10 @@ def shrink(
     of the same classes whose answers are learned too, by default the uncut one. `steps`: of fine-tuning in all, of
     `netadapt` T of a proposal; by default what `budget` allows on this machine. `delta`, `halve`: of `adapt`, for
     `netadapt`. `worth`: of a site by the share of its scores that is kept (`shares`, see `menus`), by their sum
-    (`scores`), or by trial cuts of every site, which take longer (`losses`). `rounds`: of cuts, by default one for every halving of the time.
-    `allowed`: the channel counts that a site may have, by default multiples of 8. PRESETS has sets of these by name.
-    Where a device is at hand, the network is measured whole before its last fine-tuning, and channels are given back
-    where more than 1 % of the target is left. A resumed call goes on from what `keep` has.
+    (`scores`), or by trial cuts of every site, which take longer (`losses`). `rounds`: of cuts, by default one for
+    every halving of the time. `allowed`: the channel counts that a site may have, by default multiples of 8. PRESETS
+    has sets of these by name. Where a device is at hand, the network is measured whole before its last fine-tuning, and
+    channels are given back where more than 1 % of the target is left. A resumed call goes on from what `keep` has.
 
     Raises:
         BadInput: weights of another network.
