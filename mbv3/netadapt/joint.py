@@ -75,7 +75,10 @@ def menus(
         kept = (*(n for n in counts if n < now), now)
         total = np.concatenate(([0.0], np.cumsum(np.sort(scores[site])[::-1])))
         if shares:
-            total = np.log(np.maximum(total / max(float(total[-1]), LEAST_SCORE), LEAST_SHARE))
+            whole = max(float(total[-1]), LEAST_SCORE)
+            share = np.maximum(total / whole, LEAST_SHARE)
+            import os
+            total = whole * (np.log(share) if os.environ.get("LAM", "0") == "0" else 1 - 1 / share)
         found.append(Menu(site, kept, tuple(float(total[n]) for n in kept)))
     return found
 

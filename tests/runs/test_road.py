@@ -159,6 +159,7 @@ def test_without_weights_a_line_says_what_they_would_bring(folder: Path, tmp_pat
         ({"from_": None}, r"of which network are these weights\? Add --from SPEC"),
         ({"data": None}, r"fine-tuned on images; give them with --data"),
         ({"trials": 9, "seed_ratio": 2}, r"--trials, --seed-ratio: belongs to a search from nothing"),
+        ({"max_params": 2e6}, r"--max-params: belongs to a search from nothing"),
         ({"from_": "mobilenet_v3_small"}, r"weights of another network(.|\n)*missing(.|\n)*not in this network"),
         ({"from_": "lraspp_m-v3-d8"}, r"is no classifier"),
         ({"init": "nowhere.pth"}, r"nowhere.pth: no such weights file"),

@@ -1,0 +1,122 @@
+"""Searches without images on this CPU, each re-measured: is the target met, how much of it is used, and is the found
+network better than what can be downloaded?
+
+    python scripts/bench_measured.py run [--runtimes onnxruntime litert] [--seeds 0 1 2 3 4] [--minutes M]
+    python scripts/bench_measured.py figures
+
+Every run is `mbv3.find(T, runtime=R, seed=S, scale="1")`. The five targets are multiples of what a typical network of
+the space takes here. When the search has ended, `mbv3.verify` times its network again, in new sessions. A line of JSON
+a run is appended to --out. A run that is there is not made again, and none is begun that would end after --minutes.
+Nothing else should run beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import mbv3
+from mbv3.latency import open_runtime
+from mbv3.space import load_space, scale
+from mbv3.stages import quick_ms, typical
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "results" / "measured.jsonl"
+SPACE = "mobilenetv3"
+STEPS = (0.4, 0.6, 0.85, 1.2, 1.7)  # of what a typical network takes
+
+
+def targets(runtime: str) -> list[float]:
+    space = scale(load_space(SPACE), 1.0)
+    [ms] = quick_ms(open_runtime(runtime, 1), [space.deployed(typical(space))])
+    return [float(f"{ms * step:.2g}") for step in STEPS]
+
+
+def one(runtime: str, target_ms: float, seed: int) -> dict[str, Any]:
+    folder = Path(tempfile.mkdtemp()) / "run"
+    began = time.monotonic()
+    try:
+        found = mbv3.find(target_ms, out=folder, runtime=runtime, seed=seed, scale="1", space=SPACE)
+        minutes = (time.monotonic() - began) / 60
+        again = mbv3.verify(folder)
+    finally:
+        shutil.rmtree(folder.parent)
+    r, again_ms = found.record, again.measured_ms
+    assert again_ms is not None and r.accuracy is not None
+    return {
+        "runtime": runtime, "target_ms": target_ms, "seed": seed, "predicted_ms": found.predicted_ms,
+        "measured_ms": found.measured_ms, "error_ms": found.error_ms, "again_ms": round(again_ms, 5),
+        "accuracy": r.accuracy.value, "accuracy_error": r.accuracy.error, "minutes": round(minutes, 2),
+        "beside": [{"name": b.name, "ms": b.ms, "accuracy": b.accuracy, "published": b.published, "below": b.below,
+                    "below_error": b.below_error} for b in r.baselines],
+        "cpu": open_runtime(runtime, 1).fingerprint.cpu, "load": os.getloadavg()[0],
+        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True,
+                                 text=True).stdout.strip(),
+    }  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> None:
+    end, longest = time.monotonic() + 60 * args.minutes, 0.0
+    for runtime in args.runtimes:
+        done = [(x["runtime"], x["target_ms"], x["seed"]) for x in lines(args.out)]
+        known = sorted({t for r, t, _ in done if r == runtime})
+        for seed in args.seeds:
+            for target_ms in known or targets(runtime):
+                began = time.monotonic()
+                if (runtime, target_ms, seed) in done or began + longest > end:
+                    continue
+                line = one(runtime, target_ms, seed)
+                longest = max(longest, time.monotonic() - began)
+                with args.out.open("a", encoding="utf-8") as f:
+                    f.write(json.dumps(line) + "\n")
+                print(json.dumps(line), flush=True)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(x) for x in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+
+def figures(args: argparse.Namespace) -> None:
+    for runtime in args.runtimes:
+        mine = [x for x in lines(args.out) if x["runtime"] == runtime]
+        if not mine:
+            continue
+        within = [x["again_ms"] <= x["target_ms"] for x in mine]
+        slack = [100 * (1 - x["again_ms"] / x["target_ms"]) for x in mine]
+        print(
+            f"{runtime}: {sum(within)} of {len(mine)} within the target when measured again, mean slack "
+            f"{statistics.fmean(slack):.2f} % ({min(slack):.2f} to {max(slack):.2f}), "
+            f"{statistics.median(x['minutes'] for x in mine):.1f} min a run"
+        )
+        for target_ms in sorted({x["target_ms"] for x in mine}):
+            for x in [x for x in mine if x["target_ms"] == target_ms][:1]:
+                zoo = [b for b in x["beside"] if b["published"] is not None]
+                text = ", ".join(f"{b['name']} {b['ms']:.3g} ms {b['accuracy']:.1f} % (published {b['published']})"
+                                 for b in zoo)  # fmt: skip
+                print(
+                    f"  {target_ms:g} ms, seed {x['seed']}: {x['again_ms']:.3f} ms, {x['accuracy']:.1f} +- "
+                    f"{x['accuracy_error']:.1f} % predicted; the best to download: {text or 'none within'}"
+                )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "figures"))
+    parser.add_argument("--runtimes", nargs="+", default=["onnxruntime", "litert"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--minutes", type=float, default=1e6)
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    {"run": run, "figures": figures}[args.what](args)
+
+
+if __name__ == "__main__":
+    main()
