@@ -56,12 +56,10 @@ def menus(
     """One menu a site of `scores`: multiples of `grain`, in wide sites of its doubles, from `least` of the channels on,
     or those that are `allowed`.
 
-    A count stands for its best channels (HALP's prefix rule: a channel stays only where all better ones do). Its worth
-    is the logarithm of the share of the site's scores that they have, or without `shares` the sum of their scores, as
-    in HALP. First-order scores know what a cut breaks at once, and little of what a site costs that is cut to a small
-    part of itself; and they are far apart between sites that many layers share and sites that few do. The logarithm
-    asks for the same share at every site, but for what its time is worth, and is the more against a cut the less is
-    left."""
+    A count stands for its best channels (HALP's prefix rule: a channel stays only where all better ones do). With S the
+    sum of a site's scores and K that of the kept ones, its worth is S log(K / S), or without `shares` K, as in HALP.
+    For a small cut both fall by the scores of what goes. A first-order score knows little of what it costs to cut a
+    site to a small part of itself: the fewer channels are left, the more the logarithm is against a further cut."""
     found = []
     for site in all_sites(spec):
         if site not in scores:
@@ -72,13 +70,11 @@ def menus(
         while now > MOST * step:  # what is left of the limit is spent at the smaller sites
             step *= 2
         counts = allowed(site) if allowed else range(-(-low // step) * step, now, step)
-        kept = (*(n for n in counts if n < now), now)
+        kept = (*sorted({n for n in counts if LEAST_CHANNELS <= n < now}), now)
         total = np.concatenate(([0.0], np.cumsum(np.sort(scores[site])[::-1])))
         if shares:
             whole = max(float(total[-1]), LEAST_SCORE)
-            share = np.maximum(total / whole, LEAST_SHARE)
-            import os
-            total = whole * (np.log(share) if os.environ.get("LAM", "0") == "0" else 1 - 1 / share)
+            total = whole * np.log(np.maximum(total / whole, LEAST_SHARE))
         found.append(Menu(site, kept, tuple(float(total[n]) for n in kept)))
     return found
 

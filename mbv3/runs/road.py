@@ -81,10 +81,12 @@ def road_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None,
     # the table of another device gives the same network on every machine, unless the minutes are asked for
     timed = not o.estimate_only or o.budget_minutes is not None
     spent = sum(run.record.stages.get(name, 0.0) for name in ("scale", "table", "images")) / 60
+    trained = run.record.stages.get("training", 0.0) / 60  # by a run that was interrupted
+    minutes = max(max(0.5 * o.minutes, o.minutes - spent) - trained, 0.1 * o.minutes)
     with run.stage("training"):
         went = yield from road(
             sizes, start.state, latency, photos.images, photos.report, o.target_ms,
-            budget=Budget(max(0.5 * o.minutes, o.minutes - spent), timed=timed), seed=o.seed, keep=run,
+            budget=Budget(minutes, timed=timed), seed=o.seed, keep=run,
             effort=None if o.final_epochs is None else Effort.of(steps_of(photos.images.train, o.final_epochs)),
         )  # fmt: skip
     with run.stage("measure"):

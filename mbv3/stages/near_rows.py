@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 
 from mbv3.accuracy import imagenet_space
@@ -45,13 +46,16 @@ def near_rows(
     if latency.device is None or not lacking:
         return cost
     limits, keep, score = limits or SpaceLimits(), keep or Memory(), imagenet_space(space)
-    if any(row["layers"] == "0" for row in keep.rows(TURNS_FILE)):
+    turns = keep.rows(TURNS_FILE)
+    if len(turns) >= TURNS or any(row["layers"] == "0" for row in turns):
         return cost
     yield StageStart(STAGE, f"measuring the layers of the best networks, of {len(lacking)} whose times are estimated")
     best: list[Genome] = []
-    for turn in range(TURNS):
-        found: list[Genome] = []
-        hoped = space_latency(space, latency, 1 - OPTIMISM * min(latency.table.cost_model.error, 50.0) / 100)
+    for turn in range(len(turns), TURNS):
+        error = latency.table.cost_model.error
+        hoped = space_latency(space, latency, 1 - OPTIMISM * (min(error, 50.0) if math.isfinite(error) else 0.0) / 100)
+        # the fastest network too: whether a target can be met at all must not be estimated
+        found: list[Genome] = [hoped.additive.extreme(False)[1]]
         for most in [t * r for t in targets_ms for r in (1.0, ratio)]:
             within = [Limit(hoped.many, most), *search_limits(limits)]
             done = solve(
@@ -64,8 +68,8 @@ def near_rows(
         if missing:
             yield Progress(STAGE, turn + 1, TURNS, f"{missing} layers of {len(best)} networks")
             latency.fill(specs, PASSES)
-            if (file := keep.file(TABLE)) is not None:
-                latency.table.save(file)
+        if (file := keep.file(TABLE)) is not None:
+            latency.table.save(file)
         keep.append_rows(TURNS_FILE, COLUMNS, [{"turn": turn + 1, "networks": len(best), "layers": missing}])
         if not missing:
             break

@@ -29,8 +29,8 @@ from mbv3.tables import VERDICT_PARTS, Latency, Whole
 __all__ = ["PRESETS", "Engine", "Worth", "shrink", "site_scores"]
 
 Engine = Literal["joint", "netadapt"]
-# of a site's channels: the logarithm of the share of its scores that they have, the sum of their scores, or the loss
-# without the others by trial
+# of a site's channels: their share of its scores (`menus`), the sum of their scores, or the loss without the others by
+# trial
 Worth = Literal["shares", "scores", "losses"]
 # `shrink`'s arguments by name; the paper's T, delta, filters by L2 norm and single cuts
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(

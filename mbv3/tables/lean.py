@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -10,11 +11,12 @@ import numpy as np
 from mbv3.latency import LEAST_RUNS, BuildPlan, LatencyTable
 from mbv3.spec import ArchSpec, LayerKey, count, lower, lower_key
 
-__all__ = ["is_part", "lean_plan", "part_note"]
+__all__ = ["is_part", "lean_plan", "part_note", "serves"]
 
-PART = "rows of all"  # in `about` of a table that holds a part: how many rows all would be
+PART, NEAR = "rows of all", "near_ms"  # in `about` of a table that holds a part: how many rows all are, and its target
+OTHER_TARGET = 1.5  # times: a part of a table serves targets so near to its own
 LEEWAY = 1.5  # times the minutes: a plan that takes no longer stays whole
-SESSION_S = 0.03  # for opening the session of a layer, once a pass
+SESSION_S = 0.1  # for opening the session of a layer in every pass
 LEAST_MS = 0.02  # of a layer: small ones are not as fast as their multiply-adds say
 NETWORKS, FEWEST_NETWORKS = 24, 12  # ten calibrate a table to 1.3 % already
 NETWORKS_SHARE = 0.4  # of the time
@@ -27,13 +29,23 @@ def is_part(of: BuildPlan | LatencyTable) -> bool:
     return PART in (of.about or {})
 
 
+def serves(table: LatencyTable, plan: BuildPlan) -> bool:
+    """Whether a table of the space of `plan` has what it asks for: a whole one does, a part near its own target."""
+    if not is_part(table):
+        return True
+    if not is_part(plan):
+        return False
+    here, there = float(dict(plan.about)[NEAR]), float(dict(table.about or {})[NEAR])
+    return 1 / OTHER_TARGET <= here / there <= OTHER_TARGET
+
+
 def part_note(table: LatencyTable) -> str:
     """What to say of a table that holds a part; empty of a whole one."""
     if not is_part(table):
         return ""
     return (
-        f"{len(table.layers)} of {dict(table.about or {})[PART]} layers are measured, the others are estimated with an "
-        f"error of {table.cost_model.error:.0f} %; those of the best networks are measured before they are compared"
+        f"a part of the space's {dict(table.about or {})[PART]} layers is measured, the others are estimated; the "
+        "layers of the networks that the ImageNet model predicts to be best near the target are measured too"
     )
 
 
@@ -41,8 +53,10 @@ def lean_plan(plan: BuildPlan, ms_per_madd: float, target_ms: float, minutes: fl
     """`plan` if it can be measured in about `minutes`; else as many of its rows, spread over all of them, and up to
     NETWORKS of its calibration networks near `target_ms`, as can.
 
-    `ms_per_madd`: what a network near the target takes here, by which the time is estimated.
+    `ms_per_madd`: what a network near the target takes here, by which the time is estimated. It is rounded to a
+    half-step of two, so that the plan is the same when it is timed again, and an interrupted table goes on.
     """
+    ms_per_madd = 2 ** (round(2 * math.log2(ms_per_madd)) / 2)
     layer_s = {k: _seconds(max(lower_key(k).madds * ms_per_madd, LEAST_MS)) + SESSION_S for k in plan.keys}
     network_ms = [count(spec).madds * ms_per_madd for _, spec in plan.calibration]
     if sum(layer_s.values()) + sum(map(_seconds, network_ms)) <= LEEWAY * 60 * minutes:
@@ -61,7 +75,9 @@ def lean_plan(plan: BuildPlan, ms_per_madd: float, target_ms: float, minutes: fl
         rows[key] = None
     if len(rows) >= len(plan.keys):
         return replace(plan, calibration=calibration)
-    return replace(plan, keys=tuple(rows), calibration=calibration, about={**plan.about, PART: len(plan.keys)})
+    return replace(
+        plan, keys=tuple(rows), calibration=calibration, about={**plan.about, PART: len(plan.keys), NEAR: target_ms}
+    )
 
 
 def _seconds(ms: float) -> float:
@@ -73,12 +89,11 @@ def _networks(ms: Sequence[float], target_ms: float, seconds: float) -> list[int
     """Indices of networks up to BEYOND times the target, evenly over their times, as many as fit into `seconds`."""
     order = sorted(range(len(ms)), key=ms.__getitem__)
     near = [i for i in order if ms[i] <= BEYOND * target_ms]
-    near = near if len(near) >= FEWEST_NETWORKS else order[:FEWEST_NETWORKS]
     for n in range(min(NETWORKS, len(near)), FEWEST_NETWORKS - 1, -1):
         chosen = [near[i] for i in np.linspace(0, len(near) - 1, n).round().astype(int)]
         if sum(_seconds(ms[i]) for i in chosen) <= seconds:
-            break
-    return sorted(chosen)
+            return sorted(chosen)
+    return sorted(order[:FEWEST_NETWORKS])
 
 
 def _layers(specs: Iterable[ArchSpec]) -> list[LayerKey]:

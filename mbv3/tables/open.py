@@ -27,7 +27,7 @@ from mbv3.latency import (
     profile_names,
     table_path,
 )
-from mbv3.tables.lean import is_part
+from mbv3.tables.lean import serves
 from mbv3.tables.plan import scaled_space, table_plan
 
 __all__ = [
@@ -92,7 +92,7 @@ def open_table(
     minutes: float = MINUTES,
 ) -> Generator[Event, None, LatencyTable]:
     """The table of `plan` for this machine: from the cache, else measured now. Returns it. A whole table serves a plan
-    of a part of it.
+    of a part of it, and a part one near its target.
 
     Where `error` is given, a table that is noisier and was measured for clearly less than `minutes` is measured again.
     """
@@ -102,8 +102,8 @@ def open_table(
             table = LatencyTable.load(path)
             table.require(runtime.fingerprint, str(path))
             date = (table.about or {}).get("date")
-            if is_part(table) and not is_part(plan):
-                yield Note("table", f"the latency table in {path} holds a part of the space; measuring the whole")
+            if not serves(table, plan):
+                yield Note("table", f"the latency table in {path} holds a part of the layers only; measuring again")
             elif error is None or not _is_noisier(table, error, minutes):
                 yield Note("table", f"using the latency table of {date} in {path} (--rebuild-table measures it again)")
                 if error is not None:

@@ -47,7 +47,12 @@ def test_a_menu_rises_to_all_that_a_site_has() -> None:
         assert list(m.worth) == pytest.approx([best[:n].sum() for n in m.counts])
     for m, by_share in zip(table, shares, strict=True):
         assert by_share.counts == m.counts
-        assert list(by_share.worth) == pytest.approx([np.log(w / m.worth[-1]) for w in m.worth])
+        assert list(by_share.worth) == pytest.approx([m.worth[-1] * np.log(w / m.worth[-1]) for w in m.worth])
+
+
+def test_counts_by_hand_are_put_in_order() -> None:
+    table = menus(SMALL, SCORES, allowed=lambda site: [32, 16, 16, 0, 8, 10_000])
+    assert all(list(m.counts) == [*(n for n in (8, 16, 32) if n < m.counts[-1]), m.counts[-1]] for m in table)
 
 
 @pytest.mark.parametrize("share", [0.4, 0.55, 0.7, 0.9])

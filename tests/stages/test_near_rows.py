@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +98,22 @@ def test_rows_are_kept(space: SearchSpace, tmp_path: Path) -> None:
     genome = best(space, cost)
     assert result(near_rows(space, resumed, [TARGET], keep=keep))(genome) == pytest.approx(cost(genome), rel=1e-6)
     assert not again.asked  # a resumed run measures nothing twice
+
+
+def test_turns_that_ran_out_do_not_begin_again(space: SearchSpace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[near_rows.__module__], "TURNS", 1)
+    latency, keep = a_part(space, 60, machine := Machine()), Memory()
+    result(near_rows(space, latency, [TARGET], keep=keep))
+    assert len(machine.asked) == 1 and int(keep.rows("rows.csv")[-1]["layers"]) > 0
+    result(near_rows(space, latency, [TARGET], keep=keep))
+    assert len(machine.asked) == 1
+
+
+def test_the_fastest_network_is_measured_where_the_target_may_be_out_of_reach(space: SearchSpace) -> None:
+    latency = a_part(space, 60, Machine())
+    cost = result(near_rows(space, latency, [0.1]))
+    fastest = cost.additive.extreme(False)[1]
+    assert cost(fastest) == pytest.approx(really(space, fastest), rel=1e-3)
 
 
 def test_nothing_is_measured_without_a_device(space: SearchSpace) -> None:

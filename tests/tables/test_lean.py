@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from mbv3.latency import LEAST_RUNS, LatencyTable
-from mbv3.space import SearchSpace, layer_keys, load_space, scale
+from mbv3.space import SearchSpace, load_space, scale
 from mbv3.spec import LayerKey, count, lower, lower_key
 from mbv3.tables import lean_plan, part_note, table_plan
+from mbv3.tables.lean import serves
 
 RATE = 4e-8  # ms a multiply-add: a server core
 
@@ -53,13 +54,25 @@ def test_networks_far_above_the_target_are_left_out() -> None:
     assert max(count(spec).madds * RATE for _, spec in lean.calibration) <= 1.6 * target
 
 
-def test_a_part_says_so(space: SearchSpace, computed_table: Callable[..., LatencyTable]) -> None:
+def test_a_part_is_the_same_when_its_networks_are_timed_again() -> None:
+    """An interrupted build goes on only with the same layers."""
+    plan = table_plan(scale(load_space("mobilenetv3"), 2.5, 384))
+    assert {lean_plan(plan, RATE * noise, 50.0, 2.0).keys for noise in (0.98, 0.99, 1.0, 1.01, 1.02)} == {
+        lean_plan(plan, RATE, 50.0, 2.0).keys
+    }
+
+
+def test_few_networks_all_calibrate() -> None:
+    plan = table_plan(scale(load_space("mobilenetv3"), 2.5, 384))
+    few = replace(plan, calibration=plan.calibration[:8])
+    assert lean_plan(few, RATE, 50.0, 2.0).calibration == few.calibration
+
+
+def test_a_part_serves_targets_near_its_own(space: SearchSpace, computed_table: Callable[..., LatencyTable]) -> None:
+    plan = table_plan(scale(load_space("mobilenetv3"), 2.5, 384))
+    near, far = (lean_plan(plan, RATE, target, 2.0) for target in (60.0, 90.0))
     whole = computed_table(space)
-    assert part_note(whole) == ""
-    keys = list(layer_keys(space))
-    part = replace(
-        whole, layers={k: whole.layers[k] for k in keys[:-1]}, about={**(whole.about or {}), "rows of all": len(keys)}
-    )
-    assert part_note(part).startswith(
-        f"{len(part.layers)} of {len(keys)} layers are measured, the others are estimated"
-    )
+    part = replace(whole, about=lean_plan(plan, RATE, 50.0, 2.0).about)
+    assert part_note(whole) == "" and "a part of the space's" in part_note(part)
+    assert [serves(whole, p) for p in (plan, near, far)] == [True, True, True]
+    assert [serves(part, p) for p in (plan, near, far)] == [False, True, False]
