@@ -38,10 +38,10 @@ def render(info: ComparisonInfo | None) -> Html:
         return html("")
     if not info.rows:
         return _beside(info)
-    head = ["network", "#ms", "#parameters", "#MAdds", "#top-1, %", "#± standard error", "#images"]
+    head = ["network", "#ms", "#parameters", "#MAdds", "#top-1, %", "#± standard error", "#images", "#steps"]
     rows = [
         [r.name, ms_text(r.ms), count_text(r.params), count_text(r.madds), fixed(r.top1, 2), fixed(r.sigma, 2),
-         fixed(r.n, 0)]
+         fixed(r.n, 0), "" if r.steps is None else fixed(r.steps, 0)]
         for r in info.rows
     ]  # fmt: skip
     return section("comparison", "Trained and scored alike", table(head, rows))

@@ -12,10 +12,8 @@ from typing import Any
 from optuna.samplers import BaseSampler
 
 from mbv3 import __version__
-from mbv3.accuracy import imagenet
-from mbv3.data import peek_class_folder
 from mbv3.errors import BadInput, Unreachable
-from mbv3.events import Done, Event, Note, RunStarted, StageStart
+from mbv3.events import Done, Event, Note, RunStarted
 from mbv3.latency import open_runtime
 from mbv3.progress import drain
 from mbv3.record import Accuracy, Bound, SearchRecord
@@ -25,37 +23,46 @@ from mbv3.runs.declare import moved, takes, there
 from mbv3.runs.deliver import budget_of, deliver, guarded, predicted_accuracy, remove_checkpoints
 from mbv3.runs.init_options import ADVICE
 from mbv3.runs.netadapt_run import adapt_stages
+from mbv3.runs.on_images import compete, own_shape, photos_of
 from mbv3.runs.options import SOLVE, Options
-from mbv3.runs.prepare import prepare
+from mbv3.runs.prepare import prepare, whole_view
 from mbv3.runs.result import Found
 from mbv3.runs.road import check_road, initial, road_stages
 from mbv3.runs.rundir import RunDir, versions
 from mbv3.runs.shared import Shared
 from mbv3.search import REWARDS, SAMPLERS, Trial, register_reward, register_sampler
 from mbv3.space import SearchSpace, SpaceLimits, load_space, scale
-from mbv3.spec import dump_spec, load_spec
+from mbv3.spec import ArchSpec, dump_spec, load_spec
 from mbv3.stages import (
     TRIALS,
+    Adapted,
+    Contender,
     Images,
     Judge,
+    Shape,
     SpaceLatency,
     adapt,
     adapt_predicted,
     check_limits,
     check_range,
+    contenders_at,
     default_w,
     imagenet_judge,
+    peek_photos,
     pick_seed,
     pick_starts,
-    read_images,
     search,
     space_latency,
     supernet_judge,
     training_judge,
 )
-from mbv3.tables import one_space, read_table
+from mbv3.tables import Latency, one_space, read_table
 
 __all__ = ["check_search", "find", "find_events", "new_record", "resumed"]
+
+
+FEW_STARTS = 5  # of NetAdapt, where its result is one of several networks that learn the images
+PROPOSED = "the ImageNet model proposes a network, and the images decide between it and what anyone could take"
 
 
 @takes(Options)
@@ -163,9 +170,7 @@ def check_search(o: Options) -> None:
     space = load_space(o.space_name)
     o.headed(scale(space, 1.0, o.pinned_resolution))
     if o.data is not None and o.init is None:
-        peek_class_folder(Path(o.data))
-    if o.test is not None and o.init is None:
-        peek_class_folder(Path(o.test), like=Path(str(o.data)))
+        peek_photos(Path(o.data), Path(o.test) if o.test else None)
     if o.estimate_only:
         tables = [read_table(device, o.runtime, o.threads, o.force_table)[0] for device in o.devices]
         one_space(o.devices, tables)
@@ -196,7 +201,8 @@ def _free_folder(target_ms: float) -> Path:
 
 
 def _chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -> Generator[Event, None, Found]:
-    space, latency = yield from prepare(o, run)
+    shape, photos = (yield from own_shape(o, run)) if o.data is not None else (None, None)
+    space, latency = yield from prepare(o, run, shape)
     yield from _caveats(o, run, space)
     cost = space_latency(space, latency)
     run.update(range_ms=cost.range_ms())
@@ -206,46 +212,86 @@ def _chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) 
     check_range(min(o.target_ms, largest) if o.limits else o.target_ms, smallest, largest, space, o.scale != "auto")
     check_limits(space, limits, cost, o.scale != "auto")
     yield Note("table", f"networks of the space take {smallest:.3g} to {largest:.3g} ms here")
-    images: Images | None = None
-    if o.data is not None:
-        with run.stage("images"):
-            yield StageStart("images", f"reading {o.data}")
-            images = read_images(o.data, space.resolution, o.seed)
-            run.same_images(images.train.sha256, o.data)
-            run.update(args=o.as_dict())  # where the images are now
+    if o.data is None:
+        return (yield from _predicted(o, run, space, latency, cost, limits, shared))
+    if photos is None:
+        photos = yield from photos_of(o, run, space.resolution)
+    images = replace(photos.images, size=space.resolution)
+    if o.accuracy_kind == "imagenet":
+        adapted = yield from _proposed(o, run, space, latency, cost, limits, shape)
+    else:
+        adapted = yield from _on_images(o, run, space, latency, cost, limits, images)
+    at = shape or Shape(min(space.resolution))
+
+    def make() -> list[Contender]:
+        return contenders_at(
+            adapted.spec, at, latency, o.target_ms, space=space, cost=cost, limits=o.limits, seed=o.seed
+        )  # fmt: skip
+
+    return (yield from compete(o, run, adapted, replace(photos, images=images), latency, make))
+
+
+def _predicted(
+    o: Options, run: RunDir[SearchRecord], space: SearchSpace, latency: Latency, cost: SpaceLatency,
+    limits: SpaceLimits, shared: Shared | None,
+) -> Generator[Event, None, Found]:  # fmt: skip
+    """Without images: the ImageNet model scores, and stands for a training."""
+    judge = imagenet_judge(space)
+    starts, scored = yield from _starts(o, run, space, judge, cost, limits, shared)
+    with run.stage("netadapt"):
+        specs = [space.spec(t.genome, f"seed_{o.target_ms:g}ms") for t in starts]
+        adapted = yield from adapt_predicted(specs, latency, o.target_ms, delta=o.delta, limits=o.limits, keep=run)
+    assert adapted.estimate is not None
+    _keep_seed(run, space, starts[adapted.start], specs[adapted.start])
+    run.update(accuracy=predicted_accuracy(adapted.estimate))
+    yield from put_beside(o, run, adapted, specs[adapted.start], latency, space, judge, cost, scored)
+    return (yield from deliver(o, run, adapted, None, latency))
+
+
+def _proposed(
+    o: Options, run: RunDir[SearchRecord], space: SearchSpace, latency: Latency, cost: SpaceLatency,
+    limits: SpaceLimits, shape: Shape | None,
+) -> Generator[Event, None, Adapted]:  # fmt: skip
+    """With images: what the ImageNet model proposes for them."""
+    run.update(accuracy=Accuracy(value=None, kind="imagenet", unit="%", note=PROPOSED))
+    yield Note("search", f"{PROPOSED}; --accuracy supernet searches by shared weights that are trained on the images")
+    judge = imagenet_judge(whole_view(space, shape, run))
+    starts, _ = yield from _starts(o, run, space, judge, cost, limits, None)
+    # of networks without their first strides the model knows nothing: NetAdapt then only cuts what is over the target
+    few = starts[: FEW_STARTS if shape is None or not shape.strides else 1]
+    with run.stage("netadapt"):
+        specs = [space.spec(t.genome, f"seed_{o.target_ms:g}ms") for t in few]
+        adapted = yield from adapt_predicted(specs, latency, o.target_ms, delta=o.delta, limits=o.limits, keep=run)
+    _keep_seed(run, space, starts[adapted.start], specs[adapted.start])
+    return adapted
+
+
+def _on_images(
+    o: Options, run: RunDir[SearchRecord], space: SearchSpace, latency: Latency, cost: SpaceLatency,
+    limits: SpaceLimits, images: Images,
+) -> Generator[Event, None, Adapted]:  # fmt: skip
+    """What shared weights or short trainings on the images choose, cut on them to the target."""
     with run.stage("accuracy"):
         judge = yield from _judge(o, run, space, images)
-    if o.data is None:
-        starts, scored = yield from _starts(o, run, space, judge, cost, limits, shared)
-        with run.stage("netadapt"):
-            specs = [space.spec(t.genome, f"seed_{o.target_ms:g}ms") for t in starts]
-            adapted = yield from adapt_predicted(specs, latency, o.target_ms, delta=o.delta, limits=o.limits, keep=run)
-        assert adapted.estimate is not None
-        seed = starts[adapted.start]
-        run.text("seed.yaml", dump_spec(space.dress(specs[adapted.start])))
-        run.update(seed_ms=seed.latency_ms, seed_trial=seed.number, accuracy=predicted_accuracy(adapted.estimate))
-        like = specs[adapted.start]
-        yield from put_beside(o, run, adapted, like, latency, space, judge, cost, scored)
-        return (yield from deliver(o, run, adapted, None, latency))
-    assert images is not None
     with run.stage("search"):
         trials = yield from _trials(o, run, space, judge, cost, limits)
         best = pick_seed(trials, o.target_ms, o.seed_ratio)
     first = space.spec(best.genome, f"seed_{o.target_ms:g}ms")
-    run.text("seed.yaml", dump_spec(space.dress(first)))
-    run.update(
-        seed_ms=best.latency_ms,
-        seed_trial=best.number,
-        accuracy=Accuracy(value=round(best.accuracy, 3), kind=judge.kind, unit="%", note=judge.note),
-    )
+    _keep_seed(run, space, best, first)
+    run.update(accuracy=Accuracy(value=round(best.accuracy, 3), kind=judge.kind, unit="%", note=judge.note))
     with run.stage("netadapt"):
-        adapted = yield from adapt(
-            first, latency, images, o.target_ms, weights=judge.weights(best.genome), steps=o.finetune_steps,
-            delta=o.delta, budget=budget_of(o), seed=o.seed, keep=run,
+        return (
+            yield from adapt(
+                first, latency, images, o.target_ms, weights=judge.weights(best.genome), steps=o.finetune_steps,
+                delta=o.delta, budget=budget_of(o), seed=o.seed, keep=run,
+            )
         )  # fmt: skip
-    if judge.kind == "imagenet":
-        run.update(accuracy=predicted_accuracy(imagenet(adapted.spec)))
-    return (yield from deliver(o, run, adapted, images, latency))
+
+
+def _keep_seed(run: RunDir[SearchRecord], space: SearchSpace, seed: Trial, spec: ArchSpec) -> None:
+    """The network that NetAdapt starts from."""
+    run.text("seed.yaml", dump_spec(space.dress(spec)))
+    run.update(seed_ms=seed.latency_ms, seed_trial=seed.number)
 
 
 def _starts(
@@ -304,12 +350,7 @@ def _caveats(o: Options, run: RunDir[SearchRecord], space: SearchSpace) -> Gener
         yield Note("search", note, warning=True)
 
 
-def _judge(
-    o: Options, run: RunDir[SearchRecord], space: SearchSpace, images: Images | None
-) -> Generator[Event, None, Judge]:
-    if o.accuracy_kind == "imagenet":
-        return imagenet_judge(space)
-    assert images is not None
+def _judge(o: Options, run: RunDir[SearchRecord], space: SearchSpace, images: Images) -> Generator[Event, None, Judge]:
     budget = budget_of(o)
     if o.accuracy_kind == "train":
         trials = o.trials or TRIALS["train"]

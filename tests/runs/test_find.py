@@ -55,12 +55,15 @@ def test_events(folder: Path, tmp_path: Path) -> None:
     assert found.record.status == "done" and found.measured_ms is None and found.report.exists()
     assert found.spec.name == "found_1.45ms" and found.weights.exists()
     assert list(found.curve.columns) == ["step", "latency_ms", "accuracy", "spec"] and len(found.curve) > 1
-    assert mbv3.load_spec(found.curve["spec"].iloc[-1]).rows == found.spec.rows
+    cut = mbv3.load_spec(found.curve["spec"].iloc[-1])
     started = list(dict.fromkeys(e.stage for e in events if isinstance(e, StageStart)))
-    assert started == ["images", "supernet", "search", "netadapt", "training"]
-    [row] = found.record.comparison  # trained from scratch for an epoch, on the held-out images
-    assert row.name == "found" and row.n == 8 and row.ms is None
-    assert found.baselines["name"].tolist() == ["found"]
+    assert started == ["images", "supernet", "search", "netadapt", "candidates", "training", "scoring", "measure"]
+    rows = {row.name: row for row in found.record.comparison}  # trained from scratch, each for its rounds
+    assert rows.keys() >= {"found", "random of the space"}
+    assert all(row.n == 8 and row.ms is not None and row.ms <= 1.45 and row.steps for row in rows.values())
+    assert found.baselines["name"].tolist() == list(rows) and {b.name for b in found.record.baselines} == {*rows} - {"found"}
+    if next(iter(rows)) == "found":
+        assert cut.rows == found.spec.rows
 
 
 def test_a_sampler_may_be_an_object_and_a_reward_a_function(
@@ -112,7 +115,9 @@ def test_a_resumed_run_keeps_to_its_own_table(folder: Path, tmp_path: Path) -> N
         ({}, "solve"),
         ({"trials": 9}, "evolution"),
         ({"w": -0.1, "reward": "tunas"}, "evolution"),
-        ({"data": "d"}, "surrogate"),
+        ({"data": "d"}, "solve"),
+        ({"data": "d", "accuracy": "supernet"}, "surrogate"),
+        ({"data": "d", "supernet_minutes": 3.0}, "surrogate"),
         ({"sampler": "tpe"}, "tpe"),
     ],
 )
