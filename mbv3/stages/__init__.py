@@ -5,12 +5,12 @@ Each is called from a notebook without options and without a run directory; `mbv
 
 from mbv3.stages.adapt import Adapted, adapt
 from mbv3.stages.adapt_model import adapt_predicted
-from mbv3.stages.baselines import Beside, Verdict, baselines_at, compared
+from mbv3.stages.baselines import Beside, Verdict, baselines_at, compared, widest_within
 from mbv3.stages.budget import SHARES, Budget
 from mbv3.stages.contenders import Contender
 from mbv3.stages.contest import ScratchEffort, contenders_at, contest, uniform_at
 from mbv3.stages.gap import most_accurate
-from mbv3.stages.images import Images, calibration_batches, read_images, rescore, subset
+from mbv3.stages.images import Images, calibration_batches, rescore, subset
 from mbv3.stages.judge import (
     ImagenetJudge,
     Judge,
@@ -43,7 +43,7 @@ from mbv3.stages.search import (
     space_latency,
     write_trials,
 )
-from mbv3.stages.shapes import Shape, choose_shape, fewer_strides, likely_shapes, probe, shapes_of
+from mbv3.stages.shapes import Shape, choose_shape, fewer_strides, likely_shapes, probe, shaped_as, shapes_of
 from mbv3.stages.shrink import PRESETS, Engine, Worth, shrink, site_scores
 from mbv3.stages.shrink_tune import Tuner
 from mbv3.stages.sizes import Sizes, choose_sizes, sized, sized_table, steady_ms
@@ -134,13 +134,13 @@ __all__ = [
     "probe",
     "published_times",
     "quick_ms",
-    "read_images",
     "read_photos",
     "reference_times",
     "rescore",
     "road",
     "search",
     "search_limits",
+    "shaped_as",
     "shapes_of",
     "shrink",
     "site_scores",
@@ -161,5 +161,6 @@ __all__ = [
     "uniform_at",
     "unmet_together",
     "usual_steps",
+    "widest_within",
     "write_trials",
 ]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -23,6 +24,7 @@ from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.rounds import Alike, Outcome, Pair, decided, longer, reported
 from mbv3.stages.search import SpaceLatency
 from mbv3.stages.shapes import Shape, shaped_as
+from mbv3.stages.sizes import FINE
 from mbv3.stages.slim import slimmed
 from mbv3.stages.tune import Tuned, answers, better_by, on_device
 from mbv3.tables import Latency
@@ -31,7 +33,8 @@ __all__ = ["ScratchEffort", "contenders_at", "contest", "uniform_at"]
 
 FAMILIES = ("mobilenet_v3_small", "mobilenet_v3_large", "mobilenet_v2")
 DRAWN = 20_000  # random networks, of which one near the target competes
-NEAR = 0.9  # of the target
+NEAR = 0.95  # of the target: as good as equal
+SIDES = 3  # sizes of the input on either side that may bring a family nearer to the target
 COMPARED_ON = 2000  # report images that those answer which are not delivered
 FORWARD = 1 / 3  # of the seconds of a training step: an answer to as many images
 
@@ -59,19 +62,41 @@ def contenders_at(
     aim = target_ms * (AIM if latency.device is not None else 1.0)
     within = [_measured("found", "found", found, latency)]
     for name in FAMILIES:
-        base = load_spec(name)
-
-        def at(width: float, base: ArchSpec = base, name: str = name) -> ArchSpec:
-            spec = shaped_as(scale_spec(base, width), shape, found.head.classes)
-            return replace(spec, name=f"{name}@{width:g}", resolution=found.resolution)
-
-        made = widest_within(at, aim, latency, limits)
-        if made is not None and made[1] <= target_ms:
-            within.append(Contender(name, "family", made[0], None, made[1], 0.0))
+        made = _family(name, shape, found, latency, aim, limits)
+        if made is not None:
+            within.append(made)
     drawn = _random(space, cost, aim, limits or Limits(), seed) if space is not None and cost is not None else None
     if drawn is not None and drawn.rows != found.rows:
         within.append(_measured("random", "random", drawn, latency))
     return [c for c in within if c.kind == "found" or c.ms <= target_ms]
+
+
+def _family(
+    name: str, shape: Shape, found: ArchSpec, latency: Latency, aim: float, limits: Limits | None
+) -> Contender | None:
+    """A family as wide as `aim` allows at the shape of `found`. Where its widths are too coarse to come near, the input
+    is a little smaller or larger, and of those the one that takes most."""
+    base = load_spec(name)
+
+    def at(side: int, width: float) -> ArchSpec:
+        spec = shaped_as(scale_spec(base, width), Shape(side, shape.strides), found.head.classes)
+        return replace(
+            spec, name=f"{name}@{width:g}", resolution=found.resolution if side == shape.side else spec.resolution
+        )
+
+    def widest(side: int, latency: Latency = latency) -> tuple[ArchSpec, float] | None:
+        return widest_within(partial(at, side), aim, latency, limits)
+
+    best = widest(shape.side)
+    if best is None or best[1] >= NEAR * aim or found.resolution[0] != found.resolution[1]:
+        return None if best is None else Contender(name, "family", best[0], None, best[1], 0.0)
+    step = FINE if shape.side >= 64 else FINE // 2
+    sides = [shape.side + step * n for n in range(-SIDES, SIDES + 1) if n and shape.side + step * n >= 16]
+    predicted = {side: made[1] for side in sides if (made := widest(side, latency.rough())) is not None}
+    if predicted:
+        other = widest(max(predicted, key=lambda side: (predicted[side], -abs(side - shape.side))))
+        best = max(best, other or best, key=lambda found: found[1])
+    return Contender(name, "family", best[0], None, best[1], 0.0)
 
 
 def uniform_at(found: ArchSpec, whole: ArchSpec, latency: Latency, target_ms: float) -> list[Contender]:
@@ -139,30 +164,32 @@ def contest(
         (best, alike), doubt = decided(rounds)
     elif len(contenders) > 1:
         best = contenders[1]
+        enough = f" (--budget-minutes {halving.enough:.2g} would do)" if halving.enough else ""
         doubt = (
-            f"the time is too short to compare networks on the images: {best.called} is delivered, which the found one "
-            "has not beaten"
+            f"the time is too short to compare networks on the images{enough}: {best.called} is delivered, which the "
+            "found one has not beaten"
         )
     if doubt:
         yield Note("candidates", doubt, warning=True)
 
-    def last() -> int:
+    def last() -> tuple[int, float | None]:
         if effort is not None:
-            return effort.last
+            return effort.last, None
         if not budget.timed:
-            return scratch_steps(images, None)
+            return scratch_steps(images, None), None
         step_s = halving.step_seconds(best.spec)
         answered = len(report) + len(halving.few.held_out) + len(contenders) * min(COMPARED_ON, len(report))
         scoring = FORWARD * step_s * answered / 128
         left = 60 * budget.minutes - spent_s - (time.monotonic() - began) - scoring
-        return max(1, int(max(left, budget.seconds("training")) / step_s))
+        given = max(left, budget.seconds("training"))
+        return max(1, int(given / step_s)), round(given, 1)
 
-    steps = int(keep.value("last_steps", last))
+    steps, forecast_s = keep.value("last_steps", last)
     if alike is None:
-        yield StageStart("training", f"{steps} steps of {best.called}")
+        yield StageStart("training", f"{steps} steps of {best.called}", forecast_s)
         tuned = yield from halving.learn(f"{best.name}-last", best, None, steps)
     else:
-        tuned = yield from longer(best, alike, steps, halving.learn)
+        tuned = yield from longer(best, alike, steps, halving.learn, forecast_s)
     halving.ledger.record("last", [(best, tuned)], [best])
     if inherited is not None:
         net = on_device(contenders[0].spec, inherited)

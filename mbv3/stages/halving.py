@@ -14,6 +14,7 @@ from mbv3.stages.judge import step_seconds
 from mbv3.stages.keep import Keep
 from mbv3.stages.rounds import Ledger, Pair, Weights, better_half, one_round
 from mbv3.stages.tune import Tuned, scratch_fit, trained
+from mbv3.training import usual_epochs
 
 __all__ = ["LEAST", "Halving", "scratch_steps", "trainings"]
 
@@ -21,7 +22,7 @@ LEAST = 16  # steps of a first round: after fewer a network answers as chance ha
 SETTLED = 4  # batches over which batch norms are taken before a round is judged
 CHOSEN_ON = 1000  # choosing images that judge a round
 PROBED = 32  # images of a batch that tells the seconds of a step
-UNTIMED_EPOCHS = 12  # of a delivered network where nothing is timed
+UNTIMED = 3  # times the epochs of a fine-tuning, of a delivered network where nothing is timed
 FIRST = 40  # the delivered network learns so many times the steps of a first round, where nothing is timed
 
 
@@ -41,9 +42,9 @@ def trainings(networks: int) -> int:
 
 
 def scratch_steps(images: Images, epochs: float | None) -> int:
-    """Steps of so many passes over the training images, where nothing is timed of UNTIMED_EPOCHS."""
+    """Steps of so many passes over the training images; None: as many as their number asks for."""
     recipe = scratch_fit(images.train, images.size, 1)
-    return max(1, round((UNTIMED_EPOCHS if epochs is None else epochs) * recipe.epoch_steps))
+    return max(1, round((UNTIMED * usual_epochs(len(images.train)) if epochs is None else epochs) * recipe.epoch_steps))
 
 
 @dataclass
@@ -67,6 +68,7 @@ class Halving:
         self.few = replace(self.images, held_out=subset(self.images.held_out, CHOSEN_ON))
         self.ledger = Ledger(self.keep, self.csv)
         self.states: dict[str, Weights] = {}
+        self.enough: float | None = None  # minutes of a whole run in which two networks could be compared
 
     def run(self, contenders: Sequence[Contender]) -> Generator[Event, None, list[list[Pair]]]:
         """The rounds, each with its networks as they were after it; none where the time allows of no first round."""
@@ -111,6 +113,8 @@ class Halving:
                 networks -= 1
             share = given / max(trainings(networks), 1)
             if networks < 2:
+                least = LEAST * trainings(2) * max(each[:2])
+                self.enough = self.budget.minutes * least / given if len(each) > 1 else None
                 return ()
             pairs = list(zip(contenders, each, strict=True))[:networks]
             return tuple((c.name, max(LEAST, round(share / s))) for c, s in pairs)

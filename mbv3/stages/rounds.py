@@ -131,7 +131,7 @@ def decided(rounds: Sequence[Sequence[Pair]]) -> tuple[Pair, str]:
         best = best if gap > error else plain
     if best[0].own:
         return best, ""
-    met = [(mine, other) for r in rounds for mine in r for other in r if mine[0].own and other[0] is best[0]]
+    met = [(mine, other) for r in rounds for mine in r for other in r if mine[0].own and other[0].name == best[0].name]
     if not met:
         return best, ""
     mine, other = met[-1]
@@ -144,11 +144,13 @@ def decided(rounds: Sequence[Sequence[Pair]]) -> tuple[Pair, str]:
     )
 
 
-def longer(c: Contender, t: Tuned, steps: int, learn: Learn) -> Generator[Event, None, Tuned]:
+def longer(
+    c: Contender, t: Tuned, steps: int, learn: Learn, forecast_s: float | None = None
+) -> Generator[Event, None, Tuned]:
     """The winner trained for the rest of the time; as it was where that loses accuracy beyond the error."""
     if not steps:
         return t
-    yield StageStart("training", f"{steps} steps more of {c.called}")
+    yield StageStart("training", f"{steps} steps more of {c.called}", forecast_s)
     after = yield from learn(f"{c.name}-last", c, t.state, steps)
     by, error = better_by(after.chosen_on, t.chosen_on)
     if by < -error:

@@ -124,7 +124,9 @@ def choose_shape(
     budget, keep = budget or Budget(60.0), keep or Memory()
     halving = Halving(images, "shapes.csv", budget, "shapes", steps, seed, keep, STAGE)
     rounds = yield from halving.run([c for _, c in likely])
-    shape, why = likely[0][0], "the time is too short to compare it with others on the images"
+    shape, why = likely[0][0], "no other is likely at this target"
+    if len(likely) > 1:
+        why = f"the time is too short to compare {len(likely)} shapes on the images"
     if rounds:
         best = min(rounds[-1], key=lambda pair: float(pair[1].chosen_on.loss.mean()))[0]
         shape = next(s for s, c in likely if c.name == best.name)

@@ -61,7 +61,9 @@ def test_events(folder: Path, tmp_path: Path) -> None:
     rows = {row.name: row for row in found.record.comparison}  # trained from scratch, each for its rounds
     assert rows.keys() >= {"found", "random of the space"}
     assert all(row.n == 8 and row.ms is not None and row.ms <= 1.45 and row.steps for row in rows.values())
-    assert found.baselines["name"].tolist() == list(rows) and {b.name for b in found.record.baselines} == {*rows} - {"found"}
+    assert found.baselines["name"].tolist() == list(rows) and {b.name for b in found.record.baselines} == {*rows} - {
+        "found"
+    }
     if next(iter(rows)) == "found":
         assert cut.rows == found.spec.rows
 
