@@ -21,7 +21,19 @@ SOLVE = "solve"  # the sampler that needs accuracy and latency as closed forms
 PRESETS = ("fast", "thorough", "paper")  # of mbv3.stages, which loads torch
 IMAGENET_MINUTES, DATA_MINUTES = 5.0, 60.0
 # the options of `mbv3 netadapt`, beside --target-ms
-NETADAPT = ("data", "test", "init", "preset", "delta", "finetune_steps", "budget_minutes", "seed", "runtime", "threads")
+NETADAPT = (
+    "data",
+    "test",
+    "init",
+    "preset",
+    "delta",
+    "finetune_steps",
+    "final_epochs",
+    "budget_minutes",
+    "seed",
+    "runtime",
+    "threads",
+)
 
 
 def _samplers() -> Iterable[str]:

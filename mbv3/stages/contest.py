@@ -18,7 +18,7 @@ from mbv3.spec import ArchSpec, dump_spec, load_spec, parse_spec, scale_spec
 from mbv3.stages.baselines import widest_within
 from mbv3.stages.budget import Budget
 from mbv3.stages.contenders import AIM, Contender
-from mbv3.stages.halving import Halving, scratch_steps
+from mbv3.stages.halving import Halving, most_steps, scratch_steps
 from mbv3.stages.images import Images, subset
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.rounds import Alike, Outcome, Pair, decided, longer, reported
@@ -182,7 +182,8 @@ def contest(
         scoring = FORWARD * step_s * answered / 128
         left = 60 * budget.minutes - spent_s - (time.monotonic() - began) - scoring
         given = max(left, budget.seconds("training"))
-        return max(1, int(given / step_s)), round(given, 1)
+        steps = int(np.clip(given / step_s, 1, most_steps(images)))
+        return steps, round(steps * step_s, 1)
 
     steps, forecast_s = keep.value("last_steps", last)
     if alike is None:

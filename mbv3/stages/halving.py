@@ -16,13 +16,14 @@ from mbv3.stages.rounds import Ledger, Pair, Weights, better_half, one_round
 from mbv3.stages.tune import Tuned, scratch_fit, trained
 from mbv3.training import usual_epochs
 
-__all__ = ["LEAST", "Halving", "scratch_steps", "trainings"]
+__all__ = ["LEAST", "Halving", "most_steps", "scratch_steps", "trainings"]
 
 LEAST = 16  # steps of a first round: after fewer a network answers as chance has it
 SETTLED = 4  # batches over which batch norms are taken before a round is judged
 CHOSEN_ON = 1000  # choosing images that judge a round
 PROBED = 32  # images of a batch that tells the seconds of a step
 UNTIMED = 3  # times the epochs of a fine-tuning, of a delivered network where nothing is timed
+MOST_EPOCHS = 600  # of a delivered network: after ten times the usual passes from scratch little is left to learn
 FIRST = 40  # the delivered network learns so many times the steps of a first round, where nothing is timed
 
 
@@ -45,6 +46,11 @@ def scratch_steps(images: Images, epochs: float | None) -> int:
     """Steps of so many passes over the training images; None: as many as their number asks for."""
     recipe = scratch_fit(images.train, images.size, 1)
     return max(1, round((UNTIMED * usual_epochs(len(images.train)) if epochs is None else epochs) * recipe.epoch_steps))
+
+
+def most_steps(images: Images) -> int:
+    """Steps after which a training from scratch ends, though there is time."""
+    return scratch_steps(images, MOST_EPOCHS)
 
 
 @dataclass

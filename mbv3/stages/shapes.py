@@ -25,9 +25,10 @@ PROBE = "mobilenet_v3_small"
 VIEWS = (48, 64, 96, 128, 160, 192, 224, 256, 320)
 ENLARGED = 1.5  # of the images: finer than that there is nothing to see, and strides are removed instead
 MOST_STRIDES = 3  # removed
-WIDTHS = tuple(w / 20 for w in range(4, 61))
+STEP = 0.05
+WIDTHS = tuple(STEP * w for w in range(4, 61))
 MOST = 4  # shapes that are compared
-CORRECTED = 3  # times that a width is corrected by its ms
+CORRECTED = 4  # times that a width is corrected by its ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,8 @@ def likely_shapes(
             kept = best[i]
             if t <= target_ms and (kept is None or w > kept[0]):
                 best[i] = w, spec, t
-            wide[i] = min(max(w * (0.995 * target_ms / t) ** 0.7, WIDTHS[0]), WIDTHS[-1])
+            aim = w * (target_ms / t) ** 0.7
+            wide[i] = min(max(min(aim, w - STEP) if t > target_ms else aim, WIDTHS[0]), WIDTHS[-1])
     found = []
     for s, kept in zip(shapes, best, strict=True):
         if kept is None or kept[2] < 0.5 * target_ms:

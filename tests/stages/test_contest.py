@@ -221,6 +221,7 @@ def test_networks_have_the_same_seconds_and_the_last_has_most(
         import_module("mbv3.stages.halving"), "step_seconds",
         lambda spec, images, batch: (0.05 if spec.name == "v2" else 0.1) * batch / 64,
     )  # fmt: skip
+    monkeypatch.setattr(import_module("mbv3.stages.halving"), "MOST_EPOCHS", 10_000)
     result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(10.0), spent_s=100.0))
     steps = dict(seen)
     unit = 600 * SHARES["contenders"].share / trainings(5)
@@ -229,6 +230,9 @@ def test_networks_have_the_same_seconds_and_the_last_has_most(
     assert 0.97 * 5000 <= steps["small-last"] <= 5000  # 500 seconds, less the scores
     result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(10.0), spent_s=900.0))
     assert dict(seen)["small-last"] == 3000  # half of the budget in any case
+    monkeypatch.setattr(import_module("mbv3.stages.halving"), "MOST_EPOCHS", 100)
+    result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(10.0)))
+    assert dict(seen)["small-last"] == 100
 
 
 def test_too_short_a_time_delivers_what_needs_no_proof(
