@@ -12,57 +12,31 @@ from typing import Any
 from optuna.samplers import BaseSampler
 
 from mbv3 import __version__
-from mbv3.errors import BadInput, Unreachable
+from mbv3.errors import BadInput
 from mbv3.events import Done, Event, Note, RunStarted
 from mbv3.latency import open_runtime
 from mbv3.progress import drain
-from mbv3.record import Accuracy, Bound, SearchRecord
+from mbv3.record import SearchRecord
 from mbv3.report import write_report
-from mbv3.runs.beside import put_beside
+from mbv3.runs.chain import chain
 from mbv3.runs.declare import moved, takes, there
-from mbv3.runs.deliver import budget_of, deliver, guarded, predicted_accuracy, remove_checkpoints
+from mbv3.runs.deliver import guarded, remove_checkpoints
 from mbv3.runs.init_options import ADVICE
 from mbv3.runs.netadapt_run import adapt_stages
-from mbv3.runs.on_images import compete, own_shape, photos_of
-from mbv3.runs.options import SOLVE, Options
-from mbv3.runs.prepare import prepare, whole_view
+from mbv3.runs.options import Options
 from mbv3.runs.result import Found
 from mbv3.runs.road import check_road, initial, road_stages
 from mbv3.runs.rundir import RunDir, versions
 from mbv3.runs.shared import Shared
-from mbv3.search import REWARDS, SAMPLERS, Trial, register_reward, register_sampler
-from mbv3.space import SearchSpace, SpaceLimits, load_space, scale
-from mbv3.spec import ArchSpec, dump_spec, load_spec
+from mbv3.search import REWARDS, SAMPLERS, register_reward, register_sampler
+from mbv3.space import load_space, scale
+from mbv3.spec import dump_spec, load_spec
 from mbv3.stages import (
-    TRIALS,
-    Adapted,
-    Contender,
-    Images,
-    Judge,
-    Shape,
-    SpaceLatency,
-    adapt,
-    adapt_predicted,
-    check_limits,
-    check_range,
-    contenders_at,
-    default_w,
-    imagenet_judge,
     peek_photos,
-    pick_seed,
-    pick_starts,
-    search,
-    space_latency,
-    supernet_judge,
-    training_judge,
 )
-from mbv3.tables import Latency, one_space, read_table
+from mbv3.tables import one_space, read_table
 
 __all__ = ["check_search", "find", "find_events", "new_record", "resumed"]
-
-
-FEW_STARTS = 5  # of NetAdapt, where its result is one of several networks that learn the images
-PROPOSED = "the ImageNet model proposes a network, and the images decide between it and what anyone could take"
 
 
 @takes(Options)
@@ -136,7 +110,7 @@ def find_events(
     yield RunStarted(run.path)
     if o.data is not None and start is None:
         yield Note("search", ADVICE, warning=True)
-    return (yield from guarded(run, (road_stages if start else _chain)(o, run)))
+    return (yield from guarded(run, (road_stages if start else chain)(o, run)))
 
 
 def resumed(
@@ -159,7 +133,7 @@ def resumed(
     if run.record.init is not None:
         work = road_stages(o, run)
     else:
-        work = _chain(o, run, shared) if run.record.network is None else adapt_stages(o, run)
+        work = chain(o, run, shared) if run.record.network is None else adapt_stages(o, run)
     return (yield from guarded(run, work))
 
 
@@ -198,165 +172,3 @@ def _free_folder(target_ms: float) -> Path:
     while base.with_name(f"{base.name}-{n}").exists():
         n += 1
     return base.with_name(f"{base.name}-{n}")
-
-
-def _chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -> Generator[Event, None, Found]:
-    shape, photos = (yield from own_shape(o, run)) if o.data is not None else (None, None)
-    space, latency = yield from prepare(o, run, shape)
-    yield from _caveats(o, run, space)
-    cost = space_latency(space, latency)
-    run.update(range_ms=cost.range_ms())
-    smallest, largest = cost.range_ms()
-    limits = o.limits.on(space)
-    # a limit may keep networks far below the target
-    check_range(min(o.target_ms, largest) if o.limits else o.target_ms, smallest, largest, space, o.scale != "auto")
-    check_limits(space, limits, cost, o.scale != "auto")
-    yield Note("table", f"networks of the space take {smallest:.3g} to {largest:.3g} ms here")
-    if o.data is None:
-        return (yield from _predicted(o, run, space, latency, cost, limits, shared))
-    if photos is None:
-        photos = yield from photos_of(o, run, space.resolution)
-    images = replace(photos.images, size=space.resolution)
-    if o.accuracy_kind == "imagenet":
-        adapted = yield from _proposed(o, run, space, latency, cost, limits, shape)
-    else:
-        adapted = yield from _on_images(o, run, space, latency, cost, limits, images)
-    at = shape or Shape(min(space.resolution))
-
-    def make() -> list[Contender]:
-        return contenders_at(
-            adapted.spec, at, latency, o.target_ms, space=space, cost=cost, limits=o.limits, seed=o.seed
-        )  # fmt: skip
-
-    return (yield from compete(o, run, adapted, replace(photos, images=images), latency, make))
-
-
-def _predicted(
-    o: Options, run: RunDir[SearchRecord], space: SearchSpace, latency: Latency, cost: SpaceLatency,
-    limits: SpaceLimits, shared: Shared | None,
-) -> Generator[Event, None, Found]:  # fmt: skip
-    """Without images: the ImageNet model scores, and stands for a training."""
-    judge = imagenet_judge(space)
-    starts, scored = yield from _starts(o, run, space, judge, cost, limits, shared)
-    with run.stage("netadapt"):
-        specs = [space.spec(t.genome, f"seed_{o.target_ms:g}ms") for t in starts]
-        adapted = yield from adapt_predicted(specs, latency, o.target_ms, delta=o.delta, limits=o.limits, keep=run)
-    assert adapted.estimate is not None
-    _keep_seed(run, space, starts[adapted.start], specs[adapted.start])
-    run.update(accuracy=predicted_accuracy(adapted.estimate))
-    yield from put_beside(o, run, adapted, specs[adapted.start], latency, space, judge, cost, scored)
-    return (yield from deliver(o, run, adapted, None, latency))
-
-
-def _proposed(
-    o: Options, run: RunDir[SearchRecord], space: SearchSpace, latency: Latency, cost: SpaceLatency,
-    limits: SpaceLimits, shape: Shape | None,
-) -> Generator[Event, None, Adapted]:  # fmt: skip
-    """With images: what the ImageNet model proposes for them."""
-    run.update(accuracy=Accuracy(value=None, kind="imagenet", unit="%", note=PROPOSED))
-    yield Note("search", f"{PROPOSED}; --accuracy supernet searches by shared weights that are trained on the images")
-    judge = imagenet_judge(whole_view(space, shape, run))
-    starts, _ = yield from _starts(o, run, space, judge, cost, limits, None)
-    # of networks without their first strides the model knows nothing: NetAdapt then only cuts what is over the target
-    few = starts[: FEW_STARTS if shape is None or not shape.strides else 1]
-    with run.stage("netadapt"):
-        specs = [space.spec(t.genome, f"seed_{o.target_ms:g}ms") for t in few]
-        adapted = yield from adapt_predicted(specs, latency, o.target_ms, delta=o.delta, limits=o.limits, keep=run)
-    _keep_seed(run, space, starts[adapted.start], specs[adapted.start])
-    return adapted
-
-
-def _on_images(
-    o: Options, run: RunDir[SearchRecord], space: SearchSpace, latency: Latency, cost: SpaceLatency,
-    limits: SpaceLimits, images: Images,
-) -> Generator[Event, None, Adapted]:  # fmt: skip
-    """What shared weights or short trainings on the images choose, cut on them to the target."""
-    with run.stage("accuracy"):
-        judge = yield from _judge(o, run, space, images)
-    with run.stage("search"):
-        trials = yield from _trials(o, run, space, judge, cost, limits)
-        best = pick_seed(trials, o.target_ms, o.seed_ratio)
-    first = space.spec(best.genome, f"seed_{o.target_ms:g}ms")
-    _keep_seed(run, space, best, first)
-    run.update(accuracy=Accuracy(value=round(best.accuracy, 3), kind=judge.kind, unit="%", note=judge.note))
-    with run.stage("netadapt"):
-        return (
-            yield from adapt(
-                first, latency, images, o.target_ms, weights=judge.weights(best.genome), steps=o.finetune_steps,
-                delta=o.delta, budget=budget_of(o), seed=o.seed, keep=run,
-            )
-        )  # fmt: skip
-
-
-def _keep_seed(run: RunDir[SearchRecord], space: SearchSpace, seed: Trial, spec: ArchSpec) -> None:
-    """The network that NetAdapt starts from."""
-    run.text("seed.yaml", dump_spec(space.dress(spec)))
-    run.update(seed_ms=seed.latency_ms, seed_trial=seed.number)
-
-
-def _starts(
-    o: Options,
-    run: RunDir[SearchRecord],
-    space: SearchSpace,
-    judge: Judge,
-    cost: SpaceLatency,
-    limits: SpaceLimits,
-    shared: Shared | None,
-) -> Generator[Event, None, tuple[list[Trial], int]]:
-    """(what NetAdapt starts from where each start costs seconds, number of networks scored)."""
-    with run.stage("search"):
-        if o.sampler_name == SOLVE:
-            found = yield from (shared or Shared((o.target_ms,))).solution(o, run, space, judge, cost, limits)
-            if found.bound is not None:
-                run.update(bound=Bound(found=round(found.best.accuracy, 4), most=round(found.bound, 4)))
-            return [found.best, *found.starts], found.evaluations
-        trials = yield from _trials(o, run, space, judge, cost, limits)
-        return pick_starts(trials, o.target_ms, o.seed_ratio), len(trials)
-
-
-def _trials(
-    o: Options, run: RunDir[SearchRecord], space: SearchSpace, judge: Judge, cost: SpaceLatency, limits: SpaceLimits
-) -> Generator[Event, None, list[Trial]]:
-    tar = o.target_ms * o.seed_ratio
-    assert run.record.reference_ms is not None
-    large_ms = run.record.reference_ms
-    w = run.value("w", lambda: default_w(o.reward, o.target_ms, large_ms) if o.w is None else o.w)
-    trials = yield from search(
-        space, judge, cost, tar, sampler=o.sampler_name, reward=o.reward, w=w, trials=o.trials,
-        budget=budget_of(o), seed=o.seed, estimated=o.estimate_only, limits=limits, keep=run,
-    )  # fmt: skip
-    within = [t for t in trials if limits.hold(t.genome)]
-    if trials and not within:
-        raise Unreachable(
-            f"none of {len(trials)} trials is within {o.limits}; give more --trials, or --sampler solve where there is "
-            "no --data", *cost.range_ms(),
-        )  # fmt: skip
-    return within
-
-
-def _caveats(o: Options, run: RunDir[SearchRecord], space: SearchSpace) -> Generator[Event, None, None]:
-    if o.estimate_only:
-        names = " and ".join(Path(device).name for device in o.devices)
-        note = f"nothing was timed in this run: latencies are predictions from the table {names}"
-        run.note(note)
-        yield Note("table", note, warning=True)
-    if o.segment:
-        run.update(task=o.task, head=o.dense, classes=o.dense_classes, output_stride=space.output_stride)
-        note = (
-            f"the search ranked backbones by their predicted accuracy as classifiers; the {o.dense} head counts with "
-            "its time"
-        )
-        run.note(note)
-        yield Note("search", note, warning=True)
-
-
-def _judge(o: Options, run: RunDir[SearchRecord], space: SearchSpace, images: Images) -> Generator[Event, None, Judge]:
-    budget = budget_of(o)
-    if o.accuracy_kind == "train":
-        trials = o.trials or TRIALS["train"]
-        return training_judge(space, images, trials=trials, budget=budget, seed=o.seed, keep=run)
-    return (
-        yield from supernet_judge(
-            space, images, steps=o.supernet_steps, minutes=o.supernet_minutes, budget=budget, seed=o.seed, keep=run
-        )
-    )
