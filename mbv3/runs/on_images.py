@@ -110,7 +110,7 @@ def compete(
     """What the search left against what anyone could take, and the run directory with the winner. `make`: the networks
     that compete, that of the search first."""
     if not adapted.reached or o.final_epochs == 0:
-        return (yield from deliver(o, run, adapted, photos.images, latency))
+        return (yield from deliver(o, run, adapted, photos.images if adapted.state else None, latency))
     before, budget = spent_s(run), budget_of(o)
     if budget.timed:
         least = 60 * o.minutes * (SHARES["contenders"].share + SHARES["training"].share)

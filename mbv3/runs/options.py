@@ -143,9 +143,6 @@ class Options:
             _need(self.accuracy in (None, "imagenet"), "--accuracy supernet and train need images: give --data DIR",
                   self.accuracy)  # fmt: skip
             _need(self.test is None, "--test needs --data", self.test)
-        elif self.init is None and self.accuracy_kind == "imagenet":
-            _need(self.final_epochs != 0, "--final-epochs 0 trains nothing; leave --data out, or add --accuracy "
-                  "supernet", self.final_epochs)  # fmt: skip
         if self.sampler_name == SOLVE:
             _need(self.accuracy_kind == "imagenet", "--sampler solve needs --accuracy imagenet; use rnn or evolution",
                   self.accuracy_kind)  # fmt: skip

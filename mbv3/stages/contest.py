@@ -102,7 +102,7 @@ def _family(
 def uniform_at(found: ArchSpec, whole: ArchSpec, latency: Latency, target_ms: float) -> list[Contender]:
     """`found`, which was cut from `whole`, and `whole` slimmed by one factor to `target_ms`."""
     aim = target_ms * (AIM if latency.device is not None else 1.0)
-    plain = slimmed(replace(whole, head=found.head), latency, aim)
+    plain = slimmed(replace(whole, head=replace(whole.head, classes=found.head.classes)), latency, aim)
     mine = _measured("found", "found", found, latency)
     other = [] if plain is None else [_measured("l1", "l1", plain, latency)]
     return [mine, *(c for c in other if c.ms <= target_ms)]

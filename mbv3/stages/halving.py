@@ -10,10 +10,9 @@ from mbv3.spec import ArchSpec
 from mbv3.stages.budget import Budget
 from mbv3.stages.contenders import Contender
 from mbv3.stages.images import Images, subset
-from mbv3.stages.judge import step_seconds
 from mbv3.stages.keep import Keep
 from mbv3.stages.rounds import Ledger, Pair, Weights, better_half, one_round
-from mbv3.stages.tune import Tuned, scratch_fit, trained
+from mbv3.stages.tune import Tuned, scratch_fit, seconds_of_step, trained
 from mbv3.training import usual_epochs
 
 __all__ = ["LEAST", "Halving", "most_steps", "scratch_steps", "trainings"]
@@ -21,7 +20,7 @@ __all__ = ["LEAST", "Halving", "most_steps", "scratch_steps", "trainings"]
 LEAST = 16  # steps of a first round: after fewer a network answers as chance has it
 SETTLED = 4  # batches over which batch norms are taken before a round is judged
 CHOSEN_ON = 1000  # choosing images that judge a round
-PROBED = 32  # images of a batch that tells the seconds of a step
+PROBED, STEPS = 32, 6  # images of a batch, and steps, that tell the seconds of a step
 UNTIMED = 3  # times the epochs of a fine-tuning, of a delivered network where nothing is timed
 MOST_EPOCHS = 600  # of a delivered network: after ten times the usual passes from scratch little is left to learn
 FIRST = 40  # the delivered network learns so many times the steps of a first round, where nothing is timed
@@ -129,6 +128,6 @@ class Halving:
 
     def step_seconds(self, spec: ArchSpec, most: int | None = None) -> float:
         """Seconds of a training step of `spec` on this machine; from steps of at most `most` images, by proportion."""
-        recipe = scratch_fit(self.images.train, spec.resolution, 1)
+        recipe = scratch_fit(self.images.train, spec.resolution, STEPS)
         few = min(most or recipe.batch, recipe.batch)
-        return step_seconds(spec, replace(self.images, size=spec.resolution), few) * recipe.batch / few
+        return seconds_of_step(spec, self.images.train, replace(recipe, batch=few)) * recipe.batch / few

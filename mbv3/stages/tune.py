@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+import time
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,8 +24,24 @@ from mbv3.tasks import TASKS
 from mbv3.training import Fit, Objective, fit, load_checkpoint, recipe_for, save_checkpoint, usual_epochs
 
 __all__ = [
-    "DISTILL", "TEMPERATURE", "Answers", "Taught", "Tuned", "answers", "better_by", "fit_of", "lower_by", "on_device",
-    "scratch_fit", "steps_of", "taught_by", "taught_objective", "trained", "tune", "usual_steps",
+    "DISTILL",
+    "TEMPERATURE",
+    "Answers",
+    "Taught",
+    "Tuned",
+    "answers",
+    "better_by",
+    "fit_of",
+    "lower_by",
+    "on_device",
+    "scratch_fit",
+    "seconds_of_step",
+    "steps_of",
+    "taught_by",
+    "taught_objective",
+    "trained",
+    "tune",
+    "usual_steps",
 ]  # fmt: skip
 
 STAGE = "training"
@@ -242,6 +259,21 @@ def trained(
         about = {"spec": dump_spec(spec), "steps": recipe.steps}
         save_checkpoint(done, {"net": weights, "answers": kept_answers}, about)
     return Tuned(spec, weights, recipe.steps, found)
+
+
+def seconds_of_step(spec: ArchSpec, data: ImageSet, recipe: Fit) -> float:
+    """Seconds of a training step by `recipe`, on the device that networks are trained on: the median of its steps but
+    the first."""
+    net = on_device(spec, None)
+    began: list[float] = []
+
+    def forward(step: int) -> Callable[[Tensor], Tensor]:
+        began.append(time.monotonic())
+        return net
+
+    for _ in fit(net, data, replace(recipe, ema=0.0), forward=forward):
+        pass
+    return float(np.median(np.diff(began[1:])))
 
 
 def on_device(spec: ArchSpec, state: Mapping[str, Tensor] | None, seed: int = 0) -> nn.Module:

@@ -165,7 +165,9 @@ def planted(monkeypatch: pytest.MonkeyPatch, losses: dict[str, float]) -> list[t
     monkeypatch.setattr(
         import_module("mbv3.stages.contest"), "reported", lambda t, data: Answers(np.ones(len(data), bool), np.zeros(9))
     )
-    monkeypatch.setattr(import_module("mbv3.stages.halving"), "step_seconds", lambda spec, images, batch: batch / 1280)
+    monkeypatch.setattr(
+        import_module("mbv3.stages.halving"), "seconds_of_step", lambda spec, data, recipe: recipe.batch / 1280
+    )
     return seen
 
 
@@ -218,8 +220,8 @@ def test_networks_have_the_same_seconds_and_the_last_has_most(
     """A tenth of a second a step, but half of that for `v2`, of ten minutes of which 100 seconds are gone."""
     seen = planted(monkeypatch, {"found": 0.9, "small": 0.5, "large": 1.5, "v2": 0.7, "random": 2.0})
     monkeypatch.setattr(
-        import_module("mbv3.stages.halving"), "step_seconds",
-        lambda spec, images, batch: (0.05 if spec.name == "v2" else 0.1) * batch / 64,
+        import_module("mbv3.stages.halving"), "seconds_of_step",
+        lambda spec, data, recipe: (0.05 if spec.name == "v2" else 0.1) * recipe.batch / 64,
     )  # fmt: skip
     monkeypatch.setattr(import_module("mbv3.stages.halving"), "MOST_EPOCHS", 10_000)
     result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(10.0), spent_s=100.0))
