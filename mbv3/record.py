@@ -146,7 +146,8 @@ class Limit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """A network trained and scored under one protocol. `top1` in percent, `sigma` its standard error on `n` images."""
+    """A network trained and scored under one protocol. `top1` in percent, `sigma` its standard error on `n` images.
+    `steps` of training before that; None where all had the same."""
 
     name: str
     ms: float | None
@@ -155,6 +156,7 @@ class Compared:
     top1: float
     sigma: float
     n: int
+    steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

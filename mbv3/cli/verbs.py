@@ -113,14 +113,15 @@ def _show_found(found: Found, as_json: bool) -> int:
         dump(found.as_dict())
         return r.exit
     if r.comparison:
-        rows = [["network", "ms", "parameters", "MAdds M", "top-1 %", "n"]]
+        rows = [["network", "ms", "parameters", "MAdds M", "top-1 %", "n", "steps"]]
         for c in r.comparison:
             ms, top1 = "-" if c.ms is None else f"{c.ms:.3f}", f"{c.top1:.2f} +- {c.sigma:.2f}"
-            rows.append([c.name, ms, f"{c.params:,}", f"{c.madds / 1e6:.1f}", top1, str(c.n)])
+            steps = "" if c.steps is None else str(c.steps)
+            rows.append([c.name, ms, f"{c.params:,}", f"{c.madds / 1e6:.1f}", top1, str(c.n), steps])
         out(columns(rows))
     elif r.baselines and r.accuracy is not None:
         a, at = r.accuracy, r.predicted_ms if r.measured_ms is None else r.measured_ms
-        rows = [["network", "ms", "predicted top-1 %", "below found", "published"]]
+        rows = [["network", "ms", "predicted top-1 %", "found is above by", "published"]]
         rows.append(["found", f"{at or 0.0:.3f}", _with_error(a.value, a.error), "", ""])
         for b in r.baselines:
             below = "" if b.below is None else _with_error(b.below, b.below_error)

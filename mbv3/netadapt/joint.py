@@ -20,9 +20,9 @@ REACH, AGAIN = 2, 4  # counts to either side that are measured, and times that t
 LEAST_SCORE, LEAST_SHARE = 1e-30, 1e-4  # of a site, of which a logarithm is taken
 SWEEPS = 6  # over all sites at one price
 PRICES = 8  # bisections of the price of a millisecond
-# at most; counts above and below a site's that are exchanged; exchanges that are asked for; how far the sum of two
-# moves' times may lie above the limit to be one of them
-EXCHANGES, UP, DOWN, ASKED, NEARLY = 24, 3, 3, 24, 0.02
+# at most; counts above and below a site's that are exchanged; exchanges that are asked for, and those of one site's;
+# share of its time that the others may lack by the sum of single times
+EXCHANGES, UP, DOWN, ASKED, FEW, NEARLY = 24, 3, 3, 24, 3, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +190,9 @@ def solve(spec: ArchSpec, menus: Sequence[Menu], latency: Latency, limit_ms: flo
 def _exchanged(
     times: _Times, worth: Sequence[NDArray[np.float64]], at: tuple[int, ...], limit_ms: float
 ) -> tuple[int, ...]:
-    """Channels of one site for those of another, where that is worth more and fits: prices reach only what lies on the
-    hull of worth over time, and a large step that does not fit leaves time unused. The times of one site's moves add up
-    nearly, so only the most promising exchanges are asked for whole."""
+    """More channels of one site for those of one or two others, where that is worth more and fits: prices reach only
+    what lies on the hull of worth over time, and a large step that does not fit leaves time unused. The times of single
+    moves add up nearly, so only the most promising exchanges are asked for whole."""
     now = times([at])[0]
     moves = [
         (site, i, float(worth[site][i] - worth[site][at[site]]))
@@ -201,18 +201,27 @@ def _exchanged(
         if i != at[site]
     ]
     cost = np.array(times([_moved(at, site, i) for site, i, _ in moves])) - now
-    up = [n for n, (site, i, _) in enumerate(moves) if i > at[site]]
-    down = [n for n, (site, i, _) in enumerate(moves) if i < at[site] and np.isfinite(cost[n])]
-    pairs = [
-        (moves[u][2] + moves[d][2], u, d)
-        for u in up
-        for d in down
-        if moves[u][0] != moves[d][0]
-        and moves[u][2] + moves[d][2] > 0
-        and now + cost[u] + cost[d] <= (1 + NEARLY) * limit_ms
-    ]
-    best = sorted(pairs, reverse=True)[:ASKED]
-    points = [_moved(_moved(at, *moves[u][:2]), *moves[d][:2]) for _, u, d in best]
+    gain = np.array([worth_more for _, _, worth_more in moves])
+    sites = np.array([site for site, _, _ in moves])
+    up = [n for n, (site, i, _) in enumerate(moves) if i > at[site] and np.isfinite(cost[n])]
+    down = np.array([n for n, (site, i, _) in enumerate(moves) if i < at[site] and np.isfinite(cost[n])], dtype=int)
+    # every one and every two of them, of different sites
+    one, two = np.triu_indices(len(down))
+    one, two = down[one], down[two]
+    some = (sites[one] != sites[two]) | (one == two)
+    one, two = one[some], two[some]
+    paid = np.where(one == two, gain[one], gain[one] + gain[two])
+    saved = np.where(one == two, cost[one], cost[one] + cost[two])
+    found: list[tuple[float, tuple[int, ...]]] = []
+    for u in up:
+        fits = now + cost[u] + saved <= limit_ms + NEARLY * cost[u]
+        better = np.flatnonzero(fits & (gain[u] + paid > 0) & (sites[one] != sites[u]) & (sites[two] != sites[u]))
+        for k in better[np.argsort(-paid[better])[:FEW]]:
+            point = at
+            for n in {u, int(one[k]), int(two[k])}:
+                point = _moved(point, *moves[n][:2])
+            found.append((float(gain[u] + paid[k]), point))
+    points = [point for _, point in sorted(found, reverse=True)[:ASKED]]
     return next((p for p, ms in zip(points, times(points), strict=True) if ms <= limit_ms), at)
 
 

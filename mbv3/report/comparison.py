@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mbv3.record import Baseline, Compared
-from mbv3.report.html import Html, count_text, fixed, html, ms_text, section, table
+from mbv3.report.html import Html, count_text, fixed, html, ms_text, section, table, why
 from mbv3.report.run_files import RunFiles
 
 __all__ = ["ComparisonInfo", "comparison_info", "render"]
@@ -38,13 +38,15 @@ def render(info: ComparisonInfo | None) -> Html:
         return html("")
     if not info.rows:
         return _beside(info)
-    head = ["network", "#ms", "#parameters", "#MAdds", "#top-1, %", "#± standard error", "#images"]
+    head = ["network", "#ms", "#parameters", "#MAdds", "#top-1, %", "#± standard error", "#images", "#steps"]
     rows = [
         [r.name, ms_text(r.ms), count_text(r.params), count_text(r.madds), fixed(r.top1, 2), fixed(r.sigma, 2),
-         fixed(r.n, 0)]
+         fixed(r.n, 0), "" if r.steps is None else fixed(r.steps, 0)]
         for r in info.rows
     ]  # fmt: skip
-    return section("comparison", "Trained and scored alike", table(head, rows))
+    several = len({r.steps for r in info.rows}) > 1
+    note = [why("Half of the networks was dropped after each round: those of one round learned for the same seconds.")]
+    return section("comparison", "Trained and scored alike", table(head, rows), *(note if several else ()))
 
 
 def _beside(info: ComparisonInfo) -> Html:

@@ -10,13 +10,12 @@ import numpy as np
 from torch import Tensor
 
 from mbv3.accuracy import Estimate
-from mbv3.data import load_class_folder
 from mbv3.errors import Mbv3Error, Unreachable
-from mbv3.events import Done, Event, Note, StageStart
+from mbv3.events import Done, Event, Note
 from mbv3.export import Examples, compared
 from mbv3.files import write_atomic
 from mbv3.graph import network_model, quantized
-from mbv3.record import Accuracy, Baseline, Compared, DeviceTime, LayerTime, Limit, SearchRecord
+from mbv3.record import Accuracy, Baseline, DeviceTime, LayerTime, Limit, SearchRecord
 from mbv3.report import write_report
 from mbv3.runs.export_images import Inputs
 from mbv3.runs.exporting import calibration_images
@@ -24,9 +23,8 @@ from mbv3.runs.options import Options
 from mbv3.runs.prepare import TABLE, table_name
 from mbv3.runs.result import Found, times_text
 from mbv3.runs.rundir import RunDir, file_sha256
-from mbv3.spec import ArchSpec, count, dump_spec, parse_spec, pixels
-from mbv3.stages import Adapted, Budget, Images, Rival, final_steps, reference_times, rivals_at, subset, train_alike
-from mbv3.stages import Compared as Trained
+from mbv3.spec import ArchSpec, count, dump_spec, pixels
+from mbv3.stages import Adapted, Budget, Images, reference_times, subset
 from mbv3.tables import Latency, SeveralLatency
 from mbv3.training import read_weights, save_weights
 
@@ -39,7 +37,7 @@ SPEC, WEIGHTS, ONNX = "mobilenetv3.yaml", "weights.safetensors", "mobilenetv3.on
 
 def budget_of(o: Options) -> Budget:
     """The minutes of a run with images, and whether amounts may follow this machine's speed."""
-    return Budget(o.minutes, timed=not o.estimate_only)
+    return Budget(o.minutes, timed=o.timed)
 
 
 def predicted_accuracy(estimate: Estimate) -> Accuracy:
@@ -77,16 +75,11 @@ def guarded(run: RunDir[SearchRecord], work: Generator[Event, None, Found]) -> G
 def deliver(
     o: Options, run: RunDir[SearchRecord], adapted: Adapted, images: Images | None, latency: Latency
 ) -> Generator[Event, None, Found]:
-    """What NetAdapt left: results, training on the user's images, report."""
+    """What NetAdapt left, as it is: results and report; its weights where it had images."""
     spec = _write_result(o, run, adapted, latency)
     if images is not None:
         assert adapted.state is not None
         write_weights(run, spec, adapted.state, images)
-        with run.stage("training"):
-            compared = yield from _train_and_compare(o, run, spec, images, latency, budget_of(o))
-        # the paper trains the result from scratch; a budget too short for that must not spoil NetAdapt's weights
-        if compared and compared[0].held_out_top1 >= adapted.accuracy:
-            write_weights(run, spec, compared[0].state, images)
     _finish(o, run, adapted, spec, latency)
     yield Note("report", f"wrote {write_report(run.path)}")
     if not adapted.reached:
@@ -147,34 +140,6 @@ def write_weights(run: RunDir[SearchRecord], spec: ArchSpec, weights: dict[str, 
                  "DIR chooses what stays in float, and so keeps more of it")  # fmt: skip
 
 
-def _train_and_compare(
-    o: Options, run: RunDir[SearchRecord], found: ArchSpec, images: Images, latency: Latency, budget: Budget
-) -> Generator[Event, None, list[Trained]]:
-    """The found network trained from scratch and, with --test, MobileNetV3 at the same ms beside it."""
-    rivals = [Rival(found, run.record.measured_ms)]
-    test = None
-    if o.test is not None:
-        test = load_class_folder(Path(o.test), images.size, classes=images.train.classes)
-        device = latency.device
-        if device is not None:
-            if "rivals" not in run.record.plan:
-                yield StageStart("training", "scaling MobileNetV3-Large and -Small to the same measured milliseconds")
-            kept = run.value("rivals", lambda: tuple((dump_spec(r.spec), r.ms) for r in rivals_at(device, found)))
-            rivals = [Rival(found if i == 0 else parse_spec(text), ms) for i, (text, ms) in enumerate(kept)]
-    steps = final_steps(found, images, len(rivals), o.final_epochs, budget, run)
-    if steps == 0:
-        return []
-    compared = yield from train_alike(rivals, images, steps, test=test, seed=o.seed, keep=run)
-    run.update(comparison=tuple(_row("found" if i == 0 else c.spec.name, c) for i, c in enumerate(compared)))
-    return compared
-
-
-def _row(name: str, c: Trained) -> Compared:
-    return Compared(
-        name=name, ms=c.ms, params=c.params, madds=c.madds, top1=round(c.top1, 2), sigma=round(c.error, 2), n=c.n
-    )
-
-
 def _finish(o: Options, run: RunDir[SearchRecord], adapted: Adapted, spec: ArchSpec, latency: Latency) -> None:
     prediction = latency.table.predict(spec, estimate=True)
     counts, has = count(spec), o.limits.of(spec)
@@ -213,7 +178,7 @@ def _device_times(o: Options, spec: ArchSpec, latency: Latency) -> tuple[DeviceT
 
 
 def _checkpoints(run: RunDir[SearchRecord]) -> Iterator[Path]:
-    for pattern in ("supernet", "seed-training", "netadapt", "trained-*", "training-*", "road-*"):
+    for pattern in ("supernet", "seed-training", "netadapt", "road-*"):
         yield from run.path.glob(f"{pattern}.safetensors")
     yield from run.path.glob("cut-*/netadapt*.safetensors")
     for pattern in ("pixels-*.u8", "pixels-*.json"):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mbv3 import __version__
 from mbv3.accuracy import imagenet
-from mbv3.data import peek_class_folder
 from mbv3.events import Event, RunStarted
 from mbv3.latency import Device, LatencyTable, open_runtime
 from mbv3.progress import drain
@@ -18,13 +18,23 @@ from mbv3.record import Accuracy, Scale, SearchRecord
 from mbv3.record import Device as DeviceRecord
 from mbv3.runs.declare import command_line, takes
 from mbv3.runs.deliver import budget_of, deliver, guarded, predicted_accuracy
+from mbv3.runs.on_images import compete, photos_of
 from mbv3.runs.options import NETADAPT, Options
 from mbv3.runs.prepare import TABLE
 from mbv3.runs.result import Found
 from mbv3.runs.road import check_road, initial, road_stages
 from mbv3.runs.rundir import RunDir, file_sha256, versions
 from mbv3.spec import ArchSpec, dump_spec, load_spec, parse_spec, pixels
-from mbv3.stages import PRESETS, Images, adapt_predicted, check_reach, fast_enough, network_table, read_images, shrink
+from mbv3.stages import (
+    PRESETS,
+    adapt_predicted,
+    check_reach,
+    fast_enough,
+    network_table,
+    peek_photos,
+    shrink,
+    uniform_at,
+)
 from mbv3.tables import Latency, reference_of
 
 __all__ = ["adapt", "adapt_events", "adapt_stages"]
@@ -59,7 +69,7 @@ def adapt_events(
     if o.init is not None:
         start = check_road(o, spec)
     elif o.data is not None:
-        peek_class_folder(Path(o.data))  # before anything is made
+        peek_photos(Path(o.data), Path(o.test) if o.test else None)  # before anything is made
     else:
         imagenet(spec)  # what its cuts are judged by
     path = Path(out) if out else Path("runs") / f"netadapt-{spec.name}-{target_ms:g}ms"
@@ -82,12 +92,7 @@ def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None
     runtime = open_runtime(o.runtime, o.threads)
     if run.record.seed_ms is None:
         check_reach(spec, o.target_ms, runtime)
-    images: Images | None = None
-    if o.data is not None:
-        with run.stage("images"):
-            images = read_images(o.data, spec.resolution, o.seed)
-            run.same_images(images.train.sha256, o.data)
-            run.update(args=o.as_dict())
+    photos = (yield from photos_of(o, run, spec.resolution)) if o.data is not None else None
     own = run.file(TABLE)
     with run.stage("table"):
         table = LatencyTable.load(own) if own.exists() else (yield from network_table(spec, runtime, own))
@@ -110,7 +115,7 @@ def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None
         run.hash(table=file_sha256(own))
     plain = replace(spec, provenance=())
     with run.stage("netadapt"):
-        if images is None:
+        if photos is None:
             adapted = yield from adapt_predicted([plain], latency, o.target_ms, delta=o.delta, keep=run)
             assert adapted.estimate is not None
             run.update(accuracy=predicted_accuracy(adapted.estimate))
@@ -120,6 +125,9 @@ def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None
                 by_hand = {"steps": o.finetune_steps, "delta": o.delta}
                 chosen |= {"engine": "netadapt", **{k: v for k, v in by_hand.items() if v is not None}}
             adapted = yield from shrink(
-                plain, latency, images, o.target_ms, budget=budget_of(o), seed=o.seed, keep=run, **chosen
+                plain, latency, photos.images, o.target_ms, budget=budget_of(o), seed=o.seed, keep=run, **chosen
             )
-    return (yield from deliver(o, run, adapted, images, latency))
+    if photos is None:
+        return (yield from deliver(o, run, adapted, None, latency))
+    make = partial(uniform_at, adapted.spec, plain, latency, o.target_ms)
+    return (yield from compete(o, run, adapted, photos, latency, make))

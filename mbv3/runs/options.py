@@ -21,7 +21,19 @@ SOLVE = "solve"  # the sampler that needs accuracy and latency as closed forms
 PRESETS = ("fast", "thorough", "paper")  # of mbv3.stages, which loads torch
 IMAGENET_MINUTES, DATA_MINUTES = 5.0, 60.0
 # the options of `mbv3 netadapt`, beside --target-ms
-NETADAPT = ("data", "test", "init", "preset", "delta", "finetune_steps", "budget_minutes", "seed", "runtime", "threads")
+NETADAPT = (
+    "data",
+    "test",
+    "init",
+    "preset",
+    "delta",
+    "finetune_steps",
+    "final_epochs",
+    "budget_minutes",
+    "seed",
+    "runtime",
+    "threads",
+)
 
 
 def _samplers() -> Iterable[str]:
@@ -53,13 +65,14 @@ class Options:
     runtime: str = option("onnxruntime", "onnxruntime, onnxruntime-int8 or litert (TFLite)", metavar="NAME")
     threads: int = option(1, "threads of one inference", metavar="N", low=1)
     data: str | None = option(None, "your images: one folder a class", metavar="DIR", is_path=always)
-    test: str | None = option(None, "test images; adds a comparison with MobileNetV3 at equal ms", metavar="DIR",
+    test: str | None = option(None, "images that are reported on, once (default: a tenth of --data)", metavar="DIR",
                               is_path=always)  # fmt: skip
     init: str | None = option(None, "public or own weights to start from; the network is cut and fine-tuned on --data",
                               metavar="FILE", is_path=always)  # fmt: skip
     from_: str | None = option(None, "the network of the weights of --init: mobilenet_v3_small, a YAML file",
                                metavar="SPEC", is_path=existing)  # fmt: skip
-    accuracy: str | None = option(None, "what scores a network (default imagenet, supernet with --data)",
+    accuracy: str | None = option(None, "what scores a network: imagenet, a model of public trainings; supernet, "
+                                  "shared weights trained on --data; train, a short training each (default imagenet)",
                                   metavar="|".join(ACCURACIES), choices=ACCURACIES)  # fmt: skip
     space: str | None = option(None, "search space (default mobilenetv3, mnasnet-imagenet with --task segment)",
                                metavar="NAME|FILE", is_path=existing)  # fmt: skip
@@ -75,7 +88,8 @@ class Options:
     sampler: str | None = option(None, "what proposes networks: solve is exact to a local search and needs no trials; "
                                  "surrogate learns the score and needs the fewest trials, rnn is the RNN controller, "
                                  "evolution has crossover, random is the yardstick; nsga2, tpe and gp are Optuna's "
-                                 "(default solve; surrogate with --data, evolution with --trials or --w)",
+                                 "(default solve; surrogate where a score costs time, evolution with --trials "
+                                 "or --w)",
                                  metavar="NAME",
                                  choices=_samplers)  # fmt: skip
     reward: str = option("limit", "limit is ACC under a hard limit, mnasnet-soft is ACC (LAT/TAR)^w, mnasnet-hard is "
@@ -97,7 +111,8 @@ class Options:
     supernet_steps: int | None = option(None, "training steps of the supernet", metavar="N", low=1, high=10**7)
     supernet_minutes: float | None = option(None, "training time of the supernet (default: a share of the budget)",
                                             metavar="M", low=0.01, high=1e6)  # fmt: skip
-    final_epochs: float | None = option(None, "training of the found network; 0 for none", metavar="E", low=0,
+    final_epochs: float | None = option(None, "passes over the images for the delivered network; 0 for none, with "
+                                        "--accuracy supernet or train", metavar="E", low=0,
                                         high=1e6)  # fmt: skip
     budget_minutes: float | None = option(None, "time for the whole run with --data (default 60)", metavar="M",
                                           low=0.01, high=1e6)  # fmt: skip
@@ -199,14 +214,15 @@ class Options:
 
     @property
     def accuracy_kind(self) -> str:
-        return self.accuracy or ("imagenet" if self.data is None else "supernet")
+        shared = self.supernet_steps is not None or self.supernet_minutes is not None
+        return self.accuracy or ("supernet" if shared and self.data is not None else "imagenet")
 
     @property
     def sampler_name(self) -> str:
         """The sampler as asked for, else the one that suits what scores a network."""
         if self.sampler is not None:
             return self.sampler
-        if self.data is not None:
+        if self.accuracy_kind != "imagenet":
             return "surrogate"  # a score costs seconds
         return "evolution" if self.trials is not None or self.w is not None else SOLVE
 
@@ -217,6 +233,12 @@ class Options:
     @property
     def minutes(self) -> float:
         return self.budget_minutes or (IMAGENET_MINUTES if self.data is None else DATA_MINUTES)
+
+    @property
+    def timed(self) -> bool:
+        """Whether the steps of a training follow this machine's speed: a table of another device gives the same network
+        on every machine, unless the minutes are asked for."""
+        return not self.estimate_only or self.budget_minutes is not None
 
     def command(self) -> str:
         """The command line that repeats the search."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from mbv3.data import peek_class_folder
+from mbv3.data import class_parts, peek_class_folder
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note, StageStart
 from mbv3.latency import Device, LatencyTable, Runtime, open_runtime
@@ -18,7 +18,7 @@ from mbv3.runs.options import Options
 from mbv3.runs.rundir import RunDir, file_sha256
 from mbv3.space import SearchSpace, layer_keys, parse_scale, parse_space, scale, space_text
 from mbv3.spec import lower, parse_resolution, pixels
-from mbv3.stages import choose_scale, choose_scale_by_accuracy, quick_ms, typical
+from mbv3.stages import Shape, choose_scale, choose_scale_by_accuracy, fewer_strides, quick_ms, typical
 from mbv3.tables import (
     TABLE_MINUTES,
     Latency,
@@ -33,9 +33,12 @@ from mbv3.tables import (
     table_plan,
 )
 
-__all__ = ["TABLE", "prepare", "prepare_several", "table_name"]
+__all__ = ["TABLE", "prepare", "prepare_several", "table_name", "whole_view"]
+
+Judged = Callable[[SearchSpace], SearchSpace]
 
 TABLE, SPACE = "latency-table.csv", "space.yaml"
+TABLE_SHARE, LEAST_TABLE = 0.08, 0.3  # of the minutes of a run with images, and minutes
 
 
 def table_name(i: int) -> str:
@@ -45,12 +48,17 @@ def table_name(i: int) -> str:
 
 @dataclass(frozen=True)
 class _Base:
-    """What is known of the space before its scale: the space under its head, the classes of the images (None: the
-    space's own), and the most pixels that make sense for them."""
+    """What is known of the space before its scale: the space under its head and with the strides of `shape`, the
+    classes of the images (None: the space's own), and the most pixels that make sense for them."""
 
     space: SearchSpace
     classes: int | None
     most_pixels: int | None
+    shape: Shape | None = None
+
+    @property
+    def resolution(self) -> tuple[int, int] | None:
+        return None if self.shape is None else (self.shape.side, self.shape.side)
 
 
 def _own_space(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, SearchSpace]:
@@ -72,18 +80,30 @@ def _own_space(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, 
     return parse_space(kept, str(own))
 
 
-def _base(o: Options, whole: SearchSpace) -> _Base:
+def _base(o: Options, whole: SearchSpace, shape: Shape | None = None) -> _Base:
     space = o.headed(scale(whole, 1.0, o.pinned_resolution))
     if o.data is None:
         return _Base(space, None, None)
-    classes, _, side = peek_class_folder(Path(o.data))
+    classes, _, side = peek_class_folder(class_parts(Path(o.data))["training"])
+    if shape is not None:
+        space = scale(fewer_strides(space, shape.strides), 1.0, shape.side)
     # finer than twice the pictures there is nothing to see
-    return _Base(space, classes, max(32, min(1024, -(-2 * side // 32) * 32)))
+    return _Base(space, classes, max(32, min(1024, -(-2 * side // 32) * 32)), shape)
 
 
-def prepare(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, tuple[SearchSpace, Latency]]:
-    """The scaled space and the latency of its networks; both are kept in the run directory."""
-    base = _base(o, (yield from _own_space(o, run)))
+def whole_view(space: SearchSpace, shape: Shape | None, run: RunDir[SearchRecord]) -> SearchSpace:
+    """`space` as the evidence of ImageNet knows it: with all its strides, at the view of `shape`, and its own classes.
+    Its genomes are the same."""
+    own = parse_space(run.file(SPACE).read_text("utf-8"), str(run.file(SPACE)))
+    return scale(own, space.width, space.resolution if shape is None else shape.view)
+
+
+def prepare(
+    o: Options, run: RunDir[SearchRecord], shape: Shape | None = None
+) -> Generator[Event, None, tuple[SearchSpace, Latency]]:
+    """The scaled space and the latency of its networks; both are kept in the run directory. `shape`: of the images, by
+    which the input and the first strides are decided."""
+    base = _base(o, (yield from _own_space(o, run)), shape)
     if o.estimate_only:
         with run.stage("table"):
             return (yield from _given(o, run, base))
@@ -109,7 +129,7 @@ def _given(o: Options, run: RunDir[SearchRecord], base: _Base) -> Generator[Even
         SeveralLatency(tables, o.weights, base.space.dress) if several else Latency(tables[0], None, base.space.dress)
     )
     leading = next((t for t in tables if t.model is None), tables[0])  # a profile takes any scale
-    space, why = _scale_of_table(o, base, leading, latency)
+    space, why = _scale_of_table(o, base, leading, latency, _judged(o, base, run))
     for i, (device, table) in enumerate(zip(o.devices, tables, strict=True)):
         missing = sum(k not in table.layers for k in layer_keys(space))
         if missing and table.model is None:
@@ -129,19 +149,26 @@ def _given(o: Options, run: RunDir[SearchRecord], base: _Base) -> Generator[Even
     return space, latency
 
 
-def _scale_of_table(o: Options, base: _Base, table: LatencyTable, latency: Latency) -> tuple[SearchSpace, str]:
+def _of_classes(base: _Base) -> SearchSpace:
+    """The space before its scale, for the classes of the images."""
+    return scale(base.space, 1.0, None, base.classes)
+
+
+def _scale_of_table(
+    o: Options, base: _Base, table: LatencyTable, latency: Latency, judged: Judged
+) -> tuple[SearchSpace, str]:
     """The scaled space and the reason: chosen for the target where any layer can be predicted, else the table's."""
     fixed = parse_scale(o.scale)
     width = fixed[0] if fixed else None
-    if table.model is not None and o.data is None and width is None:
+    if table.model is not None and o.accuracy_kind == "imagenet" and width is None:
         choice = choose_scale_by_accuracy(
-            latency, base.space, o.target_ms, resolution=o.pinned_resolution, exact=latency,
-            limits=o.limits,
+            latency, _of_classes(base), o.target_ms, resolution=base.resolution or o.pinned_resolution, exact=latency,
+            limits=o.limits, judged=judged,
         )  # fmt: skip
         return choice.space, choice.why
     if table.model is not None:
         choice = choose_scale(
-            latency, base.space, o.target_ms, width=width, resolution=o.pinned_resolution,
+            latency, base.space, o.target_ms, width=width, resolution=base.resolution or o.pinned_resolution,
             seed_ratio=o.seed_ratio, classes=base.classes, most_pixels=base.most_pixels,
         )  # fmt: skip
         return choice.space, choice.why
@@ -166,7 +193,7 @@ def _measured(
     with run.stage("scale"):
         if known is None:
             yield StageStart("scale", f"timing networks of space {base.space.name} on {runtime.fingerprint.cpu}")
-            space, why = _scale_here(o, base, runtime)
+            space, why = _scale_here(o, base, runtime, _judged(o, base, run))
             yield Note("scale", why)
             run.update(
                 scale=_scale(space, why),
@@ -181,8 +208,9 @@ def _measured(
             table = LatencyTable.load(own)
         else:
             rate = run.value("ms_per_madd", lambda: _ms_per_madd(space, runtime))
-            plan = lean_plan(table_plan(space), rate, o.target_ms, TABLE_MINUTES)
-            table = yield from open_table(runtime, plan, rebuild=o.rebuild_table, minutes=TABLE_MINUTES)
+            minutes = TABLE_MINUTES if o.data is None else min(TABLE_MINUTES, max(LEAST_TABLE, TABLE_SHARE * o.minutes))
+            plan = lean_plan(table_plan(space), rate, o.target_ms, minutes)
+            table = yield from open_table(runtime, plan, rebuild=o.rebuild_table, minutes=minutes)
         table.require(runtime.fingerprint, str(own))
         table.save(own)
         if "table" not in run.record.hashes:
@@ -207,16 +235,22 @@ def _ms_per_madd(space: SearchSpace, runtime: Runtime) -> float:
     return quick_ms(runtime, [spec])[0] / sum(layer.madds for layer in lower(spec))
 
 
-def _scale_here(o: Options, base: _Base, runtime: Runtime) -> tuple[SearchSpace, str]:
+def _judged(o: Options, base: _Base, run: RunDir[SearchRecord]) -> Judged:
+    """A scaled space as the ImageNet model is asked about it."""
+    return (lambda s: s) if o.data is None else (lambda s: whole_view(s, base.shape, run))
+
+
+def _scale_here(o: Options, base: _Base, runtime: Runtime, judged: Judged) -> tuple[SearchSpace, str]:
     """The scaled space for this CPU and the reason, from a few timed networks."""
     times, width = partial(quick_ms, runtime), (parse_scale(o.scale) or (None,))[0]
-    if o.data is None and width is None:
+    if o.accuracy_kind == "imagenet" and width is None:
         choice = choose_scale_by_accuracy(
-            times, base.space, o.target_ms, resolution=o.pinned_resolution, limits=o.limits
-        )
+            times, _of_classes(base), o.target_ms, resolution=base.resolution or o.pinned_resolution, limits=o.limits,
+            judged=judged,
+        )  # fmt: skip
     else:
         choice = choose_scale(
-            times, base.space, o.target_ms, width=width, resolution=o.pinned_resolution,
+            times, base.space, o.target_ms, width=width, resolution=base.resolution or o.pinned_resolution,
             seed_ratio=o.seed_ratio, classes=base.classes, most_pixels=base.most_pixels,
         )  # fmt: skip
     return choice.space, choice.why
@@ -233,7 +267,7 @@ def prepare_several(each: Sequence[Options], runs: Sequence[RunDir[SearchRecord]
         base, known = _base(o, (yield from _own_space(o, run))), run.record.scale
         if known is None:
             yield StageStart("scale", f"a scale for {o.target_ms:g} ms on {runtime.fingerprint.cpu}")
-            space, why = _scale_here(o, base, runtime)
+            space, why = _scale_here(o, base, runtime, _judged(o, base, run))
             yield Note("scale", why)
             about = DeviceRecord(**runtime.fingerprint.as_dict(), load_at_start=os.getloadavg()[0])
             run.update(scale=_scale(space, why), device=about)

@@ -10,25 +10,22 @@ from pathlib import Path
 import numpy as np
 
 from mbv3.data import class_parts, peek_class_folder
-from mbv3.errors import BadInput, Mbv3Error
-from mbv3.events import Done, Event, Note, StageStart
+from mbv3.errors import BadInput
+from mbv3.events import Event, Note, StageStart
 from mbv3.latency import Device, LatencyTable, open_runtime
-from mbv3.record import Accuracy, Baseline, Compared, Initial, LayerTime, Scale, SearchRecord
 from mbv3.record import Device as DeviceRecord
-from mbv3.report import write_report
-from mbv3.runs.deliver import SPEC, WEIGHTS, remove_checkpoints, write_weights
+from mbv3.record import Initial, Scale, SearchRecord
+from mbv3.runs.delivered import delivered
 from mbv3.runs.init_options import Inherited, inherited
 from mbv3.runs.options import Options
 from mbv3.runs.prepare import TABLE
-from mbv3.runs.result import Found, times_text
+from mbv3.runs.result import Found
 from mbv3.runs.rundir import RunDir, file_sha256
-from mbv3.spec import ArchSpec, count, dump_spec, parse_resolution, parse_spec, pixels
+from mbv3.spec import ArchSpec, parse_resolution, parse_spec, pixels
 from mbv3.stages import (
-    Alike,
     Budget,
     Effort,
-    Photos,
-    Road,
+    Outcome,
     Sizes,
     choose_sizes,
     peek_photos,
@@ -38,7 +35,7 @@ from mbv3.stages import (
     steady_ms,
     steps_of,
 )
-from mbv3.tables import REFERENCE, VERDICT_PARTS, Latency, Whole, read_table, reference_of
+from mbv3.tables import REFERENCE, VERDICT_PARTS, Latency, read_table, reference_of
 
 __all__ = ["check_road", "initial", "road_stages"]
 
@@ -77,22 +74,28 @@ def road_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None,
         photos = yield from read_photos(
             Path(o.data), finest, test=Path(o.test) if o.test else None, seed=o.seed, keep=run
         )  # fmt: skip
-        _same_photos(o, run, photos)
-    # the table of another device gives the same network on every machine, unless the minutes are asked for
-    timed = not o.estimate_only or o.budget_minutes is not None
+        run.same_images(photos.sha256, o.data)
     spent = sum(run.record.stages.get(name, 0.0) for name in ("scale", "table", "images")) / 60
     trained = run.record.stages.get("training", 0.0) / 60  # by a run that was interrupted
     minutes = max(max(0.5 * o.minutes, o.minutes - spent) - trained, 0.1 * o.minutes)
     with run.stage("training"):
         went = yield from road(
             sizes, start.state, latency, photos.images, photos.report, o.target_ms,
-            budget=Budget(minutes, timed=timed), seed=o.seed, keep=run,
+            budget=Budget(minutes, timed=o.timed), seed=o.seed, keep=run,
             effort=None if o.final_epochs is None else Effort.of(steps_of(photos.images.train, o.final_epochs)),
         )  # fmt: skip
     with run.stage("measure"):
         yield StageStart("measure", "the delivered network, whole")
         whole = latency.measure(went.found.spec, VERDICT_PARTS)
-    return (yield from _delivered(o, run, went, whole, photos, latency))
+    run.text("seed.yaml", run.record.network)
+    init = run.record.init
+    return (
+        yield from delivered(
+            o, run, went, whole, photos, latency, origin=(("from", init.network), ("init_sha256", init.sha256)),
+            scale=Scale(space=init.network, width=1.0, resolution=pixels(went.found.spec.resolution), why=_why(went)),
+            recipe="finetune, distilled",
+        )
+    )  # fmt: skip
 
 
 # ---- sizes and latency ---------------------------------------------------------------------------------------------
@@ -162,112 +165,9 @@ def _at(spec: ArchSpec, size: str) -> ArchSpec:
     return replace(spec, resolution=parse_resolution(size))
 
 
-def _same_photos(o: Options, run: RunDir[SearchRecord], photos: Photos) -> None:
-    """Raises: BadInput: a resumed run finds other images."""
-    if run.record.hashes.get("data", photos.sha256) != photos.sha256:
-        raise BadInput(f"--resume {run.path}: the images of {o.data} are not those that this run began with; restore "
-                       "them, or begin again with another --out")  # fmt: skip
-    run.hash(data=photos.sha256)
-
-
-# ---- what is left --------------------------------------------------------------------------------------------------
-
-
-def _delivered(
-    o: Options, run: RunDir[SearchRecord], went: Road, whole: Whole | None, photos: Photos, latency: Latency
-) -> Generator[Event, None, Found]:
-    """Files, run.json and the report."""
-    r, ms = run.record, whole.ms if whole is not None else went.found.ms
-    assert r.device is not None and r.init is not None
-    if went.doubt:
-        run.note(went.doubt)
-    provenance = (
-        ("tool", f"mbv3-search {r.version}"), ("target_ms", o.target_ms), ("device", r.device.cpu),
-        ("runtime", f"{r.device.runtime} {r.device.runtime_version}"), ("precision", r.device.precision),
-        ("threads", r.device.threads), ("from", r.init.network), ("init_sha256", r.init.sha256), ("seed", o.seed),
-        ("table_sha256", r.hashes["table"]), ("weights", "user's images"),
-    )  # fmt: skip
-    spec = replace(went.found.spec, name=f"found_{o.target_ms:g}ms", provenance=provenance)
-    run.text(SPEC, dump_spec(spec))
-    run.text("seed.yaml", r.network or "")
-    latency.table.save(run.file(TABLE))
-    write_weights(run, spec, went.tuned.state, photos.images)
-    run.hash(**{name: file_sha256(run.file(name)) for name in (SPEC, WEIGHTS)})
-    predicted, counts = latency.table.predict(spec, estimate=True), count(spec)
-    within = whole is None or whole.ms - 2 * whole.error_ms <= o.target_ms
-    run.update(
-        status="done" if within else "failed", exit=0 if within else 1, spec=SPEC, params=counts.params,
-        madds=counts.madds, predicted_ms=predicted.ms, measured_ms=whole and whole.ms,
-        measured_error_ms=whole and whole.error_ms, raw_reference_ms=whole and whole.raw_reference_ms,
-        correction=ms / predicted.ms, estimated_layers=predicted.estimated,
-        scale=Scale(space=r.init.network, width=1.0, resolution=pixels(spec.resolution), why=_why(went)),
-        accuracy=_accuracy(went, photos), comparison=tuple(_row(x) for x in went.alike),
-        baselines=tuple(
-            Baseline(name=_name(x), ms=round(x.contender.ms, 4), accuracy=round(x.reported.top1, 3),
-                     error=round(x.reported.error, 3))
-            for x in went.alike if x.contender.kind != "cut"
-        ),
-        rows_ms=tuple(LayerTime(path=p, ms=round(t, 5), estimated=e) for p, t, e in predicted.rows),
-        total_s=round(sum(r.stages.values()), 1),
-    )  # fmt: skip
-    if went.found.kind == "cut":
-        _keep_trace(run, run.path / went.found.name)
-    if within:
-        remove_checkpoints(run)
-    yield Note("report", f"wrote {write_report(run.path)}")
-    if not within:
-        raise Mbv3Error(f"measured again it takes {ms:.3g} ms, over the target of {o.target_ms:g} ms; the network is "
-                        f"{run.file(SPEC)}. Go on with a smaller --target-ms")  # fmt: skip
-    yield Done("run", _verdict(run, spec))
-    return Found(run.path, run.record)
-
-
-def _keep_trace(run: RunDir[SearchRecord], cut: Path) -> None:
-    """The cuts of the delivered network, where every run has them."""
-    for file in [*cut.glob("*.csv"), *cut.glob("curve/*.yaml")]:
-        run.text(str(file.relative_to(cut)), file.read_text("utf-8"))
-
-
-def _name(x: Alike) -> str:
-    """What a compared network is."""
-    at = f"@{pixels(x.contender.spec.resolution)}px"
-    return {"cut": "found", "lower": f"{x.contender.spec.name} uncut{at}", "l1": f"uniform L1 slimming{at}"}[
-        x.contender.kind
-    ]
-
-
-def _why(went: Road) -> str:
+def _why(went: Outcome) -> str:
     at = f"{pixels(went.found.spec.resolution)} px"
     return {
         "cut": f"cut at {at}", "lower": f"uncut at {at}, which was not beaten",
         "l1": f"slimmed alike at {at}, which was not beaten",
     }[went.found.kind]  # fmt: skip
-
-
-def _row(x: Alike) -> Compared:
-    counts, c = count(x.contender.spec), x.contender
-    return Compared(
-        name=_name(x), ms=round(c.ms, 4), params=counts.params, madds=counts.madds, top1=round(x.reported.top1, 2),
-        sigma=round(x.reported.error, 2), n=len(x.reported.right),
-    )  # fmt: skip
-
-
-def _accuracy(went: Road, photos: Photos) -> Accuracy:
-    n, steps = len(photos.report), sum({id(t): t.steps for t in (went.alike[0].tuned, went.tuned)}.values())
-    return Accuracy(
-        value=round(went.reported.top1, 3), error=round(went.reported.error, 3), kind="report", unit="%",
-        note=f"top-1 of the delivered weights on {n} {photos.reported} images, answered once; the networks above "
-        f"learned {went.alike[0].tuned.steps} steps alike, the delivered one {steps}",
-        source="full training", recipe="finetune, distilled",
-    )  # fmt: skip
-
-
-def _verdict(run: RunDir[SearchRecord], spec: ArchSpec) -> str:
-    r = run.record
-    assert r.accuracy is not None and r.params is not None
-    times = times_text(r)
-    time = times["predicted"] + " predicted, not measured" if r.measured_ms is None else times["measured"]
-    return (
-        f"{time}, target {r.target_ms:g} ms; {r.accuracy.value:.1f} +- {r.accuracy.error:.1f} % top-1; "
-        f"{r.params / 1e6:.2f} M parameters at {pixels(spec.resolution)} px; {run.file(SPEC)}"
-    )

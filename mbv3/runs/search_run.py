@@ -12,46 +12,27 @@ from typing import Any
 from optuna.samplers import BaseSampler
 
 from mbv3 import __version__
-from mbv3.accuracy import imagenet
-from mbv3.data import peek_class_folder
-from mbv3.errors import BadInput, Unreachable
-from mbv3.events import Done, Event, Note, RunStarted, StageStart
+from mbv3.errors import BadInput
+from mbv3.events import Done, Event, Note, RunStarted
 from mbv3.latency import open_runtime
 from mbv3.progress import drain
-from mbv3.record import Accuracy, Bound, SearchRecord
+from mbv3.record import SearchRecord
 from mbv3.report import write_report
-from mbv3.runs.beside import put_beside
+from mbv3.runs.chain import chain
 from mbv3.runs.declare import moved, takes, there
-from mbv3.runs.deliver import budget_of, deliver, guarded, predicted_accuracy, remove_checkpoints
+from mbv3.runs.deliver import guarded, remove_checkpoints
 from mbv3.runs.init_options import ADVICE
 from mbv3.runs.netadapt_run import adapt_stages
-from mbv3.runs.options import SOLVE, Options
-from mbv3.runs.prepare import prepare
+from mbv3.runs.options import Options
 from mbv3.runs.result import Found
 from mbv3.runs.road import check_road, initial, road_stages
 from mbv3.runs.rundir import RunDir, versions
 from mbv3.runs.shared import Shared
-from mbv3.search import REWARDS, SAMPLERS, Trial, register_reward, register_sampler
-from mbv3.space import SearchSpace, SpaceLimits, load_space, scale
+from mbv3.search import REWARDS, SAMPLERS, register_reward, register_sampler
+from mbv3.space import load_space, scale
 from mbv3.spec import dump_spec, load_spec
 from mbv3.stages import (
-    TRIALS,
-    Images,
-    Judge,
-    SpaceLatency,
-    adapt,
-    adapt_predicted,
-    check_limits,
-    check_range,
-    default_w,
-    imagenet_judge,
-    near_rows,
-    pick_seed,
-    pick_starts,
-    read_images,
-    search,
-    supernet_judge,
-    training_judge,
+    peek_photos,
 )
 from mbv3.tables import one_space, read_table
 
@@ -129,7 +110,7 @@ def find_events(
     yield RunStarted(run.path)
     if o.data is not None and start is None:
         yield Note("search", ADVICE, warning=True)
-    return (yield from guarded(run, (road_stages if start else _chain)(o, run)))
+    return (yield from guarded(run, (road_stages if start else chain)(o, run)))
 
 
 def resumed(
@@ -152,20 +133,20 @@ def resumed(
     if run.record.init is not None:
         work = road_stages(o, run)
     else:
-        work = _chain(o, run, shared) if run.record.network is None else adapt_stages(o, run)
+        work = chain(o, run, shared) if run.record.network is None else adapt_stages(o, run)
     return (yield from guarded(run, work))
 
 
 def check_search(o: Options) -> None:
     """Everything that can be wrong with what was asked for, before anything is made. Raises: BadInput."""
+    if o.data is not None and o.init is None and o.accuracy_kind == "imagenet" and o.final_epochs == 0:
+        raise BadInput("--final-epochs 0 trains nothing; leave --data out, or add --accuracy supernet (got 0)")
     if not o.estimate_only:
         open_runtime(o.runtime, o.threads)
     space = load_space(o.space_name)
     o.headed(scale(space, 1.0, o.pinned_resolution))
     if o.data is not None and o.init is None:
-        peek_class_folder(Path(o.data))
-    if o.test is not None and o.init is None:
-        peek_class_folder(Path(o.test), like=Path(str(o.data)))
+        peek_photos(Path(o.data), Path(o.test) if o.test else None)
     if o.estimate_only:
         tables = [read_table(device, o.runtime, o.threads, o.force_table)[0] for device in o.devices]
         one_space(o.devices, tables)
@@ -193,135 +174,3 @@ def _free_folder(target_ms: float) -> Path:
     while base.with_name(f"{base.name}-{n}").exists():
         n += 1
     return base.with_name(f"{base.name}-{n}")
-
-
-def _chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -> Generator[Event, None, Found]:
-    space, latency = yield from prepare(o, run)
-    yield from _caveats(o, run, space)
-    limits = o.limits.on(space)
-    targets = shared.targets_ms if shared is not None and shared.targets_ms else (o.target_ms,)
-    if shared is not None and shared.table is not None and latency.device is not None:
-        latency.table = shared.table
-    with run.stage("rows"):
-        cost = yield from near_rows(space, latency, targets, ratio=o.seed_ratio, limits=limits, seed=o.seed, keep=run)
-    if shared is not None:
-        shared.table = latency.table
-    run.update(range_ms=cost.range_ms())
-    smallest, largest = cost.range_ms()
-    # a limit may keep networks far below the target
-    check_range(min(o.target_ms, largest) if o.limits else o.target_ms, smallest, largest, space, o.scale != "auto")
-    check_limits(space, limits, cost, o.scale != "auto")
-    yield Note("table", f"networks of the space take {smallest:.3g} to {largest:.3g} ms here")
-    images: Images | None = None
-    if o.data is not None:
-        with run.stage("images"):
-            yield StageStart("images", f"reading {o.data}")
-            images = read_images(o.data, space.resolution, o.seed)
-            run.same_images(images.train.sha256, o.data)
-            run.update(args=o.as_dict())  # where the images are now
-    with run.stage("accuracy"):
-        judge = yield from _judge(o, run, space, images)
-    if o.data is None:
-        starts, scored = yield from _starts(o, run, space, judge, cost, limits, shared)
-        with run.stage("netadapt"):
-            specs = [space.spec(t.genome, f"seed_{o.target_ms:g}ms") for t in starts]
-            adapted = yield from adapt_predicted(specs, latency, o.target_ms, delta=o.delta, limits=o.limits, keep=run)
-        assert adapted.estimate is not None
-        seed = starts[adapted.start]
-        run.text("seed.yaml", dump_spec(space.dress(specs[adapted.start])))
-        run.update(seed_ms=seed.latency_ms, seed_trial=seed.number, accuracy=predicted_accuracy(adapted.estimate))
-        like = specs[adapted.start]
-        yield from put_beside(o, run, adapted, like, latency, space, judge, cost, scored)
-        return (yield from deliver(o, run, adapted, None, latency))
-    assert images is not None
-    with run.stage("search"):
-        trials = yield from _trials(o, run, space, judge, cost, limits)
-        best = pick_seed(trials, o.target_ms, o.seed_ratio)
-    first = space.spec(best.genome, f"seed_{o.target_ms:g}ms")
-    run.text("seed.yaml", dump_spec(space.dress(first)))
-    run.update(
-        seed_ms=best.latency_ms,
-        seed_trial=best.number,
-        accuracy=Accuracy(value=round(best.accuracy, 3), kind=judge.kind, unit="%", note=judge.note),
-    )
-    with run.stage("netadapt"):
-        adapted = yield from adapt(
-            first, latency, images, o.target_ms, weights=judge.weights(best.genome), steps=o.finetune_steps,
-            delta=o.delta, budget=budget_of(o), seed=o.seed, keep=run,
-        )  # fmt: skip
-    if judge.kind == "imagenet":
-        run.update(accuracy=predicted_accuracy(imagenet(adapted.spec)))
-    return (yield from deliver(o, run, adapted, images, latency))
-
-
-def _starts(
-    o: Options,
-    run: RunDir[SearchRecord],
-    space: SearchSpace,
-    judge: Judge,
-    cost: SpaceLatency,
-    limits: SpaceLimits,
-    shared: Shared | None,
-) -> Generator[Event, None, tuple[list[Trial], int]]:
-    """(what NetAdapt starts from where each start costs seconds, number of networks scored)."""
-    with run.stage("search"):
-        if o.sampler_name == SOLVE:
-            found = yield from (shared or Shared((o.target_ms,))).solution(o, run, space, judge, cost, limits)
-            if found.bound is not None:
-                run.update(bound=Bound(found=round(found.best.accuracy, 4), most=round(found.bound, 4)))
-            return [found.best, *found.starts], found.evaluations
-        trials = yield from _trials(o, run, space, judge, cost, limits)
-        return pick_starts(trials, o.target_ms, o.seed_ratio), len(trials)
-
-
-def _trials(
-    o: Options, run: RunDir[SearchRecord], space: SearchSpace, judge: Judge, cost: SpaceLatency, limits: SpaceLimits
-) -> Generator[Event, None, list[Trial]]:
-    tar = o.target_ms * o.seed_ratio
-    assert run.record.reference_ms is not None
-    large_ms = run.record.reference_ms
-    w = run.value("w", lambda: default_w(o.reward, o.target_ms, large_ms) if o.w is None else o.w)
-    trials = yield from search(
-        space, judge, cost, tar, sampler=o.sampler_name, reward=o.reward, w=w, trials=o.trials,
-        budget=budget_of(o), seed=o.seed, estimated=o.estimate_only, limits=limits, keep=run,
-    )  # fmt: skip
-    within = [t for t in trials if limits.hold(t.genome)]
-    if trials and not within:
-        raise Unreachable(
-            f"none of {len(trials)} trials is within {o.limits}; give more --trials, or --sampler solve where there is "
-            "no --data", *cost.range_ms(),
-        )  # fmt: skip
-    return within
-
-
-def _caveats(o: Options, run: RunDir[SearchRecord], space: SearchSpace) -> Generator[Event, None, None]:
-    if o.estimate_only:
-        names = " and ".join(Path(device).name for device in o.devices)
-        note = f"nothing was timed in this run: latencies are predictions from the table {names}"
-        run.note(note)
-        yield Note("table", note, warning=True)
-    if o.segment:
-        run.update(task=o.task, head=o.dense, classes=o.dense_classes, output_stride=space.output_stride)
-        note = (
-            f"the search ranked backbones by their predicted accuracy as classifiers; the {o.dense} head counts with "
-            "its time"
-        )
-        run.note(note)
-        yield Note("search", note, warning=True)
-
-
-def _judge(
-    o: Options, run: RunDir[SearchRecord], space: SearchSpace, images: Images | None
-) -> Generator[Event, None, Judge]:
-    if o.accuracy_kind == "imagenet":
-        return imagenet_judge(space)
-    assert images is not None
-    budget = budget_of(o)
-    if o.accuracy_kind == "train":
-        trials = o.trials or TRIALS["train"]
-        return training_judge(space, images, trials=trials, budget=budget, seed=o.seed, keep=run)
-    return (
-        yield from supernet_judge(
-            space, images, steps=o.supernet_steps, minutes=o.supernet_minutes, budget=budget, seed=o.seed, keep=run
-        )
-    )

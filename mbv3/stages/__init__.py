@@ -5,11 +5,12 @@ Each is called from a notebook without options and without a run directory; `mbv
 
 from mbv3.stages.adapt import Adapted, adapt
 from mbv3.stages.adapt_model import adapt_predicted
-from mbv3.stages.baselines import Beside, Verdict, baselines_at, compared
+from mbv3.stages.baselines import Beside, Verdict, baselines_at, compared, widest_within
 from mbv3.stages.budget import SHARES, Budget
-from mbv3.stages.compare import Compared, Rival, final_steps, rivals_at, train_alike
+from mbv3.stages.contenders import Contender
+from mbv3.stages.contest import ScratchEffort, contenders_at, contest, uniform_at
 from mbv3.stages.gap import most_accurate
-from mbv3.stages.images import Images, calibration_batches, read_images, rescore, subset
+from mbv3.stages.images import Images, calibration_batches, rescore, subset
 from mbv3.stages.judge import (
     ImagenetJudge,
     Judge,
@@ -28,8 +29,9 @@ from mbv3.stages.near_rows import near_rows
 from mbv3.stages.photos import Photos, peek_photos, read_photos
 from mbv3.stages.published import PublishedTime, published_times
 from mbv3.stages.reach import check_limits, search_limits, unmet_together
-from mbv3.stages.road import Alike, Road, road
+from mbv3.stages.road import road
 from mbv3.stages.road_pace import Effort
+from mbv3.stages.rounds import Alike, Outcome
 from mbv3.stages.scale import Scale, check_range, choose_scale, quick_ms, typical
 from mbv3.stages.scale_accuracy import choose_scale_by_accuracy
 from mbv3.stages.search import (
@@ -42,6 +44,7 @@ from mbv3.stages.search import (
     space_latency,
     write_trials,
 )
+from mbv3.stages.shapes import Shape, choose_shape, fewer_strides, likely_shapes, probe, shaped_as, shapes_of
 from mbv3.stages.shrink import PRESETS, Engine, Worth, shrink, site_scores
 from mbv3.stages.shrink_tune import Tuner
 from mbv3.stages.sizes import Sizes, choose_sizes, sized, sized_table, steady_ms
@@ -73,7 +76,7 @@ __all__ = [
     "Answers",
     "Beside",
     "Budget",
-    "Compared",
+    "Contender",
     "Effort",
     "Engine",
     "ImagenetJudge",
@@ -82,13 +85,14 @@ __all__ = [
     "Keep",
     "Learned",
     "Memory",
+    "Outcome",
     "Photos",
     "PublishedTime",
     "ReferenceTime",
-    "Rival",
-    "Road",
     "Scale",
     "Scores",
+    "ScratchEffort",
+    "Shape",
     "Sizes",
     "Solution",
     "SpaceLatency",
@@ -109,15 +113,19 @@ __all__ = [
     "check_reach",
     "choose_scale",
     "choose_scale_by_accuracy",
+    "choose_shape",
     "choose_sizes",
     "compared",
+    "contenders_at",
+    "contest",
     "cut_by_l1",
     "default_device",
     "default_w",
     "fast_enough",
-    "final_steps",
+    "fewer_strides",
     "imagenet_judge",
     "learn",
+    "likely_shapes",
     "most_accurate",
     "near_rows",
     "network_table",
@@ -125,16 +133,17 @@ __all__ = [
     "peek_photos",
     "pick_seed",
     "pick_starts",
+    "probe",
     "published_times",
     "quick_ms",
-    "read_images",
     "read_photos",
     "reference_times",
     "rescore",
-    "rivals_at",
     "road",
     "search",
     "search_limits",
+    "shaped_as",
+    "shapes_of",
     "shrink",
     "site_scores",
     "sized",
@@ -149,11 +158,12 @@ __all__ = [
     "subset",
     "supernet_judge",
     "taught_by",
-    "train_alike",
     "training_judge",
     "tune",
     "typical",
+    "uniform_at",
     "unmet_together",
     "usual_steps",
+    "widest_within",
     "write_trials",
 ]

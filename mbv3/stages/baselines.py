@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from mbv3.accuracy import Difference, Estimate, Published, difference, imagenet, zoo
@@ -16,7 +16,7 @@ from mbv3.stages.search import SpaceLatency
 from mbv3.stages.solve import best_at_random
 from mbv3.tables import Latency
 
-__all__ = ["Beside", "Verdict", "baselines_at", "compared"]
+__all__ = ["Beside", "Verdict", "baselines_at", "compared", "widest_within"]
 
 WIDTHS = tuple(w / 20 for w in range(2, 121))
 TRIED = 3  # widths that are timed, each nearer
@@ -71,10 +71,20 @@ def _scaled(name: str, ms: float, like: ArchSpec, latency: Latency, limits: Limi
     """The widest of a family within `ms` and `limits`; None where its narrowest is slower."""
     base = load_spec(name)
     base = replace(base, head=replace(base.head, classes=like.head.classes))
-    rough = latency.rough()
 
     def at(width: float) -> ArchSpec:
         return replace(scale_spec(base, width, like.resolution), name=f"{name}@{width:g}")
+
+    found = widest_within(at, ms, latency, limits)
+    return None if found is None else Beside(found[0].name, found[1], imagenet(found[0]), found[0])
+
+
+def widest_within(
+    at: Callable[[float], ArchSpec], ms: float, latency: Latency, limits: Limits | None = None
+) -> tuple[ArchSpec, float] | None:
+    """Of the networks `at(width)`, the widest within `ms` and `limits`, and its ms, measured where the device is at
+    hand; None where the narrowest is slower."""
+    limits, rough = limits or Limits(), latency.rough()
 
     def predicted(width: float) -> float:
         return rough([latency.dress(at(width))])[0]
@@ -93,7 +103,7 @@ def _scaled(name: str, ms: float, like: ArchSpec, latency: Latency, limits: Limi
     if width is None:
         return None
     if latency.device is None:
-        return Beside(at(width).name, predicted(width), imagenet(at(width)), at(width))
+        return at(width), predicted(width)
     timed: dict[float, float] = {}
     for _ in range(TRIED):
         if width is None or width in timed:
@@ -102,7 +112,7 @@ def _scaled(name: str, ms: float, like: ArchSpec, latency: Latency, limits: Limi
         width = widest(ms * predicted(width) / timed[width])
     within = [w for w, t in timed.items() if t <= OVER * ms]
     best = max(within) if within else min(timed)
-    return Beside(at(best).name, timed[best], imagenet(at(best)), at(best))
+    return at(best), timed[best]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,14 +16,17 @@ class Share:
     most_s: float = float("inf")
 
 
-# Of a run that trains; the rest of the minutes goes to the table, the measurements and the report.
+# Of a run that trains; the table, the measurements and the report take minutes of their own. What is delivered trains
+# for at least half of them: a part that ends early leaves it more.
 SHARES = {
-    "supernet": Share(0.35),  # training of the shared weights
-    "candidates": Share(0.5),  # --accuracy train: all candidates together
-    "search": Share(0.15),  # scores from shared weights
-    "start": Share(0.05, 600.0),  # training of the network that NetAdapt starts from
-    "netadapt": Share(0.2),
-    "training": Share(0.2),  # the found network and the networks beside it
+    "shapes": Share(0.05, 600.0),  # input sizes and strides, by one network
+    "supernet": Share(0.15),  # training of the shared weights
+    "candidates": Share(0.2),  # --accuracy train: all candidates together
+    "search": Share(0.05),  # scores from shared weights
+    "start": Share(0.03, 600.0),  # training of the network that NetAdapt starts from
+    "netadapt": Share(0.1),
+    "contenders": Share(0.1, 3600.0),  # the rounds that drop half of the found network and the baselines
+    "training": Share(0.5),  # the delivered network, at least
     # the next three: of a run that starts from weights (--init)
     "start-tuned": Share(0.1, 1200.0),  # the uncut start, which teaches
     "cuts": Share(0.08),  # fine-tuning of all candidates while they are cut

@@ -25,7 +25,7 @@ __all__ = ["Contender", "Kind", "baseline_l1", "baseline_lower", "cut_contender"
 
 STAGE = "candidates"
 T = TypeVar("T")
-Kind = Literal["cut", "lower", "l1"]
+Kind = Literal["cut", "found", "lower", "l1", "family", "random"]
 AIM = 0.985  # of the target: the verdict asks for two of its own standard errors below the target, about 1 %
 # share of its ms that a cut leaves at least, to rounds of cuts: the candidates learn afterwards, so few rounds do
 ROUNDS = ((0.4, 1), (0.2, 2), (0.0, 3))
@@ -34,15 +34,30 @@ TRIES = 3  # measurements of a slimmed network, each nearer to the target
 
 @dataclass(frozen=True, eq=False)
 class Contender:
-    """A network within the target and its inherited weights. `ms`: measured where the device is at hand, else
-    predicted; `error_ms` is its standard error."""
+    """A network within the target and its inherited weights (None: it begins from scratch). `ms`: measured where the
+    device is at hand, else predicted; `error_ms` is its standard error."""
 
     name: str
     kind: Kind
     spec: ArchSpec
-    state: dict[str, Tensor]
+    state: dict[str, Tensor] | None
     ms: float
     error_ms: float
+
+    @property
+    def own(self) -> bool:
+        """It is the work of the search; the others are what anyone could take."""
+        return self.kind in ("cut", "found")
+
+    @property
+    def called(self) -> str:
+        """What it is, for a reader."""
+        at = f"{pixels(self.spec.resolution)} px, {self.ms:.3f} ms"
+        what = {
+            "cut": "cut", "found": "the found network", "lower": "the start uncut", "l1": "uniform L1 slimming",
+            "family": self.spec.name, "random": "a random network",
+        }[self.kind]  # fmt: skip
+        return f"{what} at {at}"
 
 
 def kept_contender(
@@ -59,7 +74,7 @@ def kept_contender(
         return Contender(name, kind, spec, parts["net"], float(meta["ms"]), float(meta["error_ms"]))
     made = yield from make()
     if file is not None:
-        state: Mapping[str, Tensor] = made.state if made else {}
+        state: Mapping[str, Tensor] = made.state or {} if made else {}
         about = {"spec": dump_spec(made.spec), "ms": made.ms, "error_ms": made.error_ms} if made else {"spec": ""}
         save_checkpoint(file, {"net": state}, about)
     return made

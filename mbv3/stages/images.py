@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor, nn
 
-from mbv3.data import ImageSet, load_class_folder, make_batch, split
-from mbv3.errors import BadInput
+from mbv3.data import ImageSet, make_batch
 from mbv3.training import Score, evaluate, recalibrate
 
-__all__ = ["Images", "calibration_batches", "read_images", "rescore", "subset"]
+__all__ = ["Images", "calibration_batches", "rescore", "subset"]
 
 
 @dataclass(frozen=True)
@@ -23,19 +21,6 @@ class Images:
     train: ImageSet
     held_out: ImageSet
     size: tuple[int, int]
-
-
-def read_images(folder: Path | str, size: tuple[int, int], seed: int = 0) -> Images:
-    """Class folders, a tenth of every class (at most 5,000 images) held out.
-
-    Raises:
-        BadInput: the folder is missing, has under two classes, or broken images.
-    """
-    data = load_class_folder(Path(folder), size, seed=seed)
-    train, held = split(data, 0.1, 5000, seed)
-    if len(train) < 2:
-        raise BadInput(f"--data {folder}: too few images to hold some out")
-    return Images(train, held, size)
 
 
 def subset(data: ImageSet, most: int) -> ImageSet:

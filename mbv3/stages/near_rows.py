@@ -29,6 +29,7 @@ def near_rows(
     latency: Latency,
     targets_ms: Sequence[float],
     *,
+    view: SearchSpace | None = None,
     ratio: float = 1.25,
     limits: SpaceLimits | None = None,
     seed: int = 0,
@@ -40,12 +41,13 @@ def near_rows(
     model predicts to be best within each target, and within `ratio` times as much, get the rows that they lack, and are
     looked for again, until they lack none. The table grows in `latency` and is kept, with a row a turn in rows.csv:
     after the last turn a resumed run measures no more. Without the device, or where no row is lacking, nothing is done.
+    `view`: the space as the ImageNet model is asked about it, where that is another one.
     """
     cost = space_latency(space, latency)
     lacking = [k for k in layer_keys(space) if k not in latency.table.layers]
     if latency.device is None or not lacking:
         return cost
-    limits, keep, score = limits or SpaceLimits(), keep or Memory(), imagenet_space(space)
+    limits, keep, score = limits or SpaceLimits(), keep or Memory(), imagenet_space(view or space)
     turns = keep.rows(TURNS_FILE)
     if len(turns) >= TURNS or any(row["layers"] == "0" for row in turns):
         return cost

@@ -17,6 +17,7 @@ from mbv3.data import (
     decode_all,
     find_class_folder,
     folder_notes,
+    peek_class_folder,
     split_labels,
     store_pixels,
     stored_size,
@@ -46,8 +47,9 @@ class Photos:
 
 
 def peek_photos(folder: Path, test: Path | None) -> int:
-    """The number of classes; nothing is decoded. Raises: BadInput: folders that cannot be used."""
+    """The number of classes; a few images are opened. Raises: BadInput: folders that cannot be used."""
     classes, _ = _parts(folder, test, 0)
+    peek_class_folder(class_parts(folder)["training"])
     return len(classes)
 
 

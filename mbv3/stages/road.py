@@ -4,7 +4,7 @@ candidates dropped early, and what anyone could take instead trained alike."""
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
@@ -24,35 +24,14 @@ from mbv3.stages.contenders import (
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.road_pace import Effort, Pace
+from mbv3.stages.rounds import Alike, Ledger, Outcome, Weights, by_loss, longer, one_round, reported, winner
 from mbv3.stages.sizes import Sizes
-from mbv3.stages.tune import Answers, Tuned, answers, better_by, on_device, taught_by, tune
+from mbv3.stages.tune import Tuned, taught_by, tune
 from mbv3.tables import Latency
 
-__all__ = ["Alike", "Road", "road"]
+__all__ = ["road"]
 
 STAGE = "candidates"
-COLUMNS = ("round", "network", "resolution", "ms", "steps", "top1", "loss", "stays")  # of candidates.csv
-
-
-@dataclass(frozen=True, eq=False)
-class Alike:
-    """A network that was trained as long as the others: as it was then, and its answers on the report images."""
-
-    contender: Contender
-    tuned: Tuned
-    reported: Answers
-
-
-@dataclass(frozen=True, eq=False)
-class Road:
-    """`found`: what is delivered, after its last training, with its answers on the report images. `alike`: what was
-    compared at equal steps, the winner first. `doubt`: what to say where a baseline is delivered; else nothing."""
-
-    found: Contender
-    tuned: Tuned
-    reported: Answers
-    alike: tuple[Alike, ...]
-    doubt: str
 
 
 def road(
@@ -67,7 +46,7 @@ def road(
     budget: Budget | None = None,
     seed: int = 0,
     keep: Keep | None = None,
-) -> Generator[Event, None, Road]:
+) -> Generator[Event, None, Outcome]:
     """The best network within `target_ms` that `sizes.start` with weights `state` leads to.
 
     The start is fine-tuned on `images.train` and cut to the target at every size of `sizes.cut`; half of these
@@ -96,58 +75,45 @@ def road(
         yield Note(STAGE, "nothing was cut: the start meets the target, or no cut leads to it")
 
     learn = _Learn(images, taught_by(start.spec, start.state, images.train), seed, keep)
-    cuts, states = yield from _halved(cuts, plain, first, cut_steps, learn)
-    alike, last = pace.late(len(cuts) + len(plain))
+    ledger = Ledger(keep, "candidates.csv")
+    cuts, states = yield from _halved(cuts, plain, first, cut_steps, learn, ledger)
+    alike, last_steps = pace.late(len(cuts) + len(plain))
     yield StageStart("training", f"{len(cuts) + len(plain)} networks, {alike} steps each, alike")
     tuned = []
     for c in [*cuts, *plain]:
         tuned.append((c, (yield from learn(f"{c.name}-alike", c, states[c.name], alike))))
-        yield Note("training", f"{_called(c)}: {tuned[-1][1].chosen_on.top1:.1f} % of the choosing images")
+        yield Note("training", f"{c.called}: {tuned[-1][1].chosen_on.top1:.1f} % of the choosing images")
     (c, t), doubt = winner(tuned)
-    learn.record("alike", tuned, [c])
+    ledger.record("alike", tuned, [c])
     if doubt:
         yield Note("training", doubt, warning=True)
-    longer = yield from _longer(c, t, last, learn)
-    learn.record("last", [(c, longer)], [c])
+    last = yield from longer(c, t, last_steps, learn)
+    ledger.record("last", [(c, last)], [c])
     yield StageStart("scoring", f"{len(report)} images to report on")
     order = sorted(tuned, key=lambda pair: pair[0] is not c)
-    rivals = tuple(Alike(r, one, _reported(one, report)) for r, one in order)
-    return Road(c, longer, rivals[0].reported if longer is t else _reported(longer, report), rivals, doubt)
+    rivals = tuple(Alike(r, one, reported(one, report)) for r, one in order)
+    answered, learned = rivals[0].reported, t.steps
+    if last is not t:
+        answered, learned = reported(last, report), t.steps + last.steps
+    return Outcome(c, last, answered, rivals, doubt, learned)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Learn:
-    """Fine-tuning with what every training of the comparison shares; `candidates.csv` says how they did."""
+    """Fine-tuning with what every training of the comparison shares."""
 
     images: Images
     teacher: Tensor
     seed: int
     keep: Keep
-    rows: list[dict[str, object]] = field(default_factory=list)
 
     def __call__(
-        self, name: str, c: Contender, state: Mapping[str, Tensor], steps: int
+        self, name: str, c: Contender, state: Mapping[str, Tensor] | None, steps: int
     ) -> Generator[Event, None, Tuned]:
         return tune(
             name, c.spec, state, self.images, steps, teacher=self.teacher, cut=c.kind != "lower", seed=self.seed,
             keep=self.keep,
         )  # fmt: skip
-
-    def record(self, number: str, tuned: Sequence[tuple[Contender, Tuned]], stay: Sequence[Contender]) -> None:
-        for c, t in tuned:
-            self.rows.append(
-                {
-                    "round": number, "network": c.name, "resolution": pixels(c.spec.resolution), "ms": f"{c.ms:.5f}",
-                    "steps": t.steps, "top1": f"{t.chosen_on.top1:.3f}", "loss": f"{t.chosen_on.loss.mean():.5f}",
-                    "stays": int(any(c is s for s in stay)),
-                }
-            )  # fmt: skip
-        self.keep.write_rows("candidates.csv", COLUMNS, self.rows)
-
-
-def _called(c: Contender) -> str:
-    at = f"{pixels(c.spec.resolution)} px, {c.ms:.3f} ms"
-    return {"cut": "cut", "lower": "the start uncut", "l1": "uniform L1 slimming"}[c.kind] + f" at {at}"
 
 
 def _baselines(
@@ -168,55 +134,16 @@ def _baselines(
 
 
 def _halved(
-    cuts: Sequence[Contender], plain: Sequence[Contender], steps: int, cut_steps: int, learn: _Learn
-) -> Generator[Event, None, tuple[list[Contender], dict[str, dict[str, Tensor]]]]:
-    """Successive halving (Jamieson 2016, arXiv:1502.07943) of `cuts` to one, by their loss on the choosing images;
-    `plain` learns as long as that one, its steps while it was cut included. Returns what is left, and the weights of
-    everything by name."""
+    cuts: Sequence[Contender], plain: Sequence[Contender], steps: int, cut_steps: int, learn: _Learn, ledger: Ledger
+) -> Generator[Event, None, tuple[list[Contender], dict[str, Weights]]]:
+    """Successive halving of `cuts` to one, by their loss on the choosing images; `plain` learns as long as that one,
+    its steps while it was cut included. Returns what is left, and the weights of everything by name."""
     left, number, before = list(cuts), 1, cut_steps if cuts else 0
-    states = {c.name: c.state for c in [*cuts, *plain]}
+    states: dict[str, Weights] = {c.name: c.state for c in [*cuts, *plain]}
     while len(left) > 1:
-        yield StageStart(STAGE, f"{len(left)} candidates, {steps} steps each")
-        tuned: dict[str, Tuned] = {}
-        for c in [*left, *plain]:
-            more = 0 if c.kind == "cut" else before
-            t = yield from learn(f"{c.name}-{number}", c, states[c.name], steps + more)
-            yield Note(STAGE, f"{_called(c)}: {t.chosen_on.top1:.1f} %, loss {t.chosen_on.loss.mean():.3f}")
-            tuned[c.name], states[c.name] = t, t.state
-        rounds = [(c, tuned[c.name]) for c in [*left, *plain]]
-        left.sort(key=lambda c: float(tuned[c.name].chosen_on.loss.mean()))
-        left = left[: len(left) // 2]
-        learn.record(str(number), rounds, [*left, *plain])
+        work = [(c, steps + (0 if c.kind == "cut" else before)) for c in [*left, *plain]]
+        tuned = yield from one_round(number, work, states, learn, f"{len(left)} candidates, {steps} steps each")
+        left = by_loss([pair for pair in tuned if pair[0].kind == "cut"])[: len(left) // 2]
+        ledger.record(str(number), tuned, [*left, *plain])
         steps, number, before = 2 * steps, number + 1, 0
     return left, states
-
-
-def winner(tuned: Sequence[tuple[Contender, Tuned]]) -> tuple[tuple[Contender, Tuned], str]:
-    """The best on the choosing images, and what to say where that is a baseline."""
-    best = max(tuned, key=lambda pair: (pair[1].chosen_on.top1, -pair[1].chosen_on.loss.mean()))
-    found = next((pair for pair in tuned if pair[0].kind == "cut"), None)
-    if best[0].kind == "cut" or found is None:
-        return best, ""
-    by, error = better_by(best[1].chosen_on, found[1].chosen_on)
-    return best, (
-        f"{_called(best[0])} is better than the network that was cut by {by:.1f} +- {error:.1f} points on the choosing "
-        "images, trained alike: it is what is delivered"
-    )
-
-
-def _longer(c: Contender, t: Tuned, steps: int, learn: _Learn) -> Generator[Event, None, Tuned]:
-    """The winner trained for the rest of the time; as it was where that loses accuracy beyond the error."""
-    if not steps:
-        return t
-    yield StageStart("training", f"{steps} steps more of {_called(c)}")
-    longer = yield from learn(f"{c.name}-last", c, t.state, steps)
-    by, error = better_by(longer.chosen_on, t.chosen_on)
-    if by < -error:
-        yield Note("training", f"the longer training changed {by:.1f} +- {error:.1f} points: the shorter one stays")
-        return t
-    yield Note("training", f"{longer.chosen_on.top1:.1f} % of the choosing images after it")
-    return longer
-
-
-def _reported(tuned: Tuned, report: ImageSet) -> Answers:
-    return answers(on_device(tuned.spec, tuned.state), report, tuned.spec.resolution)

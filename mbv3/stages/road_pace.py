@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
-from torch import Tensor
 
 from mbv3.spec import ArchSpec
 from mbv3.stages.budget import Budget
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep
 from mbv3.stages.sizes import Sizes
-from mbv3.stages.tune import fit_of, on_device, usual_steps
-from mbv3.training import fit
+from mbv3.stages.tune import fit_of, seconds_of_step, usual_steps
 
 __all__ = ["Effort", "Pace"]
 
@@ -101,17 +98,7 @@ class Pace:
 
     def _step_s(self, spec: ArchSpec) -> float:
         """Seconds of a training step of `spec` on this machine."""
-        recipe = replace(fit_of(self.images.train, spec.resolution, 5), ema=0.0)
-        net = on_device(spec, None)
-        began: list[float] = []
-
-        def forward(step: int) -> Callable[[Tensor], Tensor]:
-            began.append(time.monotonic())
-            return net
-
-        for _ in fit(net, self.images.train, recipe, forward=forward):
-            pass
-        return float(np.median(np.diff(began[1:])))
+        return seconds_of_step(spec, self.images.train, fit_of(self.images.train, spec.resolution, 5))
 
 
 def trainings(cuts: int) -> int:

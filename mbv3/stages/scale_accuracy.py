@@ -51,12 +51,14 @@ def choose_scale_by_accuracy(
     resolution: tuple[int, int] | None = None,
     exact: Latency | None = None,
     limits: Limits | None = None,
+    judged: Callable[[SearchSpace], SearchSpace] = lambda s: s,
 ) -> Scale:
     """The scale at which the most accurate network of the space within `target_ms` is predicted to be best.
 
     `latency_ms`: the device's times of networks, from a few runs: typical networks at up to TIMED scales give ms per
     multiply-add as a smooth function of the scale, which stands in for the table. `exact`: a device of which every
     layer's time is known; its times are used. `resolution` keeps that one. The network is within `limits` too.
+    `judged`: a scaled space as the ImageNet model is asked about it, with the same genomes.
 
     Raises:
         Unreachable: the target lies outside what the networks of the space take.
@@ -90,7 +92,7 @@ def choose_scale_by_accuracy(
 
     def look(places: Iterable[tuple[int, int]], effort: tuple[int, int, int]) -> None:
         for at in places:
-            solved = _solved(grid[at], cost(grid[at]), target_ms, effort, limits.on(grid[at]))
+            solved = _solved(grid[at], judged(grid[at]), cost(grid[at]), target_ms, effort, limits.on(grid[at]))
             if solved is not None and (at not in found or solved.least > found[at].least):
                 found[at] = solved
 
@@ -120,15 +122,16 @@ def _madds(s: SearchSpace, genome: tuple[int, ...]) -> float:
 
 
 def _solved(
-    s: SearchSpace, many: Many, target_ms: float, effort: tuple[int, int, int], limits: SpaceLimits
-) -> _Solved | None:
+    s: SearchSpace, judged: SearchSpace, many: Many, target_ms: float, effort: tuple[int, int, int],
+    limits: SpaceLimits,
+) -> _Solved | None:  # fmt: skip
     """The best network of a scale within the target and the limits; None where there is none."""
     population, generations, starts = effort
     found = solve(
-        s.sizes, imagenet_space(s), [Limit(many, target_ms), *search_limits(limits)], population=population,
+        s.sizes, imagenet_space(judged), [Limit(many, target_ms), *search_limits(limits)], population=population,
         generations=generations, starts=starts,
     )  # fmt: skip
-    return _Solved(s, imagenet(s.spec(found.genome))) if found.feasible else None
+    return _Solved(s, imagenet(judged.spec(found.genome))) if found.feasible else None
 
 
 def _rate(

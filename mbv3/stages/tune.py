@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+import time
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,11 +20,28 @@ from mbv3.spec import ArchSpec, dump_spec, parse_spec
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.learn import default_device, ready
+from mbv3.tasks import TASKS
 from mbv3.training import Fit, Objective, fit, load_checkpoint, recipe_for, save_checkpoint, usual_epochs
 
 __all__ = [
-    "DISTILL", "TEMPERATURE", "Answers", "Taught", "Tuned", "answers", "better_by", "fit_of", "on_device", "steps_of",
-    "taught_by", "taught_objective", "tune", "usual_steps",
+    "DISTILL",
+    "TEMPERATURE",
+    "Answers",
+    "Taught",
+    "Tuned",
+    "answers",
+    "better_by",
+    "fit_of",
+    "lower_by",
+    "on_device",
+    "scratch_fit",
+    "seconds_of_step",
+    "steps_of",
+    "taught_by",
+    "taught_objective",
+    "trained",
+    "tune",
+    "usual_steps",
 ]  # fmt: skip
 
 STAGE = "training"
@@ -67,6 +85,13 @@ def better_by(one: Answers, other: Answers) -> tuple[float, float]:
     """By how many points of top-1 `one` is above `other` on the same images, and the standard error of that."""
     apart = one.right.astype(np.float64) - other.right
     return 100 * float(apart.mean()), 100 * float(apart.std() / np.sqrt(max(len(apart), 1)))
+
+
+def lower_by(one: Answers, other: Answers) -> tuple[float, float]:
+    """By how much the mean loss of `one` is below that of `other` on the same images, and the standard error of
+    that."""
+    apart = other.loss - one.loss
+    return float(apart.mean()), float(apart.std() / np.sqrt(max(len(apart), 1)))
 
 
 def answers(net: nn.Module, data: ImageSet, size: tuple[int, int]) -> Answers:
@@ -145,6 +170,12 @@ def fit_of(
     return recipe if new_head else replace(recipe, head_first=0.0)
 
 
+def scratch_fit(data: ImageSet, size: tuple[int, int], steps: int, *, seed: int = 0) -> Fit:
+    """The recipe that `mbv3 train` takes by default from scratch, for so many steps on `data`."""
+    recipe = recipe_for(TASKS["classify"].recipe, len(data), size, seed=seed)
+    return replace(recipe, steps=max(1, steps), epochs=steps / recipe.epoch_steps)
+
+
 def usual_steps(data: ImageSet) -> int:
     """Steps of a whole fine-tuning on `data`."""
     return steps_of(data, usual_epochs(len(data)))
@@ -158,7 +189,7 @@ def steps_of(data: ImageSet, epochs: float) -> int:
 def tune(
     name: str,
     spec: ArchSpec,
-    state: Mapping[str, Tensor],
+    state: Mapping[str, Tensor] | None,
     images: Images,
     steps: int,
     *,
@@ -170,10 +201,37 @@ def tune(
     seed: int = 0,
     keep: Keep | None = None,
 ) -> Generator[Event, None, Tuned]:
-    """Fine-tune `spec` from `state` at its own resolution and answer the images that choose.
+    """Fine-tune `spec` from `state` at its own resolution and answer the images that choose: `trained` by the recipe
+    `finetune`, whose teacher's answers count by the weight `distill` at `temperature`.
 
-    `teacher`: logits of every training image that are learned beside the labels, by the weight `distill` at
-    `temperature`. What was kept under `name` is not trained again, and a training that was interrupted goes on.
+    Raises:
+        Diverged: the loss is not finite any more.
+    """
+    recipe = fit_of(images.train, spec.resolution, steps, seed=seed, new_head=new_head, cut=cut)
+    recipe = replace(recipe, distill=distill, temperature=temperature)
+    # where no head is new, the statistics are those of another resolution, or of layers that lost channels
+    return (
+        yield from trained(name, spec, state, images, recipe, teacher=teacher, settle=not new_head, keep=keep)
+    )  # fmt: skip
+
+
+def trained(
+    name: str,
+    spec: ArchSpec,
+    state: Mapping[str, Tensor] | None,
+    images: Images,
+    recipe: Fit,
+    *,
+    teacher: Tensor | None = None,
+    settle: bool = False,
+    keep: Keep | None = None,
+) -> Generator[Event, None, Tuned]:
+    """Train `spec` from `state` (None: from scratch) by `recipe` at its own resolution and answer the images that
+    choose.
+
+    `teacher`: logits of every training image that are learned beside the labels. `settle`: batch-norm statistics are
+    taken anew before it begins. What was kept under `name` is not trained again, and a training that was interrupted
+    goes on.
 
     Raises:
         Diverged: the loss is not finite any more.
@@ -185,10 +243,8 @@ def tune(
         parts, meta = kept
         found = Answers(parts["answers"]["right"].bool().numpy(), parts["answers"]["loss"].numpy())
         return Tuned(parse_spec(meta["spec"], str(done)), parts["net"], int(meta["steps"]), found)
-    recipe = fit_of(images.train, spec.resolution, steps, seed=seed, new_head=new_head, cut=cut)
-    recipe = replace(recipe, distill=distill, temperature=temperature)
-    net = on_device(spec, state, seed)
-    if not new_head:  # the statistics are those of another resolution, or of layers that lost channels
+    net = on_device(spec, state, recipe.seed)
+    if settle:
         ready(net, images.train, replace(recipe, recalibrate=SETTLED))
     yield from fit(
         net, images.train if teacher is None else Taught(images.train, teacher), recipe, stage=STAGE,
@@ -200,8 +256,24 @@ def tune(
     weights = {k: v.detach().cpu().clone() for k, v in net.state_dict().items()}
     if done is not None:
         kept_answers = {"right": torch.from_numpy(found.right).byte(), "loss": torch.from_numpy(found.loss)}
-        save_checkpoint(done, {"net": weights, "answers": kept_answers}, {"spec": dump_spec(spec), "steps": steps})
-    return Tuned(spec, weights, steps, found)
+        about = {"spec": dump_spec(spec), "steps": recipe.steps}
+        save_checkpoint(done, {"net": weights, "answers": kept_answers}, about)
+    return Tuned(spec, weights, recipe.steps, found)
+
+
+def seconds_of_step(spec: ArchSpec, data: ImageSet, recipe: Fit) -> float:
+    """Seconds of a training step by `recipe`, on the device that networks are trained on: the median of its steps but
+    the first."""
+    net = on_device(spec, None)
+    began: list[float] = []
+
+    def forward(step: int) -> Callable[[Tensor], Tensor]:
+        began.append(time.monotonic())
+        return net
+
+    for _ in fit(net, data, replace(recipe, ema=0.0), forward=forward):
+        pass
+    return float(np.median(np.diff(began[1:])))
 
 
 def on_device(spec: ArchSpec, state: Mapping[str, Tensor] | None, seed: int = 0) -> nn.Module:

@@ -55,12 +55,17 @@ def test_events(folder: Path, tmp_path: Path) -> None:
     assert found.record.status == "done" and found.measured_ms is None and found.report.exists()
     assert found.spec.name == "found_1.45ms" and found.weights.exists()
     assert list(found.curve.columns) == ["step", "latency_ms", "accuracy", "spec"] and len(found.curve) > 1
-    assert mbv3.load_spec(found.curve["spec"].iloc[-1]).rows == found.spec.rows
+    cut = mbv3.load_spec(found.curve["spec"].iloc[-1])
     started = list(dict.fromkeys(e.stage for e in events if isinstance(e, StageStart)))
-    assert started == ["images", "supernet", "search", "netadapt", "training"]
-    [row] = found.record.comparison  # trained from scratch for an epoch, on the held-out images
-    assert row.name == "found" and row.n == 8 and row.ms is None
-    assert found.baselines["name"].tolist() == ["found"]
+    assert started == ["images", "supernet", "search", "netadapt", "candidates", "training", "scoring", "measure"]
+    rows = {row.name: row for row in found.record.comparison}  # trained from scratch, each for its rounds
+    assert rows.keys() >= {"found", "random of the space"}
+    assert all(row.n == 8 and row.ms is not None and row.ms <= 1.45 and row.steps for row in rows.values())
+    assert found.baselines["name"].tolist() == list(rows) and {b.name for b in found.record.baselines} == {*rows} - {
+        "found"
+    }
+    if next(iter(rows)) == "found":
+        assert cut.rows == found.spec.rows
 
 
 def test_a_sampler_may_be_an_object_and_a_reward_a_function(
@@ -112,7 +117,9 @@ def test_a_resumed_run_keeps_to_its_own_table(folder: Path, tmp_path: Path) -> N
         ({}, "solve"),
         ({"trials": 9}, "evolution"),
         ({"w": -0.1, "reward": "tunas"}, "evolution"),
-        ({"data": "d"}, "surrogate"),
+        ({"data": "d"}, "solve"),
+        ({"data": "d", "accuracy": "supernet"}, "surrogate"),
+        ({"data": "d", "supernet_minutes": 3.0}, "surrogate"),
         ({"sampler": "tpe"}, "tpe"),
     ],
 )
@@ -169,7 +176,7 @@ def test_netadapt_is_resumable(
 ) -> None:
     """`mbv3-search --resume` goes on with what `mbv3 netadapt` began."""
     spec = mbv3.load_spec(whole.path / "seed.yaml")
-    options = {"data": str(folder / "images"), "finetune_steps": 0, "delta": 0.05}
+    options = {"data": str(folder / "images"), "finetune_steps": 0, "delta": 0.05, "final_epochs": 1}
     out = tmp_path / "run"
     measure, calls = Latency.measure, 0
 
@@ -209,11 +216,11 @@ def test_a_verdict_that_chance_could_overturn_is_not_taken(
         return exact
 
     monkeypatch.setattr(Latency, "measure", unsure)
-    options = {"data": str(folder / "images"), "finetune_steps": 0, "delta": 0.05}
+    options = {"data": str(folder / "images"), "finetune_steps": 0, "delta": 0.05, "final_epochs": 1}
     events, found = ended(adapt_events(spec, target, str(tmp_path / "run"), **options))
     ends = [i for i, e in enumerate(events) if isinstance(e, Note) and "not surely within 1.3:" in e.text]
     steps = [i for i, e in enumerate(events) if isinstance(e, Note) and e.text.startswith("step ")]
-    assert len(ends) == 2 and verdicts == 3
+    assert len(ends) == 2 and verdicts == 4  # the last is of what is delivered
     on_the_way = [e.text for e in events if isinstance(e, Note) and e.text.startswith("measured whole it takes")]
     assert len(on_the_way) > len(ends)  # every few percent, not only at the end
     assert any(ends[0] < i < ends[1] for i in steps) and any(i > ends[1] for i in steps)

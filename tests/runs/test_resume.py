@@ -88,7 +88,7 @@ def imagenet(folder: Path, out: Path) -> tuple[str, ...]:
 
 def test_a_search_is_replayed(folder: Path, tmp_path: Path) -> None:
     """The trials of a killed search are those of a whole one."""
-    stop = "mbv3.runs.search_run:deliver:1"  # nothing after NetAdapt is of interest
+    stop = "mbv3.runs.chain:deliver:1"  # nothing after NetAdapt is of interest
     whole, out = tmp_path / "whole", tmp_path / "run"
     assert drive(*imagenet(folder, whole), fate=f"SIGKILL {stop}").code == -signal.SIGKILL
     killed(drive(*imagenet(folder, out), fate=f"SIGKILL {IMAGENET_SEARCH}"))

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from mbv3.data import load_class_folder, split
+from mbv3.events import result
 from mbv3.graph import network_model
 from mbv3.nn import build
 from mbv3.runs import verify
 from mbv3.spec import count, read_spec
+from mbv3.stages import read_photos
 from mbv3.training import save_weights
 
 from .conftest import TARGET, Said, record, rows
@@ -44,8 +45,7 @@ def test_run_json(whole: Run, folder: Path) -> None:
     assert r["versions"].keys() >= {"python", "torch", "numpy", "onnxruntime", "optuna", "mbv3-search"}
     assert r["seeds"] == {"search": 0}
     assert r["hashes"]["table"] == hashlib.sha256((folder / "tiny.csv").read_bytes()).hexdigest()
-    images = split(load_class_folder(folder / "images", 32), 0.1, 5000, 0)[0]
-    assert r["hashes"]["data"] == images.sha256
+    assert r["hashes"]["data"] == result(read_photos(folder / "images", (32, 32))).sha256
     assert r["device"].keys() >= {"cpu", "threads", "runtime", "runtime_version"}
     assert r["stages"].keys() >= {"table", "images", "accuracy", "search", "netadapt"}
     assert all(s >= 0 for s in r["stages"].values()) and r["total_s"] > 0

@@ -20,7 +20,7 @@ from mbv3.nn import build
 from mbv3.spec import ArchSpec, count, load_spec, with_head
 from mbv3.stages import Effort, Images, Memory, Sizes, choose_sizes, read_photos, road
 from mbv3.stages.contenders import Contender
-from mbv3.stages.road import winner
+from mbv3.stages.rounds import winner
 from mbv3.stages.slim import cut_by_l1, narrower, slimmed
 from mbv3.stages.tune import Answers, Taught, Tuned, better_by, fit_of, taught_by, taught_objective
 

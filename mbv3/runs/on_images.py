@@ -1,0 +1,140 @@
+"""A search on a user's images without weights: the shape of the input, and the comparison that decides what is
+delivered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from mbv3.data import class_parts, peek_class_folder
+from mbv3.events import Event, Note, StageStart
+from mbv3.latency import open_runtime
+from mbv3.record import SearchRecord
+from mbv3.runs.deliver import budget_of, deliver
+from mbv3.runs.delivered import delivered
+from mbv3.runs.options import Options
+from mbv3.runs.prepare import TABLE
+from mbv3.runs.result import Found
+from mbv3.runs.rundir import RunDir
+from mbv3.spec import dump_spec, parse_spec, pixels
+from mbv3.stages import (
+    SHARES,
+    Adapted,
+    Contender,
+    Photos,
+    ScratchEffort,
+    Shape,
+    choose_shape,
+    contest,
+    likely_shapes,
+    probe,
+    quick_ms,
+    read_photos,
+    shapes_of,
+)
+from mbv3.tables import VERDICT_PARTS, Latency, read_table
+from mbv3.tasks import TASKS
+
+__all__ = ["compete", "own_shape", "photos_of", "spent_s"]
+
+
+def spent_s(run: RunDir[SearchRecord]) -> float:
+    """Seconds that the stages of a run took so far."""
+    return sum(run.record.stages.values())
+
+
+def photos_of(o: Options, run: RunDir[SearchRecord], size: tuple[int, int]) -> Generator[Event, None, Photos]:
+    """The images in three sets, decoded at `size` or at their own where that is smaller."""
+    assert o.data is not None
+    with run.stage("images"):
+        yield StageStart("images", f"reading {o.data}")
+        test = Path(o.test) if o.test else None
+        photos = yield from read_photos(Path(o.data), size, test=test, seed=o.seed, keep=run)
+        run.same_images(photos.sha256, o.data)
+        run.update(args=o.as_dict())  # where the images are now
+    return photos
+
+
+def own_shape(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, tuple[Shape | None, Photos | None]]:
+    """The shape of the input for the images, and these; no shape where the sizes are given, by an option or by a table
+    of one scale."""
+    assert o.data is not None
+    latency: Callable[..., Sequence[float]]
+    if o.scale != "auto":
+        return None, None
+    if o.estimate_only:
+        own = run.file(TABLE)
+        table, _ = read_table(str(own) if own.exists() else o.device, o.runtime, o.threads, o.force_table)
+        if table.model is None:
+            return None, None
+        latency = Latency(table, None)
+    else:
+        latency = partial(quick_ms, open_runtime(o.runtime, o.threads))
+    classes, _, side = peek_class_folder(class_parts(Path(o.data))["training"])
+    shapes = shapes_of(side)
+    if o.resolution is not None:
+        h, w = o.pinned_resolution or (side, side)
+        if h != w:
+            return None, None
+        shapes = tuple(Shape(h, n) for n in range(4) if 32 << 1 <= h << n <= 320) or (Shape(h),)
+
+    def decide() -> tuple[tuple[int, int, str, float], ...]:
+        likely = likely_shapes(latency, shapes, o.target_ms, classes)
+        return tuple((s.side, s.strides, dump_spec(c.spec), c.ms) for s, c in likely)
+
+    with run.stage("shapes"):
+        kept = run.value("shapes", decide)
+    if not kept:  # the target is far from what networks for such images take; the scale will say so
+        return None, None
+    likely = [(s := Shape(side, n), probe(s, parse_spec(text, "shapes"), ms)) for side, n, text, ms in kept]
+    finest = max(s.side for s, _ in likely)
+    photos = yield from photos_of(o, run, (finest, finest))
+    with run.stage("shapes"):
+        steps = None if o.final_epochs is None else ScratchEffort.of(photos.images, o.final_epochs).first
+        shape = yield from choose_shape(
+            likely, photos.images, steps=steps, budget=budget_of(o), seed=o.seed, keep=run
+        )  # fmt: skip
+    return shape, photos
+
+
+def compete(
+    o: Options,
+    run: RunDir[SearchRecord],
+    adapted: Adapted,
+    photos: Photos,
+    latency: Latency,
+    make: Callable[[], Sequence[Contender]],
+) -> Generator[Event, None, Found]:
+    """What the search left against what anyone could take, and the run directory with the winner. `make`: the networks
+    that compete, that of the search first."""
+    if not adapted.reached or o.final_epochs == 0:
+        return (yield from deliver(o, run, adapted, photos.images if adapted.state else None, latency))
+    before, budget = spent_s(run), budget_of(o)
+    if budget.timed:
+        least = 60 * o.minutes * (SHARES["contenders"].share + SHARES["training"].share)
+        left = max(60 * o.minutes - before, least)
+        text = f"about {left / 60:.0f} min left: {min(budget.seconds('contenders'), left) / 60:.1f} min for rounds that"
+        yield Note("candidates", f"{text} drop networks, the rest for the one that is delivered")
+    with run.stage("training"):
+        went = yield from contest(
+            make, photos.images, photos.report, budget=budget, spent_s=before, inherited=adapted.state, seed=o.seed,
+            keep=run,
+            effort=None if o.final_epochs is None else ScratchEffort.of(photos.images, o.final_epochs),
+        )  # fmt: skip
+    with run.stage("measure"):
+        yield StageStart("measure", "the delivered network, whole")
+        whole = latency.measure(went.found.spec, VERDICT_PARTS)
+    r, spec = run.record, went.found.spec
+    assert r.scale is not None
+    why = {"found": "the found network", "family": spec.name, "l1": "uniform slimming"}.get(went.found.kind, "random")
+    beaten = "" if went.found.own else ", which was not beaten"
+    return (
+        yield from delivered(
+            o, run, went, whole, photos, latency,
+            origin=(("space", r.scale.space), ("network", why), ("sampler", o.sampler_name)),
+            scale=replace(r.scale, resolution=pixels(spec.resolution), why=f"{r.scale.why}; delivered: {why}{beaten}"),
+            recipe=TASKS["classify"].recipe if went.steps else "NetAdapt's fine-tuning",
+        )
+    )  # fmt: skip

@@ -1,0 +1,219 @@
+"""What a search proposes for a user's images against what anyone could take at the same milliseconds: all are trained
+alike from scratch, and the winner has the rest of the time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from torch import Tensor
+
+from mbv3.data import ImageSet
+from mbv3.events import Event, Note, StageStart
+from mbv3.space import Limits, SearchSpace
+from mbv3.spec import ArchSpec, dump_spec, load_spec, parse_spec, scale_spec
+from mbv3.stages.baselines import widest_within
+from mbv3.stages.budget import Budget
+from mbv3.stages.contenders import AIM, Contender
+from mbv3.stages.halving import Halving, most_steps, scratch_steps
+from mbv3.stages.images import Images, subset
+from mbv3.stages.keep import Keep, Memory
+from mbv3.stages.rounds import Alike, Outcome, Pair, decided, longer, reported
+from mbv3.stages.search import SpaceLatency
+from mbv3.stages.shapes import Shape, shaped_as
+from mbv3.stages.sizes import FINE
+from mbv3.stages.slim import slimmed
+from mbv3.stages.tune import Tuned, answers, better_by, on_device
+from mbv3.tables import Latency
+
+__all__ = ["ScratchEffort", "contenders_at", "contest", "uniform_at"]
+
+FAMILIES = ("mobilenet_v3_small", "mobilenet_v3_large", "mobilenet_v2")
+DRAWN = 20_000  # random networks, of which one near the target competes
+NEAR = 0.95  # of the target: as good as equal
+SIDES = 3  # sizes of the input on either side that may bring a family nearer to the target
+COMPARED_ON = 2000  # report images that those answer which are not delivered
+FORWARD = 1 / 3  # of the seconds of a training step: an answer to as many images
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchEffort:
+    """Training steps by hand: of each network in the first of the rounds; of the delivered one after them."""
+
+    first: int
+    last: int
+
+    @classmethod
+    def of(cls, images: Images, epochs: float) -> ScratchEffort:
+        """`epochs` of the delivered network, a fortieth of them in the first round."""
+        last = scratch_steps(images, epochs)
+        return cls(max(1, last // 40), last)
+
+
+def contenders_at(
+    found: ArchSpec, shape: Shape, latency: Latency, target_ms: float, *, space: SearchSpace | None = None,
+    cost: SpaceLatency | None = None, limits: Limits | None = None, seed: int = 0,
+) -> list[Contender]:  # fmt: skip
+    """`found`, MobileNetV3-Small, -Large and MobileNetV2 as wide as `target_ms` allows, and a random network of
+    `space`; all for the classes of `found` at `shape`, within `limits`. The first ones matter most."""
+    aim = target_ms * (AIM if latency.device is not None else 1.0)
+    within = [_measured("found", "found", found, latency)]
+    for name in FAMILIES:
+        made = _family(name, shape, found, latency, aim, limits)
+        if made is not None:
+            within.append(made)
+    drawn = _random(space, cost, aim, limits or Limits(), seed) if space is not None and cost is not None else None
+    if drawn is not None and drawn.rows != found.rows:
+        within.append(_measured("random", "random", drawn, latency))
+    return [c for c in within if c.kind == "found" or c.ms <= target_ms]
+
+
+def _family(
+    name: str, shape: Shape, found: ArchSpec, latency: Latency, aim: float, limits: Limits | None
+) -> Contender | None:
+    """A family as wide as `aim` allows at the shape of `found`. Where its widths are too coarse to come near, the input
+    is a little smaller or larger, and of those the one that takes most."""
+    base = load_spec(name)
+
+    def at(side: int, width: float) -> ArchSpec:
+        spec = shaped_as(scale_spec(base, width), Shape(side, shape.strides), found.head.classes)
+        return replace(
+            spec, name=f"{name}@{width:g}", resolution=found.resolution if side == shape.side else spec.resolution
+        )
+
+    def widest(side: int, latency: Latency = latency) -> tuple[ArchSpec, float] | None:
+        return widest_within(partial(at, side), aim, latency, limits)
+
+    best = widest(shape.side)
+    if best is None or best[1] >= NEAR * aim or found.resolution[0] != found.resolution[1]:
+        return None if best is None else Contender(name, "family", best[0], None, best[1], 0.0)
+    step = FINE if shape.side >= 64 else FINE // 2
+    sides = [shape.side + step * n for n in range(-SIDES, SIDES + 1) if n and shape.side + step * n >= 16]
+    predicted = {side: made[1] for side in sides if (made := widest(side, latency.rough())) is not None}
+    if predicted:
+        other = widest(max(predicted, key=lambda side: (predicted[side], -abs(side - shape.side))))
+        best = max(best, other or best, key=lambda found: found[1])
+    return Contender(name, "family", best[0], None, best[1], 0.0)
+
+
+def uniform_at(found: ArchSpec, whole: ArchSpec, latency: Latency, target_ms: float) -> list[Contender]:
+    """`found`, which was cut from `whole`, and `whole` slimmed by one factor to `target_ms`."""
+    aim = target_ms * (AIM if latency.device is not None else 1.0)
+    plain = slimmed(replace(whole, head=replace(whole.head, classes=found.head.classes)), latency, aim)
+    mine = _measured("found", "found", found, latency)
+    other = [] if plain is None else [_measured("l1", "l1", plain, latency)]
+    return [mine, *(c for c in other if c.ms <= target_ms)]
+
+
+def _measured(name: str, kind: str, spec: ArchSpec, latency: Latency) -> Contender:
+    whole = latency.measure(spec, 4)
+    ms, error = (latency([spec])[0], 0.0) if whole is None else (whole.ms, whole.error_ms)
+    return Contender(name, kind, spec, None, ms, error)  # type: ignore[arg-type]
+
+
+def _random(space: SearchSpace, cost: SpaceLatency, aim: float, limits: Limits, seed: int) -> ArchSpec | None:
+    """A network of the space drawn from those within NEAR of `aim`, else the slowest that was drawn below it."""
+    genomes = space.sample(np.random.default_rng((seed, DRAWN)), DRAWN)
+    ms = cost.many(genomes)
+    inside = np.flatnonzero((ms <= aim) & limits.on(space).within(genomes))
+    if not len(inside):
+        return None
+    near = inside[ms[inside] >= NEAR * aim]
+    chosen = near[0] if len(near) else inside[np.argmax(ms[inside])]
+    return space.spec(tuple(int(v) for v in genomes[chosen]), "random")
+
+
+def contest(
+    make: Callable[[], Sequence[Contender]],
+    images: Images,
+    report: ImageSet,
+    *,
+    effort: ScratchEffort | None = None,
+    budget: Budget | None = None,
+    spent_s: float = 0.0,
+    inherited: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+    keep: Keep | None = None,
+) -> Generator[Event, None, Outcome]:
+    """What `make` gives, the found network first, learns `images.train` from scratch by the recipe that `mbv3 train`
+    takes by default, in rounds after which half is dropped by the loss on `images.held_out`. The winner, which is a
+    baseline where none is beaten beyond the error, goes on for the rest of `budget`, at least half of it. `report` is
+    answered once, at the end.
+
+    `spent_s`: seconds of the budget that are gone. `effort`: steps by hand. `inherited`: weights that the found network
+    has already; where they answer better than what was trained, they are delivered.
+    """
+    budget, keep = budget or Budget(60.0), keep or Memory()
+    began = time.monotonic()
+
+    def decide() -> tuple[tuple[str, str, str, float, float], ...]:
+        return tuple((c.name, c.kind, dump_spec(c.spec), c.ms, c.error_ms) for c in make())
+
+    contenders = [
+        Contender(name, kind, parse_spec(text, "contenders"), None, float(ms), float(error))  # type: ignore[arg-type]
+        for name, kind, text, ms, error in keep.value("contenders", decide)
+    ]
+    first = None if effort is None else effort.first
+    halving = Halving(images, "candidates.csv", budget, "contenders", first, seed, keep, "candidates")
+    rounds = yield from halving.run(contenders)
+    best, alike, doubt = contenders[0], None, ""
+    if rounds:
+        (best, alike), doubt = decided(rounds)
+    elif len(contenders) > 1:
+        best = contenders[1]
+        enough = f" (--budget-minutes {halving.enough:.2g} would do)" if halving.enough else ""
+        doubt = (
+            f"the time is too short to compare networks on the images{enough}: {best.called} is delivered, which the "
+            "found one has not beaten"
+        )
+    if doubt:
+        yield Note("candidates", doubt, warning=True)
+
+    def last() -> tuple[int, float | None]:
+        if effort is not None:
+            return effort.last, None
+        if not budget.timed:
+            return scratch_steps(images, None), None
+        step_s = halving.step_seconds(best.spec)
+        answered = len(report) + len(halving.few.held_out) + len(contenders) * min(COMPARED_ON, len(report))
+        scoring = FORWARD * step_s * answered / 128
+        left = 60 * budget.minutes - spent_s - (time.monotonic() - began) - scoring
+        given = max(left, budget.seconds("training"))
+        steps = int(np.clip(given / step_s, 1, most_steps(images)))
+        return steps, round(steps * step_s, 1)
+
+    steps, forecast_s = keep.value("last_steps", last)
+    if alike is None:
+        yield StageStart("training", f"{steps} steps of {best.called}", forecast_s)
+        tuned = yield from halving.learn(f"{best.name}-last", best, None, steps)
+    else:
+        tuned = yield from longer(best, alike, steps, halving.learn, forecast_s)
+    halving.ledger.record("last", [(best, tuned)], [best])
+    if inherited is not None:
+        net = on_device(contenders[0].spec, inherited)
+        before = answers(net, halving.few.held_out, contenders[0].spec.resolution)
+        by, error = better_by(before, tuned.chosen_on)
+        if by > error:
+            best, tuned = contenders[0], Tuned(contenders[0].spec, dict(inherited), 0, before)
+            doubt = (
+                f"the time is too short to train from scratch: the found network with the weights of the search is "
+                f"{by:.1f} +- {error:.1f} points better on the choosing images, and delivered"
+            )
+            yield Note("training", doubt, warning=True)
+    yield StageStart("scoring", f"{len(report)} images to report on")
+    answered = reported(tuned, report)
+    learned = sum({id(t): t.steps for r in rounds for c, t in r if c is best}.values()) if tuned.steps else 0
+    learned += 0 if tuned is alike else tuned.steps
+    return Outcome(best, tuned, answered, tuple(_alike(rounds, best, report)), doubt, learned)
+
+
+def _alike(rounds: Sequence[Sequence[Pair]], best: Contender, report: ImageSet) -> list[Alike]:
+    """Every contender as it was after its last round, those of the last round first and the winner before all."""
+    last: dict[str, tuple[int, Pair]] = {c.name: (n, (c, t)) for n, r in enumerate(rounds) for c, t in r}
+    few = subset(report, COMPARED_ON)
+    found = [(n, Alike(c, t, reported(t, few))) for n, (c, t) in last.values()]
+    found.sort(key=lambda f: (f[1].contender is not best, -f[0], -f[1].reported.top1))
+    return [a for _, a in found]

@@ -1,0 +1,133 @@
+"""Successive halving of networks that learn from scratch, in rounds of equal seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+
+from mbv3.events import Event
+from mbv3.spec import ArchSpec
+from mbv3.stages.budget import Budget
+from mbv3.stages.contenders import Contender
+from mbv3.stages.images import Images, subset
+from mbv3.stages.keep import Keep
+from mbv3.stages.rounds import Ledger, Pair, Weights, better_half, one_round
+from mbv3.stages.tune import Tuned, scratch_fit, seconds_of_step, trained
+from mbv3.training import usual_epochs
+
+__all__ = ["LEAST", "Halving", "most_steps", "scratch_steps", "trainings"]
+
+LEAST = 16  # steps of a first round: after fewer a network answers as chance has it
+SETTLED = 4  # batches over which batch norms are taken before a round is judged
+CHOSEN_ON = 1000  # choosing images that judge a round
+PROBED, STEPS = 32, 6  # images of a batch, and steps, that tell the seconds of a step
+UNTIMED = 3  # times the epochs of a fine-tuning, of a delivered network where nothing is timed
+MOST_EPOCHS = 600  # of a delivered network: after ten times the usual passes from scratch little is left to learn
+FIRST = 40  # the delivered network learns so many times the steps of a first round, where nothing is timed
+
+
+def rounds_of(networks: int) -> int:
+    """Rounds until two or three networks are left, which the last one decides between."""
+    return max(networks, 1).bit_length() - 1
+
+
+def trainings(networks: int) -> int:
+    """Trainings of a first round's length in all rounds: a round is twice as long as the one before, and begins with
+    half of its networks and one that could not be told from them."""
+    total = 0
+    for number in range(rounds_of(networks)):
+        total += networks << number
+        networks = networks // 2 + 1
+    return total
+
+
+def scratch_steps(images: Images, epochs: float | None) -> int:
+    """Steps of so many passes over the training images; None: as many as their number asks for."""
+    recipe = scratch_fit(images.train, images.size, 1)
+    return max(1, round((UNTIMED * usual_epochs(len(images.train)) if epochs is None else epochs) * recipe.epoch_steps))
+
+
+def most_steps(images: Images) -> int:
+    """Steps after which a training from scratch ends, though there is time."""
+    return scratch_steps(images, MOST_EPOCHS)
+
+
+@dataclass
+class Halving:
+    """Rounds over contenders by the recipe of a training from scratch. Every network has the same seconds, for that is
+    what a user gives it: at equal milliseconds one may learn twice as many steps in them as another. Each round goes
+    on from the weights of the one before under a schedule of its own.
+
+    `part`: of the budget. `steps`: of each network in the first round, by hand. `csv`: the file of the rounds."""
+
+    images: Images
+    csv: str
+    budget: Budget
+    part: str
+    steps: int | None
+    seed: int
+    keep: Keep
+    stage: str
+
+    def __post_init__(self) -> None:
+        self.few = replace(self.images, held_out=subset(self.images.held_out, CHOSEN_ON))
+        self.ledger = Ledger(self.keep, self.csv)
+        self.states: dict[str, Weights] = {}
+        self.enough: float | None = None  # minutes of a whole run in which two networks could be compared
+
+    def run(self, contenders: Sequence[Contender]) -> Generator[Event, None, list[list[Pair]]]:
+        """The rounds, each with its networks as they were after it; none where the time allows of no first round."""
+        first = self._first(contenders)
+        left = [c for c in contenders if c.name in first]
+        if len(left) < 2:
+            return []
+        self.states = {c.name: None for c in left}
+        rounds: list[list[Pair]] = []
+        for number in range(rounds_of(len(left))):
+            work = [(c, first[c.name] << number) for c in left]
+            span = sorted({steps for _, steps in work})
+            text = f"{span[0]} steps" if len(span) == 1 else f"{span[0]} to {span[-1]} steps, the same seconds"
+            title = f"round {number + 1}: {len(left)} networks, {text} each"
+            rounds.append((yield from one_round(number + 1, work, self.states, self._short, title, self.stage)))
+            left = better_half(rounds[-1])
+            self.ledger.record(str(number + 1), rounds[-1], left)
+        return rounds
+
+    def learn(self, name: str, c: Contender, state: Weights, steps: int) -> Generator[Event, None, Tuned]:
+        """A training as `mbv3 train` has it, judged by the same choosing images as the rounds."""
+        recipe = scratch_fit(self.images.train, c.spec.resolution, steps, seed=self.seed)
+        return trained(name, c.spec, state, self.few, recipe, keep=self.keep)
+
+    def _short(self, name: str, c: Contender, state: Weights, steps: int) -> Generator[Event, None, Tuned]:
+        recipe = scratch_fit(self.images.train, c.spec.resolution, steps, seed=self.seed)
+        recipe = replace(recipe, recalibrate=min(recipe.recalibrate, SETTLED))
+        return trained(name, c.spec, state, self.few, recipe, keep=self.keep)
+
+    def _first(self, contenders: Sequence[Contender]) -> dict[str, int]:
+        """Steps of each network in the first round; none where they would be too few for each of two."""
+        if self.steps is not None:
+            return {c.name: self.steps for c in contenders}
+        if not self.budget.timed:
+            return {c.name: max(LEAST, scratch_steps(self.images, None) // FIRST) for c in contenders}
+
+        def decide() -> tuple[tuple[str, int], ...]:
+            each = [self.step_seconds(c.spec, PROBED) for c in contenders]
+            given = self.budget.seconds(self.part)
+            networks = len(each)
+            while networks > 1 and given / trainings(networks) < LEAST * sorted(each[:networks])[networks // 2]:
+                networks -= 1
+            share = given / max(trainings(networks), 1)
+            if networks < 2:
+                least = LEAST * trainings(2) * max(each[:2])
+                self.enough = self.budget.minutes * least / given if len(each) > 1 else None
+                return ()
+            pairs = list(zip(contenders, each, strict=True))[:networks]
+            return tuple((c.name, max(LEAST, round(share / s))) for c, s in pairs)
+
+        return {name: int(steps) for name, steps in self.keep.value(f"{self.part}_steps", decide)}
+
+    def step_seconds(self, spec: ArchSpec, most: int | None = None) -> float:
+        """Seconds of a training step of `spec` on this machine; from steps of at most `most` images, by proportion."""
+        recipe = scratch_fit(self.images.train, spec.resolution, STEPS)
+        few = min(most or recipe.batch, recipe.batch)
+        return seconds_of_step(spec, self.images.train, replace(recipe, batch=few)) * recipe.batch / few

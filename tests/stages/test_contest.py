@@ -1,0 +1,277 @@
+"""Images without weights: shapes, contenders at equal ms, the rule that drops half, the shares of the time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mbv3.events import Event, Note, result
+from mbv3.space import load_space, scale
+from mbv3.spec import ArchSpec, load_spec
+from mbv3.stages import SHARES, Budget, Contender, Images, Memory, Shape, contenders_at, contest, shapes_of, uniform_at
+from mbv3.stages.contest import ScratchEffort
+from mbv3.stages.halving import rounds_of, trainings
+from mbv3.stages.rounds import better_half, decided
+from mbv3.stages.shapes import fewer_strides, likely_shapes, shaped_as
+from mbv3.stages.tune import Answers, Tuned
+from mbv3.tasks import smallest_map
+
+from .test_road import Madds, bright, kept
+
+
+class Rough(Madds):
+    def rough(self, correction: float | None = None) -> Rough:
+        return self
+
+
+@pytest.fixture
+def images() -> Images:
+    return Images(bright(64, 0), bright(40, 1), (32, 32))
+
+
+# ---- shapes --------------------------------------------------------------------------------------------------------
+
+
+def test_small_images_lose_strides_and_large_ones_keep_them() -> None:
+    small = {s.view: s for s in shapes_of(32)}
+    assert small[64] == Shape(32, 1) and small[128] == Shape(32, 2) and small[96] == Shape(48, 1)
+    assert all(s.side <= 48 for s in small.values())
+    assert all(s.strides == 0 for s in shapes_of(300)) and max(s.side for s in shapes_of(300)) == 320
+
+
+def test_a_view_has_the_maps_of_the_whole_network() -> None:
+    spec = load_spec("mobilenet_v3_small")
+    for shape in shapes_of(32):
+        assert smallest_map(shaped_as(spec, shape, 10)) == smallest_map(replace(spec, resolution=(shape.view,) * 2))
+
+
+def test_a_space_loses_the_strides_that_its_networks_lose() -> None:
+    space = load_space("mobilenetv3")
+    genome = space.genome("-".join("0" * len(space.sizes)))
+    fewer = scale(fewer_strides(space, 2), 1.0, 32)
+    assert fewer.spec(genome).rows == shaped_as(space.spec(genome), Shape(32, 2), 1000).rows
+    assert fewer.spec(genome).stem.s == 1 and fewer.sizes == space.sizes
+
+
+def test_likely_shapes_are_near_the_target() -> None:
+    likely = likely_shapes(Rough(), shapes_of(32), 5.0, 10, most=3)
+    assert len(likely) == 3 and len({s for s, _ in likely}) == 3
+    for shape, c in likely:
+        assert c.spec.resolution == (shape.side, shape.side) and c.spec.head.classes == 10
+        assert c.ms == Rough()([c.spec])[0] and 2.5 <= c.ms <= 5.0
+    assert likely_shapes(Rough(), shapes_of(32), 1e-4, 10) == []
+
+
+# ---- contenders ----------------------------------------------------------------------------------------------------
+
+
+def test_contenders_take_the_same_ms() -> None:
+    space = scale(load_space("mobilenetv3"), 0.5, 64, classes=10)
+    found = space.spec(space.genome("-".join("0" * len(space.sizes))), "mine")
+    latency = Rough()
+    target = latency([found])[0] * 1.02
+
+    class Cost:
+        def many(self, genomes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            return np.array(latency([space.spec(tuple(g)) for g in genomes.tolist()]))
+
+    def made(seed: int) -> list[Contender]:
+        return contenders_at(found, Shape(64), latency, target, space=space, cost=Cost(), seed=seed)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(import_module("mbv3.stages.contest"), "DRAWN", 60)
+        several, again = made(0), made(0)
+    assert [c.spec for c in several] == [c.spec for c in again]
+    by_name = {c.name: c for c in several}
+    assert next(iter(by_name)) == "found" and len([c for c in several if c.kind == "family"]) == 3
+    for c in several:
+        assert c.ms == latency([c.spec])[0] <= target and c.spec.head.classes == 10
+        assert c.kind == "random" or c.ms >= 0.9 * target, c.name
+    one = uniform_at(replace(found, name="cut"), replace(found, name="whole"), latency, 0.5 * target)
+    assert one[-1].kind == "l1" and one[-1].ms <= 0.5 * target
+
+
+# ---- the rule ------------------------------------------------------------------------------------------------------
+
+N = 400
+
+
+def answered(name: str, kind: str, loss: float, wiggle: float = 0.0) -> tuple[Contender, Tuned]:
+    """A network of this mean loss; `wiggle`: how far it differs from the others image by image."""
+    spec = replace(load_spec("mobilenet_v3_small"), name=name)
+    each = np.random.default_rng(0).normal(0, 0.1, N) + loss + wiggle * (-1) ** np.arange(N)
+    right = np.arange(N) < N * math.exp(-loss)
+    c = Contender(name, kind, spec, None, 1.0, 0.0)  # type: ignore[arg-type]
+    return c, Tuned(spec, {}, 5, Answers(right, each - each.mean() + loss))
+
+
+def test_half_stays_and_what_cannot_be_told_from_it() -> None:
+    clear = [answered("a", "found", 1.0), answered("b", "family", 0.5), answered("c", "family", 0.7),
+             answered("d", "family", 2.0), answered("e", "random", 1.5)]  # fmt: skip
+    assert [c.name for c in better_half(clear)] == ["b", "c"]
+    near = [answered("a", "found", 0.72, 0.5), *clear[1:]]  # 0.02 above the last that stays, with an error of 0.025
+    assert [c.name for c in better_half(near)] == ["b", "c", "a"]
+    assert [rounds_of(n) for n in (1, 2, 3, 4, 5, 8)] == [0, 1, 1, 2, 2, 3]
+    assert trainings(5) == 5 + 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "winner", "said"),
+    [
+        ((0.5, 0.0), (0.8, 0.0), "mine", ""),
+        ((0.8, 0.0), (0.5, 0.0), "other", "does not beat other at 224 px, 1.000 ms beyond the error"),
+        ((0.50, 0.5), (0.51, 0.0), "other", "loss by -0.010 +- 0.025"),  # not beaten beyond the error
+    ],
+)
+def test_a_baseline_is_delivered_unless_it_is_beaten(
+    mine: tuple[float, float], other: tuple[float, float], winner: str, said: str
+) -> None:
+    pairs = [answered("mine", "found", *mine), answered("other", "family", *other)]
+    (best, _), doubt = decided([pairs])
+    assert best.name == winner and said in doubt and bool(doubt) == (winner == "other")
+
+
+def test_a_network_that_was_dropped_early_is_named() -> None:
+    first = [answered("mine", "found", 2.0), answered("b", "family", 0.6), answered("c", "family", 0.5)]
+    (best, _), doubt = decided([first, [answered("b", "family", 0.3), answered("c", "family", 0.4)]])
+    assert best.name == "b" and "the found network" in doubt and "+1.400" in doubt
+
+
+# ---- the contest ---------------------------------------------------------------------------------------------------
+
+
+def planted(monkeypatch: pytest.MonkeyPatch, losses: dict[str, float]) -> list[tuple[str, int]]:
+    """Trainings answer at once with these losses; (name, steps) of each."""
+    seen: list[tuple[str, int]] = []
+
+    def trained(
+        name: str, spec: ArchSpec, state: Any, images: Images, recipe: Any, **_: Any
+    ) -> Generator[Event, None, Tuned]:
+        yield Note("training", name)
+        seen.append((name, recipe.steps))
+        loss = losses[name.rpartition("-")[0]]
+        right = np.arange(len(images.held_out)) < len(images.held_out) * math.exp(-loss)
+        return Tuned(spec, {"w": torch.zeros(1)}, recipe.steps, Answers(right, np.full(len(right), loss)))
+
+    monkeypatch.setattr(import_module("mbv3.stages.halving"), "trained", trained)
+    monkeypatch.setattr(
+        import_module("mbv3.stages.contest"), "reported", lambda t, data: Answers(np.ones(len(data), bool), np.zeros(9))
+    )
+    monkeypatch.setattr(
+        import_module("mbv3.stages.halving"), "seconds_of_step", lambda spec, data, recipe: recipe.batch / 1280
+    )
+    return seen
+
+
+def five(spec: ArchSpec) -> Sequence[Contender]:
+    kinds = {"found": "found", "small": "family", "large": "family", "v2": "family", "random": "random"}
+    return [Contender(name, kind, replace(spec, name=name), None, 1.0, 0.0) for name, kind in kinds.items()]  # type: ignore[arg-type]
+
+
+def test_a_better_baseline_wins_and_the_output_says_so(
+    tiny_spec: ArchSpec, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = {"found": 0.9, "small": 0.5, "large": 1.5, "v2": 0.7, "random": 2.0}
+    seen = planted(monkeypatch, losses)
+    keep = Memory()
+    events = list[Event]()
+    work = contest(lambda: five(tiny_spec), images, bright(30, 2), effort=ScratchEffort(3, 60), keep=keep)
+    went = result(watch(work, events))
+    assert went.found.name == "small" and "the found network" in went.doubt
+    assert any(isinstance(e, Note) and e.text == went.doubt and e.warning for e in events)
+    assert seen == [*((f"{n}-1", 3) for n in losses), ("small-2", 6), ("v2-2", 6), ("small-last", 60)]
+    assert went.steps == 3 + 6 + 60
+    assert [(a.contender.name, a.tuned.steps) for a in went.alike] == [
+        ("small", 6), ("v2", 6), ("found", 3), ("large", 3), ("random", 3),
+    ]  # fmt: skip
+    rows = [(r["round"], r["network"], r["stays"]) for r in keep.rows("candidates.csv")]
+    assert ("1", "found", "0") in rows and ("1", "small", "1") in rows and rows[-1] == ("last", "small", "1")
+
+
+def watch(work: Generator[Event, None, Any], seen: list[Event]) -> Generator[Event, None, Any]:
+    while True:
+        try:
+            event = next(work)
+        except StopIteration as end:
+            return end.value
+        seen.append(event)
+        yield event
+
+
+def test_the_found_network_wins_where_it_is_better(
+    tiny_spec: ArchSpec, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted(monkeypatch, {"found": 0.3, "small": 0.5, "large": 1.5, "v2": 0.7, "random": 2.0})
+    went = result(contest(lambda: five(tiny_spec), images, bright(30, 2), effort=ScratchEffort(3, 60)))
+    assert went.found.own and went.doubt == "" and went.alike[0].contender is went.found
+
+
+def test_networks_have_the_same_seconds_and_the_last_has_most(
+    tiny_spec: ArchSpec, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenth of a second a step, but half of that for `v2`, of ten minutes of which 100 seconds are gone."""
+    seen = planted(monkeypatch, {"found": 0.9, "small": 0.5, "large": 1.5, "v2": 0.7, "random": 2.0})
+    monkeypatch.setattr(
+        import_module("mbv3.stages.halving"), "seconds_of_step",
+        lambda spec, data, recipe: (0.05 if spec.name == "v2" else 0.1) * recipe.batch / 64,
+    )  # fmt: skip
+    monkeypatch.setattr(import_module("mbv3.stages.halving"), "MOST_EPOCHS", 10_000)
+    result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(10.0), spent_s=100.0))
+    steps = dict(seen)
+    unit = 600 * SHARES["contenders"].share / trainings(5)
+    assert steps["small-1"] == steps["found-1"] == round(unit / 0.1) and steps["v2-1"] == round(unit / 0.05)
+    assert steps["small-2"] == 2 * steps["small-1"]
+    assert 0.97 * 5000 <= steps["small-last"] <= 5000  # 500 seconds, less the scores
+    result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(10.0), spent_s=900.0))
+    assert dict(seen)["small-last"] == 3000  # half of the budget in any case
+    monkeypatch.setattr(import_module("mbv3.stages.halving"), "MOST_EPOCHS", 100)
+    result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(10.0)))
+    assert dict(seen)["small-last"] == 100
+
+
+def test_too_short_a_time_delivers_what_needs_no_proof(
+    tiny_spec: ArchSpec, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = planted(monkeypatch, {"found": 0.1, "small": 0.5, "large": 1.5, "v2": 0.7, "random": 2.0})
+    went = result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(0.2)))
+    assert (
+        went.found.name == "small" and "too short to compare" in went.doubt and [n for n, _ in seen] == ["small-last"]
+    )
+    seen.clear()
+    result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(0.3)))
+    assert [n for n, _ in seen] == ["found-1", "small-1", "found-last"]  # the first ones matter most
+
+
+def test_the_delivered_network_has_half_of_the_time() -> None:
+    share = {name: s.share for name, s in SHARES.items()}
+    search = share["supernet"] + share["search"] + share["start"] + share["netadapt"]
+    assert search <= 1 / 3 and share["candidates"] + share["start"] + share["netadapt"] <= 1 / 3
+    assert share["shapes"] + share["contenders"] == pytest.approx(0.15)
+    assert share["training"] >= 0.5 and search + share["shapes"] + share["contenders"] + share["training"] <= 1
+
+
+def test_what_was_trained_is_not_trained_again(
+    tiny_spec: ArchSpec, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(tiny_spec, resolution=(32, 32), head=replace(tiny_spec.head, classes=2))
+    two = [Contender("found", "found", spec, None, 1.0, 0.0), Contender("small", "family", spec, None, 1.0, 0.0)]
+
+    def run() -> Any:
+        work = contest(lambda: two, images, bright(30, 2), effort=ScratchEffort(2, 4), keep=kept(tmp_path))
+        return result(work)
+
+    keep = kept(tmp_path)
+    keep.values.clear()
+    first = run()
+    assert first.found.name == "small"  # twins: no proof, so the baseline
+    monkeypatch.setattr(import_module("mbv3.stages.tune"), "fit", lambda *_, **__: pytest.fail("trained again"))
+    again = run()
+    assert all(torch.equal(v, again.tuned.state[k]) for k, v in first.tuned.state.items())
