@@ -288,7 +288,7 @@ class FrontRecord:
 
     version: str
     command: str
-    args: Mapping[str, object]  # of Options, but for target_ms
+    args: Mapping[str, object]  # of Options without target_ms
     targets_ms: tuple[float, ...]
     folders: tuple[str, ...]
     versions: Mapping[str, str]

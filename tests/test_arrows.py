@@ -51,10 +51,6 @@ EXTRA: dict[tuple[str, str], str] = {
     ("export", "onnxruntime"): "what an int8 file answers, and how fast, decides what goes into it",
     ("tasks", "datasets"): "an optional dependency: data sets of the Hugging Face hub",
 }
-# (file, module) imports against the rules that are being removed; an entry that is not used fails
-TEMPORARY: dict[tuple[str, str], str] = {}
-# rooms with files that import each other in a ring, being removed; an entry that is not used fails
-RINGS: dict[str, set[str]] = {}
 # scripts that fit the coefficients of a room, and so open its files
 FITS = {"fit_imagenet_accuracy.py": "accuracy", "imagenet_fit.py": "accuracy", "imagenet_pairs.py": "accuracy"}
 HEAVY = ("torch", "onnx", "onnxruntime", "pandas", "optuna", "matplotlib", "scipy", "ai_edge_litert")
@@ -156,17 +152,18 @@ def rings(graph: dict[str, set[str]]) -> set[str]:
 
 
 def files_of(room: str) -> dict[str, set[str]]:
-    """Which files of a room import which others."""
+    """Which files of a room, "spec" or "spec/kinds", import which others."""
     names = {p.stem for p in (PACKAGE / room).glob("*.py")} - {"__init__"}
+    door = f"mbv3.{room.replace('/', '.')}"
     graph: dict[str, set[str]] = {}
     for name in names:
         text = (PACKAGE / room / f"{name}.py").read_text("utf-8")
         graph[name] = set()
         for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.ImportFrom) and node.module == f"mbv3.{room}":
+            if isinstance(node, ast.ImportFrom) and node.module == door:
                 graph[name] |= {alias.name for alias in node.names} & names
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"mbv3.{room}."):
-                graph[name].add((node.module or "").split(".")[2])
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{door}."):
+                graph[name].add((node.module or "").removeprefix(f"{door}.").split(".")[0])
     return graph
 
 
@@ -185,35 +182,19 @@ def test_arrows_point_down(path: Path) -> None:
     room = room_of(path)
     if room in ("", "__main__"):
         pytest.skip("the package's own door is held by the tests below")
-    faults = [f for f in wrong(room, path.read_text("utf-8")) if not temporary(path, f.rpartition(" ")[2])]
-    assert faults == []
+    assert wrong(room, path.read_text("utf-8")) == []
 
 
 @pytest.mark.parametrize("path", [*sources(), *SCRIPTS], ids=lambda p: str(p.relative_to(ROOT)))
 def test_rooms_are_entered_by_the_front_door(path: Path) -> None:
     room = room_of(path) if path not in SCRIPTS else FITS.get(path.name, "")
-    found = [f"line {n}: {m}" for n, m in side_doors(room, path.read_text("utf-8")) if not temporary(path, m)]
+    found = [f"line {n}: {m}" for n, m in side_doors(room, path.read_text("utf-8"))]
     assert found == [], "import the name from the room itself; export it in its __init__.py"
 
 
-def temporary(path: Path, module: str) -> bool:
-    return (str(path.relative_to(ROOT)), module) in TEMPORARY
-
-
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("room", [*ROOMS, "spec/kinds"])
 def test_no_ring_of_files_inside_a_room(room: str) -> None:
-    assert rings(files_of(room)) == RINGS.get(room, set())
-
-
-def test_no_temporary_exception_is_stale() -> None:
-    found = set()
-    for path in [*sources(), *SCRIPTS]:
-        text, name = path.read_text("utf-8"), str(path.relative_to(ROOT))
-        room = room_of(path) if path not in SCRIPTS else ""
-        found |= {(name, module) for _, module in side_doors(room, text)}
-        if room in MAY | ABOVE:
-            found |= {(name, fault.rpartition(" ")[2]) for fault in wrong(room, text)}
-    assert set(TEMPORARY) <= found, f"remove {sorted(set(TEMPORARY) - found)}"
+    assert rings(files_of(room)) == set()
 
 
 def test_no_exception_is_stale() -> None:

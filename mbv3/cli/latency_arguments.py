@@ -8,6 +8,8 @@ from mbv3.cli.arguments import SPEC_HELP, add_common, add_device, add_head, add_
 
 __all__ = ["add_latency"]
 
+SPACE = "mobilenetv3"  # what a search is of; written here because the help must not load it
+
 
 def add_latency(verb: ArgumentParser) -> None:
     """The actions of `mbv3 latency`."""
@@ -103,12 +105,12 @@ def _predict(p: ArgumentParser) -> None:
 
 
 def _add_space(p: ArgumentParser) -> None:
-    p.add_argument("--space", default="mnasnet-imagenet", metavar="NAME|FILE", help="search space")
+    p.add_argument("--space", default=SPACE, metavar="NAME|FILE", help=f"search space (default {SPACE})")
     p.add_argument("--scale", default="1", metavar="1|WIDTHxRES", help="scale of the space (default 1)")
 
 
 def _add_own_space(p: ArgumentParser) -> None:
-    p.add_argument("--space", default="mnasnet-imagenet", metavar="FILE", help="space of the table, if it is your own")
+    p.add_argument("--space", default=SPACE, metavar="FILE", help="space of the table, if it is your own")
 
 
 def _add_limits(p: ArgumentParser) -> None:

@@ -93,7 +93,7 @@ def _accuracy(p: argparse.ArgumentParser) -> None:
 
 
 def _zoo(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--target-ms", type=float, metavar="T", help="only networks that one image takes at most T ms on")
+    p.add_argument("--target-ms", type=float, metavar="T", help="only networks that take at most T ms an image")
     add_device(p)
     add_timing(p)
     add_common(p)

@@ -64,12 +64,13 @@ class Verified:
         return {**json_ready(self), "ok": self.ok}
 
 
-def verify(path: Path) -> Verified:
+def verify(path: str | Path) -> Verified:
     """Check the finished run in `path` against its files, and on its device where it was measured.
 
     Raises:
         BadInput: not a run directory, a file of it cannot be read, or the run is not finished.
     """
+    path = Path(path)
     record = load_as(path, SearchRecord)
     if record.status != "done":
         raise BadInput(f"{path}: the run is {record.status}, so there is no result to verify; "

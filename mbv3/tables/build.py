@@ -9,12 +9,13 @@ from mbv3.events import Event
 from mbv3.latency import MINUTES, LatencyTable
 from mbv3.progress import drain
 from mbv3.tables.open import choose_table
+from mbv3.tables.plan import SPACE
 
 __all__ = ["build_table", "build_table_events"]
 
 
 def build_table(
-    space: str = "mnasnet-imagenet",
+    space: str = SPACE,
     *,
     scale: str = "1",
     runtime: str = "onnxruntime",
@@ -39,7 +40,7 @@ def build_table(
 
 
 def build_table_events(
-    space: str = "mnasnet-imagenet", *, runtime: str = "onnxruntime", threads: int = 1, **how: Any
+    space: str = SPACE, *, runtime: str = "onnxruntime", threads: int = 1, **how: Any
 ) -> Generator[Event, None, LatencyTable]:
     """`build_table`, its events yielded."""
     return (yield from choose_table(None, runtime, threads, space=space, **how)).table

@@ -28,7 +28,7 @@ from mbv3.latency import (
     table_path,
 )
 from mbv3.tables.lean import serves
-from mbv3.tables.plan import scaled_space, table_plan
+from mbv3.tables.plan import SPACE, scaled_space, table_plan
 
 __all__ = [
     "TABLE_MINUTES",
@@ -58,7 +58,7 @@ def choose_table(
     runtime: str = "onnxruntime",
     threads: int = 1,
     *,
-    space: str = "mnasnet-imagenet",
+    space: str = SPACE,
     scale: str = "1",
     force: bool = False,
     rebuild: bool = False,

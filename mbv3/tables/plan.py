@@ -14,7 +14,9 @@ from mbv3.spec import lower, parse_resolution, pixels
 from mbv3.tables.draw import calibration_networks
 from mbv3.tables.reference import REFERENCE, reference_at
 
-__all__ = ["scaled_space", "space_id", "space_of", "table_of_several", "table_plan"]
+__all__ = ["SPACE", "scaled_space", "space_id", "space_of", "table_of_several", "table_plan"]
+
+SPACE = "mobilenetv3"  # of a search and of a table, where none is named
 
 
 def space_id(space: SearchSpace) -> str:
@@ -79,7 +81,7 @@ def scaled_space(space: str, scale_text: str = "1") -> SearchSpace:
     return scale(load_space(space), fixed[0], fixed[1] or None)
 
 
-def space_of(table: LatencyTable, given: str = "mnasnet-imagenet") -> SearchSpace:
+def space_of(table: LatencyTable, given: str = SPACE) -> SearchSpace:
     """The scaled space that a table was built for; `given` is used where it has the name that the table says.
 
     Raises:
