@@ -161,7 +161,7 @@ def contest(
     rounds = yield from halving.run(contenders)
     best, alike, doubt = contenders[0], None, ""
     if rounds:
-        (best, alike), doubt = decided(rounds)
+        (best, alike), doubt = decided(rounds, contenders[1])
     elif len(contenders) > 1:
         best = contenders[1]
         enough = f" (--budget-minutes {halving.enough:.2g} would do)" if halving.enough else ""
