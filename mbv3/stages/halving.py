@@ -103,17 +103,21 @@ class Halving:
             return {c.name: max(LEAST, scratch_steps(self.images, None) // FIRST) for c in contenders}
 
         def decide() -> tuple[tuple[str, int], ...]:
-            each = [self.step_seconds(c.spec, PROBED) for c in contenders]
-            given = self.budget.seconds(self.part)
-            networks = len(each)
-            while networks > 1 and given / trainings(networks) < LEAST * sorted(each[:networks])[networks // 2]:
-                networks -= 1
-            share = given / max(trainings(networks), 1)
+            given, each = self.budget.seconds(self.part), list[float]()
+            for c in contenders:
+                each.append(self.step_seconds(c.spec, PROBED))
+                n = len(each)
+                if n > 1 and given / trainings(n) < LEAST * sorted(each)[n // 2]:
+                    break  # no more of them are timed, either: that takes seconds too
+            else:
+                n = len(each) + 1
+            networks = n - 1
             if networks < 2:
-                least = LEAST * trainings(2) * max(each[:2])
-                self.enough = self.budget.minutes * least / given if len(each) > 1 else None
+                if len(each) > 1:
+                    self.enough = self.budget.minutes * LEAST * trainings(2) * max(each) / given
                 return ()
-            pairs = list(zip(contenders, each, strict=True))[:networks]
+            share = given / trainings(networks)
+            pairs = list(zip(contenders[:networks], each[:networks], strict=True))
             return tuple((c.name, max(LEAST, round(share / s))) for c, s in pairs)
 
         return {name: int(steps) for name, steps in self.keep.value(f"{self.part}_steps", decide)}
