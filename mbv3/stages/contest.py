@@ -58,8 +58,8 @@ def contenders_at(
     found: ArchSpec, shape: Shape, latency: Latency, target_ms: float, *, space: SearchSpace | None = None,
     cost: SpaceLatency | None = None, limits: Limits | None = None, known: Contender | None = None, seed: int = 0,
 ) -> list[Contender]:  # fmt: skip
-    """`found` (`known`: as it was measured), MobileNetV3-Small, -Large and MobileNetV2 as wide as `target_ms` allows, and
-    a random network of `space`; all for the classes of `found` at `shape`, within `limits`. The first ones matter
+    """`found` (`known`: as it was measured), MobileNetV3-Small, -Large and MobileNetV2 as wide as `target_ms` allows,
+    and a random network of `space`; all for the classes of `found` at `shape`, within `limits`. The first ones matter
     most."""
     aim = target_ms * (AIM if latency.device is not None else 1.0)
     mine = _measured("found", "found", found, latency) if known is None else known
