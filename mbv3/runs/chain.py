@@ -83,9 +83,13 @@ def chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -
         adapted = yield from _on_images(o, run, space, latency, cost, limits, images)
     at = shape or Shape(min(space.resolution))
 
+    verdict = adapted.verdict
+    known = Contender("found", "found", adapted.spec, None, adapted.ms, 0.0 if verdict is None else verdict.error_ms)
+
     def make() -> list[Contender]:
         return contenders_at(
-            adapted.spec, at, latency, o.target_ms, space=space, cost=cost, limits=o.limits, seed=o.seed
+            adapted.spec, at, latency, o.target_ms, space=space, cost=cost, limits=o.limits, known=known,
+            seed=o.seed,
         )  # fmt: skip
 
     return (yield from compete(o, run, adapted, replace(photos, images=images), latency, make))

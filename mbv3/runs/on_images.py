@@ -29,6 +29,7 @@ from mbv3.stages import (
     choose_shape,
     contest,
     likely_shapes,
+    natural,
     probe,
     quick_ms,
     read_photos,
@@ -73,15 +74,16 @@ def own_shape(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, t
     else:
         latency = partial(quick_ms, open_runtime(o.runtime, o.threads))
     classes, _, side = peek_class_folder(class_parts(Path(o.data))["training"])
-    shapes = shapes_of(side)
+    first, shapes = natural(side), shapes_of(side)
     if o.resolution is not None:
         h, w = o.pinned_resolution or (side, side)
         if h != w:
             return None, None
-        shapes = tuple(Shape(h, n) for n in range(4) if 32 << 1 <= h << n <= 320) or (Shape(h),)
+        first = Shape(h, natural(h).strides)
+        shapes = tuple(Shape(h, n) for n in range(4) if 32 << 1 <= h << n <= 320)
 
     def decide() -> tuple[tuple[int, int, str, float], ...]:
-        likely = likely_shapes(latency, shapes, o.target_ms, classes)
+        likely = likely_shapes(latency, first, shapes, o.target_ms, classes)
         return tuple((s.side, s.strides, dump_spec(c.spec), c.ms) for s, c in likely)
 
     with run.stage("shapes"):

@@ -44,7 +44,7 @@ from mbv3.stages.search import (
     space_latency,
     write_trials,
 )
-from mbv3.stages.shapes import Shape, choose_shape, fewer_strides, likely_shapes, probe, shaped_as, shapes_of
+from mbv3.stages.shapes import Shape, choose_shape, fewer_strides, likely_shapes, natural, probe, shaped_as, shapes_of
 from mbv3.stages.shrink import PRESETS, Engine, Worth, shrink, site_scores
 from mbv3.stages.shrink_tune import Tuner
 from mbv3.stages.sizes import Sizes, choose_sizes, sized, sized_table, steady_ms
@@ -127,6 +127,7 @@ __all__ = [
     "learn",
     "likely_shapes",
     "most_accurate",
+    "natural",
     "near_rows",
     "network_table",
     "on_device",

@@ -34,6 +34,7 @@ __all__ = ["ScratchEffort", "contenders_at", "contest", "uniform_at"]
 FAMILIES = ("mobilenet_v3_small", "mobilenet_v3_large", "mobilenet_v2")
 DRAWN = 20_000  # random networks, of which one near the target competes
 NEAR = 0.95  # of the target: as good as equal
+TIMED, TIMED_S = 2, 1.5  # measurements of what is compared, and seconds of each network in a part of one
 SIDES = 3  # sizes of the input on either side that may bring a family nearer to the target
 COMPARED_ON = 2000  # report images that those answer which are not delivered
 FORWARD = 1 / 3  # of the seconds of a training step: an answer to as many images
@@ -55,48 +56,63 @@ class ScratchEffort:
 
 def contenders_at(
     found: ArchSpec, shape: Shape, latency: Latency, target_ms: float, *, space: SearchSpace | None = None,
-    cost: SpaceLatency | None = None, limits: Limits | None = None, seed: int = 0,
+    cost: SpaceLatency | None = None, limits: Limits | None = None, known: Contender | None = None, seed: int = 0,
 ) -> list[Contender]:  # fmt: skip
-    """`found`, MobileNetV3-Small, -Large and MobileNetV2 as wide as `target_ms` allows, and a random network of
-    `space`; all for the classes of `found` at `shape`, within `limits`. The first ones matter most."""
+    """`found` (`known`: as it was measured), MobileNetV3-Small, -Large and MobileNetV2 as wide as `target_ms` allows,
+    and a random network of `space`; all for the classes of `found` at `shape`, within `limits`. The first ones matter
+    most."""
     aim = target_ms * (AIM if latency.device is not None else 1.0)
-    within = [_measured("found", "found", found, latency)]
-    for name in FAMILIES:
-        made = _family(name, shape, found, latency, aim, limits)
-        if made is not None:
-            within.append(made)
+    mine = _measured("found", "found", found, latency) if known is None else known
     drawn = _random(space, cost, aim, limits or Limits(), seed) if space is not None and cost is not None else None
-    if drawn is not None and drawn.rows != found.rows:
-        within.append(_measured("random", "random", drawn, latency))
-    return [c for c in within if c.kind == "found" or c.ms <= target_ms]
+    aims = dict.fromkeys(FAMILIES, aim)
+    rivals: list[Contender] = []
+    for _ in range(TIMED):
+        made = {name: _family(name, shape, found, latency.rough(), most, limits) for name, most in aims.items()}
+        specs = {name: spec for name, spec in made.items() if spec is not None}
+        if drawn is not None and drawn.rows != found.rows:
+            specs["random"] = drawn
+        if not specs:
+            break
+        if latency.device is None:
+            ms = latency(list(specs.values()))
+        else:  # all in the same rounds
+            ms = list(latency.device.networks(list(specs.values()), parts=2, max_s=TIMED_S * len(specs)).ms)
+        took = dict(zip(specs, ms, strict=True))
+        rivals += [
+            Contender(name, "random" if name == "random" else "family", spec, None, took[name], 0.0)
+            for name, spec in specs.items() if took[name] <= target_ms
+        ]  # fmt: skip
+        # what is over the target is made narrower once more; a drawn network cannot be
+        aims = {n: most * aim / took[n] for n, most in aims.items() if n in took and took[n] > target_ms}
+        drawn = None
+    order = [*FAMILIES, "random"]
+    return [mine, *sorted(rivals, key=lambda c: order.index(c.name))]
 
 
 def _family(
     name: str, shape: Shape, found: ArchSpec, latency: Latency, aim: float, limits: Limits | None
-) -> Contender | None:
-    """A family as wide as `aim` allows at the shape of `found`. Where its widths are too coarse to come near, the input
-    is a little smaller or larger, and of those the one that takes most."""
+) -> ArchSpec | None:
+    """A family as wide as `aim` allows at the shape of `found`, by prediction. Where its widths are too coarse to come
+    near, the input is a little smaller or larger, and of those the one that takes most."""
     base = load_spec(name)
 
     def at(side: int, width: float) -> ArchSpec:
         spec = shaped_as(scale_spec(base, width), Shape(side, shape.strides), found.head.classes)
-        return replace(
-            spec, name=f"{name}@{width:g}", resolution=found.resolution if side == shape.side else spec.resolution
-        )
+        size = found.resolution if side == shape.side else spec.resolution
+        return replace(spec, name=f"{name}@{width:g}", resolution=size)
 
-    def widest(side: int, latency: Latency = latency) -> tuple[ArchSpec, float] | None:
+    def widest(side: int) -> tuple[ArchSpec, float] | None:
         return widest_within(partial(at, side), aim, latency, limits)
 
     best = widest(shape.side)
-    if best is None or best[1] >= NEAR * aim or found.resolution[0] != found.resolution[1]:
-        return None if best is None else Contender(name, "family", best[0], None, best[1], 0.0)
-    step = FINE if shape.side >= 64 else FINE // 2
-    sides = [shape.side + step * n for n in range(-SIDES, SIDES + 1) if n and shape.side + step * n >= 16]
-    predicted = {side: made[1] for side in sides if (made := widest(side, latency.rough())) is not None}
-    if predicted:
-        other = widest(max(predicted, key=lambda side: (predicted[side], -abs(side - shape.side))))
-        best = max(best, other or best, key=lambda found: found[1])
-    return Contender(name, "family", best[0], None, best[1], 0.0)
+    if best is None:
+        return None
+    if best[1] < NEAR * aim and found.resolution[0] == found.resolution[1]:
+        step = FINE if shape.side >= 64 else FINE // 2
+        sides = [shape.side + step * n for n in range(-SIDES, SIDES + 1) if n and shape.side + step * n >= 16]
+        others = [made for side in sides if (made := widest(side)) is not None]
+        best = max([best, *others], key=lambda one: one[1])
+    return best[0]
 
 
 def uniform_at(found: ArchSpec, whole: ArchSpec, latency: Latency, target_ms: float) -> list[Contender]:
@@ -161,7 +177,7 @@ def contest(
     rounds = yield from halving.run(contenders)
     best, alike, doubt = contenders[0], None, ""
     if rounds:
-        (best, alike), doubt = decided(rounds)
+        (best, alike), doubt = decided(rounds, contenders[1])
     elif len(contenders) > 1:
         best = contenders[1]
         enough = f" (--budget-minutes {halving.enough:.2g} would do)" if halving.enough else ""

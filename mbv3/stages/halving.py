@@ -17,7 +17,7 @@ from mbv3.training import usual_epochs
 
 __all__ = ["LEAST", "Halving", "most_steps", "scratch_steps", "trainings"]
 
-LEAST = 16  # steps of a first round: after fewer a network answers as chance has it
+LEAST = 20  # steps of a first round: after fewer a network answers as chance has it
 SETTLED = 4  # batches over which batch norms are taken before a round is judged
 CHOSEN_ON = 1000  # choosing images that judge a round
 PROBED, STEPS = 32, 6  # images of a batch, and steps, that tell the seconds of a step
@@ -26,19 +26,10 @@ MOST_EPOCHS = 600  # of a delivered network: after ten times the usual passes fr
 FIRST = 40  # the delivered network learns so many times the steps of a first round, where nothing is timed
 
 
-def rounds_of(networks: int) -> int:
-    """Rounds until two or three networks are left, which the last one decides between."""
-    return max(networks, 1).bit_length() - 1
-
-
 def trainings(networks: int) -> int:
-    """Trainings of a first round's length in all rounds: a round is twice as long as the one before, and begins with
-    half of its networks and one that could not be told from them."""
-    total = 0
-    for number in range(rounds_of(networks)):
-        total += networks << number
-        networks = networks // 2 + 1
-    return total
+    """Trainings of a first round's length in both rounds: the second is twice as long, and has half of the networks
+    with the one that is asked for and the one that has to be beaten."""
+    return networks + 2 * min(networks, networks // 2 + 2) if networks > 1 else 0
 
 
 def scratch_steps(images: Images, epochs: float | None) -> int:
@@ -54,9 +45,9 @@ def most_steps(images: Images) -> int:
 
 @dataclass
 class Halving:
-    """Rounds over contenders by the recipe of a training from scratch. Every network has the same seconds, for that is
-    what a user gives it: at equal milliseconds one may learn twice as many steps in them as another. Each round goes
-    on from the weights of the one before under a schedule of its own.
+    """Two rounds over contenders by the recipe of a training from scratch. Every network has the same seconds, for that
+    is what a user gives it: at equal milliseconds one may learn twice as many steps in them as another. The second
+    round goes on from the weights of the first under a schedule of its own, and tells the trend.
 
     `part`: of the budget. `steps`: of each network in the first round, by hand. `csv`: the file of the rounds."""
 
@@ -76,21 +67,22 @@ class Halving:
         self.enough: float | None = None  # minutes of a whole run in which two networks could be compared
 
     def run(self, contenders: Sequence[Contender]) -> Generator[Event, None, list[list[Pair]]]:
-        """The rounds, each with its networks as they were after it; none where the time allows of no first round."""
+        """The rounds, each with its networks as they were after it; none where the time allows of no first round. The
+        first two of `contenders` stay for both: what is asked for, and what has to be beaten."""
         first = self._first(contenders)
         left = [c for c in contenders if c.name in first]
         if len(left) < 2:
             return []
         self.states = {c.name: None for c in left}
         rounds: list[list[Pair]] = []
-        for number in range(rounds_of(len(left))):
-            work = [(c, first[c.name] << number) for c in left]
+        for number in (1, 2):
+            work = [(c, first[c.name] * number) for c in left]
             span = sorted({steps for _, steps in work})
             text = f"{span[0]} steps" if len(span) == 1 else f"{span[0]} to {span[-1]} steps, the same seconds"
-            title = f"round {number + 1}: {len(left)} networks, {text} each"
-            rounds.append((yield from one_round(number + 1, work, self.states, self._short, title, self.stage)))
-            left = better_half(rounds[-1])
-            self.ledger.record(str(number + 1), rounds[-1], left)
+            title = f"round {number}: {len(left)} networks, {text} each"
+            rounds.append((yield from one_round(number, work, self.states, self._short, title, self.stage)))
+            left = list(dict.fromkeys([*contenders[:2], *better_half(rounds[-1])]))
+            self.ledger.record(str(number), rounds[-1], left)
         return rounds
 
     def learn(self, name: str, c: Contender, state: Weights, steps: int) -> Generator[Event, None, Tuned]:
@@ -111,17 +103,21 @@ class Halving:
             return {c.name: max(LEAST, scratch_steps(self.images, None) // FIRST) for c in contenders}
 
         def decide() -> tuple[tuple[str, int], ...]:
-            each = [self.step_seconds(c.spec, PROBED) for c in contenders]
-            given = self.budget.seconds(self.part)
-            networks = len(each)
-            while networks > 1 and given / trainings(networks) < LEAST * sorted(each[:networks])[networks // 2]:
-                networks -= 1
-            share = given / max(trainings(networks), 1)
+            given, each = self.budget.seconds(self.part), list[float]()
+            for c in contenders:
+                each.append(self.step_seconds(c.spec, PROBED))
+                n = len(each)
+                if n > 1 and given / trainings(n) < LEAST * sorted(each)[n // 2]:
+                    break  # no more of them are timed, either: that takes seconds too
+            else:
+                n = len(each) + 1
+            networks = n - 1
             if networks < 2:
-                least = LEAST * trainings(2) * max(each[:2])
-                self.enough = self.budget.minutes * least / given if len(each) > 1 else None
+                if len(each) > 1:
+                    self.enough = self.budget.minutes * LEAST * trainings(2) * max(each) / given
                 return ()
-            pairs = list(zip(contenders, each, strict=True))[:networks]
+            share = given / trainings(networks)
+            pairs = list(zip(contenders[:networks], each[:networks], strict=True))
             return tuple((c.name, max(LEAST, round(share / s))) for c, s in pairs)
 
         return {name: int(steps) for name, steps in self.keep.value(f"{self.part}_steps", decide)}

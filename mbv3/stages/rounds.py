@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -16,11 +17,12 @@ from mbv3.stages.keep import Keep
 from mbv3.stages.tune import Answers, Tuned, answers, better_by, lower_by, on_device
 
 __all__ = [
-    "Alike", "Learn", "Ledger", "Outcome", "Pair", "Weights", "better_half", "by_loss", "decided", "longer",
+    "Alike", "Learn", "Ledger", "Outcome", "Pair", "Weights", "better_half", "by_loss", "decided", "lead", "longer",
     "one_round", "reported", "winner",
 ]  # fmt: skip
 
 STAGE = "candidates"
+HORIZON = 50.0  # times the steps of a first round that the delivered network learns in all, by the shares of a budget
 COLUMNS = ("round", "network", "resolution", "ms", "steps", "top1", "loss", "stays")
 
 Weights = Mapping[str, Tensor] | None
@@ -82,14 +84,38 @@ def by_loss(tuned: Sequence[Pair]) -> list[Contender]:
 
 def better_half(tuned: Sequence[Pair]) -> list[Contender]:
     """What stays after a round of successive halving (Jamieson 2016, arXiv:1502.07943): the half of lower loss on the
-    choosing images, and the next one where it is not above the last of these by more than the paired standard error."""
-    answers_of = {c.name: t.chosen_on for c, t in tuned}
-    order = by_loss(tuned)
-    half = max(1, len(order) // 2)
-    if half < len(order):
-        gap, error = lower_by(answers_of[order[half - 1].name], answers_of[order[half].name])
-        half += gap <= error
-    return order[:half]
+    choosing images."""
+    return by_loss(tuned)[: max(1, len(tuned) // 2)]
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """By how much the loss of a network is below another's after the last round that both learned in, the standard
+    error of that over common images, and what it becomes by the end at the trend of the rounds."""
+
+    now: float
+    error: float
+    later: float
+
+    @property
+    def holds(self) -> bool:
+        """It is beyond the error now, and nothing says that it will be lost."""
+        return self.now > self.error and self.later > 0
+
+
+def lead(rounds: Sequence[Sequence[Pair]], one: Contender, other: Contender) -> Lead:
+    """The lead of `one` over `other`. What learns fast is often overtaken: after 24 steps MobileNetV3-Small with two
+    strides removed is 0.19 behind a wider one with one removed on CIFAR-10, after 72 steps 0.07, and after 1,000 it is
+    three points of top-1 ahead. So the change between two rounds goes on as far, in the logarithm of the steps, as the
+    last training does."""
+    found = [{c.name: t.chosen_on for c, t in r} for r in rounds]
+    both = [r for r in found if one.name in r and other.name in r]
+    gaps = [lower_by(r[one.name], r[other.name]) for r in both]
+    now, error = gaps[-1]
+    later = now
+    if len(gaps) > 1:  # the second round triples what a network has learned
+        later += (now - gaps[-2][0]) * (math.log(HORIZON) - math.log(3)) / math.log(3)
+    return Lead(now, error, later)
 
 
 def one_round(
@@ -120,27 +146,23 @@ def winner(tuned: Sequence[Pair]) -> tuple[Pair, str]:
     )
 
 
-def decided(rounds: Sequence[Sequence[Pair]]) -> tuple[Pair, str]:
-    """What wins after `rounds`, and what to say where that is a baseline: of the last round the network of lowest loss
-    on the choosing images, but one of ours only where no baseline's loss is within a paired standard error of its."""
-    last = sorted(rounds[-1], key=lambda pair: float(pair[1].chosen_on.loss.mean()))
-    best = last[0]
-    plain = next((pair for pair in last if not pair[0].own), None)
-    if best[0].own and plain is not None:
-        gap, error = lower_by(best[1].chosen_on, plain[1].chosen_on)
-        best = best if gap > error else plain
-    if best[0].own:
+def decided(rounds: Sequence[Sequence[Pair]], default: Contender) -> tuple[Pair, str]:
+    """What wins after `rounds`, and what to say where that is a baseline: the network of the last round with the lowest
+    loss on the choosing images whose lead over `default`, what anyone would take, holds; else that one."""
+    last = {c.name: (c, t) for c, t in rounds[-1]}
+    order = [c for c in by_loss(rounds[-1]) if c.name != default.name]
+    best = last[next((c for c in order if lead(rounds, c, default).holds), default).name]
+    mine = next((pair for r in reversed(rounds) for pair in r if pair[0].own), None)
+    if best[0].own or mine is None:
         return best, ""
-    met = [(mine, other) for r in rounds for mine in r for other in r if mine[0].own and other[0].name == best[0].name]
-    if not met:
-        return best, ""
-    mine, other = met[-1]
-    gap, error = lower_by(mine[1].chosen_on, other[1].chosen_on)
-    by, points = better_by(mine[1].chosen_on, other[1].chosen_on)
+    ahead = lead(rounds, mine[0], best[0])
+    other = last[best[0].name][1] if mine[0].name in last else {c.name: t for c, t in rounds[0]}[best[0].name]
+    by, points = better_by(mine[1].chosen_on, other.chosen_on)
+    trend = ", and the trend is against it" if ahead.now > ahead.error else ""
     return best, (
-        f"{mine[0].called} does not beat {best[0].called} beyond the error: trained alike, its top-1 on "
+        f"{mine[0].called} does not beat {best[0].called} beyond the error{trend}: trained alike, its top-1 on "
         f"{len(mine[1].chosen_on.right)} choosing images differs by {by:+.1f} +- {points:.1f} points and its loss by "
-        f"{-gap:+.3f} +- {error:.3f}; what is delivered is {best[0].called}"
+        f"{-ahead.now:+.3f} +- {ahead.error:.3f}; what is delivered is {best[0].called}"
     )
 
 

@@ -15,16 +15,19 @@ from mbv3.stages.contenders import Contender
 from mbv3.stages.halving import Halving
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
+from mbv3.stages.rounds import decided
 from mbv3.stages.scale import LatencyMs
+from mbv3.stages.sizes import FINE
 from mbv3.tasks import without_strides
 
-__all__ = ["Shape", "choose_shape", "fewer_strides", "likely_shapes", "probe", "shaped_as", "shapes_of"]
+__all__ = ["Shape", "choose_shape", "fewer_strides", "likely_shapes", "natural", "probe", "shaped_as", "shapes_of"]
 
 STAGE = "shapes"
 PROBE = "mobilenet_v3_small"
 VIEWS = (48, 64, 96, 128, 160, 192, 224, 256, 320)
 ENLARGED = 1.5  # of the images: finer than that there is nothing to see, and strides are removed instead
 MOST_STRIDES = 3  # removed
+USUAL = 96  # px: a last map of 3x3
 STEP = 0.05
 WIDTHS = tuple(STEP * w for w in range(4, 61))
 MOST = 4  # shapes that are compared
@@ -58,6 +61,14 @@ def shapes_of(photos_side: int) -> tuple[Shape, ...]:
     return tuple(found) or (Shape(VIEWS[0] >> MOST_STRIDES, MOST_STRIDES),)
 
 
+def natural(photos_side: int) -> Shape:
+    """What anyone would take for images whose short side is `photos_side`: their own size, up to the 224 px of the
+    published networks, and without as many strides as it takes for a view of USUAL at least."""
+    side = max(16, min(photos_side, 224) // FINE * FINE)
+    strides = next(n for n in range(MOST_STRIDES + 1) if side << n >= USUAL or n == MOST_STRIDES)
+    return Shape(side, strides)
+
+
 def shaped_as(spec: ArchSpec, shape: Shape, classes: int) -> ArchSpec:
     """`spec` for images of `classes` at a shape."""
     spec = without_strides(replace(spec, head=replace(spec.head, classes=classes)), shape.strides)
@@ -81,11 +92,12 @@ def probe(shape: Shape, spec: ArchSpec, ms: float) -> Contender:
 
 
 def likely_shapes(
-    latency_ms: LatencyMs, shapes: Sequence[Shape], target_ms: float, classes: int, most: int = MOST
+    latency_ms: LatencyMs, first: Shape, shapes: Sequence[Shape], target_ms: float, classes: int, most: int = MOST
 ) -> list[tuple[Shape, Contender]]:
-    """The `most` shapes at which MobileNetV3-Small, as wide as `target_ms` allows, is predicted to be best on ImageNet
-    pictures of that view, the best first. `latency_ms`: from a few runs, or predicted."""
-    base = load_spec(PROBE)
+    """`first`, and of `shapes` those at which MobileNetV3-Small, as wide as `target_ms` allows, is predicted to be best
+    on ImageNet pictures of that view, the best first; `most` in all. A shape at which no width comes near the target is
+    left out. `latency_ms`: from a few runs, or predicted."""
+    base, shapes = load_spec(PROBE), [first, *(s for s in shapes if s != first)]
     ms = latency_ms([shaped_as(base, s, classes) for s in shapes])
     # near width 1 the ms of a network grow with less than the square of the width
     wide = [min(max(math.sqrt(target_ms / t), WIDTHS[0]), WIDTHS[-1]) for t in ms]
@@ -109,7 +121,7 @@ def likely_shapes(
         w, spec, t = kept
         worth = imagenet(scale_spec(base, w, (s.view, s.view)))
         found.append((worth.value, s, probe(s, spec, t)))
-    return [(s, c) for _, s, c in sorted(found, key=lambda f: -f[0])[:most]]
+    return [(s, c) for _, s, c in sorted(found, key=lambda f: (f[1] != first, -f[0]))[:most]]
 
 
 def choose_shape(
@@ -121,17 +133,18 @@ def choose_shape(
     seed: int = 0,
     keep: Keep | None = None,
 ) -> Generator[Event, None, Shape]:
-    """The one of the shapes of `likely_shapes`, the best first, at which their networks learn `images` best: they are
-    halved after rounds of equal seconds. `steps` of the first round by hand."""
+    """The first of the shapes of `likely_shapes`, or the one at which its network learns `images` better: they are
+    halved after rounds of equal seconds, and a lead must hold (`rounds.lead`). `steps` of the first round by hand."""
     budget, keep = budget or Budget(60.0), keep or Memory()
     halving = Halving(images, "shapes.csv", budget, "shapes", steps, seed, keep, STAGE)
     rounds = yield from halving.run([c for _, c in likely])
     shape, why = likely[0][0], "no other is likely at this target"
     if len(likely) > 1:
-        why = f"the time is too short to compare {len(likely)} shapes on the images"
+        why = f"as is usual; the time is too short to compare {len(likely)} shapes on the images"
     if rounds:
-        best = min(rounds[-1], key=lambda pair: float(pair[1].chosen_on.loss.mean()))[0]
+        best = decided(rounds, likely[0][1])[0][0]
         shape = next(s for s, c in likely if c.name == best.name)
-        why = f"{best.spec.name} learns best there, of {len(rounds[0])} shapes"
+        why = f"{best.spec.name} learns better there" if shape != likely[0][0] else "as is usual; no other is better"
+        why += f", of {len(rounds[0])} shapes"
     yield Note(STAGE, f"{shape}: {why}")
     return shape
