@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mbv3.spec import ArchSpec, Counts, count, dump_spec, load_spec, parse_spec
+from mbv3.version import VERSION
 
 if TYPE_CHECKING:
     from mbv3.latency import LatencyTable
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from mbv3.space import load_space
     from mbv3.tables import build_table, build_table_events
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _LATER = {
     "mbv3.latency": ("LatencyTable",),

@@ -101,5 +101,6 @@ def counted(work: Generator[tuple[int, int], None, R], stage: str, text: str) ->
         try:
             done, total = next(work)
         except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+            value: R = end.value
+            return value
         yield Progress(stage, done, total, text)

@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mbv3"
-LIGHT = {"errors", "events", "files", "progress", "record", "typed_json"}  # single files that every room may use
+# single files that every room may use
+LIGHT = {"errors", "events", "files", "progress", "record", "typed_json", "version"}
 
 # cli -> runs -> stages -> tables, tasks, search, netadapt, supernet, accuracy, export, report
 # -> training, data, latency, nn, graph, space -> spec
@@ -24,6 +25,7 @@ MAY: dict[str, tuple[set[str], set[str]]] = {
     "progress": ({"events"}, {"rich"}),
     "record": ({"errors", "files", "typed_json"}, set()),
     "typed_json": ({"errors"}, set()),
+    "version": (set(), set()),
     "spec": (set(), {"yaml"}),
     "space": ({"spec"}, {"numpy"}),
     "accuracy": ({"spec", "space"}, {"numpy"}),

@@ -131,9 +131,9 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _version() -> str:
-    from mbv3 import __version__
+    from mbv3.version import VERSION
 
-    return f"mbv3-search {__version__}"
+    return f"mbv3-search {VERSION}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,6 +18,7 @@ from mbv3.spec import ROWS, Row, count, dump_spec, load_spec, lower
 
 if TYPE_CHECKING:
     from mbv3.events import Event
+    from mbv3.latency import Prediction
     from mbv3.record import Accuracy
     from mbv3.runs import Found, Front
 
@@ -168,7 +169,7 @@ def _show(args: Namespace) -> int:
         write_atomic(Path(args.out), dump_spec(spec))
     counts = count(spec)
     predicted: dict[str, tuple[float, bool]] = {}
-    total: Any = None
+    total: Prediction | None = None
     if args.device:
         from mbv3.tables import read_table
 

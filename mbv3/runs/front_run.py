@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mbv3 import __version__
 from mbv3.errors import BadInput, Mbv3Error, Unreachable
 from mbv3.events import Done, Event, Note, RunStarted
 from mbv3.progress import drain
@@ -26,6 +25,7 @@ from mbv3.tables import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
+from mbv3.version import VERSION
 
 __all__ = ["FRONT", "Front", "find_front", "front_events", "is_front"]
 
@@ -101,7 +101,7 @@ def front_events(
         check_search(each[0])
         folders = tuple(f"{t:.12g}ms" for t in several)
         record = FrontRecord(
-            version=__version__, command=_command(each), args=_args(each[0]), targets_ms=several, folders=folders,
+            version=VERSION, command=_command(each), args=_args(each[0]), targets_ms=several, folders=folders,
             versions=versions(), started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), status="running",
             exit=None, stages={}, notes=(), hashes={},
         )  # fmt: skip

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mbv3 import __version__
 from mbv3.accuracy import imagenet
 from mbv3.events import Event, RunStarted
 from mbv3.latency import Device, LatencyTable, open_runtime
@@ -36,6 +35,7 @@ from mbv3.stages import (
     uniform_at,
 )
 from mbv3.tables import Latency, reference_of
+from mbv3.version import VERSION
 
 __all__ = ["adapt", "adapt_events", "adapt_stages"]
 
@@ -75,7 +75,7 @@ def adapt_events(
     path = Path(out) if out else Path("runs") / f"netadapt-{spec.name}-{target_ms:g}ms"
     command = command_line("mbv3 netadapt", spec.name, options=o, only=("target_ms", *NETADAPT))
     record = SearchRecord(
-        version=__version__, command=command, args=o.as_dict(), target_ms=target_ms, versions=versions(),
+        version=VERSION, command=command, args=o.as_dict(), target_ms=target_ms, versions=versions(),
         seeds={"search": o.seed}, started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         hashes={}, network=dump_spec(spec), init=initial(start) if start else None, status="running",
         exit=None, stages={}, notes=(),

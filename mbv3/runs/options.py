@@ -87,7 +87,7 @@ class Options:
     output_stride: int | None = option(None, "output stride of --task segment (default 16)", metavar="8|16|32", low=1)
     sampler: str | None = option(None, "what proposes networks: solve is exact to a local search and needs no trials; "
                                  "surrogate learns the score and needs the fewest trials, rnn is the RNN controller, "
-                                 "evolution has crossover, random is the yardstick; nsga2, tpe and gp are Optuna's "
+                                 "evolution has crossover, random is the baseline; nsga2, tpe and gp are Optuna's "
                                  "(default solve; surrogate where a score costs time, evolution with --trials "
                                  "or --w)",
                                  metavar="NAME",
@@ -99,7 +99,7 @@ class Options:
                              low=-10, high=0)  # fmt: skip
     trials: int | None = option(None, "networks that the search scores", metavar="N", low=1, high=10**6)
     seed: int = option(0, "seed of every random number of the run", metavar="N", low=0, high=2**31 - 1)
-    seed_ratio: float = option(1.25, "the search aims at this multiple of the target, and NetAdapt shrinks the rest",
+    seed_ratio: float = option(1.25, "the search aims at this multiple of the target; NetAdapt shrinks what it found",
                                metavar="R", low=1, high=4)  # fmt: skip
     preset: str = option("fast", "how NetAdapt cuts on images: fast, joint cuts by scores; thorough, by trials; paper, "
                          "single cuts with T = 10,000", metavar="NAME", choices=PRESETS)  # fmt: skip

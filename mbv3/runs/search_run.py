@@ -11,7 +11,6 @@ from typing import Any
 
 from optuna.samplers import BaseSampler
 
-from mbv3 import __version__
 from mbv3.errors import BadInput
 from mbv3.events import Done, Event, Note, RunStarted
 from mbv3.latency import open_runtime
@@ -35,6 +34,7 @@ from mbv3.stages import (
     peek_photos,
 )
 from mbv3.tables import one_space, read_table
+from mbv3.version import VERSION
 
 __all__ = ["check_search", "find", "find_events", "new_record", "resumed"]
 
@@ -160,7 +160,7 @@ def check_search(o: Options) -> None:
 def new_record(o: Options) -> SearchRecord:
     """The record of a run that begins."""
     return SearchRecord(
-        version=__version__, command=o.command(), args=o.as_dict(), target_ms=o.target_ms, versions=versions(),
+        version=VERSION, command=o.command(), args=o.as_dict(), target_ms=o.target_ms, versions=versions(),
         seeds={"search": o.seed}, started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), hashes={},
         status="running", exit=None, stages={}, notes=(),
     )  # fmt: skip
