@@ -25,13 +25,12 @@ def add_timing(p: ArgumentParser) -> None:
     p.add_argument("--threads", type=int, default=1, help="threads of one inference (default 1)")
 
 
-def add_device(p: ArgumentParser) -> None:
-    """--device and --force-table, for a table that exists."""
+def add_device(p: ArgumentParser, default: str = "the table of this CPU, measured if the cache has none") -> None:
+    """--device and --force-table, for a table that exists. `default`: what happens without it."""
     p.add_argument(
         "--device",
         metavar="TABLE.csv|NAME",
-        help="a table, or a name from `mbv3 latency devices` "
-        "(default: the table of this CPU, measured if the cache has none)",
+        help=f"a table, or a name from `mbv3 latency devices` (default: {default})",
     )
     p.add_argument("--force-table", action="store_true", help="use a table that was measured elsewhere")
 

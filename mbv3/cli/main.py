@@ -79,7 +79,7 @@ def _show(p: argparse.ArgumentParser) -> None:
     p.add_argument("spec", metavar="SPEC", help=SPEC_HELP)
     add_head(p)
     p.add_argument("--out", metavar="FILE", help="also write the network as YAML: a SPEC for every other verb")
-    add_device(p)
+    add_device(p, "no times are shown")
     add_timing(p)
     add_common(p)
 
@@ -94,7 +94,7 @@ def _accuracy(p: argparse.ArgumentParser) -> None:
 
 def _zoo(p: argparse.ArgumentParser) -> None:
     p.add_argument("--target-ms", type=float, metavar="T", help="only networks that take at most T ms an image")
-    add_device(p)
+    add_device(p, "every network is measured on this CPU")
     add_timing(p)
     add_common(p)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mbv3.accuracy import imagenet
+from mbv3.errors import BadInput
 from mbv3.events import Event, RunStarted
 from mbv3.latency import Device, LatencyTable, open_runtime
 from mbv3.progress import drain
@@ -63,6 +64,10 @@ def adapt_events(
         BadInput: an option cannot be used.
         Unreachable: the network is already faster than the target, or no cut leads to it.
     """
+    if isinstance(target_ms, Sequence):
+        raise BadInput(
+            f"--target-ms {','.join(f'{t:g}' for t in target_ms)}: a network is shrunk to one target; give one"
+        )
     o = Options.of({"target_ms": target_ms, **options, **({"from_": spec.name} if options.get("init") else {})})
     open_runtime(o.runtime, o.threads)
     start = None

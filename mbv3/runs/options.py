@@ -56,8 +56,8 @@ def _searched() -> Iterable[str]:
 class Options:
     """The options of `mbv3-search` and `mbv3.find`. None: the run chooses, and records it in its plan."""
 
-    target_ms: float = option(help="milliseconds that one image may take; several with commas between", metavar="T",
-                              above=0, high=1e6, unit="milliseconds", parse=targets)  # fmt: skip
+    target_ms: float = option(help="milliseconds that one image may take; a search takes several, with commas between",
+                              metavar="T", above=0, high=1e6, unit="milliseconds", parse=targets)  # fmt: skip
     device: str = option("this-cpu", "what to find a network for; several tables with commas between",
                          metavar="this-cpu|NAME|TABLE.csv")  # fmt: skip
     device_weights: str | None = option(None, "of several tables, --device A.csv,B.csv: weights of a mean (default: "
