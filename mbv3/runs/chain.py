@@ -187,7 +187,8 @@ def _trials(
     w = run.value("w", lambda: default_w(o.reward, o.target_ms, large_ms) if o.w is None else o.w)
     trials = yield from search(
         space, judge, cost, tar, sampler=o.sampler_name, reward=o.reward, w=w, trials=o.trials,
-        budget=budget_of(o), seed=o.seed, estimated=o.estimate_only, limits=limits, keep=run,
+        budget=budget_of(o), seed=o.seed, estimated=o.estimate_only or cost.estimated, limits=limits,
+        keep=run,
     )  # fmt: skip
     within = [t for t in trials if limits.hold(t.genome)]
     if trials and not within:

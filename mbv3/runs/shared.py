@@ -30,13 +30,13 @@ class Shared:
         """The solution of `o`'s target, with its trials in the run directory. Raises: Unreachable."""
         how = {
             "ratio": o.seed_ratio, "count": 20 if space.dense is None else 3, "seed": o.seed,
-            "estimated": o.estimate_only, "limits": limits,
+            "estimated": o.estimate_only or cost.estimated, "limits": limits,
         }  # fmt: skip
         if len(self.targets_ms) > 1:
             if self._solved is None:
                 self._solved = yield from solve_targets(space, judge, cost, self.targets_ms, **how)
             found = self._solved.get(o.target_ms)
             if found is not None:
-                write_trials(run, found.trials, o.estimate_only)
+                write_trials(run, found.trials, o.estimate_only or cost.estimated)
                 return found
         return (yield from solve(space, judge, cost, o.target_ms, keep=run, **how))  # type: ignore[arg-type]

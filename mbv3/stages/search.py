@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler
 from mbv3.errors import BadInput, Mbv3Error
 from mbv3.events import Event, Note, Progress, StageStart
 from mbv3.search import LIMIT, Proposer, Reward, Search, Trial, make_reward
-from mbv3.space import Additive, Genome, SearchSpace, SpaceLimits, tabulate
+from mbv3.space import Additive, Genome, SearchSpace, SpaceLimits, layer_keys, tabulate
 from mbv3.spec import LayerKey
 from mbv3.stages.budget import Budget
 from mbv3.stages.judge import Judge
@@ -30,10 +30,11 @@ _FILE, _BATCH = "trials.csv", 20
 
 
 class SpaceLatency:
-    """Calibrated latency in ms of every network of a space, as a sum over its layers."""
+    """Calibrated latency in ms of every network of a space, as a sum over its layers. `estimated`: of some layers it is
+    a cost model's."""
 
-    def __init__(self, additive: Additive, constant_ms: float) -> None:
-        self.additive, self.constant_ms = additive, constant_ms
+    def __init__(self, additive: Additive, constant_ms: float, estimated: bool = False) -> None:
+        self.additive, self.constant_ms, self.estimated = additive, constant_ms, estimated
 
     def __call__(self, genome: Genome) -> float:
         return float(self.additive(np.array([genome]))[0]) + self.constant_ms
@@ -56,7 +57,7 @@ class WorstLatency(SpaceLatency):
     """The largest of the latencies on several devices."""
 
     def __init__(self, devices: Sequence[SpaceLatency]) -> None:
-        super().__init__(devices[0].additive, devices[0].constant_ms)
+        super().__init__(devices[0].additive, devices[0].constant_ms, any(d.estimated for d in devices))
         self.devices = tuple(devices)
 
     def __call__(self, genome: Genome) -> float:
@@ -82,7 +83,8 @@ def space_latency(space: SearchSpace, latency: Latency, estimated: float = 1.0) 
         if latency.weights is None:
             return WorstLatency(each)
         mean = Additive.weighted([c.additive for c in each], latency.weights)
-        return SpaceLatency(mean, sum(w * c.constant_ms for w, c in zip(latency.weights, each, strict=True)))
+        constant = sum(w * c.constant_ms for w, c in zip(latency.weights, each, strict=True))
+        return SpaceLatency(mean, constant, any(c.estimated for c in each))
     table = latency.table
     calibration = table.calibration
 
@@ -90,7 +92,8 @@ def space_latency(space: SearchSpace, latency: Latency, estimated: float = 1.0) 
         hot = table.hot_ms(key, estimate=True)
         return calibration.layer_ms(key, hot if key in table.layers else estimated * hot)
 
-    return SpaceLatency(tabulate(space, ms), calibration.c)
+    lacking = any(key not in table.layers for key in layer_keys(space))
+    return SpaceLatency(tabulate(space, ms), calibration.c, lacking)
 
 
 def default_w(reward: str, target_ms: float, large_ms: float) -> float:

@@ -70,6 +70,7 @@ def really(space: SearchSpace, genome: tuple[int, ...]) -> float:
 def test_what_is_best_is_measured(space: SearchSpace) -> None:
     machine = Machine()
     latency = a_part(space, 60, machine)
+    assert space_latency(space, latency).estimated  # which trials.csv says of each trial
     fooled = best(space, space_latency(space, latency))
     assert really(space, fooled) > 1.01 * TARGET  # it took layers that are estimated too fast
 
@@ -80,6 +81,7 @@ def test_what_is_best_is_measured(space: SearchSpace) -> None:
     assert 10 < measured < 0.5 * len(set(layer_keys(space))) and machine.asked[0] > machine.asked[-1]
     # not worse than a search that has every row
     whole = space_latency(space, a_part(space, 10_000, None))
+    assert not whole.estimated
     score = imagenet_space(space)
     assert score(np.array([found]))[0] > score(np.array([best(space, whole)]))[0] - 0.25
 
