@@ -149,7 +149,8 @@ class Latency:
 
         Of rows that the table has it is the error on whole networks that the table reports, of estimated rows the
         held-out error of its cost model. Estimated rows of one network are alike, so that their errors add up."""
-        ms = self([spec])[0] / self.correction  # which puts every layer into the dictionary
+        self([spec])  # which measures what is missing, where that can be
+        ms = self._ms(spec)  # which puts every layer into the dictionary
         estimated = sum(self._layer_ms[k] for k in _keys(spec) if k not in self.table.layers)
         share = min(estimated / ms, 1.0) if ms > 0 else 1.0
         known = float(dict(self.table.report or {}).get("rmspe", 0.0))
