@@ -27,7 +27,7 @@ __all__ = ["adapt_predicted"]
 SLACK = 0.02  # of the target: what is left beyond it is given back as channels
 GIVEN_BACK = 2  # times at most, each with a verdict of its own
 WIDER = (8, 16)  # channels more that a site is tried with
-MEASURED_S = 45.0  # after this no further start is adapted on the device, and missing rows are estimated
+MEASURED_S = 30.0  # after this no further start is adapted on the device, and missing rows are estimated
 MOST_STEPS = 60
 FEW = 3  # best results to which channels are given back where nothing is timed
 MODEL_DELTA = 0.02  # of the start's ms a step: no noise of a fine-tuning has to be outweighed, so steps may be large
@@ -138,10 +138,17 @@ def _begin(spec: ArchSpec, deployed: Deployed, judge: _Predicted) -> _Walk:
 def _shrunk(walk: _Walk, deployed: Deployed, judge: _Predicted, aim: float, delta: float) -> _Walk:
     """`walk` after NetAdapt's steps down to `aim` ms."""
     least = delta * walk.start.scored.latency_ms
-    steps = netadapt(walk.now, aim, least, deployed, judge, fine=deployed.latency.fine)
-    for step in islice((s for s in steps if s.chosen is not None), MOST_STEPS):
-        walk = walk.after(step)
-    return walk
+    while True:
+        fine = deployed.latency.fine
+        steps = netadapt(walk.now, aim, least, deployed, judge, fine=fine)
+        for step in islice((s for s in steps if s.chosen is not None), MOST_STEPS):
+            walk = walk.after(step)
+            if (
+                deployed.latency.fine != fine
+            ):  # from now on rows are estimated: nothing but multiples of 8 can be trusted
+                break
+        else:
+            return walk
 
 
 def _wider(walk: _Walk, deployed: Deployed, judge: _Predicted, most_ms: float) -> _Walk:

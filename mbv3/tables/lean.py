@@ -18,6 +18,9 @@ OTHER_TARGET = 1.5  # times: a part of a table serves targets so near to its own
 LEEWAY = 1.5  # times the minutes: a plan that takes no longer stays whole
 SESSION_S = 0.1  # for opening the session of a layer in every pass
 LEAST_MS = 0.02  # of a layer: small ones are not as fast as their multiply-adds say
+FILLED = (
+    0.55  # of the minutes of a part goes into runs of its items; the rest into sessions and the reference between them
+)
 NETWORKS, FEWEST_NETWORKS = 24, 12  # ten calibrate a table to 1.3 % already
 NETWORKS_SHARE = 0.4  # of the time
 LEAST_ROWS = 150  # a cost model of fewer says little
@@ -57,10 +60,12 @@ def lean_plan(plan: BuildPlan, ms_per_madd: float, target_ms: float, minutes: fl
     half-step of two, so that the plan is the same when it is timed again, and an interrupted table goes on.
     """
     ms_per_madd = 2 ** (round(2 * math.log2(ms_per_madd)) / 2)
-    layer_s = {k: _seconds(max(lower_key(k).madds * ms_per_madd, LEAST_MS)) + SESSION_S for k in plan.keys}
+    layer_s = {k: _seconds(max(lower_key(k).madds * ms_per_madd, LEAST_MS)) for k in plan.keys}
     network_ms = [count(spec).madds * ms_per_madd for _, spec in plan.calibration]
-    if sum(layer_s.values()) + sum(map(_seconds, network_ms)) <= LEEWAY * 60 * minutes:
+    whole_s = sum(layer_s.values()) + sum(map(_seconds, network_ms)) + SESSION_S * len(layer_s)
+    if whole_s <= LEEWAY * 60 * minutes:
         return plan
+    minutes *= FILLED
     chosen = _networks(network_ms, target_ms, NETWORKS_SHARE * 60 * minutes)
     calibration = tuple(plan.calibration[i] for i in chosen)
     rows = dict.fromkeys(_layers(spec for _, spec in calibration))

@@ -106,7 +106,7 @@ class Latency:
     @property
     def fine(self) -> int:
         """Channel step at which cliffs can be seen; 0: estimates show none."""
-        return 2 if self.device is not None else 0
+        return 2 if self.device is not None and time.monotonic() < self.until else 0
 
     def __call__(self, specs: Sequence[ArchSpec]) -> list[float]:
         """Predicted ms of each network. Missing rows of all of them are measured first, interleaved.
@@ -127,7 +127,7 @@ class Latency:
         if self.device is None or not (missing := self.missing(specs)):
             return
         known = list(self._known)
-        some = [known[i] for i in _evenly(len(known), max(LEAST_KNOWN, len(missing)))]
+        some = [known[i] for i in _evenly(len(known), max(LEAST_KNOWN, len(missing) // 3))]
         rows = self.device.layers(missing, {k: self._known[k] for k in some}, passes=passes)
         self.table = self.table.with_layers(rows)
         for key in missing:
