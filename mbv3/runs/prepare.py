@@ -23,7 +23,6 @@ from mbv3.tables import (
     TABLE_MINUTES,
     Latency,
     SeveralLatency,
-    is_part,
     lean_plan,
     one_space,
     open_table,
@@ -39,9 +38,6 @@ __all__ = ["TABLE", "prepare", "prepare_several", "table_name", "whole_view"]
 Judged = Callable[[SearchSpace], SearchSpace]
 
 TABLE, SPACE = "latency-table.csv", "space.yaml"
-PART_MINUTES = (
-    0.7  # of a table's: after three passes a part is noisy in what is estimated, which more passes do not mend
-)
 TABLE_SHARE, LEAST_TABLE = 0.08, 0.3  # of the minutes of a run with images, and minutes
 
 
@@ -214,7 +210,6 @@ def _measured(
             rate = run.value("ms_per_madd", lambda: _ms_per_madd(space, runtime))
             minutes = TABLE_MINUTES if o.data is None else min(TABLE_MINUTES, max(LEAST_TABLE, TABLE_SHARE * o.minutes))
             plan = lean_plan(table_plan(space), rate, o.target_ms, minutes)
-            minutes *= PART_MINUTES if is_part(plan) else 1.0
             table = yield from open_table(runtime, plan, rebuild=o.rebuild_table, minutes=minutes)
         table.require(runtime.fingerprint, str(own))
         table.save(own)

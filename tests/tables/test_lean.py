@@ -33,7 +33,7 @@ def test_a_slow_plan_becomes_as_long_as_asked(minutes: float) -> None:
     networks = [count(spec).madds * RATE for _, spec in lean.calibration]
     runs = LEAST_RUNS * (ms(lean.keys) + sum(networks)) / 1e3
     assert LEAST_RUNS * ms(plan.keys) / 1e3 > 2 * 60 * minutes
-    assert 0.3 * 60 * minutes < runs < 0.8 * 60 * minutes
+    assert 0.4 * 60 * minutes < runs < 1.1 * 60 * minutes
     assert set(lean.keys) < set(plan.keys) and len(set(lean.keys)) == len(lean.keys) < len(plan.keys) / 2
     assert {x.key for _, spec in lean.calibration for x in lower(spec)} <= set(lean.keys)
     assert lean.reference == plan.reference
