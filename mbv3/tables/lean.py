@@ -18,9 +18,7 @@ OTHER_TARGET = 1.5  # times: a part of a table serves targets so near to its own
 LEEWAY = 1.5  # times the minutes: a plan that takes no longer stays whole
 SESSION_S = 0.1  # for opening the session of a layer in every pass
 LEAST_MS = 0.02  # of a layer: small ones are not as fast as their multiply-adds say
-FILLED = (
-    0.55  # of the minutes of a part goes into runs of its items; the rest into sessions and the reference between them
-)
+FILLED = 0.8  # of the minutes of a part, in runs of its items; sessions and the reference take more
 NETWORKS, FEWEST_NETWORKS = 24, 16  # of 24 a part was off by 1.8 % (leave one out), of 12 by 4.1
 NETWORKS_SHARE = 0.4  # of the time
 LEAST_ROWS = 150  # a cost model of fewer says little
