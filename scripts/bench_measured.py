@@ -31,7 +31,7 @@ from mbv3.stages import quick_ms, typical
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "results" / "measured.jsonl"
 SPACE = "mobilenetv3"
-STEPS = (0.4, 0.6, 0.85, 1.2, 1.7)  # of what a typical network takes
+STEPS = (0.5, 0.7, 0.95, 1.3, 1.8)  # of what a typical network takes
 
 
 def targets(runtime: str) -> list[float]:
