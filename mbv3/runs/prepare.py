@@ -17,7 +17,7 @@ from mbv3.record import Scale, SearchRecord
 from mbv3.runs.options import Options
 from mbv3.runs.rundir import RunDir, file_sha256
 from mbv3.space import SearchSpace, layer_keys, parse_scale, parse_space, scale, space_text
-from mbv3.spec import lower, parse_resolution, pixels
+from mbv3.spec import count, parse_resolution, pixels
 from mbv3.stages import Shape, choose_scale, choose_scale_by_accuracy, fewer_strides, quick_ms, typical
 from mbv3.tables import (
     TABLE_MINUTES,
@@ -232,7 +232,7 @@ def _measured(
 def _ms_per_madd(space: SearchSpace, runtime: Runtime) -> float:
     """What a typical network of the space takes here."""
     spec = space.deployed(typical(space))
-    return quick_ms(runtime, [spec])[0] / sum(layer.madds for layer in lower(spec))
+    return quick_ms(runtime, [spec])[0] / count(spec).madds
 
 
 def _judged(o: Options, base: _Base, run: RunDir[SearchRecord]) -> Judged:

@@ -143,9 +143,7 @@ def _shrunk(walk: _Walk, deployed: Deployed, judge: _Predicted, aim: float, delt
         steps = netadapt(walk.now, aim, least, deployed, judge, fine=fine)
         for step in islice((s for s in steps if s.chosen is not None), MOST_STEPS):
             walk = walk.after(step)
-            if (
-                deployed.latency.fine != fine
-            ):  # from now on rows are estimated: nothing but multiples of 8 can be trusted
+            if deployed.latency.fine != fine:  # rows are estimated from now on: only multiples of 8 can be trusted
                 break
         else:
             return walk

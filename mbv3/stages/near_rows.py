@@ -44,14 +44,14 @@ def near_rows(
     `view`: the space as the ImageNet model is asked about it, where that is another one.
     """
     cost = space_latency(space, latency)
-    lacking = [k for k in layer_keys(space) if k not in latency.table.layers]
-    if latency.device is None or not lacking:
+    if latency.device is None or not cost.estimated:
         return cost
     limits, keep, score = limits or SpaceLimits(), keep or Memory(), imagenet_space(view or space)
     turns = keep.rows(TURNS_FILE)
     if len(turns) >= TURNS or any(row["layers"] == "0" for row in turns):
         return cost
-    yield StageStart(STAGE, f"measuring the layers of the best networks, of {len(lacking)} whose times are estimated")
+    lacking = sum(k not in latency.table.layers for k in layer_keys(space))
+    yield StageStart(STAGE, f"measuring the layers of the best networks, of {lacking} whose times are estimated")
     best: list[Genome] = []
     for turn in range(len(turns), TURNS):
         error = latency.table.cost_model.error

@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler
 from mbv3.errors import BadInput, Mbv3Error
 from mbv3.events import Event, Note, Progress, StageStart
 from mbv3.search import LIMIT, Proposer, Reward, Search, Trial, make_reward
-from mbv3.space import Additive, Genome, SearchSpace, SpaceLimits, layer_keys, tabulate
+from mbv3.space import Additive, Genome, SearchSpace, SpaceLimits, tabulate
 from mbv3.spec import LayerKey
 from mbv3.stages.budget import Budget
 from mbv3.stages.judge import Judge
@@ -88,12 +88,17 @@ def space_latency(space: SearchSpace, latency: Latency, estimated: float = 1.0) 
     table = latency.table
     calibration = table.calibration
 
+    lacking: list[LayerKey] = []
+
     def ms(key: LayerKey) -> float:
         hot = table.hot_ms(key, estimate=True)
-        return calibration.layer_ms(key, hot if key in table.layers else estimated * hot)
+        if key not in table.layers:
+            lacking.append(key)
+            hot *= estimated
+        return calibration.layer_ms(key, hot)
 
-    lacking = any(key not in table.layers for key in layer_keys(space))
-    return SpaceLatency(tabulate(space, ms), calibration.c, lacking)
+    additive = tabulate(space, ms)
+    return SpaceLatency(additive, calibration.c, bool(lacking))
 
 
 def default_w(reward: str, target_ms: float, large_ms: float) -> float:

@@ -18,7 +18,7 @@ from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.rounds import decided
 from mbv3.stages.scale import LatencyMs
 from mbv3.stages.sizes import FINE
-from mbv3.tasks import without_strides
+from mbv3.tasks import strides_removed, without_strides
 
 __all__ = ["Shape", "choose_shape", "fewer_strides", "likely_shapes", "natural", "probe", "shaped_as", "shapes_of"]
 
@@ -77,12 +77,7 @@ def shaped_as(spec: ArchSpec, shape: Shape, classes: int) -> ArchSpec:
 
 def fewer_strides(space: SearchSpace, strides: int) -> SearchSpace:
     """`space` with its first `strides` strides set to 1; its genomes stay what they are."""
-    left, stem, blocks = strides, space.stem, list(space.blocks)
-    if left and stem.s > 1:
-        stem, left = replace(stem, s=1), left - 1
-    for i, block in enumerate(blocks):
-        if left and block.s > 1:
-            blocks[i], left = replace(block, s=1), left - 1
+    (stem, *blocks), _ = strides_removed([space.stem, *space.blocks], strides)
     return replace(space, stem=stem, blocks=tuple(blocks))
 
 

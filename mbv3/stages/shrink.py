@@ -235,9 +235,8 @@ class _Run:
     def _solved(self, spec: ArchSpec, table: Sequence[Menu], limit: float) -> Choice:
         if self.latency.device is None:
             return solve(spec, table, self.deployed, limit)
-        rough = Latency(self.latency.table, None, self.latency.dress)
-        rough.correction = self.latency.correction
-        return refined(spec, table, Deployed(rough, self.deployed.classes), self.deployed, limit)
+        rough = Deployed(self.latency.rough(), self.deployed.classes)
+        return refined(spec, table, rough, self.deployed, limit)
 
     def _fitted(
         self, spec: ArchSpec, table: Sequence[Menu], choice: Choice

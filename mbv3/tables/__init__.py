@@ -5,7 +5,7 @@ from mbv3.tables.check import check, check_count, informative_networks, panel_of
 from mbv3.tables.devices import KnownDevices, Profile, known_devices
 from mbv3.tables.draw import calibration_network, calibration_networks, cut_network, random_networks
 from mbv3.tables.kit import WrittenKit, write_space_kit
-from mbv3.tables.lean import is_part, lean_plan, part_note
+from mbv3.tables.lean import lean_plan, part_note
 from mbv3.tables.measure import (
     VERDICT_PARTS,
     MeasuredList,
@@ -54,7 +54,6 @@ __all__ = [
     "choose_table",
     "cut_network",
     "informative_networks",
-    "is_part",
     "known_devices",
     "lean_plan",
     "measure_list",

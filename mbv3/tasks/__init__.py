@@ -3,7 +3,7 @@
 from mbv3.tasks.draws import spread
 from mbv3.tasks.hub import PREFIX, class_folders
 from mbv3.tasks.registry import TASKS, task_of
-from mbv3.tasks.shape import shaped, smallest_map, without_strides
+from mbv3.tasks.shape import shaped, smallest_map, strides_removed, without_strides
 from mbv3.tasks.task import Source, Task, TaskData
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "shaped",
     "smallest_map",
     "spread",
+    "strides_removed",
     "task_of",
     "without_strides",
 ]

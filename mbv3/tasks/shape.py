@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from mbv3.errors import BadInput
 from mbv3.spec import ArchSpec, Classify, SSDLite, parse_resolution
 from mbv3.tasks.registry import task_of
 from mbv3.tasks.task import Task
 
-__all__ = ["shaped", "smallest_map", "without_strides"]
+__all__ = ["shaped", "smallest_map", "strides_removed", "without_strides"]
 
 
 def shaped(
@@ -50,15 +52,21 @@ def shaped(
 
 def without_strides(spec: ArchSpec, n: int) -> ArchSpec:
     """The first `n` strides of `spec` set to 1, as is usual for small images. Raises: BadInput: it has fewer."""
-    left, stem, rows = n, spec.stem, list(spec.rows)
-    if left and stem.s > 1:
-        stem, left = replace(stem, s=1), left - 1
-    for i, row in enumerate(rows):
-        if left and row.s > 1:
-            rows[i], left = replace(row, s=1), left - 1
+    (stem, *rows), left = strides_removed([spec.stem, *spec.rows], n)
     if left:
         raise BadInput(f"--unstride {n}: {spec.name} has only {n - left} strides to remove")
     return replace(spec, stem=stem, rows=tuple(rows))
+
+
+def strides_removed(parts: Sequence[Any], n: int) -> tuple[list[Any], int]:
+    """Rows of a network or blocks of a space, the stem before them, with their first `n` strides set to 1; and how many
+    of the `n` there were not."""
+    found = []
+    for part in parts:
+        remove = n > 0 and part.s > 1
+        found.append(replace(part, s=1) if remove else part)
+        n -= remove
+    return found, n
 
 
 def smallest_map(spec: ArchSpec) -> tuple[int, int]:
