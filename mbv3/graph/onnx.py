@@ -173,11 +173,7 @@ def _model(
     ops: list[Op], folded: Weights, inputs: Mapping[str, Shape], outputs: Sequence[str], name: str, flat: bool
 ) -> bytes:
     nodes = [n for op in ops for n in _nodes(op)]
-    tensors = [
-        helper.make_tensor(name, TensorProto.FLOAT, value.shape, np.ascontiguousarray(value).tobytes(), raw=True)
-        for name, value in folded.items()
-    ]
-    tensors += [t for op in ops for t in _constants(op)]
+    tensors = [t for op in ops for t in _constants(op)]
     if any(op.nl == "RE6" for op in ops):
         tensors += [
             helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
@@ -198,7 +194,6 @@ def _model(
         "mbv3",
         [helper.make_tensor_value_info(x, TensorProto.FLOAT, [1, *shape]) for x, shape in inputs.items()],
         ends,
-        tensors,
     )
     model = helper.make_model(
         graph,
@@ -206,6 +201,10 @@ def _model(
         ir_version=IR_VERSION,
         producer_name="mbv3-search",
     )
+    for name, value in folded.items():  # in place: make_graph and make_model each copy what they are given
+        tensor = model.graph.initializer.add(name=name, data_type=TensorProto.FLOAT, dims=value.shape)
+        tensor.raw_data = np.ascontiguousarray(value).tobytes()
+    model.graph.initializer.extend(tensors)
     return cast(bytes, model.SerializeToString())
 
 

@@ -21,7 +21,7 @@ from mbv3.latency.metrics import Fidelity, fidelity
 from mbv3.latency.networks import MeasuredNetworks, read_networks
 from mbv3.latency.profiles import load_profile, profile_names
 from mbv3.latency.protocol import interleave, p10
-from mbv3.latency.runner import LEAST_RUNS
+from mbv3.latency.runner import least_s
 from mbv3.latency.runtime import (
     RUNTIMES,
     Here,
@@ -42,7 +42,6 @@ __all__ = [
     "ERROR",
     "FEATURES",
     "FIT",
-    "LEAST_RUNS",
     "MINUTES",
     "NETWORK_ROUNDS",
     "RUNTIMES",
@@ -73,6 +72,7 @@ __all__ = [
     "import_kit",
     "interleave",
     "kit_files",
+    "least_s",
     "load_profile",
     "measure_over_adb",
     "measure_over_ssh",

@@ -119,7 +119,7 @@ class Samples:
 def _quiet(threads: int) -> Iterator[None]:
     """No garbage collection, and `undisturbed`."""
     enabled = gc.isenabled()
-    gc.collect()
+    gc.collect(1)  # of the oldest generation, all that the process holds, it took half a second
     gc.disable()
     try:
         with undisturbed(threads):
@@ -150,6 +150,7 @@ def interleave(
     min_visit_ms: float = 0.6,
     max_runs: int = 8,
     min_runs: int = 1,
+    slow_ms: float = math.inf,
     anchor_every: int = 24,
     threads: int = 1,
     clock: Clock = time.perf_counter,
@@ -158,14 +159,15 @@ def interleave(
     `min_s` seconds have passed: a disturbance of 0.1 s must not cover all runs of short items.
 
     A visit is one run that is not timed and then `min_runs` to `max_runs` timed runs, more for short items, until about
-    `min_visit_ms` are timed. After `max_s` seconds no further round starts, except the first FEWEST. Every round starts
-    with the anchor, which is visited again after every `anchor_every` items, at least twice a round if there are two
-    items. With more than one thread the runs are not pinned to one core.
+    `min_visit_ms` are timed, and one of an item that takes `slow_ms` or more. After `max_s` seconds no further round
+    starts, except the first FEWEST. Every round starts with the anchor, which is visited again after every
+    `anchor_every` items, at least twice a round if there are two items. With more than one thread the runs are not
+    pinned to one core.
     """
     rng = np.random.default_rng(seed)
     kept: list[list[tuple[float, ...]]] = [[] for _ in items]
     anchors: list[tuple[float, ...]] = []
-    counts = [min_runs] * len(items)
+    counts = [1] * len(items)
     every = max(1, min(anchor_every, (len(items) + 1) // 2))
     with _quiet(threads):
         began, r = clock(), 0
@@ -174,7 +176,8 @@ def interleave(
             for n, i in enumerate(rng.permutation(len(items))):
                 times = _visit(items[i], counts[i], clock)
                 if r == 0:
-                    counts[i] = int(np.clip(min_visit_ms / max(min(times), 1e-3), min_runs, max_runs))
+                    took = max(min(times), 1e-3)
+                    counts[i] = 1 if took >= slow_ms else int(np.clip(min_visit_ms / took, min_runs, max_runs))
                     if counts[i] > len(times):
                         times += _visit(items[i], counts[i] - len(times), clock)
                 kept[i].append(times)

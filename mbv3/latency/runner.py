@@ -24,10 +24,9 @@ from mbv3.latency.conditions import cores_to_use
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.protocol import FEWEST, noise_floor, sums
 from mbv3.latency.sessions import KINDS, Run, RuntimeFault
-from mbv3.latency.timers import InProcess, Timer
+from mbv3.latency.timers import SLOW_MS, InProcess, Timer
 
 __all__ = [
-    "LEAST_RUNS",
     "RESULTS",
     "Journal",
     "Measurements",
@@ -37,6 +36,7 @@ __all__ = [
     "grouped_evenly",
     "header",
     "kit_id",
+    "least_s",
     "main",
     "measure",
     "run_kit",
@@ -44,7 +44,6 @@ __all__ = [
 
 RESULTS = "mbv3-results/3"
 LEAST = 3  # passes
-LEAST_RUNS = 3 * LEAST * FEWEST  # of an item: a visit is a run that is not timed and two that are
 LAYERS_PART, NETWORKS_PART = 0.15, 0.15  # largest share of the time in one pass: slow networks get fewer rounds
 CHUNK_BYTES = 1_200_000_000  # of weights and activations in the sessions that are open together
 CHUNK_LAYERS = 256
@@ -81,6 +80,12 @@ def grouped_evenly(sizes: Sequence[int]) -> list[list[int]]:
     """Indices of networks in groups that may be open together; each group holds networks of all sizes."""
     n = min(max(len(sizes), 1), max(1, -(-sum(sizes) // room())))
     return [list(range(g, len(sizes), n)) for g in range(n)]
+
+
+def least_s(ms: float) -> float:
+    """Seconds of the fewest runs of an item that takes `ms`: a visit is a run that is not timed and one or two that
+    are."""
+    return LEAST * FEWEST * (2 if ms >= SLOW_MS else 3) * ms / 1e3
 
 
 def kit_id(kit: Mapping[str, Any]) -> str:

@@ -14,14 +14,24 @@ from mbv3.latency.conditions import Watch, setting
 from mbv3.latency.protocol import interleave, p10
 from mbv3.latency.sessions import Run
 
-__all__ = ["LAYER_ROUNDS", "NETWORKS_S", "NETWORK_ROUNDS", "InProcess", "Timer", "time_layers", "time_networks"]
+__all__ = [
+    "LAYER_ROUNDS",
+    "NETWORKS_S",
+    "NETWORK_ROUNDS",
+    "SLOW_MS",
+    "InProcess",
+    "Timer",
+    "time_layers",
+    "time_networks",
+]
 
 LAYERS_S, NETWORKS_S = 0.3, 1.2  # least time in s for a chunk of layers, and for one part of networks
 # Rounds of a pass. A disturbance lasts for seconds, so many rounds of few runs are better than few rounds of many runs:
 # over 36 networks the error of a part was 1.5 % with twelve rounds, 3 % with three rounds of two runs, 9 % with one
 # round of five. But every visit starts with a run that is not timed, and every pass opens all sessions: so two runs a
-# visit.
+# visit, and one of items that take so long that the next run is another moment.
 LAYER_ROUNDS, NETWORK_ROUNDS = 10, 14
+SLOW_MS = 5.0
 
 
 class Timer(Protocol):
@@ -50,7 +60,7 @@ def time_layers(
     """Run times in ms of each open layer, the p10 of the anchor, and the seconds in timed runs, of one pass."""
     samples = interleave(
         opened, anchor, rounds=rounds, seed=seed, min_s=LAYERS_S, max_s=max_s, min_runs=2,
-        max_runs=max_runs, threads=threads,
+        max_runs=max_runs, slow_ms=SLOW_MS, threads=threads,
     )  # fmt: skip
     return [[t for r in item for t in r] for item in samples.items], samples.anchor_ms(), samples.timed_s
 
@@ -68,8 +78,9 @@ def time_networks(
     """p10 in ms of each open network, the variation of the anchor between rounds, and the seconds in timed runs, of one
     part."""
     samples = interleave(
-        opened, anchor, rounds=rounds, seed=seed, min_s=min_s, max_s=max_s, min_runs=2, max_runs=2, threads=threads
-    )
+        opened, anchor, rounds=rounds, seed=seed, min_s=min_s, max_s=max_s, min_runs=2, max_runs=2, slow_ms=SLOW_MS,
+        threads=threads,
+    )  # fmt: skip
     return [samples.ms(i) for i in range(len(opened))], samples.anchor_variation(), samples.timed_s
 
 

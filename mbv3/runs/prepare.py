@@ -24,6 +24,7 @@ from mbv3.tables import (
     Latency,
     SeveralLatency,
     lean_plan,
+    minutes_of,
     one_space,
     open_table,
     part_note,
@@ -210,7 +211,8 @@ def _measured(
             rate = run.value("ms_per_madd", lambda: _ms_per_madd(space, runtime))
             minutes = TABLE_MINUTES if o.data is None else min(TABLE_MINUTES, max(LEAST_TABLE, TABLE_SHARE * o.minutes))
             plan = lean_plan(table_plan(space), rate, o.target_ms, minutes)
-            table = yield from open_table(runtime, plan, rebuild=o.rebuild_table, minutes=minutes)
+            limit = minutes_of(plan, minutes)
+            table = yield from open_table(runtime, plan, rebuild=o.rebuild_table, minutes=limit)
         table.require(runtime.fingerprint, str(own))
         table.save(own)
         if "table" not in run.record.hashes:
@@ -276,7 +278,8 @@ def prepare_several(each: Sequence[Options], runs: Sequence[RunDir[SearchRecord]
         spaces.append(space)
     rate = runs[-1].value("ms_per_madd", lambda: _ms_per_madd(spaces[-1], runtime))
     plan = lean_plan(table_of_several(spaces), rate, max(o.target_ms for o in each), TABLE_MINUTES)
-    table = yield from open_table(runtime, plan, rebuild=each[0].rebuild_table, minutes=TABLE_MINUTES)
+    minutes = minutes_of(plan, TABLE_MINUTES)
+    table = yield from open_table(runtime, plan, rebuild=each[0].rebuild_table, minutes=minutes)
     for run in runs:
         if not run.file(TABLE).exists():
             table.save(run.file(TABLE))

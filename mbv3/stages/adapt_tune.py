@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -115,8 +115,8 @@ class Deployed:
     def __call__(self, specs: Sequence[ArchSpec]) -> list[float]:
         return self.latency([self.spec(s) for s in specs])
 
-    def measure(self, spec: ArchSpec, parts: int) -> Whole | None:
-        return self.latency.measure(self.spec(spec), parts)
+    def measure(self, spec: ArchSpec, parts: int, decided: Callable[[Whole], bool] | None = None) -> Whole | None:
+        return self.latency.measure(self.spec(spec), parts, decided)
 
     def corrected(self, start: Start, whole: Whole) -> Start:
         """`start` with the time that was measured; predictions are scaled to it."""

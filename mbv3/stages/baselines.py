@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from mbv3.accuracy import Difference, Estimate, Published, difference, imagenet, zoo
 from mbv3.search import Trial
@@ -19,10 +20,11 @@ from mbv3.tables import Latency
 __all__ = ["Beside", "Verdict", "baselines_at", "compared", "widest_within"]
 
 WIDTHS = tuple(w / 20 for w in range(2, 121))
-TRIED = 3  # widths that are timed, each nearer
-TIMED_S = 1.5  # of a part; there are two
+TRIED = 2  # widths that are timed, the second nearer
+TIMED_S = 2.5  # of a part; there are two
 OVER = 1.01  # a little over the ms counts as the same: the errors of such times are about 1 %
 TIMED_ZOO, NEAR = 6, 1.15  # published networks that are timed, of those predicted within so many times the ms
+TOGETHER = 3  # of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def baselines_at(
     `scored` random networks of the space within `ms`, and, for classifiers, the best published network; all within
     `limits`. `cost`: uncorrected, as `latency` has the correction."""
     limits = limits or Limits()
-    found = [beside for name in REFERENCES if (beside := _scaled(name, ms, like, latency, limits)) is not None]
+    found = _families(ms, like, latency, limits)
     drawn: Trial | None = best_at_random(space, judge, cost, ms / latency.correction, scored, seed, limits.on(space))
     if drawn is not None:
         spec = space.spec(drawn.genome)
@@ -58,61 +60,69 @@ def _published(ms: float, latency: Latency, limits: Limits) -> Beside | None:
     """The most accurate network of the zoo within `ms` and `limits`; None where there is none."""
     networks = [p for p in zoo() if limits.hold(p.spec())]
     near = published_times(latency.rough(), ms if latency.device is None else NEAR * ms, networks)
-    for found in near[:TIMED_ZOO]:
-        spec, took = found.network.spec(), found.ms
-        if latency.device is not None:
-            took = latency.device.networks([spec], parts=2, max_s=TIMED_S).ms[0]
-        if took <= (ms if latency.device is None else OVER * ms):
-            return Beside(found.network.name, took, imagenet(spec), spec, found.network)
+    for first in range(0, TIMED_ZOO, TOGETHER):
+        some = near[first : first + TOGETHER]
+        specs = [f.network.spec() for f in some]
+        took = [f.ms for f in some] if latency.device is None else _timed(specs, latency)
+        for found, spec, t in zip(some, specs, took, strict=True):
+            if t <= (ms if latency.device is None else OVER * ms):
+                return Beside(found.network.name, t, imagenet(spec), spec, found.network)
     return None
 
 
-def _scaled(name: str, ms: float, like: ArchSpec, latency: Latency, limits: Limits) -> Beside | None:
-    """The widest of a family within `ms` and `limits`; None where its narrowest is slower."""
-    base = load_spec(name)
-    base = replace(base, head=replace(base.head, classes=like.head.classes))
+def _timed(specs: Sequence[ArchSpec], latency: Latency) -> Sequence[float]:
+    """ms of each network, measured together."""
+    assert latency.device is not None
+    return latency.device.networks(specs, parts=2, max_s=TIMED_S).ms if specs else ()
 
-    def at(width: float) -> ArchSpec:
+
+def _families(ms: float, like: ArchSpec, latency: Latency, limits: Limits) -> list[Beside]:
+    """The widest of each family within `ms` and `limits`, where its narrowest is no slower."""
+
+    def at(name: str, width: float) -> ArchSpec:
+        base = load_spec(name)
+        base = replace(base, head=replace(base.head, classes=like.head.classes))
         return replace(scale_spec(base, width, like.resolution), name=f"{name}@{width:g}")
 
-    found = widest_within(at, ms, latency, limits)
-    return None if found is None else Beside(found[0].name, found[1], imagenet(found[0]), found[0])
+    rough, aims = latency.rough(), dict.fromkeys(REFERENCES, ms)
+    timed: dict[str, dict[ArchSpec, float]] = {name: {} for name in REFERENCES}
+    for _ in range(TRIED):
+        found = {n: widest_within(partial(at, n), aim, rough, limits) for n, aim in aims.items()}
+        new = {n: f for n, f in found.items() if f is not None and f[0] not in timed[n]}
+        specs = [latency.dress(spec) for spec, _ in new.values()]
+        took = [t for _, t in new.values()] if latency.device is None else _timed(specs, latency)
+        for (name, (spec, predicted)), t in zip(new.items(), took, strict=True):
+            timed[name][spec] = t
+            aims[name] = ms * predicted / t
+        if latency.device is None:
+            break
+    best = []
+    for known in timed.values():
+        within = [s for s, t in known.items() if t <= OVER * ms]
+        # widths grow with the time
+        pick = max(within, key=known.__getitem__) if within else min(known, key=known.__getitem__, default=None)
+        if pick is not None:
+            best.append(Beside(pick.name, known[pick], imagenet(pick), pick))
+    return best
 
 
 def widest_within(
     at: Callable[[float], ArchSpec], ms: float, latency: Latency, limits: Limits | None = None
 ) -> tuple[ArchSpec, float] | None:
-    """Of the networks `at(width)`, the widest within `ms` and `limits`, and its ms, measured where the device is at
-    hand; None where the narrowest is slower."""
-    limits, rough = limits or Limits(), latency.rough()
+    """Of the networks `at(width)`, the widest within `ms` and `limits`, and its predicted ms; None where the narrowest
+    is slower."""
+    limits = limits or Limits()
 
     def predicted(width: float) -> float:
-        return rough([latency.dress(at(width))])[0]
+        return latency([latency.dress(at(width))])[0]
 
-    def fits(width: float, most_ms: float) -> bool:
-        return limits.hold(latency.dress(at(width))) and predicted(width) <= most_ms
-
-    def widest(most_ms: float) -> float | None:
-        low, high = 0, len(WIDTHS)  # the first `low` widths are within
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (middle + 1, high) if fits(WIDTHS[middle], most_ms) else (low, middle)
-        return WIDTHS[low - 1] if low else None
-
-    width = widest(ms)
-    if width is None:
-        return None
-    if latency.device is None:
-        return at(width), predicted(width)
-    timed: dict[float, float] = {}
-    for _ in range(TRIED):
-        if width is None or width in timed:
-            break
-        timed[width] = latency.device.networks([latency.dress(at(width))], parts=2, max_s=TIMED_S).ms[0]
-        width = widest(ms * predicted(width) / timed[width])
-    within = [w for w, t in timed.items() if t <= OVER * ms]
-    best = max(within) if within else min(timed)
-    return at(best), timed[best]
+    low, high = 0, len(WIDTHS)  # the first `low` widths are within
+    while low < high:
+        middle = (low + high) // 2
+        width = WIDTHS[middle]
+        fits = limits.hold(latency.dress(at(width))) and predicted(width) <= ms
+        low, high = (middle + 1, high) if fits else (low, middle)
+    return (at(WIDTHS[low - 1]), predicted(WIDTHS[low - 1])) if low else None
 
 
 @dataclass(frozen=True, slots=True)

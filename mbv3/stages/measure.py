@@ -18,6 +18,7 @@ __all__ = ["REFERENCES", "ReferenceTime", "check_reach", "fast_enough", "network
 WIDTHS = (0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1)
 UNSURE = 0.05  # of a time from six runs; what is nearer is measured first
 REFERENCES = ("mobilenet_v3_large", "mobilenet_v3_small")
+REFERENCE_PARTS, REFERENCE_S = 2, 3.0  # of their times, and seconds of a part
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +77,12 @@ def check_reach(spec: ArchSpec, target_ms: float, runtime: Runtime) -> None:
 
 def reference_times(found: ArchSpec, width: float, latency: Latency) -> Sequence[ReferenceTime]:
     """MobileNetV3-Large and -Small at `width`, with the resolution, classes and head of `found`."""
-    times: list[ReferenceTime] = []
+    specs: list[ArchSpec] = []
     for name in REFERENCES:
         ref = scale_spec(load_spec(name), width, found.resolution)
-        ref = latency.dress(replace(ref, head=replace(ref.head, classes=found.head.classes)))
-        device = latency.device
-        ms = latency.rough(1.0)([ref])[0] if device is None else device.networks([ref]).ms[0]
-        times.append(ReferenceTime(f"{name}@{width:g}", ms))
-    return times
+        specs.append(latency.dress(replace(ref, head=replace(ref.head, classes=found.head.classes))))
+    if latency.device is None:
+        ms = latency.rough(1.0)(specs)
+    else:
+        ms = list(latency.device.networks(specs, parts=REFERENCE_PARTS, max_s=REFERENCE_S).ms)
+    return [ReferenceTime(f"{name}@{width:g}", t) for name, t in zip(REFERENCES, ms, strict=True)]

@@ -21,7 +21,7 @@ __all__ = ["choose_scale_by_accuracy"]
 
 WIDTHS = (0.2, 0.25, 0.35, 0.5, 0.6, 0.75, 0.85, 1.0, 1.1, 1.25, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 4.0)
 SIDES = (32, 48, 64, 80, 96, 112, 128, 144, 160, 192, 224, 256, 288, 320, 352, 384, 448, 512, 640, 800)
-BUSY = (0.5, 2.0)  # a typical network's ms over the target: outside, the target is at the end of the space
+BUSY = (0.6, 1.6)  # a typical network's ms over the target: outside, the target is at the end of the space
 ROUGH, WHOLE = (200, 8, 1), (600, 16, 2)  # population, generations, starts of a solution
 FINALISTS = 3
 FEW = 12  # scales near the target of which none is skipped

@@ -5,7 +5,7 @@ from mbv3.tables.check import check, check_count, informative_networks, panel_of
 from mbv3.tables.devices import KnownDevices, Profile, known_devices
 from mbv3.tables.draw import calibration_network, calibration_networks, cut_network, random_networks
 from mbv3.tables.kit import WrittenKit, write_space_kit
-from mbv3.tables.lean import lean_plan, part_note
+from mbv3.tables.lean import lean_plan, minutes_of, part_note
 from mbv3.tables.measure import (
     VERDICT_PARTS,
     MeasuredList,
@@ -59,6 +59,7 @@ __all__ = [
     "measure_list",
     "measure_network",
     "measure_whole",
+    "minutes_of",
     "one_space",
     "open_table",
     "panel_of",

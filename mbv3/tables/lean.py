@@ -8,17 +8,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from mbv3.latency import LEAST_RUNS, BuildPlan, LatencyTable
+from mbv3.latency import BuildPlan, LatencyTable, least_s
 from mbv3.spec import ArchSpec, LayerKey, count, lower, lower_key
 
-__all__ = ["is_part", "lean_plan", "part_note", "serves"]
+__all__ = ["is_part", "lean_plan", "minutes_of", "part_note", "serves"]
 
 PART, NEAR = "rows of all", "near_ms"  # in `about` of a table that holds a part: how many rows all are, and its target
+PART_LIMIT = 0.75  # of the minutes, of a part: after the fewest passes it is done
 OTHER_TARGET = 1.5  # times: a part of a table serves targets so near to its own
 LEEWAY = 1.5  # times the minutes: a plan that takes no longer stays whole
 SESSION_S = 0.1  # for opening the session of a layer in every pass
 LEAST_MS = 0.02  # of a layer: small ones are not as fast as their multiply-adds say
-FILLED = 0.8  # of the minutes of a part, in runs of its items; sessions and the reference take more
+FILLED = 0.5  # of the minutes of a part, in runs of its items; sessions and the reference take as long
 NETWORKS, FEWEST_NETWORKS = 24, 16  # of 24 a part was off by 1.8 % (leave one out), of 12 by 4.1
 NETWORKS_SHARE = 0.4  # of the time
 LEAST_ROWS = 150  # a cost model of fewer says little
@@ -40,6 +41,11 @@ def serves(table: LatencyTable, plan: BuildPlan) -> bool:
     return 1 / OTHER_TARGET <= here / there <= OTHER_TARGET
 
 
+def minutes_of(plan: BuildPlan, minutes: float) -> float:
+    """After how many of the `minutes` that `plan` was made for its timing ends."""
+    return PART_LIMIT * minutes if is_part(plan) else minutes
+
+
 def part_note(table: LatencyTable) -> str:
     """What to say of a table that holds a part; empty of a whole one."""
     if not is_part(table):
@@ -58,16 +64,16 @@ def lean_plan(plan: BuildPlan, ms_per_madd: float, target_ms: float, minutes: fl
     half-step of two, so that the plan is the same when it is timed again, and an interrupted table goes on.
     """
     ms_per_madd = 2 ** (round(2 * math.log2(ms_per_madd)) / 2)
-    layer_s = {k: _seconds(max(lower_key(k).madds * ms_per_madd, LEAST_MS)) for k in plan.keys}
+    layer_s = {k: least_s(max(lower_key(k).madds * ms_per_madd, LEAST_MS)) for k in plan.keys}
     network_ms = [count(spec).madds * ms_per_madd for _, spec in plan.calibration]
-    whole_s = sum(layer_s.values()) + sum(map(_seconds, network_ms)) + SESSION_S * len(layer_s)
+    whole_s = sum(layer_s.values()) + sum(map(least_s, network_ms)) + SESSION_S * len(layer_s)
     if whole_s <= LEEWAY * 60 * minutes:
         return plan
     minutes *= FILLED
     chosen = _networks(network_ms, target_ms, NETWORKS_SHARE * 60 * minutes)
     calibration = tuple(plan.calibration[i] for i in chosen)
     rows = dict.fromkeys(_layers(spec for _, spec in calibration))
-    left = 60 * minutes - sum(_seconds(network_ms[i]) for i in chosen) - sum(layer_s[k] for k in rows)
+    left = 60 * minutes - sum(least_s(network_ms[i]) for i in chosen) - sum(layer_s[k] for k in rows)
     for i in np.random.default_rng(0).permutation(len(plan.keys)):
         key = plan.keys[i]
         if key in rows:
@@ -83,18 +89,13 @@ def lean_plan(plan: BuildPlan, ms_per_madd: float, target_ms: float, minutes: fl
     )
 
 
-def _seconds(ms: float) -> float:
-    """Seconds of the fewest runs of an item that takes `ms`."""
-    return LEAST_RUNS * ms / 1e3
-
-
 def _networks(ms: Sequence[float], target_ms: float, seconds: float) -> list[int]:
     """Indices of networks up to BEYOND times the target, evenly over their times, as many as fit into `seconds`."""
     order = sorted(range(len(ms)), key=ms.__getitem__)
     near = [i for i in order if ms[i] <= BEYOND * target_ms]
     for n in range(min(NETWORKS, len(near)), FEWEST_NETWORKS - 1, -1):
         chosen = [near[i] for i in np.linspace(0, len(near) - 1, n).round().astype(int)]
-        if sum(_seconds(ms[i]) for i in chosen) <= seconds:
+        if sum(least_s(ms[i]) for i in chosen) <= seconds:
             return sorted(chosen)
     return sorted(order[:FEWEST_NETWORKS])
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mbv3.latency import Device, LatencyTable, MeasuredNetworks, Runtime, check_minutes
+from mbv3.latency import Device, LatencyTable, Measured, MeasuredNetworks, Runtime, check_minutes
 from mbv3.space import SearchSpace
 from mbv3.spec import ArchSpec
 from mbv3.tables.check import check_count, informative_networks
@@ -38,11 +41,31 @@ class Whole:
         """Upper bound: two standard errors above `ms`."""
         return self.ms + 2 * self.error_ms
 
+    @property
+    def least_ms(self) -> float:
+        """Lower bound: two standard errors below `ms`."""
+        return self.ms - 2 * self.error_ms
 
-def measure_whole(device: Device, spec: ArchSpec, parts: int = VERDICT_PARTS) -> Whole:
-    """`spec` measured whole in `parts` parts, each with new sessions and twelve rounds or more, fewer if it is slow."""
-    measured = device.networks([spec], parts=parts, seed=parts, max_s=WHOLE_S)
-    return Whole(measured.ms[0], measured.errors_ms[0], measured.raw_reference_ms)
+    @classmethod
+    def of(cls, parts: Sequence[Measured]) -> Whole:
+        """From measurements of one network, every part of which counts alike."""
+        ms = [t for m in parts for t in m.parts[0]]
+        error = statistics.stdev(ms) / math.sqrt(len(ms))
+        return cls(statistics.fmean(ms), error, statistics.fmean(m.raw_reference_ms for m in parts))
+
+
+def measure_whole(
+    device: Device, spec: ArchSpec, parts: int = VERDICT_PARTS, decided: Callable[[Whole], bool] | None = None
+) -> Whole:
+    """`spec` measured whole in `parts` parts, each with new sessions and twelve rounds or more, fewer if it is slow.
+
+    `decided`: asked after half of the parts; the others are measured where it is not."""
+    if decided is None:
+        return Whole.of([device.networks([spec], parts=parts, seed=parts, max_s=WHOLE_S)])
+    first = device.networks([spec], parts=parts // 2, seed=parts, max_s=WHOLE_S)
+    if decided(whole := Whole.of([first])):
+        return whole
+    return Whole.of([first, device.networks([spec], parts=parts - parts // 2, seed=parts + 1, max_s=WHOLE_S)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,9 +158,9 @@ class Latency:
         error = math.hypot((1.0 - share) * known, unknown) / 100
         return error * ms * self.correction, share
 
-    def measure(self, spec: ArchSpec, parts: int) -> Whole | None:
-        """`spec` measured whole in `parts` parts; None without a device."""
-        return None if self.device is None else measure_whole(self.device, spec, parts)
+    def measure(self, spec: ArchSpec, parts: int, decided: Callable[[Whole], bool] | None = None) -> Whole | None:
+        """`spec` as `measure_whole` does; None without a device."""
+        return None if self.device is None else measure_whole(self.device, spec, parts, decided)
 
     def correct(self, spec: ArchSpec, measured_ms: float) -> None:
         """From now on scale predictions so that the prediction for `spec` equals its measured time."""

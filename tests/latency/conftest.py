@@ -32,7 +32,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     fake = Clock()
     monkeypatch.setitem(protocol.interleave.__kwdefaults__ or {}, "clock", fake)
     monkeypatch.setitem(timers.InProcess.__init__.__kwdefaults__ or {}, "clock", fake)
-    monkeypatch.setattr(gc, "collect", lambda: 0)  # slow in a process as full as a test session
+    monkeypatch.setattr(gc, "collect", lambda _=2: 0)  # slow in a process as full as a test session
     return fake
 
 

@@ -87,6 +87,10 @@ def test_short_items_are_timed_more_often(clock: Clock) -> None:
     assert [[len(r) for r in item] for item in samples.items] == [[1] * 3, [2] * 3, [5] * 3, [8] * 3]
     fixed = interleave([run("a", 0.001), run("b", 9.0)], run("anchor", 1.0), rounds=2, seed=0, min_runs=2, max_runs=2)
     assert [[len(r) for r in item] for item in fixed.items] == [[2, 2], [2, 2]]
+    slow = interleave(
+        [run("a", 4.9), run("b", 5.0)], run("anchor", 9.0), rounds=2, seed=0, min_runs=2, max_runs=2, slow_ms=5.0
+    )
+    assert [[len(r) for r in item] for item in slow.items] == [[2, 2], [1, 1]]
 
 
 def test_the_first_run_of_a_visit_is_not_timed(clock: Clock) -> None:
