@@ -4,10 +4,10 @@ network better than what can be downloaded?
     python scripts/bench_measured.py run [--runtimes onnxruntime litert] [--seeds 0 1 2 3 4] [--minutes M]
     python scripts/bench_measured.py figures
 
-Every run is `mbv3.find(T, runtime=R, seed=S, scale="1")`. The five targets are multiples of what a typical network of
-the space takes here. When the search has ended, `mbv3.verify` times its network again, in new sessions. A line of JSON
-a run is appended to --out. A run that is there is not made again, and none is begun that would end after --minutes.
-Nothing else should run beside it.
+The searches of a seed are one `mbv3.find_front(TARGETS, runtime=R, seed=S, scale="1")`, on the table of the cache. The
+five targets are multiples of what a typical network of the space takes here. When they have ended, `mbv3.verify` times
+every network again, in new sessions. A line of JSON a search is appended to --out. A seed that is there is not run
+again, and none is begun that would end after --minutes. Nothing else should run beside it.
 """
 
 from __future__ import annotations
@@ -40,44 +40,47 @@ def targets(runtime: str) -> list[float]:
     return [float(f"{ms * step:.2g}") for step in STEPS]
 
 
-def one(runtime: str, target_ms: float, seed: int) -> dict[str, Any]:
+def searches(runtime: str, targets_ms: list[float], seed: int) -> list[dict[str, Any]]:
     folder = Path(tempfile.mkdtemp()) / "run"
-    began = time.monotonic()
     try:
-        found = mbv3.find(target_ms, out=folder, runtime=runtime, seed=seed, scale="1", space=SPACE)
-        minutes = (time.monotonic() - began) / 60
-        again = mbv3.verify(folder)
+        front = mbv3.find_front(targets_ms, out=folder, runtime=runtime, seed=seed, scale="1", space=SPACE)
+        again = [mbv3.verify(found.folder).measured_ms for found in front.found]
     finally:
         shutil.rmtree(folder.parent)
-    r, again_ms = found.record, again.measured_ms
-    assert again_ms is not None and r.accuracy is not None
-    return {
-        "runtime": runtime, "target_ms": target_ms, "seed": seed, "predicted_ms": found.predicted_ms,
-        "measured_ms": found.measured_ms, "error_ms": found.error_ms, "again_ms": round(again_ms, 5),
-        "accuracy": r.accuracy.value, "accuracy_error": r.accuracy.error, "minutes": round(minutes, 2),
-        "beside": [{"name": b.name, "ms": b.ms, "accuracy": b.accuracy, "published": b.published, "below": b.below,
-                    "below_error": b.below_error} for b in r.baselines],
-        "cpu": open_runtime(runtime, 1).fingerprint.cpu, "load": os.getloadavg()[0],
-        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True,
-                                 text=True).stdout.strip(),
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    about = {
+        "cpu": open_runtime(runtime, 1).fingerprint.cpu, "load": os.getloadavg()[0], "commit": commit.stdout.strip(),
     }  # fmt: skip
+    out = []
+    for found, again_ms in zip(front.found, again, strict=True):
+        r = found.record
+        assert again_ms is not None and r.accuracy is not None and r.total_s is not None
+        out.append({
+            "runtime": runtime, "target_ms": r.target_ms, "seed": seed, "predicted_ms": found.predicted_ms,
+            "measured_ms": found.measured_ms, "error_ms": found.error_ms, "again_ms": round(again_ms, 5),
+            "accuracy": r.accuracy.value, "accuracy_error": r.accuracy.error, "minutes": round(r.total_s / 60, 2),
+            "beside": [{"name": b.name, "ms": b.ms, "accuracy": b.accuracy, "published": b.published, "below": b.below,
+                        "below_error": b.below_error} for b in r.baselines],
+            **about,
+        })  # fmt: skip
+    return out
 
 
 def run(args: argparse.Namespace) -> None:
     end, longest = time.monotonic() + 60 * args.minutes, 0.0
     for runtime in args.runtimes:
-        done = [(x["runtime"], x["target_ms"], x["seed"]) for x in lines(args.out)]
-        known = sorted({t for r, t, _ in done if r == runtime})
+        done = [(x["runtime"], x["seed"]) for x in lines(args.out)]
+        known = sorted({x["target_ms"] for x in lines(args.out) if x["runtime"] == runtime})
         for seed in args.seeds:
-            for target_ms in known or targets(runtime):
-                began = time.monotonic()
-                if (runtime, target_ms, seed) in done or began + longest > end:
-                    continue
-                line = one(runtime, target_ms, seed)
-                longest = max(longest, time.monotonic() - began)
-                with args.out.open("a", encoding="utf-8") as f:
-                    f.write(json.dumps(line) + "\n")
-                print(json.dumps(line), flush=True)
+            began = time.monotonic()
+            if (runtime, seed) in done or began + longest > end:
+                continue
+            known = known or targets(runtime)
+            found = searches(runtime, known, seed)
+            longest = max(longest, time.monotonic() - began)
+            with args.out.open("a", encoding="utf-8") as f:
+                f.writelines(json.dumps(line) + "\n" for line in found)
+            print(*(json.dumps(line) for line in found), sep="\n", flush=True)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -69,7 +69,10 @@ def chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -
     run.update(range_ms=cost.range_ms())
     smallest, largest = cost.range_ms()
     # a limit may keep networks far below the target
-    check_range(min(o.target_ms, largest) if o.limits else o.target_ms, smallest, largest, space, o.scale != "auto")
+    check_range(
+        min(o.target_ms, largest) if o.limits else o.target_ms, smallest, largest, space, o.scale != "auto",
+        latency.device is not None,
+    )  # fmt: skip
     check_limits(space, limits, cost, o.scale != "auto")
     yield Note("table", f"networks of the space take {smallest:.3g} to {largest:.3g} ms here")
     if o.data is None:

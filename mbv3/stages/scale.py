@@ -123,14 +123,23 @@ def _nearest(
     return spaces[at], reference_ms
 
 
-def check_range(target_ms: float, smallest: float, largest: float, space: SearchSpace, fixed: bool) -> None:
-    """Raises: Unreachable when no network of the space is near the target."""
+def check_range(
+    target_ms: float, smallest: float, largest: float, space: SearchSpace, fixed: bool, chosen: bool = False
+) -> None:
+    """`fixed`: the scale is the user's; `chosen`: it was chosen by timing a few networks.
+
+    Raises: Unreachable when no network of the space is near the target."""
     if smallest <= target_ms <= largest:
         return
-    cure = "; --scale auto fits the space to the target" if fixed else "; another --space or device may reach it"
+    cure = "--scale auto fits the space to the target" if fixed else "another --space or device may reach it"
+    if not fixed and chosen:
+        cure = (
+            "a few runs had promised that it can, so the device was busy then or is now: run this again when nothing "
+            "else runs, or give a --scale"
+        )
     raise Unreachable(
         f"a target of {target_ms:g} ms cannot be met: networks of space {space.name} at width {space.width:g}, "
-        f"{pixels(space.resolution)} px take {smallest:.3g} to {largest:.3g} ms on this device{cure}",
+        f"{pixels(space.resolution)} px take {smallest:.3g} to {largest:.3g} ms on this device; {cure}",
         smallest,
         largest,
     )

@@ -14,12 +14,11 @@ from mbv3.spec import ArchSpec, LayerKey, count, lower, lower_key
 __all__ = ["is_part", "lean_plan", "minutes_of", "part_note", "serves"]
 
 PART, NEAR = "rows of all", "near_ms"  # in `about` of a table that holds a part: how many rows all are, and its target
-PART_LIMIT = 0.75  # of the minutes, of a part: after the fewest passes it is done
 OTHER_TARGET = 1.5  # times: a part of a table serves targets so near to its own
 LEEWAY = 1.5  # times the minutes: a plan that takes no longer stays whole
 SESSION_S = 0.1  # for opening the session of a layer in every pass
 LEAST_MS = 0.02  # of a layer: small ones are not as fast as their multiply-adds say
-FILLED = 0.5  # of the minutes of a part, in runs of its items; sessions and the reference take as long
+FILLED = 0.5  # of the minutes of a part, in runs of its items; sessions and the reference take the rest
 NETWORKS, FEWEST_NETWORKS = 24, 16  # of 24 a part was off by 1.8 % (leave one out), of 12 by 4.1
 NETWORKS_SHARE = 0.4  # of the time
 LEAST_ROWS = 150  # a cost model of fewer says little
@@ -43,7 +42,7 @@ def serves(table: LatencyTable, plan: BuildPlan) -> bool:
 
 def minutes_of(plan: BuildPlan, minutes: float) -> float:
     """After how many of the `minutes` that `plan` was made for its timing ends."""
-    return PART_LIMIT * minutes if is_part(plan) else minutes
+    return FILLED * minutes if is_part(plan) else minutes
 
 
 def part_note(table: LatencyTable) -> str:
