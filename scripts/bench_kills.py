@@ -11,8 +11,10 @@ of the whole run, byte for byte, the weights of the whole run, and the same file
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
+import pkgutil
 import platform
 import shutil
 import signal
@@ -76,17 +78,17 @@ def chains(given: Path) -> list[Chain]:
     searched = ("--space", str(space_file), *on_table, "--target-ms", "1.45")
     return [
         Chain("search", search_main, (), (), "mobilenetv3.yaml", (
-            "--target-ms", "6", "--device", str(imagenet), "--space", "mnasnet-imagenet", "--trials", "60",
+            "--target-ms", "6", "--device", str(imagenet), "--space", "mnasnet-imagenet", "--trials", "40",
             "--sampler", "rnn", "--delta", "0.1", "--seed", "7")),
-        Chain("images", search_main, (), (), "mobilenetv3.yaml", (*searched, "--final-epochs", "6")),
+        Chain("images", search_main, (), (), "mobilenetv3.yaml", (*searched, "--final-epochs", "3")),
         Chain("supernet", search_main, (), (), "mobilenetv3.yaml", (
-            *searched, "--accuracy", "supernet", "--supernet-steps", "12", "--trials", "30", "--finetune-steps", "1",
-            "--final-epochs", "3", "--delta", "0.03")),
+            *searched, "--accuracy", "supernet", "--supernet-steps", "9", "--trials", "20", "--finetune-steps", "1",
+            "--final-epochs", "2", "--delta", "0.03")),
         Chain("init", search_main, (), (), "mobilenetv3.yaml", (
             *on_table, "--init", str(weights), "--from", str(spec), "--target-ms", f"{0.75 * full:.3f}",
             "--final-epochs", "2")),
         Chain("train", mbv3_main, ("train", str(spec)), ("train",), "network.yaml", (
-            "--data", str(images), "--epochs", "12", "--batch", "8")),
+            "--data", str(images), "--epochs", "8", "--batch", "8")),
     ]  # fmt: skip
 
 
@@ -94,6 +96,18 @@ def cpu_s(pid: int) -> float:
     """CPU seconds of a process so far, its ended children's among them."""
     fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / TICK
+
+
+def loaded() -> None:
+    """Every library that a run needs, so that its fork does not load it again."""
+    import mbv3
+
+    for module in pkgutil.walk_packages(mbv3.__path__, "mbv3."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for name in ("matplotlib.pyplot", "matplotlib.backends.backend_agg", "onnx", "onnxruntime", "optuna", "pandas",
+                 "scipy.optimize", "sklearn.gaussian_process"):  # fmt: skip
+        importlib.import_module(name)
 
 
 def run(
@@ -186,7 +200,7 @@ def killed(chain: Chain, whole: Path, at_s: float, number: int, folder: Path) ->
 def stages(out: Path) -> list[str]:
     """The stages that had ended when a run was interrupted."""
     try:
-        return sorted(json.loads((out / "run.json").read_text("utf-8"))["stages"])
+        return list(json.loads((out / "run.json").read_text("utf-8"))["stages"])
     except (OSError, ValueError, KeyError):
         return []
 
@@ -203,6 +217,7 @@ def main() -> None:
     folder = args.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["MBV3_CACHE"], os.environ["OMP_NUM_THREADS"] = str(folder / "cache"), "1"
+    loaded()
     torch.set_num_threads(1)  # sums have one order
     shutil.rmtree(folder / "given", ignore_errors=True)
     todo = [c for c in chains(folder / "given") if not args.only or c.name in args.only]

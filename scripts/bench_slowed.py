@@ -153,7 +153,7 @@ def main() -> None:
         import onnxruntime
         import torch
 
-        about = {"command": "python scripts/bench_slowed.py " + " ".join(map(str, ["../before", "--pairs", args.pairs])),
+        about = {"command": f"python scripts/bench_slowed.py ../before --pairs {args.pairs}",
                  "before": head(args.before), "commit": head(ROOT), "torch": torch.__version__,
                  "onnxruntime": onnxruntime.__version__, "cpu": platform.processor() or platform.machine(),
                  "seed": 0, "rows": rows}  # fmt: skip

@@ -39,12 +39,12 @@ from fuzz.base import valid
 from fuzz.cases import KINDS, Case, written
 from fuzz.mutate import bent, structured
 from fuzz.planted import planted
-from fuzz.readers import Answer, read
+from fuzz.readers import Answer, at_once, read
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from mbv3.files import write_atomic
 
-__all__ = ["faulty", "inputs", "judged"]
+__all__ = ["inputs", "judged"]
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_CPU_S, MOST_S = 10.0, 60.0
@@ -78,11 +78,6 @@ def inputs(n: int, number: int) -> Iterator[Case]:
         rng = random.Random(f"{number} {kind}")
         for _ in range(mine - len(by_hypothesis)):
             yield bent(kind, rng)
-
-
-def faulty(number: int, each: int = PLANTED_EACH) -> Iterator[Case]:
-    """The planted faults, and valid inputs, whose fault is ""."""
-    yield from planted(each, number)
 
 
 def judged(case: Case, answer: Answer, *, control: bool = False) -> str:
@@ -162,6 +157,7 @@ class Worker:
 
 def _serve(asked: Any, answers: Any) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+    at_once()
     nothing = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # what libraries of C print
         os.dup2(nothing, stream)
@@ -201,7 +197,7 @@ def fuzz(n: int, number: int, kept: Path) -> dict[str, Any]:
         for kind in KINDS:
             for case in valid(kind):
                 take(case, "valid")
-        for case in faulty(number):
+        for case in planted(PLANTED_EACH, number):
             take(case, "planted")
         for i, case in enumerate(inputs(n, number)):
             take(case, "input")
@@ -215,7 +211,8 @@ def fuzz(n: int, number: int, kept: Path) -> dict[str, Any]:
         "tracebacks": count["traceback"] + count["died"], "hangs": count["hang"], "silent": count["silent"],
         "told_as_another": count["told as another"], "refused_though_valid": count["refused though valid"],
         "slowest_cpu_s": round(worker.slowest_s, 2),
-        "by_kind": {k: {"inputs": dict(outcomes[k]), "others": dict(plants[k]), "wrong": dict(wrong[k])} for k in KINDS},
+        "by_kind": {k: {"inputs": dict(outcomes[k]), "others": dict(plants[k]), "wrong": dict(wrong[k])}
+                    for k in KINDS},
         "failing": failing,
     }  # fmt: skip
 

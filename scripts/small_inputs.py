@@ -1,4 +1,4 @@
-"""Small real inputs of every kind that the commands read, made by the toolkit's own code: for fuzz_inputs, bench_kills."""
+"""Small real inputs of every kind that the commands read, made here: for fuzz_inputs and bench_kills."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from fuzz.cases import Case, taken
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save
@@ -28,6 +27,7 @@ from small_inputs import (
     write_space_and_table,
 )
 
+from fuzz.cases import Case, taken
 from mbv3.space import load_space
 
 __all__ = ["IMAGE_FORMATS", "image_bytes", "state", "torch_bytes", "valid"]

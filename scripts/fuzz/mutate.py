@@ -15,11 +15,12 @@ from xml.etree import ElementTree
 import numpy as np
 import torch
 import yaml
-from fuzz.base import IMAGE_FORMATS, coco, image_bytes, state, torch_bytes, valid
-from fuzz.cases import Case
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
+
+from fuzz.base import IMAGE_FORMATS, coco, image_bytes, state, torch_bytes, valid
+from fuzz.cases import Case
 
 __all__ = ["bent", "main_files", "sealed", "structured"]
 
@@ -253,7 +254,8 @@ def _mask_case(draw: Callable[..., Any]) -> Case:
             changes[name] = None
     if draw(st.booleans()):
         names = draw(st.lists(st.text(max_size=6), max_size=5))
-        changes["data/classes.txt"] = draw(st.sampled_from(("\n".join(names).encode("utf-8", "backslashreplace"), None)))
+        text = "\n".join(names).encode("utf-8", "backslashreplace")
+        changes["data/classes.txt"] = draw(st.sampled_from((text, None)))
     return case.changed(changes, source="drawn")
 
 
@@ -277,7 +279,8 @@ def _checkpoint_case(draw: Callable[..., Any]) -> Case:
     how = draw(st.sampled_from(("safetensors", "zip", "old")))
     if how == "safetensors":
         kept = {str(k): v.contiguous() for k, v in tensors.items() if isinstance(v, torch.Tensor)}
-        content, suffix = save(kept, metadata=draw(st.sampled_from((None, {"mbv3": "{"}, {"mbv3": "[]"})))), "safetensors"
+        about = draw(st.sampled_from((None, {"mbv3": "{"}, {"mbv3": "[]"})))
+        content, suffix = save(kept, metadata=about), "safetensors"
     else:
         nest = draw(st.lists(st.sampled_from(("state_dict", "model", "ema", "module", "0")), max_size=3))
         value: Any = tensors

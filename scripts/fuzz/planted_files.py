@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from fuzz.base import image_bytes, state, torch_bytes, valid
-from fuzz.cases import Case
 from PIL import Image
 from safetensors.torch import save
+
+from fuzz.base import image_bytes, state, torch_bytes, valid
+from fuzz.cases import Case
 
 __all__ = ["CHECKPOINT", "IMAGES", "MASKS"]
 
@@ -34,6 +35,10 @@ def _changed(kind: str, change: Files, says: str = "") -> Plant:
 
 def _noise(rng: random.Random, *shape: int) -> Any:
     return np.random.default_rng(rng.randrange(2**31)).integers(0, 256, shape, dtype=np.uint8)
+
+
+def _png(rng: random.Random) -> bytes:
+    return image_bytes(_noise(rng, 32, 32, 3), "png")
 
 
 def _content(case: Case, name: str) -> bytes:
@@ -80,7 +85,7 @@ def _only(keep: Callable[[str], bool], **more: Any) -> Files:
 
 
 def _moved(rng: random.Random, case: Case, place: Callable[[str], str]) -> dict[str, Any]:
-    return {**{n: None for n in case.files}, **{place(n): c for n, c in case.files.items()}}
+    return {**dict.fromkeys(case.files), **{place(n): c for n, c in case.files.items()}}
 
 
 def _of_channels(rng: random.Random, case: Case) -> dict[str, Any]:
@@ -105,7 +110,7 @@ def _parts(rng: random.Random, case: Case) -> dict[str, Any]:
     """Training and other parts under names that are none."""
     names = rng.choice((("part1", "part2"), ("fold_a", "fold_b"), ("2023", "2024")))
     return {
-        **{n: None for n in case.files},
+        **dict.fromkeys(case.files),
         **{f"data/{part}/{n.removeprefix('data/')}": c for part in names for n, c in case.files.items()},
     }  # fmt: skip
 
@@ -114,9 +119,10 @@ IMAGES: tuple[tuple[str, Plant], ...] = (
     ("a picture that is cut off", _changed("images", _cut)),
     ("a file that is no picture", _changed("images", _of(b"", b"\0" * 100, b"<html>404</html>", b"\x89PNG\r\n\x1a\n"))),
     ("a picture of one value, as black ones are", _changed(
-        "images", lambda r, c: {"data/red/flat.png": image_bytes(np.full((32, 32, 3), r.randrange(256), np.uint8), "png")},
+        "images", lambda r, c: {"data/red/flat.png": image_bytes(np.resize(_noise(r, 3), (32, 32, 3)), "png")},
         "flat.png")),
-    ("whole numbers of 32 bits, whose white nothing says", _changed("images", _deep(lambda v: (v * 2e9).astype(np.int32)))),
+    ("whole numbers of 32 bits, whose white nothing says", _changed(
+        "images", _deep(lambda v: (v * 2e9).astype(np.int32)), "deep.tiff")),
     ("values below zero", _changed("images", _deep(lambda v: ((v - 0.5) * 1000).astype(np.int32)), "deep.tiff")),
     ("float values beyond any scale", _changed("images", _deep(lambda v: (v * 1e6).astype(np.float32)), "deep.tiff")),
     ("float values that are not finite", _changed(
@@ -127,27 +133,29 @@ IMAGES: tuple[tuple[str, Plant], ...] = (
     ("one class: nothing to tell apart", _changed("images", _only(lambda n: "/red/" in n))),
     ("a class without images", _changed("images", lambda r, c: {"data/blue/readme.txt": b"later"}, "blue")),
     ("a class of one image: nothing left to hold out", _changed(
-        "images", lambda r, c: {"data/blue/0.png": image_bytes(_noise(r, 32, 32, 3), "png")}, "blue")),
-    ("no images at all", _changed("images", _only(lambda n: False, **{"data/red/a.txt": b"x", "data/green/b.txt": b"x"}))),
+        "images", lambda r, c: {"data/blue/0.png": _png(r)}, "blue")),
+    ("no images at all", _changed(
+        "images", _only(lambda n: False, **{"data/red/a.txt": b"x", "data/green/b.txt": b"x"}))),
     ("no such folder", _changed("images", _only(lambda n: False))),
     ("a file in place of the folder", _changed("images", _only(lambda n: False, data=b"x"))),
     ("images beside the class folders: they would be left out unseen", _changed(
-        "images", lambda r, c: {f"data/stray{r.randrange(9)}.png": image_bytes(_noise(r, 32, 32, 3), "png")}, "stray")),
+        "images", lambda r, c: {f"data/stray{r.randrange(9)}.png": _png(r)}, "stray")),
     ("folders within a class folder: one class or several?", _changed(
-        "images", lambda r, c: {f"data/red/deep{r.randrange(9)}/0.png": image_bytes(_noise(r, 32, 32, 3), "png")}, "deep")),
+        "images", lambda r, c: {f"data/red/deep{r.randrange(9)}/0.png": _png(r)}, "deep")),
     ("two pictures of one name but for the suffix", _changed(
-        "images", lambda r, c: {f"data/red/same.{s}": image_bytes(_noise(r, 32, 32, 3), s) for s in ("png", "bmp")}, "same")),
+        "images", lambda r, c: {f"data/red/same.{s}": _png(r) for s in ("png", "bmp")}, "same")),
     ("a link that leads nowhere", _changed(
         "images", lambda r, c: {f"data/red/lost{r.randrange(9)}.png": Path("/nowhere/at/all.png")}, "lost")),
     ("a class folder that is a link to nothing", _changed(
         "images", lambda r, c: {f"data/gone{r.randrange(9)}": Path("/nowhere/at/all")}, "gone")),
     ("pictures in a format that is not read: they would be left out unseen", _changed(
-        "images", lambda r, c: {f"data/red/photo.{r.choice(('heic', 'avif', 'cr2', 'nef', 'psd'))}": b"x" * 50}, "cannot be read as images")),
+        "images", lambda r, c: {f"data/red/photo.{r.choice(('heic', 'avif', 'cr2', 'nef', 'psd'))}": b"x" * 50},
+        "cannot be read as images")),
     ("two classes of one name in two spellings", _changed("images", _two_spellings)),
     ("parts of a data set in place of classes", _changed("images", _parts)),
     ("a validation part with a class that was not learned", _changed("images", lambda r, c: {
         **_moved(r, c, lambda n: n.replace("data/", "data/train/")),
-        **{f"data/val/{k}/0.png": image_bytes(_noise(r, 32, 32, 3), "png") for k in ("red", "violet")}}, "violet")),
+        **{f"data/val/{k}/0.png": _png(r) for k in ("red", "violet")}}, "violet")),
     ("a network that takes other channels than pictures have", _changed("images", _of_channels, "channels")),
 )  # fmt: skip
 
@@ -202,7 +210,7 @@ MASKS: tuple[tuple[str, Plant], ...] = (
     ("a mask of another size than its picture", _changed(
         "masks", _as(lambda r, m: image_bytes(np.resize(m, r.choice(((31, 32), (32, 33), (64, 64), (1, 1)))), "png")))),
     ("a mask in colours: no index is in it", _changed(
-        "masks", _as(lambda r, m: image_bytes(np.stack([m * r.randrange(50, 80)] * r.choice((3, 4)), -1), "png")), "mask")),
+        "masks", _as(lambda r, m: image_bytes(np.stack([m * 70] * r.choice((3, 4)), -1), "png")), "mask")),
     ("a mask with an alpha channel", _changed(
         "masks", _as(lambda r, m: image_bytes(Image.fromarray(m).convert("LA"), "png")), "mask")),
     ("a mask as JPEG: indices are blurred into each other", _changed("masks", lambda r, c: {
@@ -235,7 +243,7 @@ MASKS: tuple[tuple[str, Plant], ...] = (
     ("two images: too few to hold one out", _changed(
         "masks", _only(lambda n: n.endswith(("/0.png", "/1.png")) or "classes" in n))),
     ("a training part and nothing to score on", _changed("masks", lambda r, c: {
-        **{n: None for n in c.files}, **{n.replace("data/", "data/train/", 1): x for n, x in c.files.items()
+        **dict.fromkeys(c.files), **{n.replace("data/", "data/train/", 1): x for n, x in c.files.items()
                                          if "classes" not in n}})),
     ("a link that leads nowhere", _changed(
         "masks", lambda r, c: {f"data/images/lost{r.randrange(9)}.png": Path("/nowhere/at/all.png")}, "lost")),

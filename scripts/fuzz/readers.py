@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fuzz.base import valid
 
+from fuzz.base import valid
+from mbv3.data import masks, store
 from mbv3.errors import Mbv3Error
 from mbv3.events import Note
 from mbv3.latency import LatencyTable
@@ -21,7 +23,7 @@ from mbv3.spec import ArchSpec, count, dump_spec, load_spec, lower, parse_spec
 from mbv3.tables import Latency, read_table
 from mbv3.tasks import TASKS, Source, shaped
 
-__all__ = ["Answer", "read"]
+__all__ = ["Answer", "at_once", "read"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,27 @@ class Answer:
 
     outcome: str
     said: str = ""
+
+
+class _AtOnce(Executor):
+    """Does at once, in this thread, what it is given."""
+
+    def __init__(self, *_: object) -> None:
+        """Whatever the number of threads."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except Exception as e:
+            done.set_exception(e)
+        return done
+
+
+def at_once() -> None:
+    """Decode without threads from now on: six small pictures take less time than threads that wait for each other."""
+    for room in (store, masks):
+        room.ThreadPoolExecutor = _AtOnce  # type: ignore[attr-defined]
 
 
 class Nonsense(Exception):
