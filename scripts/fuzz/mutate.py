@@ -9,6 +9,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any
 from xml.etree import ElementTree
 
@@ -128,6 +129,7 @@ def edited(document: Any, edits: list[tuple[int, str, Any]]) -> Any:
         if not places:
             break
         container, key = places[where % len(places)]
+        junk = deepcopy(junk)  # the same object in two places would make a ring
         if how == "put":
             container[key] = junk
         elif how == "drop":
@@ -135,11 +137,11 @@ def edited(document: Any, edits: list[tuple[int, str, Any]]) -> Any:
         elif how == "add" and isinstance(container, dict):
             container[str(junk)] = junk
         elif how == "double" and isinstance(container, list):
-            container.insert(key, container[key])
+            container.insert(key, deepcopy(container[key]))
         elif how == "swap":
             other, name = places[(where // 7) % len(places)]
             try:
-                container[key] = json.loads(json.dumps(other[name]))
+                container[key] = deepcopy(other[name])
             except (KeyError, IndexError):
                 continue
     return new

@@ -86,7 +86,7 @@ def test_a_hang_ends_and_the_next_input_is_read(fuzz: Any, tmp_path: Path, monke
 
     monkeypatch.setattr(fuzz, "read", slow)
     monkeypatch.setattr(fuzz, "MOST_CPU_S", 0.1)
-    monkeypatch.setattr(fuzz, "MOST_S", 1.0)
+    monkeypatch.setattr(fuzz, "WAIT_S", 0.05)
     case = fuzz.valid("spec")[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside other tests' threads
