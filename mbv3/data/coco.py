@@ -9,8 +9,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mbv3.data.boxes import Kind
 from mbv3.data.listing import is_data, text_of
 from mbv3.data.rawboxes import PARTS, Finder, Notes, Raw, part_named
@@ -129,6 +127,12 @@ def _id(value: Any) -> Any:
     return str(value) if isinstance(value, (int, str)) else None
 
 
+def _is_box(value: Any) -> bool:
+    """Four finite numbers; no file holds a picture of a million pixels a side."""
+    numbers = isinstance(value, list) and len(value) == 4 and all(type(v) in (int, float) for v in value)
+    return numbers and all(abs(v) < 1e6 for v in value)  # False for NaN
+
+
 def _unique(file: Path, what: str, values: Iterable[Any], cure: str) -> None:
     """Raises: BadInput when a value is there twice."""
     twice = [v for v, n in Counter(v for v in values if v is not None).items() if n > 1]
@@ -147,8 +151,11 @@ def _entries(file: Path, document: dict[str, Any]) -> tuple[dict[Any, str], list
             for i in document["images"]
         ]
         annotations = [_id(a["id"]) for a in document["annotations"] if isinstance(a, dict) and "id" in a]
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as e:
         raise BadInput(f"{file}: no COCO annotations ({type(e).__name__}: {e})") from None
+    if nameless := [name for key, name, _ in images if key is None]:
+        raise BadInput(f"{file}: {len(nameless)} images have no id that is a number or a text, for instance "
+                       f"{plain(nameless[0], 200)}; number them")  # fmt: skip
     _unique(file, "image ids", (key for key, _, _ in images), joined)
     _unique(file, "annotation ids", annotations, joined)
     _unique(file, "category ids", (key for key, _ in categories), "give every class one number")
@@ -175,15 +182,14 @@ def _part(
     _unique(file, "image files", (str(i.path) for i in images.values()), "list every image once")
     for a in document["annotations"]:
         key = _id(a.get("image_id")) if isinstance(a, dict) else None
-        box = a.get("bbox") if isinstance(a, dict) else None
+        box: Any = a.get("bbox") if isinstance(a, dict) else None
         category = names.get(_id(a.get("category_id"))) if isinstance(a, dict) else None
         if key in missing:
             continue
-        whole = isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)
-        if key not in images or not category or not whole or not np.isfinite(box).all():  # type: ignore[arg-type]
+        if key not in images or not category or not _is_box(box):
             notes.faults.append(f"{file}: annotation {a.get('id') if isinstance(a, dict) else shown(a)}: "
                                 "needs the image_id of an image, a known category_id and a bbox of four")  # fmt: skip
             continue
-        x, y, w, h = map(float, box)  # type: ignore[arg-type]
+        x, y, w, h = map(float, box)
         images[key].objects.append((category, x, y, x + w, y + h, Kind.CROWD if a.get("iscrowd") else Kind.PLAIN))
     return list(images.values())

@@ -67,6 +67,12 @@ def set_white(files: Sequence[Path], fit: Framing) -> White:
         return white_of([e for e in pool.map(deep_extent, files) if e is not None])
 
 
+def _is_flat(image: NDArray[np.uint8]) -> bool:
+    """Whether every pixel is as the first: black, or of one colour. A look at the first row tells for most."""
+    first = image[:1, :1]
+    return bool((image[:1] == first).all() and (image == first).all())
+
+
 def _in_order(
     files: Sequence[Path], size: tuple[int, int], fit: Framing, white: White
 ) -> Iterator[tuple[NDArray[np.uint8] | None, bytes, str, bool]]:
@@ -75,7 +81,7 @@ def _in_order(
 
     def decoded(file: Path) -> tuple[NDArray[np.uint8] | None, bytes, str, bool]:
         image, fingerprint, fault = decode_image(file, size, fit, white)
-        return image, fingerprint, fault, image is not None and image.min() == image.max()
+        return image, fingerprint, fault, image is not None and _is_flat(image)
 
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count() or 2) as pool:
         warnings.simplefilter("ignore")

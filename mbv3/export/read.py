@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +204,7 @@ def _bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # ---- whose names ---------------------------------------------------------------------------------------------
 
 
+@lru_cache(4)
 def _forms(spec: ArchSpec) -> list[tuple[str, Names | None, frozenset[str]]]:
     """(framework, table, its modules) of everybody who may have named a network like `spec`; ours without a table."""
     own = frozenset(k.rpartition(".")[0] for k in state_shapes(spec))

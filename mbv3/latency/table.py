@@ -21,7 +21,7 @@ from mbv3.latency.calibration import AS_SUMMED, BASE, KINDS, Calibration, Networ
 from mbv3.latency.costmodel import FEATURES, CostModel, fit_cost_model
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.metrics import fidelity
-from mbv3.spec import ArchSpec, LayerKey, lower, parse_key
+from mbv3.spec import ArchSpec, LayerKey, lower, parse_key, parse_resolution
 
 __all__ = ["LatencyTable", "Prediction", "Timed"]
 
@@ -64,6 +64,31 @@ def timed(ms: Any, n: Any, mean: Any, std: Any) -> Timed:
     if row.n < 1 or not 0 <= row.std < 1e7:
         raise ValueError(f"{n} runs with a standard deviation of {std} ms are not a measurement")
     return row
+
+
+def _sums(label: str, hot_ms: Any, madds: Any, *amounts: Any) -> None:
+    """Raises: ValueError unless the sums of a network's layers are such: a time, and amounts that are finite and not
+    negative."""
+    positive_ms(hot_ms)
+    for amount in (madds, *amounts):
+        if not 0 <= float(amount) < math.inf:
+            raise ValueError(f"{label}: {amount} is no sum over layers")
+
+
+def _about_of(header: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What the header says of the space that the table is of. Raises: ValueError, BadInput where it cannot be."""
+    for name in ("reference", "calibration", "fingerprint"):
+        if not isinstance(header[name], dict):
+            raise ValueError(f"{name} is no mapping")
+    for name in ("report", "about"):
+        if not isinstance(header[name], dict | None):
+            raise ValueError(f"{name} is no mapping")
+    about: Mapping[str, Any] | None = header["about"]
+    if about is not None and not 0 < float(about.get("width", 1)) < 100:
+        raise ValueError(f"about.width is {about['width']}")
+    if about is not None and "resolution" in about:
+        parse_resolution(str(about["resolution"]))
+    return about
 
 
 def _by_kind(values: Iterable[float], names: Iterable[str]) -> tuple[float, ...]:
@@ -236,6 +261,8 @@ class LatencyTable:
             if not line.startswith("# "):
                 break
             name, _, value = line[2:].partition(": ")
+            if name in header:
+                raise BadInput(f"{source}: line {n + 1}: {name!r} is there a second time; keep one")
             try:
                 header[name] = json.loads(value)
             except (ValueError, RecursionError):
@@ -266,6 +293,8 @@ class LatencyTable:
                 f"{source}: its content does not match the seal in its header ({what}); "
                 "measure it again with: mbv3 latency build"
             )
+        if tuple(rows[0] if rows else ()) != _COLUMNS:
+            raise BadInput(f"{source}: not a valid latency table (its columns must be {','.join(_COLUMNS)})")
         try:
             return cls._parse(header, rows[1:])
         except BadInput as e:
@@ -275,12 +304,16 @@ class LatencyTable:
 
     @classmethod
     def _parse(cls, header: Mapping[str, Any], rows: list[list[str]]) -> LatencyTable:
+        about = _about_of(header)
         layers: dict[LayerKey, Timed] = {}
         measured: list[tuple[str, float]] = []  # a list, because two networks may have the same label
         for kind, key, ms, n, mean, std, _ in rows:
             try:
                 if kind == "layer":
-                    layers[parse_key(key)] = timed(ms, n, mean, std)
+                    layer = parse_key(key)
+                    if layer in layers:
+                        raise ValueError("this layer has two rows; keep one")
+                    layers[layer] = timed(ms, n, mean, std)
                 else:
                     measured.append((key, positive_ms(ms)))
             except ValueError as e:
@@ -298,6 +331,7 @@ class LatencyTable:
                 raise ValueError(f"network {label!r} does not give the sums of all {len(names)} kinds of layers")
             kinds_ms, kinds_n = (_by_kind(parts, names) for parts in by_kind)
             by_mb = float(written), float(reread)
+            _sums(label, hot, madds, mb, *by_mb, *kinds_ms, *kinds_n)
             networks.append(NetworkTime(label, ms_, float(hot), float(mb), int(madds), *by_mb, kinds_ms, kinds_n))
         reference = header["reference"]
         positive_ms(reference["ms"])
@@ -320,6 +354,6 @@ class LatencyTable:
             networks=tuple(networks),
             calibration=calibration,
             report=header["report"],
-            about=header["about"],
+            about=about,
             model=model,
         )

@@ -11,6 +11,11 @@ __all__ = ["unusable"]
 
 _LEAST_VARIANCE = -1e-6  # rounding may bring a variance below zero by this much
 
+_ENDS = {
+    torch.float16: "; it is stored as fp16, which ends at 65504",
+    torch.float64: "; it is stored as fp64, and networks are run in fp32, which ends at 3.4e38",
+}
+
 
 def unusable(state: Mapping[str, Tensor]) -> list[str]:
     """A line for every tensor that holds NaN or Inf, or a variance below zero, by its name in `state`."""
@@ -18,11 +23,11 @@ def unusable(state: Mapping[str, Tensor]) -> list[str]:
     for name, value in state.items():
         if not value.is_floating_point():
             continue
-        nan, inf = int(value.isnan().sum()), int(value.isinf().sum())
+        nan, inf = int(value.isnan().sum()), int(value.float().isinf().sum())
         if nan or inf:
             kinds = " and ".join(f"{n} {kind}" for n, kind in ((nan, "NaN"), (inf, "Inf")) if n)
-            half = "; it is stored as fp16, which ends at 65504" if inf and value.dtype == torch.float16 else ""
-            found.append(f"{name} is not finite: {kinds} of {value.numel()} values{half}")
+            why = _ENDS.get(value.dtype, "") if inf else ""
+            found.append(f"{name} is not finite: {kinds} of {value.numel()} values{why}")
         elif name.endswith("running_var") and value.numel() and float(value.min()) < _LEAST_VARIANCE:
             found.append(f"{name} has a variance of {float(value.min()):g}")
     return found

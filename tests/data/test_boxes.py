@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -166,6 +168,25 @@ def test_all_faults_of_coco_are_listed(coco: Path) -> None:
     assert all(f"annotation {n}: needs the image_id of an image" in text for n in (51, 52, 53))
     file.write_text("{")
     with pytest.raises(BadInput, match=r"instances_train2017.json: no COCO annotations \(JSONDecodeError"):
+        find_boxes(coco)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d["annotations"][0].update(bbox=[10**400, 0, 1, 1]), "a bbox of four"),
+        (lambda d: d["annotations"][0].update(bbox=[0, 0, True, 1]), "a bbox of four"),
+        (lambda d: d["images"][0].update(height=10**400), "no COCO annotations .OverflowError"),
+        (lambda d: d["images"].append({"id": None, "file_name": "x.jpg"}), "1 images have no id .* x.jpg"),
+        (lambda d: d["images"].append({"id": [7], "file_name": "x.jpg"}), "1 images have no id .* x.jpg"),
+    ],
+)
+def test_numbers_that_no_picture_has(coco: Path, change: Callable[[dict[str, Any]], None], said: str) -> None:
+    file = coco / "annotations/instances_train2017.json"
+    document = json.loads(file.read_text())
+    change(document)
+    file.write_text(json.dumps(document))
+    with pytest.raises(BadInput, match=said):
         find_boxes(coco)
 
 

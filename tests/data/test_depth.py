@@ -140,6 +140,11 @@ def test_pictures_of_one_value_are_told(tmp_path: Path) -> None:
             )
     [note] = load_class_folder(tmp_path / "d", 16).notes
     assert note.startswith("1 of 6 images hold one value only, as black ones do") and note.endswith("d/b/0.png")
+    one_colour = np.tile(np.array([10, 200, 30], np.uint8), (32, 32, 1))
+    Image.fromarray(one_colour).save(tmp_path / "d/a/1.png")
+    one_colour[24:, 24:, 2] = 90
+    Image.fromarray(one_colour).save(tmp_path / "d/a/2.png")
+    assert load_class_folder(tmp_path / "d", 32).notes[0].startswith("2 of 6 images hold one value only")
 
 
 def test_both_sides_of_a_wide_photo_are_seen(tmp_path: Path) -> None:

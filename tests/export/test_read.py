@@ -271,6 +271,18 @@ def test_broken_weights_are_named(tmp_path: Path, framework: str, value: float, 
                 export(SPEC, state, to)
 
 
+@pytest.mark.parametrize("framework", ["mbv3", "timm"])
+def test_a_weight_that_fp32_cannot_hold_is_named(tmp_path: Path, framework: str) -> None:
+    state = {k: v.double() if v.is_floating_point() else v for k, v in NAMED[framework].items()}
+    name = next(k for k in state if k.endswith("running_mean"))
+    save_weights(tmp_path / "w.safetensors", state)
+    adopt(build(SPEC, 0), initial_weights(tmp_path / "w.safetensors", SPEC)[0], "w.safetensors")
+    state[name][3] = 1e39
+    save_weights(tmp_path / "w.safetensors", state)
+    with pytest.raises(BadInput, match=r"running_mean is not finite: 1 Inf of .* values; it is stored as fp64"):
+        adopt(build(SPEC, 0), initial_weights(tmp_path / "w.safetensors", SPEC)[0], "w.safetensors")
+
+
 def test_a_negative_variance_and_whole_numbers_are_refused() -> None:
     for change, said in (
         (lambda v: v - 2.0, r"stem.bn.running_var has a variance of -1"),

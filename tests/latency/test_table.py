@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
 from collections.abc import Callable
@@ -135,7 +137,7 @@ reals = st.floats(allow_nan=False, allow_infinity=False)
 def tables(draw: st.DrawFn) -> LatencyTable:
     keys = draw(st.lists(st.sampled_from(KEYS), unique=True, max_size=6))
     rows = {k: Timed(draw(st.floats(1e-9, 9e6)), draw(st.integers(1, 999)), draw(micro), draw(micro)) for k in keys}
-    nets = draw(st.lists(st.builds(NetworkTime, words, micro, reals, reals, st.integers(0, 10**12)), max_size=4))
+    nets = draw(st.lists(st.builds(NetworkTime, words, micro, micro, micro, st.integers(0, 10**12)), max_size=4))
     return LatencyTable(
         fingerprint=replace(FINGERPRINT, cpu=draw(words), threads=draw(st.integers(1, 64))),
         reference={"spec": draw(words), "ms": draw(micro)},
@@ -261,6 +263,12 @@ def layer_with(**values: float) -> Callable[[], LatencyTable]:
         (lambda: replace(TABLE, reference={"ms": math.nan}), "nan is not a time in ms"),
         (lambda: replace(TABLE, reference={"ms": 10**400}), "OverflowError"),
         (lambda: replace(TABLE, reference={}), "KeyError: 'ms'"),
+        (lambda: replace(TABLE, networks=(replace(NETS[0], hot_ms=math.nan),)), "nan is not a time in ms"),
+        (lambda: replace(TABLE, networks=(replace(NETS[0], mb=-1.0),)), "net 0: -1.0 is no sum over layers"),
+        (lambda: replace(TABLE, networks=(replace(NETS[0], madds=-5),)), "net 0: -5 is no sum over layers"),
+        (lambda: replace(TABLE, about={"width": -1}), "about.width is -1"),
+        (lambda: replace(TABLE, about={"width": math.nan}), "about.width is nan"),
+        (lambda: replace(TABLE, about={"resolution": 1.5}), "must be a side or HEIGHTxWIDTH"),
     ],
 )
 def test_times_that_are_none_are_refused_though_sealed(table: Callable[[], LatencyTable], why: str) -> None:
@@ -268,6 +276,33 @@ def test_times_that_are_none_are_refused_though_sealed(table: Callable[[], Laten
     with pytest.raises(BadInput, match=r"^t\.csv: not a valid latency table \(") as e:
         LatencyTable.loads(text, "t.csv")
     assert why in str(e.value)
+
+
+def sealed(text: str) -> str:
+    """`text` with the seal that it needs."""
+    lines = [x for x in text.split("\n") if not x.startswith("# seal: ")]
+    n = next(i for i, x in enumerate(lines) if not x.startswith("# "))
+    head, body = "".join(f"{x}\n" for x in lines[:n]), "\n".join(lines[n:])
+    seal = {"rows": body.count("\n") - 1, "sha256": hashlib.sha256((head + body).encode()).hexdigest()}
+    return f"{head}# seal: {json.dumps(seal)}\n{body}"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (TEXT + TEXT.splitlines()[-len(NETS) - 1] + "\n", "this layer has two rows; keep one"),
+        (swap("kind,key,ms,n,mean", "kind,key,mean,n,ms"), "its columns must be kind,key,ms,n,mean,std,predicted"),
+        (swap("# calibration: ", '# reference: {"ms": 9}\n# calibration: '), "'reference' is there a second time"),
+        (re.sub("# about: .*", "# about: [1, 2]", TEXT), "about is no mapping"),
+        (re.sub("# report: .*", "# report: 7", TEXT), "report is no mapping"),
+        (re.sub("# calibration: .*", "# calibration: 7", TEXT), "calibration is no mapping"),
+    ],
+)
+def test_a_table_that_says_two_things_or_nothing_is_refused_though_sealed(text: str, why: str) -> None:
+    with pytest.raises(BadInput, match=r"^t\.csv: ") as e:
+        LatencyTable.loads(sealed(text), "t.csv")
+    assert why in str(e.value)
+    assert LatencyTable.loads(sealed(TEXT), "t.csv") == TABLE  # the seal of this test is the file's
 
 
 @pytest.mark.parametrize(

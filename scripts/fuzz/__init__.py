@@ -1,0 +1,1 @@
+"""What scripts/fuzz_inputs.py feeds the readers with, and the readers as the commands call them."""
