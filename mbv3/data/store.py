@@ -23,7 +23,7 @@ from mbv3.data.images import Pixels
 from mbv3.errors import BadInput
 from mbv3.files import write_atomic
 
-__all__ = ["Decoded", "OnDemand", "decode_all", "store_pixels"]
+__all__ = ["Decoded", "OnDemand", "decode_all", "set_white", "store_pixels"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,9 @@ def _depth(fit: Framing) -> int:
     return 1 if fit == "mask" else 3
 
 
-def set_white(files: Sequence[Path], fit: Framing) -> White:
-    """What is white in a set of deep pictures, from all of them; a look at a few tells whether there are any."""
+def set_white(files: Sequence[Path], fit: Framing = "middle") -> White:
+    """What is white in a set of deep pictures, from all of them; a look at a few tells whether there are any. Parts of
+    a data set that are decoded one by one need the white of all parts: what is bright in one is bright in the other."""
     if fit == "mask" or not any(map(looks_deep, files[:: max(1, len(files) // 64)])):
         return White()
     with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
@@ -120,8 +121,9 @@ def decode_all(
     fit: Framing = "middle",
     *,
     skip_broken: bool = False,
+    white: White | None = None,
 ) -> Decoded:
-    """Every file at `size`, in memory.
+    """Every file at `size`, in memory. `white`: of the data set that the files are a part of; None where they are all.
 
     Raises:
         BadInput: images cannot be decoded (all listed), unless `skip_broken`.
@@ -131,7 +133,7 @@ def decode_all(
     broken: list[str] = []
     flat: list[int] = []
     digest = hashlib.sha256()
-    white = set_white(files, fit)
+    white = set_white(files, fit) if white is None else white
     for i, (image, fingerprint, fault, one_value) in enumerate(_in_order(files, size, fit, white)):
         if image is None:
             broken.append(fault)
@@ -154,6 +156,7 @@ def store_pixels(
     fit: Framing = "middle",
     *,
     skip_broken: bool = False,
+    white: White | None = None,
     most_bytes: int,
 ) -> Generator[tuple[int, int], None, Decoded]:
     """Like `decode_all`, into the file `store`, which is then mapped: memory holds what is in use. Found whole, it is
@@ -164,7 +167,7 @@ def store_pixels(
         BadInput: images cannot be decoded (all listed), unless `skip_broken`; the disk refuses.
     """
     stats = [_stat(f) for f in files]
-    key = hashlib.sha256(json.dumps([stats, size, fit]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([stats, size, fit, str(white)]).encode()).hexdigest()
     about = store.with_suffix(".json")
 
     def found(kept: dict[str, Any]) -> Decoded:
@@ -188,7 +191,7 @@ def store_pixels(
     broken: list[str] = []
     flat: list[int] = []
     digest = hashlib.sha256()
-    white = set_white(files, fit)
+    white = set_white(files, fit) if white is None else white
     about.unlink(missing_ok=True)
     try:
         # written, not mapped: a full disk is then an error and no signal

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mbv3.data import IGNORED, MaskFiles, MaskSet, find_masks, normalise, read_class_names
+from mbv3.data import IGNORED, MaskFiles, MaskSet, find_masks, normalise, read_class_names, set_white
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note
 from mbv3.report import Panel
@@ -56,10 +56,13 @@ class _Segment(Task):
         classes, absent = _classes(source, parts)
         if absent:
             yield Note("images", f"no training mask holds class(es) {', '.join(absent)}", warning=True)
+        white = set_white([p for files in parts.values() for p in files.images])
         sets: dict[str, MaskSet] = {}
         for name, files in parts.items():
             yield from _caveats(name, files)
-            pixels, kept, sha = yield from stored(list(files.images), spec.resolution, source, name, fit="stretch")
+            pixels, kept, sha = yield from stored(
+                list(files.images), spec.resolution, source, name, fit="stretch", white=white
+            )
             used = tuple(files.masks[i] for i in kept)
             masks, _, sha_masks = yield from stored(
                 list(used), spec.resolution, source, f"{name}-masks", f"{name} mask", "mask"
