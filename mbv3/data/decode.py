@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 from mbv3.data.depth import Extent, White, deep_values, extent, is_deep, spread_values
 
 __all__ = [
-    "BROKEN", "IGNORED", "SUFFIXES", "Framing", "decode_image", "decode_mask", "deep_extent", "image_header",
-    "image_size", "listed", "looks_deep", "read_mask",
+    "BROKEN", "IGNORED", "SUFFIXES", "Framing", "decode_image", "decode_mask", "deep_extent", "has_pages",
+    "image_header", "image_size", "listed", "looks_deep", "read_mask",
 ]  # fmt: skip
 
 SUFFIXES = {
@@ -79,6 +79,19 @@ def looks_deep(path: Path) -> bool:
         try:
             with Image.open(path) as image:
                 return is_deep(image)
+        except BROKEN:
+            return False
+
+
+def has_pages(path: Path) -> bool:
+    """Whether a file holds more pictures than the one that is read: pages of a TIFF, frames of an animation."""
+    if path.suffix.lower() not in (".tif", ".tiff", ".gif", ".webp"):
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(path) as image:
+                return bool(getattr(image, "is_animated", False))
         except BROKEN:
             return False
 

@@ -68,7 +68,7 @@ def read_photos(
     """
     keep = keep or Memory()
     classes, parts = _parts(folder, test, seed)
-    yield from (Note("images", line, warning=True) for line in folder_notes(class_parts(folder)["training"]))
+    yield from (Note("images", line, warning=True) for line in folder_notes(folder, test))
     white = set_white([p for files, _ in parts.values() for p in files])
     sets = {}
     for name, (files, labels) in parts.items():

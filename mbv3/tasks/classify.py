@@ -61,8 +61,7 @@ class _Classify(Task):
         where there are test images.
         """
         classes, parts = _parts(source)
-        training = class_parts(source.path)["training"]
-        yield from (Note("images", line, warning=True) for line in folder_notes(training))
+        yield from (Note("images", line, warning=True) for line in folder_notes(source.path, source.test))
         size = spec.resolution
         white = set_white([p for files, _ in parts.values() for p in files])
         sets: dict[str, ImageSet] = {}

@@ -175,3 +175,16 @@ def test_both_sides_of_a_wide_photo_are_seen(tmp_path: Path) -> None:
     found = images[np.array([0])][0]
     assert found[:, 29:].min() == 200 and found[:, :27].max() == 0
     assert load_class_folder(tmp_path / "d", (32, 128)).images.shape == (4, 16, 64, 3)  # never enlarged
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif", "webp"])
+def test_pages_that_are_not_read_are_told(tmp_path: Path, suffix: str) -> None:
+    pages = [
+        Image.fromarray(np.full((16, 16, 3), v, np.uint8) + np.arange(16, dtype=np.uint8)[:, None]) for v in (9, 90)
+    ]
+    pages[0].save(tmp_path / f"stack.{suffix}", save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / f"one.{suffix}")
+    files = [tmp_path / f"one.{suffix}", tmp_path / f"stack.{suffix}"]
+    [note] = decode_all(files, (16, 16), "d").notes
+    assert note.startswith("1 of 2 images hold several pages or frames, of which the first is read, for instance ")
+    assert note.endswith(f"stack.{suffix}")
