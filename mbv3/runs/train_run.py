@@ -151,10 +151,16 @@ def _writing(
     """The process that writes; the directory is locked."""
     run.lock()
     try:
+        run.update(status="running", exit=None)
         return (yield from logged(run.path, _stages(o, run, spec)))
-    except BadInput:
+    except BadInput as e:
         if new and not (run.path / CHECKPOINT).exists():
             discard(run.path, made=run.made)  # nothing was learned: the same --out is free for the next try
+        else:
+            run.update(status="failed", exit=e.exit_code)
+        raise
+    except (KeyboardInterrupt, GeneratorExit):
+        run.update(status="interrupted", exit=4)
         raise
     except Diverged as e:
         kept = _keep_last_good(run)
@@ -162,6 +168,9 @@ def _writing(
         if processes()[1] > 1:
             distributed.barrier()
         raise Diverged(f"{e}; {kept}") from None
+    except Exception:
+        run.update(status="failed", exit=1)
+        raise
     finally:
         run.unlock()
 
