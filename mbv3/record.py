@@ -253,7 +253,7 @@ class TrainRecord:
     command: str
     args: Mapping[str, object]  # of TrainOptions, which checks them
     hashes: Mapping[str, str]  # SHA-256 by file name
-    status: Literal["unknown", "running", "done", "diverged"]
+    status: Literal["unknown", "running", "done", "diverged", "interrupted", "failed"]
     exit: int | None
     stages: Mapping[str, float]  # seconds by stage
     notes: tuple[str, ...]

@@ -184,9 +184,10 @@ def _guard(args: argparse.Namespace) -> int:
         _say(f"error: {e}")
         return e.exit_code
     except KeyboardInterrupt:
-        kept = f"what was measured and trained is kept{verbs.resume_hint()}"
-        if args.verb == "latency" and args.action in ("check", "measure", "predict"):  # these have no journal
-            kept = "what was timed is not kept"
+        kept = verbs.resume_hint()
+        if not kept:  # no run directory; only the building of a table has a journal
+            journal = args.verb == "latency" and args.action == "build"
+            kept = "what was timed is kept: give the same command again" if journal else "nothing is kept"
         _say(f"interrupted; {kept}")
         return 4
     except (MemoryError, RuntimeError) as e:

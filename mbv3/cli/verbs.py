@@ -8,6 +8,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Generator
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mbv3.cli.network import network
@@ -30,7 +31,10 @@ _current: dict[str, str] = {}
 
 
 def resume_hint() -> str:
-    return f". Go on with: {_current['verb']} --resume {_current['run']}" if "run" in _current else ""
+    """What is kept of a run, and how to go on; empty where there is no run directory."""
+    if "run" not in _current:
+        return ""
+    return f"what was measured and trained is kept. Go on with: {_current['verb']} --resume {quote(_current['run'])}"
 
 
 def run(args: Namespace) -> int:

@@ -4,6 +4,7 @@ from mbv3.data.annotations import Annotated, find_boxes, split_boxes
 from mbv3.data.augment import AUGMENTS, Augment
 from mbv3.data.boxes import Boxes, BoxSet, Kind
 from mbv3.data.decode import IGNORED, Framing
+from mbv3.data.depth import White
 from mbv3.data.folder import (
     class_parts,
     find_class_folder,
@@ -15,7 +16,7 @@ from mbv3.data.folder import (
 )
 from mbv3.data.images import ImageSet, Pixels, batch_order, make_batch, normalise, split, split_labels
 from mbv3.data.masks import MaskFiles, MaskSet, find_masks, read_class_names
-from mbv3.data.store import decode_all, store_pixels
+from mbv3.data.store import decode_all, set_white, store_pixels
 
 __all__ = [
     "AUGMENTS",
@@ -30,6 +31,7 @@ __all__ = [
     "MaskFiles",
     "MaskSet",
     "Pixels",
+    "White",
     "batch_order",
     "class_parts",
     "decode_all",
@@ -43,6 +45,7 @@ __all__ = [
     "normalise",
     "peek_class_folder",
     "read_class_names",
+    "set_white",
     "split",
     "split_boxes",
     "split_labels",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mbv3.data.boxes import Boxes
 from mbv3.data.coco import read_coco
 from mbv3.data.decode import listed
+from mbv3.data.listing import is_data
 from mbv3.data.rawboxes import Finder, Notes, Raw
 from mbv3.data.voc import read_voc
 from mbv3.errors import BadInput, plain
@@ -49,19 +50,25 @@ def find_boxes(root: Path, *, skip_broken: bool = False) -> dict[str, Annotated]
     if not root.is_dir():
         raise BadInput(f"{root}: no such data folder")
     notes = Notes()
-    raw = read_coco(root, Finder(root), notes) or read_voc(root, notes)
-    if raw is None:
-        raise BadInput(f"{root}: neither COCO (annotations/*.json, or train/_annotations.coco.json) nor Pascal VOC "
-                       "(Annotations/*.xml beside JPEGImages) was found in it")  # fmt: skip
+    place, raw = root, None
+    while raw is None:
+        raw = read_coco(place, Finder(place), notes) or read_voc(place, notes)
+        inside = [p for p in sorted(place.iterdir()) if is_data(p) and p.is_dir()]
+        if raw is None and len(inside) != 1:
+            raise BadInput(f"{root}: neither COCO (annotations/*.json, or train/_annotations.coco.json) nor Pascal VOC "
+                           "(Annotations/*.xml beside JPEGImages) was found in it; export the boxes as one of "
+                           "these")  # fmt: skip
+        place = inside[0] if raw is None else place  # what an archive was packed in
     if notes.faults and not skip_broken:
         raise BadInput(f"{root}: {len(notes.faults)} fault(s) in its annotations; repair or remove them, or go on "
                        f"without them: --skip-broken\n{listed(notes.faults)}")  # fmt: skip
     _apart(root, raw)
+    _in_pixels(root, raw)
     learned = {o[0] for image in raw.get("training", ()) for o in image.objects}
-    if not learned:
-        raise BadInput(f"{root}: its training part has no box")
     names = sorted(learned | {o[0] for part in raw.values() for image in part for o in image.objects})
     parts = {part: _numbered(images, names, notes) for part, images in raw.items() if images}
+    if "training" not in parts or not any(map(len, parts["training"].boxes)):
+        raise BadInput("\n  ".join([f"{root}: its training part has no box", *notes.lines()]))
     mended = list(notes.lines())
     if set(names) - learned:
         rare = ", ".join(plain(n) for n in sorted(set(names) - learned)[:5])
@@ -109,13 +116,22 @@ def _apart(root: Path, raw: dict[str, list[Raw]]) -> None:
                            f"{both[0]}; take them out of one")  # fmt: skip
 
 
+def _in_pixels(root: Path, raw: dict[str, list[Raw]]) -> None:
+    """Raises: BadInput for boxes that are shares of their image: in pixels they would all lie in its first corner."""
+    ends = [max(abs(v) for v in o[1:5]) for images in raw.values() for image in images for o in image.objects]
+    if ends and max(ends) <= 1:
+        raise BadInput(f"{root}: all of its boxes lie between 0 and 1, as shares of an image do; COCO and Pascal VOC "
+                       "have pixels: multiply by width and height")  # fmt: skip
+
+
 def _numbered(images: list[Raw], names: list[str], notes: Notes) -> Annotated:
     at = {name: i for i, name in enumerate(names)}
     boxes = []
     for image in images:
         h, w = image.size
         edges, labels, kinds = [], [], []
-        for name, x0, y0, x1, y1, kind in image.objects:
+        for name, left, top, right, bottom, kind in image.objects:
+            (x0, x1), (y0, y1) = sorted((left, right)), sorted((top, bottom))
             shown = f"{image.path}: {name} ({x0:g}, {y0:g}, {x1:g}, {y1:g}) in {w}x{h}"
             inside = min(max(x0, 0), w), min(max(y0, 0), h), min(max(x1, 0), w), min(max(y1, 0), h)
             if inside[2] - inside[0] <= 0 or inside[3] - inside[1] <= 0:

@@ -32,6 +32,15 @@ def _jsons(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("*") if p.suffix.lower() == ".json" and is_data(p) and p.is_file())
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON mapping. Raises: ValueError for a key that is there twice, of which one value would be lost."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(k for k, n in Counter(k for k, _ in pairs).items() if n > 1)
+        raise ValueError(f"{plain(twice)} is there twice in one mapping")
+    return found
+
+
 class _Documents:
     """Files are read once; those of people's root folder may be anything."""
 
@@ -42,7 +51,7 @@ class _Documents:
         """Raises: BadInput for what is no JSON mapping."""
         if file not in self._read:
             try:
-                document = json.loads(text_of(file))
+                document = json.loads(text_of(file), object_pairs_hook=_once)
             except (OSError, ValueError, RecursionError) as e:
                 raise BadInput(f"{file}: no COCO annotations ({type(e).__name__}: {e})") from None
             if not isinstance(document, dict):

@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 from mbv3.data.depth import Extent, White, deep_values, extent, is_deep, spread_values
 
 __all__ = [
-    "BROKEN", "IGNORED", "SUFFIXES", "Framing", "decode_image", "decode_mask", "deep_extent", "image_header",
-    "image_size", "listed", "looks_deep", "read_mask",
+    "BROKEN", "IGNORED", "SUFFIXES", "Framing", "decode_image", "decode_mask", "deep_extent", "has_pages",
+    "image_header", "image_size", "listed", "looks_deep", "read_mask",
 ]  # fmt: skip
 
 SUFFIXES = {
@@ -83,6 +83,19 @@ def looks_deep(path: Path) -> bool:
             return False
 
 
+def has_pages(path: Path) -> bool:
+    """Whether a file holds more pictures than the one that is read: pages of a TIFF, frames of an animation."""
+    if path.suffix.lower() not in (".tif", ".tiff", ".gif", ".webp"):
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(path) as image:
+                return bool(getattr(image, "is_animated", False))
+        except BROKEN:
+            return False
+
+
 def deep_extent(path: Path) -> Extent | None:
     """Smallest and largest value of a deep picture; None for others, and for what cannot be decoded."""
     try:
@@ -133,11 +146,15 @@ def _fault(path: Path, e: Exception) -> str:
 def read_mask(path: Path) -> NDArray[np.int64]:
     """Class indices (H, W), upright. Raises: one of BROKEN."""
     with Image.open(path) as image:
-        if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
+        if image.format in ("JPEG", "WEBP"):
+            raise ValueError(f"a mask as {image.format}, which blurs class indices into each other; write masks as PNG")
+        values = np.asarray(_upright(image))
+        if image.mode in ("RGB", "RGBA", "LA"):  # an index may be written as a grey
+            grey = values[..., : 1 if image.mode == "LA" else 3]
+            values = grey[..., 0] if (grey == grey[..., :1]).all() else values
+        if values.ndim != 2 or values.dtype.kind == "f":
             raise ValueError(f"a mask holds one class index a pixel; this one has colours ({image.mode})")
-        if image.format == "JPEG":
-            raise ValueError("a mask as JPEG, which blurs class indices into each other; write masks as PNG")
-        return np.asarray(_upright(image)).astype(np.int64)
+        return values.astype(np.int64)
 
 
 def decode_mask(path: Path, size: tuple[int, int]) -> tuple[NDArray[np.uint8] | None, bytes, str]:

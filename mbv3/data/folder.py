@@ -94,12 +94,14 @@ def find_class_folder(
         if like is not None:
             names = _known(folder, names, like)
         files: list[tuple[Path, int]] = []
-        empty = []
+        empty, other = [], Counter[str]()
         for label, name in enumerate(names):
-            found = [p for p in walk(places[name]) if is_image(p)] if name in places else []
+            inside = list(walk(places[name])) if name in places else []
+            found = [p for p in inside if is_image(p)]
             files += [(p, label) for p in found]
             if not found:
                 empty.append(name)
+                other += not_images(inside)
     except OSError as e:
         raise BadInput(f"{e.filename or folder}: cannot be read ({e.strerror})") from None
     _no_parts(folder, names, files)
@@ -111,7 +113,8 @@ def find_class_folder(
     if not files:
         raise BadInput(f"{folder}: its {len(names)} class folders hold no images ({', '.join(sorted(SUFFIXES))})")
     if empty and like is None:
-        raise BadInput(f"{folder}: no images in class folder(s) {_some(empty)}; fill or remove them")
+        unread = f" ({_counted(other)} there cannot be read; convert them to JPEG or PNG)" if other else ""
+        raise BadInput(f"{folder}: no images in class folder(s) {_some(empty)}{unread}; fill or remove them")
     # one held out, one to learn from; a part to score on needs no more than one
     few = [] if like is not None else [names[c] for c, n in Counter(c for _, c in files).items() if n < 2]
     if few:
@@ -137,12 +140,29 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(plain(name) for name in names[:5])
 
 
-def folder_notes(folder: Path) -> tuple[str, ...]:
-    """Lines on what `find_class_folder` leaves out of a folder, or reads though it lies deeper than usual.
+def _counted(suffixes: Counter[str]) -> str:
+    return ", ".join(f"{n} {plain(suffix)}" for suffix, n in suffixes.most_common(5))
+
+
+def folder_notes(root: Path, test: Path | None = None) -> tuple[str, ...]:
+    """Lines on what is left out of a data set, of its parts and of `test`, or is read though it lies deeper than usual.
 
     Raises:
-        BadInput: the folder cannot be read.
+        BadInput: a folder cannot be read.
     """
+    parts = class_parts(root)
+    places = [*parts.values(), *([test] if test is not None else [])]
+    notes = [line for place in places for line in _part_notes(place)]
+    if parts["training"] != root:
+        beside = [p for p in _folders(root) if p not in parts.values() and any(map(is_image, walk(p)))]
+        if beside:
+            notes.append(f"{root}: has a folder {parts['training'].name}, so what lies beside it is left out: "
+                         f"{_some([p.name for p in beside])}")  # fmt: skip
+    return tuple(notes)
+
+
+def _part_notes(folder: Path) -> tuple[str, ...]:
+    """Lines on one folder of class folders. Raises: BadInput."""
     notes, deep, same, other = [], list[Path](), list[Path](), Counter[str]()
     try:
         stray = [p for p in sorted(folder.iterdir()) if is_image(p)]
@@ -162,8 +182,8 @@ def folder_notes(folder: Path) -> tuple[str, ...]:
         notes.append(f"{len(same)} images have the name of another except for the suffix, such as {same[0]}; where "
                      "they are the same picture, remove one of them")  # fmt: skip
     if other:
-        kinds = ", ".join(f"{n} {plain(suffix)}" for suffix, n in other.most_common(5))
-        notes.append(f"{folder}: {sum(other.values())} files cannot be read as images and are left out: {kinds}; "
+        notes.append(f"{folder}: {sum(other.values())} files cannot be read as images and are left out: "
+                     f"{_counted(other)}; "
                      "convert them to JPEG or PNG")  # fmt: skip
     return tuple(notes)
 

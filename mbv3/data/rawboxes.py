@@ -66,7 +66,8 @@ class Notes:
         size, turned = found
         if all(declared) and declared != size:
             said, shown = (f"{w:g}x{h:g}" for h, w in (declared, size))
-            self.faults.append(f"{path}: its annotation is of {said}, the image as it is shown {shown}")
+            cure = "; write the image upright, or take its EXIF orientation out" if turned else ""
+            self.faults.append(f"{path}: its annotation is of {said}, the image as it is shown {shown}{cure}")
             return None
         if turned:
             self.turned.append(str(path))

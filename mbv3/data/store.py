@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,13 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mbv3.data.decode import Framing, decode_image, deep_extent, listed, looks_deep
+from mbv3.data.decode import Framing, decode_image, deep_extent, has_pages, listed, looks_deep
 from mbv3.data.depth import White, white_of
 from mbv3.data.images import Pixels
 from mbv3.errors import BadInput
 from mbv3.files import write_atomic
 
-__all__ = ["Decoded", "OnDemand", "decode_all", "store_pixels"]
+__all__ = ["Decoded", "OnDemand", "decode_all", "set_white", "store_pixels"]
+
+# what is odd about an image that can be decoded
+FLAT = "one value only, as black ones do"
+PAGES = "several pages or frames, of which the first is read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +63,9 @@ def _depth(fit: Framing) -> int:
     return 1 if fit == "mask" else 3
 
 
-def set_white(files: Sequence[Path], fit: Framing) -> White:
-    """What is white in a set of deep pictures, from all of them; a look at a few tells whether there are any."""
+def set_white(files: Sequence[Path], fit: Framing = "middle") -> White:
+    """What is white in a set of deep pictures, from all of them; a look at a few tells whether there are any. Parts of
+    a data set that are decoded one by one need the white of all parts: what is bright in one is bright in the other."""
     if fit == "mask" or not any(map(looks_deep, files[:: max(1, len(files) // 64)])):
         return White()
     with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
@@ -75,17 +80,21 @@ def _is_flat(image: NDArray[np.uint8]) -> bool:
 
 def _in_order(
     files: Sequence[Path], size: tuple[int, int], fit: Framing, white: White
-) -> Iterator[tuple[NDArray[np.uint8] | None, bytes, str, bool]]:
-    """`decode_image` of every file, and whether it holds one value only, on all cores, a few hundred ahead of whoever
-    takes them."""
+) -> Iterator[tuple[NDArray[np.uint8] | None, bytes, str, str]]:
+    """`decode_image` of every file, and what is odd about it, on all cores, a few hundred ahead of whoever takes
+    them."""
 
-    def decoded(file: Path) -> tuple[NDArray[np.uint8] | None, bytes, str, bool]:
+    def decoded(file: Path) -> tuple[NDArray[np.uint8] | None, bytes, str, str]:
         image, fingerprint, fault = decode_image(file, size, fit, white)
-        return image, fingerprint, fault, image is not None and _is_flat(image)
+        if image is None:
+            return image, fingerprint, fault, ""
+        # a mask of one class is an image without others
+        flat = FLAT if fit != "mask" and _is_flat(image) else ""
+        return image, fingerprint, fault, PAGES if has_pages(file) else flat
 
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count() or 2) as pool:
         warnings.simplefilter("ignore")
-        waiting: list[Future[tuple[NDArray[np.uint8] | None, bytes, str, bool]]] = []
+        waiting: list[Future[tuple[NDArray[np.uint8] | None, bytes, str, str]]] = []
         for i in range(0, len(files) + 256, 256):
             ahead = [pool.submit(decoded, f) for f in files[i : i + 256]]
             for future in waiting:
@@ -93,14 +102,14 @@ def _in_order(
             waiting = ahead
 
 
-def _notes(files: Sequence[Path], flat: Sequence[int], white: White, fit: Framing) -> tuple[str, ...]:
+def _notes(files: Sequence[Path], odd: Mapping[str, Sequence[int]], white: White) -> tuple[str, ...]:
     """What is odd about images that can be decoded."""
     found = []
     if str(white) and white.whole != 65535:
         found.append(f"images hold {white}, which are spread over 0 to 255; give the network such images later, too")
-    if flat and fit != "mask":  # a mask of one class is an image without others
-        found.append(f"{len(flat)} of {len(files)} images hold one value only, as black ones do, "
-                     f"for instance {files[flat[0]]}")  # fmt: skip
+    for what, which in odd.items():
+        if what:
+            found.append(f"{len(which)} of {len(files)} images hold {what}, for instance {files[which[0]]}")
     return tuple(found)
 
 
@@ -126,8 +135,9 @@ def decode_all(
     fit: Framing = "middle",
     *,
     skip_broken: bool = False,
+    white: White | None = None,
 ) -> Decoded:
-    """Every file at `size`, in memory.
+    """Every file at `size`, in memory. `white`: of the data set that the files are a part of; None where they are all.
 
     Raises:
         BadInput: images cannot be decoded (all listed), unless `skip_broken`.
@@ -135,20 +145,20 @@ def decode_all(
     pixels = np.empty((len(files), *size, _depth(fit)), dtype=np.uint8)
     kept: list[int] = []
     broken: list[str] = []
-    flat: list[int] = []
+    odd: dict[str, list[int]] = {}
     digest = hashlib.sha256()
-    white = set_white(files, fit)
-    for i, (image, fingerprint, fault, one_value) in enumerate(_in_order(files, size, fit, white)):
+    white = set_white(files, fit) if white is None else white
+    for i, (image, fingerprint, fault, oddity) in enumerate(_in_order(files, size, fit, white)):
         if image is None:
             broken.append(fault)
             continue
         pixels[len(kept)] = image
         kept.append(i)
-        flat += [i] if one_value else []
+        odd.setdefault(oddity, []).append(i)
         digest.update(fingerprint)
     _refuse(broken, len(files), where, skip_broken)
     index = np.array(kept, dtype=np.int64)
-    notes = _notes(files, flat, white, fit)
+    notes = _notes(files, odd, white)
     return Decoded(pixels[: len(kept)], index, digest.hexdigest(), tuple(broken), notes)
 
 
@@ -160,6 +170,7 @@ def store_pixels(
     fit: Framing = "middle",
     *,
     skip_broken: bool = False,
+    white: White | None = None,
     most_bytes: int,
 ) -> Generator[tuple[int, int], None, Decoded]:
     """Like `decode_all`, into the file `store`, which is then mapped: memory holds what is in use. Found whole, it is
@@ -170,7 +181,7 @@ def store_pixels(
         BadInput: images cannot be decoded (all listed), unless `skip_broken`; the disk refuses.
     """
     stats = [_stat(f) for f in files]
-    key = hashlib.sha256(json.dumps([stats, size, fit]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([stats, size, fit, str(white)]).encode()).hexdigest()
     about = store.with_suffix(".json")
 
     def found(kept: dict[str, Any]) -> Decoded:
@@ -192,21 +203,21 @@ def store_pixels(
     fits = needed <= most_bytes and needed <= 0.9 * shutil.disk_usage(store.parent).free
     good: list[int] = []
     broken: list[str] = []
-    flat: list[int] = []
+    odd: dict[str, list[int]] = {}
     digest = hashlib.sha256()
-    white = set_white(files, fit)
+    white = set_white(files, fit) if white is None else white
     about.unlink(missing_ok=True)
     try:
         # written, not mapped: a full disk is then an error and no signal
         with store.open("wb") if fits else nullcontext() as out:
-            for i, (image, fingerprint, fault, one_value) in enumerate(_in_order(files, size, fit, white)):
+            for i, (image, fingerprint, fault, oddity) in enumerate(_in_order(files, size, fit, white)):
                 if image is None:
                     broken.append(fault)
                 else:
                     if out is not None:
                         out.write(image.tobytes())
                     good.append(i)
-                    flat += [i] if one_value else []
+                    odd.setdefault(oddity, []).append(i)
                     digest.update(fingerprint)
                 if i % 256 == 255:
                     yield i + 1, len(files)
@@ -215,7 +226,7 @@ def store_pixels(
         raise BadInput(f"{store}: the decoded images cannot be written ({e.strerror or e})") from None
     kept = {
         "key": key, "kept": good, "broken": broken, "sha256": digest.hexdigest(), "stored": fits,
-        "white": [white.whole, white.floating], "notes": _notes(files, flat, white, fit),
+        "white": [white.whole, white.floating], "notes": _notes(files, odd, white),
     }  # fmt: skip
     write_atomic(about, json.dumps(kept))
     return found(kept)

@@ -90,7 +90,8 @@ def export(
             properties["mbv3.int8"] = json.dumps(int8.as_dict())
             content = portable(int8.model, batch=batch, opset=opset, properties=properties)
             return Exported({f"{STEM}.onnx": content}, (int8.line(),))
-        return Exported({f"{STEM}.onnx": onnx_file(spec, whole, precision, images, batch, opset, properties)}, notes)
+        content, note = onnx_file(spec, whole, precision, images, batch, opset, properties)
+        return Exported({f"{STEM}.onnx": content}, (*notes, *([note] if note else [])))
     if to == "litert":
         return Exported({f"{STEM}.tflite": litert_file(spec, whole, precision, batch, properties)})
     target = FRAMEWORKS[to]

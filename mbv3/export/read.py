@@ -104,8 +104,11 @@ def read_any_weights(path: Path, spec: ArchSpec) -> Weights:
     eps, tf = _trained_with(path, file, best, spec)
     if eps is not None and eps != spec.bn_eps:
         state = _at_eps(state, eps, spec.bn_eps)
+        port = (
+            "" if tf else " (a port from TensorFlow has other ones, and is known by tf_ in its file's or folder's name)"
+        )
         notes.append(f"{path}: {best.framework}'s batch norms were trained with eps {eps:g}, this network has "
-                     f"{spec.bn_eps:g}: gains are scaled so that outputs stay the same")  # fmt: skip
+                     f"{spec.bn_eps:g}: gains are scaled so that outputs stay the same{port}")  # fmt: skip
     if tf and spec.padding == "both":
         spec = replace(spec, padding="tensorflow")
         notes.append(f"{path}: trained under TensorFlow's padding, which pads strided convolutions at the far side: "
@@ -127,6 +130,11 @@ def _load(path: Path) -> _File:
         raise BadInput(f"{path}: no such weights file") from None
     except OSError as e:
         raise BadInput(f"{path}: cannot be read ({e.strerror})") from None
+    if not head:
+        raise BadInput(f"{path}: is empty; copy or download it again")
+    if path.suffix.lower() in _OTHERS or head[4:8] == b"TFL3":
+        raise BadInput(f"{path}: is no checkpoint of torch, of which weights are read (safetensors, or torch.save's "
+                       "files); save the network's state_dict()")  # fmt: skip
     for start, what in _NOT_WEIGHTS.items():
         if head.lstrip().lower().startswith(start):
             raise BadInput(f"{path}: {what}")
@@ -148,6 +156,7 @@ def _load(path: Path) -> _File:
     return _File(tensors, texts, tuple(strangers))
 
 
+_OTHERS = {".onnx", ".tflite", ".pb", ".keras", ".npz", ".msgpack", ".engine", ".mnn", ".mlmodel", ".yaml", ".json"}
 _NOT_WEIGHTS = {
     b"version https://git-lfs": "is a pointer of Git LFS, not the weights; run: git lfs pull",
     b"<!doctype": "is a web page, not weights: the download went wrong",
@@ -186,8 +195,8 @@ def _leaves(value: Any, at: str, depth: int) -> Iterator[tuple[str, Tensor | str
         inside: Any = module if module else value.state
         if isinstance(inside, Mapping):
             yield from _leaves(inside, at, depth + 1)
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
+    elif isinstance(value, (Mapping, list, tuple)):
+        for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
             if isinstance(key, (str, int)):
                 yield from _leaves(inner, f"{at}.{key}" if at else str(key), depth + 1)
 
@@ -271,7 +280,10 @@ def _renamed(group: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
 @cache
 def _published() -> tuple[tuple[str, ...], ...]:
     """Rows of the networks that timm has weights of."""
-    widths = {"mobilenet_v3_large": (1, 0.75), "mobilenet_v3_small": (1, 0.75, 0.5), "mobilenet_v2": (1, 0.5, 1.4)}
+    widths = {
+        "mobilenet_v3_large": (1, 0.75), "mobilenet_v3_small": (1, 0.75, 0.5),
+        "mobilenet_v2": (1, 0.35, 0.5, 0.75, 1.4), "mnasnet_b1": (1, 0.5, 0.75, 1.4), "mnasnet_a1": (1, 0.5, 0.75, 1.4),
+    }  # fmt: skip
     return tuple(_rows(load_spec(f"{name}@{w:g}")) for name, ws in widths.items() for w in ws)
 
 
@@ -286,7 +298,8 @@ def _trained_with(path: Path, file: _File, best: _Match, spec: ArchSpec) -> tupl
         return float(about["bn_eps"]), False
     except (KeyError, ValueError, TypeError):
         pass
-    texts = [path.name, *file.texts.values(), _architecture(path)]
+    # a hub's file is called model.safetensors, and its folder has the network's name
+    texts = [*path.absolute().parts[-4:], *file.texts.values(), _architecture(path)]
     if best.framework == "timm":
         tf = any(_TENSORFLOW.search(text.lower()) for text in texts)
         if _rows(spec) not in _published():  # made by our export, whose files have this network's eps

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbv3.errors import BadInput
-from mbv3.graph import Batch, network_model, network_tflite, portable, quantized
+from mbv3.graph import Batch, network_model, network_tflite, opset_note, portable, quantized
 from mbv3.spec import ArchSpec
 
 __all__ = ["litert_file", "onnx_file"]
@@ -24,11 +24,12 @@ def _arrays(state: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
 def onnx_file(
     spec: ArchSpec, state: Mapping[str, Tensor], precision: str, images: Images, batch: Batch = 1,
     opset: int | None = None, properties: Mapping[str, str] | None = None,
-) -> bytes:  # fmt: skip
-    """`input` (N, C, H, W) to `logits`; in int8 the ranges of activations are those on `images`. Raises: BadInput."""
+) -> tuple[bytes, str]:  # fmt: skip
+    """`input` (N, C, H, W) to `logits`, and a line on what an older opset has otherwise; in int8 the ranges of
+    activations are those on `images`. Raises: BadInput."""
     model = network_model(spec, _arrays(state))
     model = quantized(model, images) if precision == "int8" else model
-    return portable(model, batch=batch, opset=opset, properties=properties)
+    return portable(model, batch=batch, opset=opset, properties=properties), opset_note(model, opset)
 
 
 def litert_file(

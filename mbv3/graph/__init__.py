@@ -3,7 +3,7 @@
 from mbv3.graph.codes import CLIPS, PROBE, Calibration, Code, calibrate, code_of, probe
 from mbv3.graph.mixed import Recipe, coded_activations, mixed, parts, weight_steps
 from mbv3.graph.onnx import fold, layer_model, network_model, onnx_weights, random_weights
-from mbv3.graph.portable import OPSETS, Batch, check_opset, portable
+from mbv3.graph.portable import OPSETS, Batch, check_opset, opset_note, portable
 from mbv3.graph.quantize import quantized
 from mbv3.graph.tflite import layer_tflite, network_tflite, tflite_weights
 
@@ -26,6 +26,7 @@ __all__ = [
     "network_model",
     "network_tflite",
     "onnx_weights",
+    "opset_note",
     "parts",
     "portable",
     "probe",

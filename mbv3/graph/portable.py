@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from mbv3.errors import BadInput
 
-__all__ = ["OPSETS", "Batch", "check_opset", "portable"]
+__all__ = ["OPSETS", "Batch", "check_opset", "opset_note", "portable"]
 
 Batch = int | Literal["dynamic"]
 OPSETS = (11, 21)  # first and last that are written
@@ -94,6 +94,17 @@ def check_opset(opset: int | None, *, int8: bool) -> None:
     if int8 and opset < _PER_CHANNEL:
         raise BadInput(f"--opset {opset} --precision int8: one scale a channel is there since opset {_PER_CHANNEL}; "
                        "give that, or leave --precision out")  # fmt: skip
+
+
+def opset_note(model: bytes, opset: int | None) -> str:
+    """What the readers of an older opset get in place of what `model` has; empty where it is the same."""
+    if opset is None or opset >= _HARD_SWISH:
+        return ""
+    n = sum(node.op_type == "HardSwish" for node in onnx.load_from_string(model).graph.node)
+    if not n:
+        return ""
+    return (f"opset {opset}: {n} h-swish are written as HardSigmoid and Mul, as HardSwish is there since opset "
+            f"{_HARD_SWISH}")  # fmt: skip
 
 
 def _at_opset(net: onnx.ModelProto, opset: int) -> None:

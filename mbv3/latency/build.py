@@ -198,7 +198,8 @@ def _open_journal(partial: Path, work: Mapping[str, Any], fingerprint: Fingerpri
     except RunnerError as e:
         raise BadInput(str(e)) from None
     except OSError as e:
-        raise BadInput(f"{partial}: cannot be written ({e.strerror}); give a path that can be") from None
+        raise BadInput(f"{partial}: cannot be written ({e.strerror}); name a place that can be: "
+                       "--out FILE, or MBV3_CACHE=DIR for all tables") from None  # fmt: skip
 
 
 def saved(table: LatencyTable, path: Path) -> LatencyTable:

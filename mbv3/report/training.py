@@ -20,6 +20,7 @@ __all__ = ["Box", "Panel", "class_colours", "contact_sheet", "training_curve"]
 
 # a class may be called $$: no text is a formula
 _PLAIN: Any = {"text.parse_math": False}
+_WIDTH = 200  # characters that have room on a sheet, side by side
 _BLUE, _ORANGE, _GREEN, _RED = "#2166ac", "#c2500a", "#157f5b", "#b2182b"
 
 
@@ -50,6 +51,13 @@ def class_colours(n: int) -> NDArray[np.uint8]:
         hue = (i * 0.61803398875) % 1.0
         colours[i] = [round(255 * c) for c in mpl.colors.hsv_to_rgb((hue, 0.75, (0.95, 0.7, 0.5)[i % 3]))]
     return colours
+
+
+def _cut(text: str, most: int) -> str:
+    """Lines of at most `most` characters: what is left out of the middle is a few dots."""
+    lines = text.split("\n")
+    half = most // 2 - 1
+    return "\n".join(x if len(x) <= most else f"{x[:half]}...{x[-half:]}" for x in lines)
 
 
 def _png(figure: Figure) -> bytes:
@@ -109,7 +117,7 @@ def contact_sheet(panels: Sequence[Panel], classes: Sequence[str], title: str) -
                 picture = np.concatenate([panel.pixels, truth, answer], axis=1)
             ax.imshow(picture, interpolation="nearest" if min(picture.shape[:2]) < 64 else None)
             tone = "#444444" if panel.right is None else (_GREEN if panel.right else _RED)
-            ax.set_title(drawn(panel.text, instead), color=tone, fontsize=7, pad=2)
+            ax.set_title(_cut(drawn(panel.text, instead), _WIDTH // columns), color=tone, fontsize=7, pad=2)
             for box in panel.boxes:
                 x0, y0, x1, y1 = box.edges
                 edge, dashes = ("#ffffff", ":") if box.truth else (_ORANGE, "-")
@@ -118,11 +126,11 @@ def contact_sheet(panels: Sequence[Panel], classes: Sequence[str], title: str) -
                 )
                 if not box.truth:
                     over = "bottom" if y0 > 0.06 * len(picture) else "top"  # else it would lie over the title
-                    ax.text(x0, y0, drawn(box.text, instead), color="white", fontsize=5, va=over,
+                    ax.text(x0, y0, _cut(drawn(box.text, instead), _WIDTH // 8), color="white", fontsize=5, va=over,
                             bbox={"facecolor": _ORANGE, "pad": 0.5, "linewidth": 0})  # fmt: skip
         if masks:
             handles = [Rectangle((0, 0), 1, 1, color=colours[i] / 255) for i in range(len(classes))]
-            names = [drawn(name, instead) for name in classes]
+            names = [_cut(drawn(name, instead), _WIDTH // 11) for name in classes]
             figure.legend(handles, names, loc="outside lower center", ncols=min(len(classes), 11), fontsize=7)
         figure.suptitle(drawn(title, instead), fontsize=9)
         return _png(figure)

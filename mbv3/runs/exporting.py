@@ -109,6 +109,9 @@ def export_events(
     suffix = SUFFIXES.get(o.to, "")
     plain = re.sub(r"[^\w.@+-]", "_", spec.name)[:100] + (".int8" if o.precision == "int8" else "")
     place = Path(out or plain + (suffix or f"-{o.to}"))
+    if place.suffix != suffix and place.suffix in SUFFIXES.values():
+        raise BadInput(f"--to {o.to} --out {place}: is the name of a file of another target; give "
+                       f"{f'a {suffix} file or a new folder' if suffix else 'a new folder'}")  # fmt: skip
     vacant(place)
     if o.weights:
         weights = read_any_weights(Path(o.weights), spec)

@@ -61,6 +61,9 @@ class RunDir(Generic[R]):
                 raise BadInput(
                     f"--out {path}: already exists; give another folder, or go on with that run: --resume {path}"
                 )
+            if path.is_symlink() and not path.exists():
+                raise BadInput(f"--out {path}: is a link to {path.readlink()}, which is not there; mount or make that "
+                               "folder, or give another")  # fmt: skip
             made = not path.exists()
             path.mkdir(parents=True, exist_ok=True)
         except OSError as e:

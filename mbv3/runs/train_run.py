@@ -16,7 +16,7 @@ from torch import Tensor, distributed, nn
 
 from mbv3.errors import BadInput
 from mbv3.events import Done, Event, Note, Progress, RunStarted, StageStart, watched
-from mbv3.export import initial_weights, read_any_weights
+from mbv3.export import read_any_weights
 from mbv3.files import discard, write_atomic
 from mbv3.nn import build
 from mbv3.progress import drain, silent
@@ -151,10 +151,16 @@ def _writing(
     """The process that writes; the directory is locked."""
     run.lock()
     try:
+        run.update(status="running", exit=None)
         return (yield from logged(run.path, _stages(o, run, spec)))
-    except BadInput:
+    except BadInput as e:
         if new and not (run.path / CHECKPOINT).exists():
             discard(run.path, made=run.made)  # nothing was learned: the same --out is free for the next try
+        else:
+            run.update(status="failed", exit=e.exit_code)
+        raise
+    except (KeyboardInterrupt, GeneratorExit):
+        run.update(status="interrupted", exit=4)
         raise
     except Diverged as e:
         kept = _keep_last_good(run)
@@ -162,6 +168,9 @@ def _writing(
         if processes()[1] > 1:
             distributed.barrier()
         raise Diverged(f"{e}; {kept}") from None
+    except Exception:
+        run.update(status="failed", exit=1)
+        raise
     finally:
         run.unlock()
 
@@ -186,7 +195,8 @@ def _stages(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> Genera
         for note in start.notes:
             yield Note("training", note)
     if o.teacher is not None and not begun:
-        _teacher(o, spec, None)
+        for note in _teacher(o, spec, None)[1]:
+            yield Note("training", f"teacher: {note}")
     with run.stage("images"):
         data = yield from _images(o, run, spec)
     spec = with_head(spec, spec.head, data.outputs)
@@ -195,7 +205,7 @@ def _stages(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> Genera
         precision=_precision(o), **o.changes(),
     )  # fmt: skip
     _refuse_another(run, o, data, recipe)
-    teacher = _teacher(o, spec, data.outputs) if o.teacher is not None else None
+    teacher = _teacher(o, spec, data.outputs)[0] if o.teacher is not None else None
     _describe(run, o, spec, data, recipe)
     why = why_recipe(o.recipe_name, o.recipe is not None, o.init is not None, o.epochs is None, len(data.train))
     learned = yield from _timed(
@@ -242,18 +252,19 @@ def _start(o: TrainOptions, spec: ArchSpec) -> _Start:
     return _Start(found.state, name, found.spec, found.notes)
 
 
-def _teacher(o: TrainOptions, spec: ArchSpec, classes: int | None) -> nn.Module:
-    """The teacher with `classes` outputs; None: as many as its spec has, for a first look at its weights."""
+def _teacher(o: TrainOptions, spec: ArchSpec, classes: int | None) -> tuple[nn.Module, tuple[str, ...]]:
+    """The teacher with `classes` outputs (None: as many as its spec has, for a first look at its weights), and what was
+    done with its weights."""
     assert o.teacher is not None and o.teacher_weights is not None
     larger = load_spec(o.teacher)
     if task_of(larger).name != o.task:
         raise BadInput(f"--teacher {o.teacher}: has a head for {task_of(larger).name}, not for {o.task}")
     larger = with_head(replace(larger, resolution=spec.resolution), larger.head, classes)
-    net = build(larger, 0)
-    weights, _ = initial_weights(Path(o.teacher_weights), larger)
-    adopt(net, weights, o.teacher_weights, new_head=classes is None)
+    found = read_any_weights(Path(o.teacher_weights), larger)
+    net = build(found.spec, 0)
+    adopt(net, found.state, o.teacher_weights, new_head=classes is None)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return net.eval()
+    return net.eval(), found.notes
 
 
 def _precision(o: TrainOptions) -> str:

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from mbv3.data import (
     ImageSet,
+    White,
     class_parts,
     decode_all,
     find_class_folder,
     folder_notes,
     peek_class_folder,
+    set_white,
     split_labels,
     store_pixels,
     stored_size,
@@ -66,10 +68,11 @@ def read_photos(
     """
     keep = keep or Memory()
     classes, parts = _parts(folder, test, seed)
-    yield from (Note("images", line, warning=True) for line in folder_notes(class_parts(folder)["training"]))
+    yield from (Note("images", line, warning=True) for line in folder_notes(folder, test))
+    white = set_white([p for files, _ in parts.values() for p in files])
     sets = {}
     for name, (files, labels) in parts.items():
-        sets[name] = yield from _decoded(name, files, labels, classes, size, folder, keep)
+        sets[name] = yield from _decoded(name, files, labels, classes, size, folder, keep, white)
     reported = "held-out" if test is None and "test" not in class_parts(folder) else "test"
     digest = hashlib.sha256("".join(s.sha256 for s in sets.values()).encode() + "\n".join(classes).encode())
     for s in sets.values():
@@ -109,14 +112,14 @@ def _parts(folder: Path, test: Path | None, seed: int) -> tuple[tuple[str, ...],
 
 def _decoded(
     name: str, files: list[Path], labels: NDArray[np.int64], classes: tuple[str, ...], size: tuple[int, int],
-    folder: Path, keep: Keep,
+    folder: Path, keep: Keep, white: White,
 ) -> Generator[Event, None, ImageSet]:  # fmt: skip
     side = stored_size(files, size)
     store = keep.file(f"pixels-{name}.u8")
     if store is None:
-        decoded = decode_all(files, side, folder)
+        decoded = decode_all(files, side, folder, white=white)
     else:
-        work = store_pixels(files, side, folder, store, most_bytes=MOST_BYTES)
+        work = store_pixels(files, side, folder, store, white=white, most_bytes=MOST_BYTES)
         decoded = yield from counted(work, "images", f"decoding the images to {name}")
     yield from (Note("images", line, warning=True) for line in decoded.notes)
     return ImageSet(decoded.pixels, labels[decoded.kept], classes, decoded.sha256)

@@ -10,7 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mbv3.data import ImageSet, class_parts, find_class_folder, folder_notes, normalise, split_labels, stored_size
+from mbv3.data import (
+    ImageSet,
+    class_parts,
+    find_class_folder,
+    folder_notes,
+    normalise,
+    set_white,
+    split_labels,
+    stored_size,
+)
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note
 from mbv3.report import Panel
@@ -52,15 +61,15 @@ class _Classify(Task):
         where there are test images.
         """
         classes, parts = _parts(source)
-        training = class_parts(source.path)["training"]
-        yield from (Note("images", line, warning=True) for line in folder_notes(training))
+        yield from (Note("images", line, warning=True) for line in folder_notes(source.path, source.test))
         size = spec.resolution
+        white = set_white([p for files, _ in parts.values() for p in files])
         sets: dict[str, ImageSet] = {}
         for name, (files, truth) in parts.items():
             wanted = size
             if name == "training" and source.augment.startswith("inception"):  # room to choose a part from
                 wanted = (round(size[0] * 8 / 7), round(size[1] * 8 / 7))
-            pixels, kept, sha = yield from stored(files, stored_size(files, wanted), source, name)
+            pixels, kept, sha = yield from stored(files, stored_size(files, wanted), source, name, white=white)
             sets[name] = ImageSet(pixels, truth[kept], classes, fingerprint(sha, truth[kept].tobytes(), *classes))
         gone = [classes[c] for c in np.flatnonzero(np.bincount(sets["training"].labels, minlength=len(classes)) == 0)]
         if gone:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mbv3.data import Annotated, BoxSet, find_boxes, normalise, split_boxes
+from mbv3.data import Annotated, BoxSet, find_boxes, normalise, set_white, split_boxes
 from mbv3.events import Event, Note
 from mbv3.report import Box, Panel
 from mbv3.spec import ArchSpec, Head, SSDLite, with_head
@@ -47,9 +47,12 @@ class _Detect(Task):
         classes = parts["training"].classes
         for line in parts["training"].mended:
             yield Note("images", line, warning=True)
+        white = set_white([p for part in parts.values() for p in part.files])
         sets: dict[str, BoxSet] = {}
         for name, part in parts.items():
-            pixels, kept, sha = yield from stored(list(part.files), spec.resolution, source, name, fit="stretch")
+            pixels, kept, sha = yield from stored(
+                list(part.files), spec.resolution, source, name, fit="stretch", white=white
+            )
             boxes = tuple(part.boxes[i] for i in kept)
             truth = (a.tobytes() for b in boxes for a in (b.edges, b.labels, b.kinds))
             sets[name] = BoxSet(pixels, boxes, part.sizes[kept], classes, fingerprint(sha, *truth, *classes))

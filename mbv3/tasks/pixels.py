@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mbv3.data import Framing, Pixels, store_pixels
+from mbv3.data import Framing, Pixels, White, store_pixels
 from mbv3.events import Event, Note, counted
 from mbv3.tasks.task import Source
 
@@ -38,9 +38,11 @@ def fingerprint(images: str, *truth: bytes | str) -> str:
 
 
 def stored(
-    files: list[Path], size: tuple[int, int], source: Source, name: str, what: str = "", fit: Framing = "middle"
-) -> Generator[Event, None, Stored]:
+    files: list[Path], size: tuple[int, int], source: Source, name: str, what: str = "", fit: Framing = "middle",
+    white: White | None = None,
+) -> Generator[Event, None, Stored]:  # fmt: skip
     """Decode `files` at `size` (height, width) into `pixels-NAME.u8` of the store. `what`: their name in messages.
+    `white`: of all parts of the data set.
 
     Raises:
         BadInput: images cannot be decoded (all listed), unless broken ones are skipped.
@@ -49,7 +51,7 @@ def stored(
     folder = source.store or _temporary()
     work = store_pixels(
         files, size, str(source.path), folder / f"pixels-{name}.u8", fit,
-        skip_broken=source.skip_broken, most_bytes=int(source.store_gb * 1e9),
+        skip_broken=source.skip_broken, white=white, most_bytes=int(source.store_gb * 1e9),
     )  # fmt: skip
     decoded = yield from counted(work, "images", f"decoding {what} images")
     if decoded.broken:

@@ -10,13 +10,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mbv3.data import IGNORED, MaskFiles, MaskSet, find_masks, normalise, read_class_names
+from mbv3.data import IGNORED, MaskFiles, MaskSet, class_parts, find_masks, normalise, read_class_names, set_white
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note
 from mbv3.report import Panel
 from mbv3.spec import ArchSpec, Dense, Head, SSDLite, head_names, with_head, with_output_stride
 from mbv3.tasks.draws import spread, tenth_out
-from mbv3.tasks.folders import part_folders
 from mbv3.tasks.pixels import fingerprint, stored
 from mbv3.tasks.task import Source, Task, TaskData
 from mbv3.training import Batches, Metric, SegmentMetric, classify_objective
@@ -56,10 +55,13 @@ class _Segment(Task):
         classes, absent = _classes(source, parts)
         if absent:
             yield Note("images", f"no training mask holds class(es) {', '.join(absent)}", warning=True)
+        white = set_white([p for files in parts.values() for p in files.images])
         sets: dict[str, MaskSet] = {}
         for name, files in parts.items():
             yield from _caveats(name, files)
-            pixels, kept, sha = yield from stored(list(files.images), spec.resolution, source, name, fit="stretch")
+            pixels, kept, sha = yield from stored(
+                list(files.images), spec.resolution, source, name, fit="stretch", white=white
+            )
             used = tuple(files.masks[i] for i in kept)
             masks, _, sha_masks = yield from stored(
                 list(used), spec.resolution, source, f"{name}-masks", f"{name} mask", "mask"
@@ -80,9 +82,9 @@ class _Segment(Task):
 
 def _parts(source: Source) -> dict[str, MaskFiles]:
     """Files of each part, the training's first. Raises: BadInput."""
-    root, where = source.path, part_folders(source.path)
+    root, where = source.path, class_parts(source.path)
     classes = len(read_class_names(root)) or None
-    if not where:
+    if where["training"] == root:
         whole = find_masks(root, classes, skip_broken=source.skip_broken)
         rest, held = tenth_out(len(whole.images), source.seed, root)
         return {"training": _some(whole, rest.tolist(), whole.faults), "validation": _some(whole, held.tolist(), ())}

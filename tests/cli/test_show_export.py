@@ -168,6 +168,9 @@ def test_what_is_refused_leaves_nothing(mbv3: Command, tmp_path: Path) -> None:
     assert code == 2 and err.count("rows[") == 8 and "gate: " in err and "squeezes 72 channels to 24 (got 6)" in err
     code, _, err = mbv3("export", "mobilenet_v2", "--to", "litert", "--precision", "int8", "--out", out)
     assert code == 2 and "no quantizer comes with its package" in err
+    for to, name, cure in (("onnx", "a.tflite", "a .onnx file or a new folder"), ("timm", "a.onnx", "a new folder")):
+        code, _, err = mbv3("export", "mobilenet_v2", "--to", to, "--out", tmp_path / name)
+        assert code == 2 and f"--to {to} --out " in err and f"of a file of another target; give {cure}" in err
     code, _, err = mbv3("export", "mobilenet_v2", "--to", "onnx", "--data", tmp_path, "--out", out)
     assert code == 2 and ": calibrates int8; add --precision int8, or leave --data out" in err
     save_weights(tmp_path / "w", package.build(package.load_spec("mobilenet_v3_small")).state_dict())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from mbv3.data import decode_all, load_class_folder, store_pixels
 from mbv3.data.decode import decode_image
+from mbv3.progress import drain, silent
+from mbv3.spec import ArchSpec
+from mbv3.stages import read_photos
+from mbv3.tasks import TASKS, Source
 
 RAMP = np.linspace(0, 1, 16 * 16).reshape(16, 16)
 
@@ -119,6 +124,22 @@ def test_pictures_of_a_set_keep_their_brightness_among_each_other(tmp_path: Path
         np.testing.assert_array_equal(end.value.value.pixels[np.arange(2)], memory.pixels)
 
 
+def test_parts_of_a_data_set_keep_their_brightness_among_each_other(tmp_path: Path, tiny_spec: ArchSpec) -> None:
+    """A dim test part would be taken for fewer bits, and be as bright as the training part."""
+    for part, share in (("train", 1.0), ("test", 0.2)):
+        for c in ("a", "b"):
+            (tmp_path / "d" / part / c).mkdir(parents=True)
+            for i in range(4):
+                Image.fromarray(np.round(RAMP * share * 4095).astype(np.uint16)).save(
+                    tmp_path / f"d/{part}/{c}/{i}.png"
+                )
+    spec = replace(tiny_spec, resolution=(16, 16))
+    data = drain(TASKS["classify"].load(spec, Source(path=tmp_path / "d")), silent)
+    photos = drain(read_photos(tmp_path / "d", (16, 16)), silent)
+    for learned, judged in ((data.train, data.test), (photos.images.train, photos.report)):
+        assert [int(part.images[np.arange(2)].max()) for part in (learned, judged)] == [255, 51]  # type: ignore[union-attr]
+
+
 def test_floats_of_a_set_are_told_and_keep_their_brightness(tmp_path: Path) -> None:
     files = []
     for i, share in enumerate((200.0, 100.0)):  # the second alone has no white
@@ -159,3 +180,16 @@ def test_both_sides_of_a_wide_photo_are_seen(tmp_path: Path) -> None:
     found = images[np.array([0])][0]
     assert found[:, 29:].min() == 200 and found[:, :27].max() == 0
     assert load_class_folder(tmp_path / "d", (32, 128)).images.shape == (4, 16, 64, 3)  # never enlarged
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif", "webp"])
+def test_pages_that_are_not_read_are_told(tmp_path: Path, suffix: str) -> None:
+    pages = [
+        Image.fromarray(np.full((16, 16, 3), v, np.uint8) + np.arange(16, dtype=np.uint8)[:, None]) for v in (9, 90)
+    ]
+    pages[0].save(tmp_path / f"stack.{suffix}", save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / f"one.{suffix}")
+    files = [tmp_path / f"one.{suffix}", tmp_path / f"stack.{suffix}"]
+    [note] = decode_all(files, (16, 16), "d").notes
+    assert note.startswith("1 of 2 images hold several pages or frames, of which the first is read, for instance ")
+    assert note.endswith(f"stack.{suffix}")

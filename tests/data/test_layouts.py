@@ -328,3 +328,62 @@ def test_an_image_with_two_annotations_is_refused(tmp_path: Path) -> None:
         voc(tmp_path / f"annotations/{name}.xml")
     with pytest.raises(BadInput, match=r"1 image\(s\) of its training part have two annotations, for instance .*a.jpg"):
         find_boxes(tmp_path)
+
+
+# ---- boxes that are plain to a person, and those that are not -------------------------------------------------
+
+
+def test_what_an_archive_was_packed_in_is_entered(tmp_path: Path) -> None:
+    image(tmp_path / "Cells-3/train/a.png")
+    write(tmp_path / "Cells-3/train/_annotations.coco.json", coco(["a.png"]))
+    (tmp_path / "__MACOSX").mkdir()
+    assert lefts(tmp_path) == [("Cells-3/train/a.png", 0)]
+    image(tmp_path / "other/a.png")
+    with pytest.raises(BadInput, match=r"neither COCO .* nor Pascal VOC .*; export the boxes as one of these"):
+        find_boxes(tmp_path)
+
+
+def test_corners_in_another_order_are_the_same_box(tmp_path: Path) -> None:
+    image(tmp_path / "a.jpg")
+    raw = voc(tmp_path / "a.xml", "a.jpg", left=4)
+    (tmp_path / "a.xml").write_bytes(
+        raw.replace(b"<xmin>5</xmin>", b"<xmin>14</xmin>").replace(b"<xmax>14</xmax>", b"<xmax>5</xmax>")
+    )
+    [boxes] = find_boxes(tmp_path)["training"].boxes
+    np.testing.assert_allclose(boxes.edges * [40, 20, 40, 20], [[5, 2, 13, 12]], atol=1e-5)
+
+
+def test_shares_are_not_taken_for_pixels(tmp_path: Path) -> None:
+    image(tmp_path / "train/a.png")
+    document = coco(["a.png"])
+    document["annotations"][0]["bbox"] = [0.25, 0.5, 0.5, 0.25]
+    write(tmp_path / "annotations/train.json", document)
+    with pytest.raises(BadInput, match=r"lie between 0 and 1, as shares .*; .* multiply by width and height"):
+        find_boxes(tmp_path)
+
+
+def test_a_training_part_whose_boxes_are_all_empty_is_refused(tmp_path: Path) -> None:
+    image(tmp_path / "train/a.png")
+    document = coco(["a.png"])
+    document["annotations"][0]["bbox"] = [100, 2, 10, 10]
+    write(tmp_path / "annotations/train.json", document)
+    with pytest.raises(BadInput, match=r"its training part has no box\n  1 boxes without area left out, for instance"):
+        find_boxes(tmp_path)
+
+
+def test_a_key_that_is_there_twice_loses_nothing(tmp_path: Path) -> None:
+    image(tmp_path / "train/a.png")
+    one, two = (json.dumps(coco([name], first=n)) for n, name in enumerate("ab"))
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/train.json").write_text(f"{one[:-1]}, {two[1:]}")
+    with pytest.raises(BadInput, match=r"train.json: no COCO annotations \(.*images is there twice in one mapping"):
+        find_boxes(tmp_path)
+
+
+def test_a_photo_on_its_side_of_another_size_has_a_cure(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", SIZE).save(image(tmp_path / "train/a.jpg"), exif=exif)
+    write(tmp_path / "annotations/train.json", coco(["a.jpg"]))
+    with pytest.raises(BadInput, match=r"is of 40x20, the image as it is shown 20x40; write the image upright, or"):
+        find_boxes(tmp_path)

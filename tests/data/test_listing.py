@@ -186,3 +186,25 @@ def test_masks_in_folders_within_are_matched_by_their_path(tmp_path: Path) -> No
 def test_texts_of_any_editor_are_read(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "t.txt").write_bytes("söme\r\nname\r\n".encode(encoding))
     assert text_of(tmp_path / "t.txt").splitlines() == ["söme", "name"]
+
+
+def test_what_is_left_out_of_any_part_is_told(tmp_path: Path) -> None:
+    for part in ("train", "val", "test"):
+        for c in ("cat", "dog"):
+            for i in range(2):
+                picture(tmp_path / "set" / part / c / f"{i}.png")
+        (tmp_path / "set" / part / "cat/1.heic").write_bytes(b"x")
+    picture(tmp_path / "more/stray.png")
+    picture(tmp_path / "set/bird/0.png")
+    (tmp_path / "set/docs").mkdir()
+    lines = folder_notes(tmp_path / "set", tmp_path / "more")
+    assert sum("1 .heic; convert them to JPEG or PNG" in line for line in lines) == 3
+    assert any("lie in no class folder" in line and "more/stray.png" in line for line in lines)
+    assert lines[-1].endswith("has a folder train, so what lies beside it is left out: bird")
+
+
+def test_a_class_of_files_that_cannot_be_read_says_of_which(folder: Path) -> None:
+    (folder / "emu").mkdir()
+    (folder / "emu/1.HEIC").write_bytes(b"x")
+    with pytest.raises(BadInput, match=r"class folder\(s\) emu \(1 .heic there cannot be read; convert them to JPEG"):
+        find_class_folder(folder)

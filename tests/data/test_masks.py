@@ -11,6 +11,9 @@ from PIL import Image
 from mbv3.data import MaskSet, find_masks, read_class_names
 from mbv3.data.decode import decode_image, image_size, read_mask
 from mbv3.errors import BadInput
+from mbv3.progress import drain, silent
+from mbv3.spec import ArchSpec
+from mbv3.tasks import TASKS, Source
 
 
 def pair(folder: Path, stem: str, mask: np.ndarray, size: tuple[int, int] | None = None) -> None:
@@ -48,7 +51,7 @@ def test_everything_wrong_is_told_at_once_or_left_out(tmp_path: Path) -> None:
     pair(tmp_path, "size", plain(1), (5, 8))
     pair(tmp_path, "range", plain(3))
     pair(tmp_path, "deep", np.full((6, 8), 700, np.uint16))
-    pair(tmp_path, "colour", np.zeros((6, 8, 3), np.uint8))
+    pair(tmp_path, "colour", np.zeros((6, 8, 3), np.uint8) + np.arange(3, dtype=np.uint8))
     pair(tmp_path, "nomask", plain(0))
     (tmp_path / "masks/nomask.png").unlink()
     pair(tmp_path, "noimage", plain(0))
@@ -135,3 +138,32 @@ def test_image_and_mask_change_together() -> None:
     untouched, indices = data.batch(np.array([0]), (40, 60), "none", np.random.default_rng(0))
     np.testing.assert_array_equal(untouched, image)
     np.testing.assert_array_equal(indices[0].numpy(), mask[0, ..., 0])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_an_index_may_be_written_as_a_grey(tmp_path: Path, mode: str) -> None:
+    pair(tmp_path, "a", plain(1))
+    Image.fromarray(plain(1)).convert(mode).save(tmp_path / "masks/a.png")
+    assert find_masks(tmp_path, 3).seen == (frozenset([1]),)
+
+
+def test_formats_that_blur_are_refused(tmp_path: Path) -> None:
+    pair(tmp_path, "a", plain(1))
+    Image.fromarray(plain(1)).convert("RGB").save(tmp_path / "masks/a.webp")
+    (tmp_path / "masks/a.png").unlink()
+    with pytest.raises(BadInput, match=r"a.webp: a mask as WEBP, which blurs class indices .*; write masks as PNG"):
+        find_masks(tmp_path, 3)
+
+
+@pytest.mark.parametrize("names", [("train", "val"), ("Train", "Val"), ("training", "validation")])
+def test_parts_with_masks_are_found_whatever_their_case(
+    tmp_path: Path, names: tuple[str, str], tiny_spec: ArchSpec
+) -> None:
+    for part in names:
+        for i in range(2):
+            mask = plain(1)
+            mask[:2] = 0
+            pair(tmp_path / part, str(i), mask)
+    spec = TASKS["segment"].headed(tiny_spec)
+    data = drain(TASKS["segment"].load(spec, Source(path=tmp_path)), silent)
+    assert (len(data.train), len(data.validation)) == (2, 2)

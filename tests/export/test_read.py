@@ -73,6 +73,12 @@ def test_weights_lie_under_any_key_of_a_file_of_any_name(tmp_path: Path, key: st
     assert same(initial_weights(tmp_path / name, SPEC)[0])
 
 
+@pytest.mark.parametrize("make", [list, tuple])
+def test_weights_lie_in_a_list_beside_other_things(tmp_path: Path, make: Callable[[Any], Any]) -> None:
+    torch.save(make([NAMED["torchvision"], {"lr": 0.1}, 3]), tmp_path / "w.pth")
+    assert same(initial_weights(tmp_path / "w.pth", SPEC)[0])
+
+
 def test_wrappers_in_the_middle_of_names_are_none(tmp_path: Path) -> None:
     state = {k.replace("blocks.", "blocks._fsdp_wrapped_module."): v for k, v in NAMED["timm"].items()}
     torch.save({k.replace("blocks._fsdp_wrapped_module.1", "blocks._orig_mod.1"): v for k, v in state.items()},
@@ -215,18 +221,33 @@ def test_timms_eps_keeps_its_outputs(tmp_path: Path, name: str, eps: float) -> N
     assert ("TensorFlow's padding" in said) == (found.spec.padding == "tensorflow") == name.startswith("tf_")
 
 
-@pytest.mark.parametrize("where", ["arch", "args", "config"])
+@pytest.mark.parametrize("name", ["mnasnet_b1", "mnasnet_a1", "mobilenet_v2@0.5"])
+def test_timms_eps_is_known_of_every_network_that_it_has(tmp_path: Path, name: str) -> None:
+    spec = replace(load_spec(name), bn_eps=1e-3)
+    own = build(spec, 1).state_dict()
+    own["stem.bn.running_var"].fill_(1e-3)
+    torch.save(renamed(own, "timm", spec), tmp_path / "w.pth")
+    found = read_any_weights(tmp_path / "w.pth", spec)
+    gain = found.state["stem.bn.weight"] / own["stem.bn.weight"]
+    torch.testing.assert_close(gain, torch.full_like(gain, (2e-3 / 1.01e-3) ** 0.5))
+    assert any("known by tf_ in its file's or folder's name" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("where", ["arch", "args", "config", "folder"])
 def test_tensorflows_ports_are_known_by_what_lies_beside_the_tensors(tmp_path: Path, where: str) -> None:
     tf = "tf_mobilenetv3_small_100"
     more: dict[str, dict[str, Any]] = {
         "arch": {"arch": tf},
         "args": {"args": argparse.Namespace(model=tf)},
         "config": {},
+        "folder": {},
     }
     if where == "config":
         (tmp_path / "config.json").write_text(json.dumps({"architecture": tf}))
-    torch.save({**more[where], "state_dict": NAMED["timm"]}, tmp_path / "w.pth")
-    found = read_any_weights(tmp_path / "w.pth", SPEC)
+    file = tmp_path / ("w.pth" if where != "folder" else f"models--timm--{tf}.in1k/snapshots/0123/model.safetensors")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({**more[where], "state_dict": NAMED["timm"]}, file)
+    found = read_any_weights(file, SPEC)
     assert found.spec.padding == "tensorflow" and torch.equal(found.state["stem.bn.weight"], OWN["stem.bn.weight"])
 
 
@@ -299,7 +320,9 @@ def test_files_that_are_no_weights_are_told_for_what_they_are(tmp_path: Path) ->
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", r"pointer of Git LFS, .*git lfs pull"),
         (b"\n<!DOCTYPE html><html>", "is a web page"),
         (b"\x89HDF\r\n\x1a\n", "HDF5"),
-        (b"", r"holds more than tensors, or is none of torch's files \(.*\); save"),
+        (b"", "is empty; copy or download it again"),
+        (b"\x1c\0\0\0TFL3" + bytes(50), "is no checkpoint of torch"),
+        (b"other", r"holds more than tensors, or is none of torch's files \(.*\); save"),
         (pickle.dumps([1, 2]), "holds no state dict"),
     ):
         file.write_bytes(content)
@@ -307,6 +330,10 @@ def test_files_that_are_no_weights_are_told_for_what_they_are(tmp_path: Path) ->
             initial_weights(file, SPEC)
     with pytest.raises(BadInput, match=r"is a folder; name the file in it: w.pth"):
         initial_weights(tmp_path, SPEC)
+    (tmp_path / "w.onnx").write_bytes(b"\x08\x08\x12\x07pytorch")
+    with pytest.raises(BadInput, match=r"w.onnx: is no checkpoint of torch, .*; save the network's state_dict"):
+        initial_weights(tmp_path / "w.onnx", SPEC)
+    (tmp_path / "w.onnx").unlink()
     with pytest.raises(BadInput, match="no such weights file"):
         initial_weights(tmp_path / "gone", SPEC)
     with zipfile.ZipFile(file, "w") as z:

@@ -12,7 +12,7 @@ import pytest
 
 from mbv3.errors import BadInput
 from mbv3.export import export
-from mbv3.graph import Batch, network_model, network_tflite, portable, quantized
+from mbv3.graph import Batch, network_model, network_tflite, opset_note, portable, quantized
 from mbv3.nn import build
 from mbv3.spec import ArchSpec, Classify, load_spec, with_head
 
@@ -143,3 +143,13 @@ def test_labels_of_another_network_are_refused() -> None:
     ):
         with pytest.raises(BadInput, match=said):
             export(THREE, state, to, **asked)  # type: ignore[arg-type]
+
+
+def test_readers_of_older_opsets_are_told_what_they_get() -> None:
+    spec = load_spec("mobilenet_v3_small")
+    model = network_model(spec)
+    n = sum(node.op_type == "HardSwish" for node in onnx.load_from_string(model).graph.node)
+    assert opset_note(model, 13).startswith(f"opset 13: {n} h-swish are written as HardSigmoid and Mul, as HardSwish")
+    assert export(spec, build(spec, 0).state_dict(), "onnx", opset=13).notes == (opset_note(model, 13),)
+    assert opset_note(model, 14) == opset_note(model, None) == ""
+    assert opset_note(network_model(load_spec("mobilenet_v2")), 11) == ""

@@ -33,3 +33,13 @@ def test_what_no_font_has_becomes_its_number() -> None:
     assert drawn("a\udce9", instead) == "a[U+DCE9]"
     families, instead = fonts_for(["plain äöü\nдом"])
     assert instead == {} and len(families) == len(fonts_for([""])[0])
+
+
+def test_a_long_name_stays_over_its_own_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda self, text, **_: titles.append(text))
+    panels = [Panel(pixels=np.zeros((8, 8, 3), np.uint8), text=f"{'x' * 90}{i}\n(is {i})") for i in range(8)]
+    contact_sheet(panels, ["a"], "t")
+    assert [t.split("\n")[1] for t in titles] == [f"(is {i})" for i in range(8)]
+    assert all(len(line) <= 25 and line.endswith(f"x{i}") and "..." in line
+               for i, t in enumerate(titles) for line in t.split("\n")[:1])  # fmt: skip

@@ -105,6 +105,14 @@ def test_out_cannot_be_made(search: Command, here: Path, out: str) -> None:
     assert [p.name for p in here.iterdir()] == ["file"]
 
 
+def test_out_is_a_link_to_nothing(search: Command, here: Path) -> None:
+    (here / "disk").symlink_to(here / "unmounted")
+    refused(
+        search("--target-ms", "5", "--out", "disk"), "--out disk: is a link to .*unmounted, which is not there; mount"
+    )
+    assert not (here / "unmounted").exists()
+
+
 # ---- images
 
 

@@ -14,9 +14,10 @@ from PIL import Image
 
 from mbv3.errors import BadInput
 from mbv3.events import Note
+from mbv3.export import FRAMEWORKS
 from mbv3.nn import build
 from mbv3.runs import train_events
-from mbv3.spec import ArchSpec, parse_spec, with_head
+from mbv3.spec import ArchSpec, dump_spec, load_spec, parse_spec, with_head
 from mbv3.tasks import TASKS, registry
 from mbv3.training import read_weights, save_weights
 
@@ -74,6 +75,26 @@ def test_an_auxiliary_head_is_trained_too(tiny_spec: ArchSpec, masks: Path, tmp_
     fresh = build(parse_spec((tmp_path / "o/network.yaml").read_text(), "n"), 0).state_dict()
     moved = [k for k in state if k.startswith("aux.") and k.endswith("weight") and not torch.equal(state[k], fresh[k])]
     assert moved and result.record.status == "done"
+
+
+def test_a_teacher_answers_under_the_padding_of_its_training(
+    tiny_spec: ArchSpec, classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    larger = with_head(load_spec("mobilenet_v3_small@0.5"), load_spec("mobilenet_v3_small").head, 2)
+    names = FRAMEWORKS["timm"].names(larger)
+    back, state = dict(names.modules), {}
+    for key, value in build(larger, 1).state_dict().items():
+        module, _, leaf = key.rpartition(".")
+        as_conv = back[module] in names.as_conv and leaf == "weight"
+        state[f"{back[module]}.{leaf}"] = value[..., None, None].clone() if as_conv else value
+    torch.save(state, tmp_path / "tf_mobilenetv3_small_050.pth")
+    (tmp_path / "larger.yaml").write_text(dump_spec(larger))
+    built: list[ArchSpec] = []
+    monkeypatch.setattr("mbv3.runs.train_run.build", lambda spec, seed: (built.append(spec), build(spec, seed))[1])
+    _, said = quick(tiny_spec, classes, tmp_path / "taught", teacher=str(tmp_path / "larger.yaml"), epochs=1.0,
+                    teacher_weights=str(tmp_path / "tf_mobilenetv3_small_050.pth"))  # fmt: skip
+    assert {spec.padding for spec in built} == {"tensorflow"}
+    assert any(t.startswith("teacher: ") and "TensorFlow's padding" in t for t in said)
 
 
 def test_distillation_and_init(

@@ -65,8 +65,10 @@ def test_killed_and_resumed_gives_the_same_bytes(classes: Path, file: Path, tmp_
     classes = classes.rename(moved / "classes")
     lost = command("--resume", tmp_path / "o")
     assert lost.returncode == 2 and "classes is not there any more; put the images back, or say where" in lost.stderr
-    stopped = command("--resume", tmp_path / "o", "--data", classes, die=6, fate="SIGINT")
+    stopped = command("--resume", tmp_path / "o", "--data", classes, die=6, fate="SIGTERM")
     assert stopped.returncode == 4, stopped.stderr
+    record = json.loads((tmp_path / "o/run.json").read_text())
+    assert (record["status"], record["exit"]) == ("interrupted", 4)
     assert f"Go on with: mbv3 train --resume {tmp_path / 'o'}" in stopped.stderr
     done = command("--resume", tmp_path / "o", "--json")
     assert done.returncode == 0 and "goes on at step 13 of 20" in done.stderr
@@ -144,6 +146,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(
             quick(tiny_spec, classes, tmp_path / "o", epochs=4.0)
     found = load_checkpoint(tmp_path / "o/checkpoint.safetensors")
     assert found is not None and found[1]["step"] == 5
+    assert json.loads((tmp_path / "o/run.json").read_text())["status"] == "failed"
     begun = (tmp_path / "o/run.json").read_text()
     record = json.loads(begun)
     record["processes"], record["recipe"]["lr"] = 2, 0.5
