@@ -14,11 +14,11 @@ class Controller(nn.Module):
     """A policy over genomes that is fitted to every trial.
 
     One LSTM of `units`, uniform initialisation in [-0.1, 0.1], Adam (appendix of Zoph 2018). Departure: policy
-    gradients (REINFORCE, PPO) use a trial once; here `update` fits the log-probabilities of all trials to their advantages over
-    `temperature`. That is the policy of the largest reward plus entropy, by the log-variance loss (Richter 2020,
-    arXiv:2010.10436; for replayed trials Nachum 2017, arXiv:1702.08892). Its gradient on fresh draws is the policy
-    gradient against a baseline without lag, the mean of the other genomes. With PPO a search took three times as many
-    trials. An update takes `steps` steps of rate `lr`, each on `minibatch` trials.
+    gradients (REINFORCE, PPO) use a trial once; here `update` fits the log-probabilities of all trials to their
+    advantages over `temperature`. That is the policy of the largest reward plus entropy, by the log-variance loss
+    (Richter 2020, arXiv:2010.10436; for replayed trials Nachum 2017, arXiv:1702.08892). Its gradient on fresh draws is
+    the policy gradient against a baseline without lag, the mean of the other genomes. With PPO a search took three
+    times as many trials. An update takes `steps` steps of rate `lr`, each on `minibatch` trials.
     """
 
     def __init__(
