@@ -64,13 +64,4 @@ class EvolutionSampler(Proposer):
         changed = around(self.sizes, mixed, rng, self.changes)
         # of crossed children half are not changed as well
         born = np.where(crossed & (rng.random((children, 1)) < 0.5), mixed, changed)
-        return self._slower(born) if self.aim.hard else born
-
-    def _slower(self, born: Genomes) -> Genomes:
-        """Of every two children within the limit the slower one: what a limit allows is worth using."""
-        within = born[self.aim.within(born)]
-        pairs = within[: len(within) // 2 * 2].reshape(-1, 2, len(self.sizes))
-        if self.aim.latencies is None or not len(pairs):
-            return within
-        ms = self.aim.latencies(pairs.reshape(-1, len(self.sizes))).reshape(-1, 2)
-        return np.asarray(pairs[np.arange(len(pairs)), ms.argmax(1)])
+        return self.slower(born)

@@ -15,13 +15,21 @@ from numpy.typing import NDArray
 from mbv3.search.aim import Aim, Genomes, around, draw, every, first
 from mbv3.space import Genome, SearchSpace
 
-__all__ = ["Proposer", "Rewards"]
+__all__ = ["Proposer", "Rewards", "scaled"]
 
 Rewards = NDArray[np.float64]
 _ATTEMPTS = 4  # proposals of a sampler that may be all known, before others are taken
 _SPARE = 24  # rounds of children of the best and of random draws after that
 _SMALL = 200_000  # networks of a space that is searched to its end
 _TOP = 10  # parents of such children
+
+
+def scaled(rewards: Rewards) -> Rewards:
+    """Rewards (n,) at mean 0 and unit size. The worst ones are raised: how bad they are says nothing about the good
+    ones."""
+    low, middle, high = np.quantile(rewards, (0.25, 0.5, 0.75))
+    bounded = np.maximum((rewards - middle) / max(high - low, 1e-9), -3.0)
+    return np.asarray((bounded - bounded.mean()) / max(float(bounded.std()), 1e-9))
 
 
 class Proposer(ABC):
@@ -105,6 +113,35 @@ class Proposer(ABC):
     def best(self, n: int) -> Genomes:
         """Up to `n` genomes of the largest rewards, best first."""
         return self.genomes[np.argsort(-self.rewards, kind="stable")[:n]]
+
+    def instructive(self, n: int, most: int) -> tuple[Genomes, Rewards]:
+        """Of the first `n` trials with finite rewards what a model of them is fitted to, at most `most`: all, or the
+        best and the latest halves. Genomes, and their rewards as `scaled` makes them."""
+        rewards = self.rewards[:n]
+        if len(rewards) > most:
+            best = np.argsort(-rewards, kind="stable")[: most // 2]
+            chosen = np.union1d(best, np.arange(len(rewards) - most // 2, len(rewards)))
+        else:
+            chosen = np.arange(len(rewards))
+        return self.genomes[chosen], scaled(rewards[chosen])
+
+    def new(self, genomes: Genomes) -> Genomes:
+        """Those of `genomes` that were not proposed and are within the limit, each once, in order."""
+        genomes = genomes[self.aim.within(genomes)]
+        fresh = dict.fromkeys(g for g in map(tuple, genomes.tolist()) if g not in self.seen)
+        return np.array(list(fresh), dtype=np.int64).reshape(-1, len(self.sizes))
+
+    def slower(self, genomes: Genomes) -> Genomes:
+        """Where there is a hard limit: of every two new genomes within it the slower one, as what a limit allows is
+        worth using. Elsewhere all."""
+        if not self.aim.hard or self.aim.latencies is None:
+            return genomes
+        new = self.new(genomes)
+        pairs = new[: len(new) // 2 * 2].reshape(-1, 2, len(self.sizes))
+        if not len(pairs):
+            return new
+        ms = self.aim.latencies(pairs.reshape(-1, len(self.sizes))).reshape(-1, 2)
+        return np.asarray(pairs[np.arange(len(pairs)), ms.argmax(1)])
 
     def _spare(self, rng: np.random.Generator, n: int) -> Genomes:
         drawn = draw(self.sizes, self.aim, rng, n)

@@ -13,30 +13,32 @@ from mbv3.space import SearchSpace
 
 __all__ = ["RnnSampler"]
 
-_HEAT = 0.5  # added to the temperature of the policy by each attempt that found nothing new
+_BATCH = 4  # trials of the first batches
+_HEAT = 0.5  # added to the temperature of the draws by each attempt that found nothing new
+_MOST = 256  # trials that the policy is fitted to: all up to here, then the best and the latest
 
 
 class RnnSampler(Proposer):
-    """Batches from one policy, a PPO update after each. `batch`: by default a fortieth of the trials, 5 to 20 (Zoph
-    2018, arXiv:1707.07012, takes 20). `controller`: arguments of Controller."""
+    """Batches from one policy, which is fitted to all trials after each. `controller`: arguments of Controller."""
 
-    def __init__(self, space: SearchSpace, seed: int, *, batch: int | None = None, **controller: Any) -> None:
+    def __init__(self, space: SearchSpace, seed: int, **controller: Any) -> None:
         super().__init__(space, seed)
-        self._batch, self._options = batch, controller
+        self._options = controller
 
     def open(self, aim: Aim) -> None:
         super().open(aim)
-        self.size = self._batch or min(20, max(5, aim.trials // 40))
-        updates = max(1, aim.trials // self.size)
-        self.controller = Controller(self.sizes, self.seed, **{"updates": updates, **self._options})
+        self.controller = Controller(self.sizes, self.seed, **self._options)
 
     def batch(self, start: int) -> int:
-        return self.size
+        """Four at first; where there are many trials each one teaches little."""
+        return max(_BATCH, start // 10)
 
     def propose(self, rng: np.random.Generator, start: int, n: int, attempt: int) -> Genomes:
         if not len(self.rewards):  # departure: the policy is uniform still, and networks near the target teach more
             return self.first(rng, n)
-        return self.controller.sample(rng, 4 * n, temperature=1 + _HEAT * attempt)
+        # half of the draws go where there is a limit, and half of the rest
+        return self.slower(self.controller.sample(rng, 8 * n, temperature=1 + _HEAT * attempt))
 
     def learn(self, genomes: Genomes, rewards: Rewards) -> None:
-        self.controller.update(genomes, rewards)
+        n = len(self.rewards)
+        self.controller.update(*self.instructive(n, _MOST), np.random.default_rng((self.seed, n, 1)))

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from mbv3.search.aim import Aim, Genomes, around, draw, every
-from mbv3.search.proposer import Proposer, Rewards
+from mbv3.search.proposer import Proposer
 from mbv3.space import SearchSpace
 
 __all__ = ["SurrogateSampler"]
@@ -77,7 +77,7 @@ class SurrogateSampler(Proposer):
         if attempt > 1:
             return draw(self.sizes, self.aim, rng, 4 * n)
         weights = self._likeliest()
-        taught, values = self._taught_well(len(self.rewards))
+        taught, values = self.instructive(len(self.rewards), _MOST)
         known = self._inputs(taught)
         kernel = _weighted(known.parts(known), weights) + weights[-1] * np.eye(len(values))
         root = np.linalg.inv(np.linalg.cholesky(kernel))
@@ -101,7 +101,7 @@ class SurrogateSampler(Proposer):
     ) -> Genomes:
         """New genomes of the largest improvement, best first."""
         if self._all is not None:
-            pool = self._new(self._all)
+            pool = self.new(self._all)
             return pool[np.argsort(-improvement(pool), kind="stable")[: 4 * n]] if len(pool) else pool
         top = self.best(20)
         pool = np.concatenate([
@@ -109,34 +109,14 @@ class SurrogateSampler(Proposer):
             around(self.sizes, top[rng.integers(0, len(top), 600)], rng, 2.5),
             draw(self.sizes, self.aim, rng, 300)[:300],
         ])  # fmt: skip
-        pool = self._new(pool)
+        pool = self.new(pool)
         for _ in range(3):  # climbs from what promises most
             if not len(pool):
                 return pool
             pool = pool[np.argsort(-improvement(pool), kind="stable")[:40]]
             children = around(self.sizes, pool[rng.integers(0, len(pool), 400)], rng, 1.5)
-            pool = self._new(np.concatenate([pool, children]))
+            pool = self.new(np.concatenate([pool, children]))
         return pool[np.argsort(-improvement(pool), kind="stable")[: 4 * n]]
-
-    def _new(self, genomes: Genomes) -> Genomes:
-        """Those of `genomes` that were not proposed and are within the limit, each once, in order."""
-        genomes = genomes[self.aim.within(genomes)]
-        fresh = dict.fromkeys(g for g in map(tuple, genomes.tolist()) if g not in self.seen)
-        return np.array(list(fresh), dtype=np.int64).reshape(-1, len(self.sizes))
-
-    def _taught_well(self, n: int) -> tuple[Genomes, Rewards]:
-        """What is fitted of the first `n` trials: genomes, and their rewards at unit size, with the worst ones raised:
-        how bad they are says nothing about the good ones."""
-        rewards = self.rewards[:n]
-        if len(rewards) > _MOST:
-            best = np.argsort(-rewards, kind="stable")[: _MOST // 2]
-            chosen = np.union1d(best, np.arange(len(rewards) - _MOST // 2, len(rewards)))
-        else:
-            chosen = np.arange(len(rewards))
-        values = rewards[chosen]
-        low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
-        bounded = np.maximum((values - middle) / max(high - low, 1e-9), -3.0)
-        return self.genomes[chosen], (bounded - bounded.mean()) / max(float(bounded.std()), 1e-9)
 
     def _inputs(self, genomes: Genomes) -> _Inputs:
         hot = np.zeros((len(genomes), sum(self.sizes)))
@@ -153,7 +133,7 @@ class SurrogateSampler(Proposer):
             n = more
         if n == self._fitted:  # a function of the number of trials: a resumed search chooses as it did
             return self._weights
-        taught, values = self._taught_well(n)
+        taught, values = self.instructive(n, _MOST)
         known = self._inputs(taught)
         parts = known.parts(known)
 

@@ -21,7 +21,6 @@ from mbv3.search import (
     SAMPLERS,
     Aim,
     EvolutionSampler,
-    RnnSampler,
     Search,
     Trial,
     make_reward,
@@ -29,6 +28,7 @@ from mbv3.search import (
     register_sampler,
 )
 from mbv3.search.controller import Controller
+from mbv3.search.proposer import scaled
 from mbv3.space import Genome, SearchSpace, load_space, parse_space
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -273,19 +273,53 @@ def test_the_population_of_evolution_grows_with_the_budget() -> None:
     assert populations == [10, 16, 100]
 
 
-def test_the_controller_is_never_taught_a_failed_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    taught: list[tuple[Genome, float]] = []
+def test_the_controller_is_taught_every_trial_but_the_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    taught: list[tuple[Genome, ...]] = []
 
-    def spy(self: Controller, genomes: np.ndarray, rewards: np.ndarray) -> None:  # type: ignore[type-arg]
-        taught.extend((tuple(int(v) for v in g), float(r)) for g, r in zip(genomes, rewards, strict=True))
+    def spy(self: Controller, genomes: np.ndarray, advantages: np.ndarray, rng: object) -> None:  # type: ignore[type-arg]
+        assert len(advantages) == len(genomes) and np.isfinite(advantages).all()
+        taught.append(tuple(map(tuple, genomes.tolist())))
 
     monkeypatch.setattr(Controller, "update", spy)
     s = search("rnn", broken)
     trials = list(s.run(61))
-    assert isinstance(s.sampler, RnnSampler)
-    whole = 61 // s.sampler.size * s.sampler.size  # whole batches, in order, once each
-    good = [(t.genome, t.reward) for t in trials[:whole] if t.state == "complete"]
-    assert taught == good and len(good) < whole
+    ends = [*range(4, 53, 4), 57]  # whole batches
+    good = [tuple(t.genome for t in trials[:end] if t.state == "complete") for end in ends]
+    assert taught == list(dict.fromkeys(good)) and 10 < len(taught[-1]) < 57  # a batch of failures teaches nothing
+
+
+def test_a_long_history_is_taught_by_its_best_and_its_latest() -> None:
+    sampler = make_sampler("rnn", SPACE, 0)
+    sampler.open(Aim())
+    genomes = list(itertools.islice(itertools.product(*map(range, SPACE.sizes)), 50))
+    rewards = [float((7 * i) % 50) for i in range(50)]
+    sampler.tell(genomes, rewards)
+    chosen, advantages = sampler.instructive(50, 20)
+    want = {g for g, r in zip(genomes, rewards, strict=True) if r >= 40} | set(genomes[40:])
+    assert set(map(tuple, chosen.tolist())) == want and len(chosen) == len(want)
+    assert advantages.mean() == pytest.approx(0, abs=1e-9) and advantages.std() == pytest.approx(1)
+    value = dict(zip(map(tuple, chosen.tolist()), advantages, strict=True))
+    ranked = sorted(want, key=lambda g: rewards[genomes.index(g)])
+    assert all(value[a] <= value[b] for a, b in itertools.pairwise(ranked))
+
+
+def test_very_bad_rewards_do_not_hide_the_differences_of_good_ones() -> None:
+    good = np.linspace(0.6, 0.7, 20)
+    plain, beside = scaled(good), scaled(np.append(good, -1e9))
+    assert np.ptp(beside[:-1]) > 0.5 * np.ptp(plain)
+    np.testing.assert_array_equal(scaled(np.full(5, 0.7)), np.zeros(5))
+
+
+def test_of_two_networks_within_a_limit_the_slower_is_preferred() -> None:
+    s = search("rnn", hard=True)
+    genomes = np.random.default_rng(0).integers(0, SPACE.sizes, (400, len(SPACE.sizes)))
+    s.sampler.seen.add(tuple(genomes[0].tolist()))
+    slower = s.sampler.slower(genomes)
+    new = {g for g in map(tuple, genomes.tolist()) if latency(g) <= LIMIT_MS} - s.sampler.seen
+    assert len(slower) == len(new) // 2 and set(map(tuple, slower.tolist())) < new
+    assert np.mean([latency(tuple(g)) for g in slower.tolist()]) > np.mean([latency(g) for g in new]) + 0.1
+    free = search("rnn").sampler
+    assert free.slower(genomes) is genomes
 
 
 def test_an_object_of_optuna_is_a_sampler_too() -> None:
