@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from mbv3.netadapt.choose import Scored
 from mbv3.netadapt.proposals import Proposal
 from mbv3.netadapt.run import Candidate, Start, Step, step_proposals
 from mbv3.nn import cut_state
-from mbv3.spec import ArchSpec
+from mbv3.spec import ArchSpec, Site
 
 __all__ = ["Paired", "Tried", "Tune", "netadapt_paired", "paired", "rungs"]
 
@@ -94,18 +94,20 @@ def netadapt_paired(
     *,
     fine: int = 2,
     halve: bool = True,
+    some: Collection[Site] | None = None,
 ) -> Iterator[Step]:
     """NetAdapt as `netadapt`, with the choice by paired differences to the uncut network after the same fine-tuning.
 
     The paper compares a proposal after T steps with its parent before them, so that what every network gains from T
     steps decides between large and small cuts. `steps`: T, asked for before every step. `halve`: spend the steps by
-    `rungs`; else every proposal gets T. A candidate's `ratio` is minus its difference of loss per ms. The weights of
-    one proposal are held at a time, besides those of the best and of the uncut network.
+    `rungs`; else every proposal gets T. `some`: the sites that may be cut, by default all. A candidate's `ratio` is
+    minus its difference of loss per ms. The weights of one proposal are held at a time, besides those of the best and
+    of the uncut network.
     """
     while True:
         if start.scored.latency_ms <= target_ms:
             return
-        proposals = step_proposals(start, target_ms, delta_ms, latency, fine)
+        proposals = step_proposals(start, target_ms, delta_ms, latency, fine, some)
         if not proposals:
             return
         race = _Race(start, proposals, tune)

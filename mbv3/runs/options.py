@@ -26,6 +26,8 @@ NETADAPT = (
     "test",
     "init",
     "preset",
+    "keep",
+    "only",
     "delta",
     "finetune_steps",
     "final_epochs",
@@ -103,6 +105,9 @@ class Options:
                                metavar="R", low=1, high=4)  # fmt: skip
     preset: str = option("fast", "how NetAdapt cuts on images: fast, joint cuts by scores; thorough, by trials; paper, "
                          "single cuts with T = 10,000", metavar="NAME", choices=PRESETS)  # fmt: skip
+    keep: str | None = option(None, "what `mbv3 netadapt` leaves as it is: rows[3], rows[2:5], expansions, "
+                              "bottlenecks, stem, tail, features, several with commas", metavar="SITES")  # fmt: skip
+    only: str | None = option(None, "what alone `mbv3 netadapt` cuts, as --keep has it", metavar="SITES")
     delta: float | None = option(None, "NetAdapt's smallest cut in one step, as a share of the start network's ms "
                                  "(default 0.01, or what the budget allows)", metavar="SHARE", low=0.001,
                                  high=0.5)  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from mbv3.errors import BadInput
 from mbv3.events import Event, Note, StageStart
 from mbv3.netadapt import Choice, Importance, Menu, Scored, Scores, Start, maker_of, menus, refined, solve
 from mbv3.nn import channel_sets, cut_state
-from mbv3.spec import ArchSpec, Site, all_sites, channels
+from mbv3.spec import ArchSpec, Site, all_sites, among, channels
 from mbv3.stages.adapt import Adapted, adapt
 from mbv3.stages.adapt_tune import Deployed, train_start, with_classes
 from mbv3.stages.budget import Budget
@@ -68,6 +68,7 @@ def shrink(
     delta: float | None = None,
     halve: bool = True,
     allowed: Callable[[Site], Sequence[int]] | None = None,
+    some: Collection[Site] | None = None,
 ) -> Generator[Event, None, Adapted]:
     """Cut channels of `spec` until it takes at most `target_ms`, and fine-tune it. It has trained `weights`; without
     any it is trained first.
@@ -79,9 +80,10 @@ def shrink(
     `netadapt` T of a proposal; by default what `budget` allows on this machine. `delta`, `halve`: of `adapt`, for
     `netadapt`. `worth`: of a site by the share of its scores that is kept (`shares`, see `menus`), by their sum
     (`scores`), or by trial cuts of every site, which take longer (`losses`). `rounds`: of cuts, by default one for
-    every halving of the time. `allowed`: the channel counts that a site may have, by default multiples of 8. PRESETS
-    has sets of these by name. Where a device is at hand, the network is measured whole before its last fine-tuning, and
-    channels are given back where more than 1 % of the target is left. A resumed call goes on from what `keep` has.
+    every halving of the time. `allowed`: the channel counts that a site may have, by default multiples of 8. `some`:
+    the sites that may be cut, by default all. PRESETS has sets of these by name. Where a device is at hand, the network
+    is measured whole before its last fine-tuning, and channels are given back where more than 1 % of the target is
+    left. A resumed call goes on from what `keep` has.
 
     Raises:
         BadInput: weights of another network.
@@ -102,12 +104,13 @@ def shrink(
                 budget=budget,
                 seed=seed,
                 keep=keep,
+                some=some,
             )
         )
     if engine != "joint":
         raise BadInput(f"engine: must be joint or netadapt (got {engine!r})")
     budget, keep = budget or Budget(60.0, timed=latency.device is not None), keep or Memory()
-    run = _Run(latency, images, target_ms, teacher, budget, seed, keep, importance, rounds, worth, allowed)
+    run = _Run(latency, images, target_ms, teacher, budget, seed, keep, importance, rounds, worth, allowed, some)
     return (yield from run.whole(spec, weights, steps))
 
 
@@ -126,6 +129,7 @@ class _Run:
     given_rounds: int | None
     worth: Worth
     allowed: Callable[[Site], Sequence[int]] | None
+    some: Collection[Site] | None
 
     def __post_init__(self) -> None:
         self.rounds = self.given_rounds or 1
@@ -156,7 +160,7 @@ class _Run:
         yield StageStart(
             STAGE,
             f"joint cuts: {first_ms:.3f} -> {self.target_ms:g} ms in {self.rounds} rounds, "
-            f"{len(all_sites(start.spec))} sites, {steps} steps of fine-tuning in all",
+            f"{sum(among(s, self.some) for s in all_sites(start.spec))} sites, {steps} steps of fine-tuning in all",
         )
         verdict: Whole | None = None
         for i in range(now.step + (not cut), self.rounds + 1):
@@ -217,7 +221,7 @@ class _Run:
         """The network after a round's cuts, batch norms recalibrated; in the last round within the target as measured,
         with channels given back where there is room."""
         scores = self.tuner.channels(now.spec, now.state, self.importance)
-        mine = site_scores(now.spec, scores)
+        mine = {s: v for s, v in site_scores(now.spec, scores).items() if among(s, self.some)}
         table = menus(now.spec, mine, least=LEAST, allowed=self.allowed, shares=self.worth == "shares")
         if self.worth == "losses":
             table = self.tuner.losses(now.spec, now.state, scores, table)
