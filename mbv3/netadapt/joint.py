@@ -17,7 +17,7 @@ __all__ = ["Choice", "Menu", "menus", "refined", "solve"]
 Latency = Callable[[Sequence[ArchSpec]], Sequence[float]]  # networks to predicted ms
 GRAIN, MOST = 8, 32  # channels between two counts, doubled while a site has more counts
 REACH, AGAIN = 2, 4  # counts to either side that are measured, and times that these are moved
-LEAST_SCORE, LEAST_SHARE = 1e-30, 1e-4  # of a site, of which a logarithm is taken
+LEAST_SCORE, LEAST_SHARE = 1e-30, 1e-4  # of a site, that are divided by
 SWEEPS = 6  # over all sites at one price
 PRICES = 8  # bisections of the price of a millisecond
 # at most; counts above and below a site's that are exchanged; exchanges that are asked for, and those of one site's;
@@ -57,9 +57,11 @@ def menus(
     or those that are `allowed`.
 
     A count stands for its best channels (HALP's prefix rule: a channel stays only where all better ones do). With S the
-    sum of a site's scores and K that of the kept ones, its worth is S log(K / S), or without `shares` K, as in HALP.
-    For a small cut both fall by the scores of what goes. A first-order score knows little of what it costs to cut a
-    site to a small part of itself: the fewer channels are left, the more the logarithm is against a further cut."""
+    sum of a site's scores and x what is left of the site, its worth is S (1 - 1 / x), or without `shares` the sum of
+    the kept scores, as in HALP. x is the mean of two shares: of the scores, and of the channels, for the best of many
+    noisy scores promise more than they keep. A first-order score knows little of what it costs to cut a site to a
+    small part of itself: a loss falls about as one over a width, so the fewer channels are left, the more is against a
+    further cut."""
     found = []
     for site in all_sites(spec):
         if site not in scores:
@@ -74,7 +76,8 @@ def menus(
         total = np.concatenate(([0.0], np.cumsum(np.sort(scores[site])[::-1])))
         if shares:
             whole = max(float(total[-1]), LEAST_SCORE)
-            total = whole * np.log(np.maximum(total / whole, LEAST_SHARE))
+            left = (total / whole + np.linspace(0, 1, len(total))) / 2
+            total = whole * (1 - 1 / np.maximum(left, LEAST_SHARE))
         found.append(Menu(site, kept, tuple(float(total[n]) for n in kept)))
     return found
 

@@ -70,6 +70,7 @@ def adapt_events(
         )
     o = Options.of({"target_ms": target_ms, **options, **({"from_": spec.name} if options.get("init") else {})})
     open_runtime(o.runtime, o.threads)
+    _engine(o)
     named_sites(spec, o.keep, o.only)  # what cannot be cut is said before anything is made
     start = None
     if o.init is not None:
@@ -89,6 +90,27 @@ def adapt_events(
     run = RunDir.create(path, record)
     yield RunStarted(run.path)
     return (yield from guarded(run, (road_stages if start else adapt_stages)(o, run)))
+
+
+def _engine(o: Options) -> dict[str, Any]:
+    """How images decide: the arguments of `shrink` by --preset, --finetune-steps, --delta and --workers.
+
+    Raises:
+        BadInput: --workers without single cuts.
+    """
+    chosen: dict[str, Any] = dict(PRESETS[o.preset])
+    by_hand = {"steps": o.finetune_steps, "delta": o.delta}  # what only single cuts have
+    given = {name: value for name, value in by_hand.items() if value is not None}
+    if given:
+        chosen |= {"engine": "netadapt", **given}
+    if o.workers is not None:
+        if chosen["engine"] != "netadapt" or o.data is None or o.init is not None:
+            raise BadInput(
+                f"--workers {o.workers}: fine-tunes the proposals of single cuts; it belongs to --preset paper, "
+                "--delta or --finetune-steps on --data, without --init"
+            )
+        chosen["processes"] = o.workers
+    return chosen
 
 
 def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, Found]:
@@ -127,21 +149,10 @@ def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None
             assert adapted.estimate is not None
             run.update(accuracy=predicted_accuracy(adapted.estimate))
         else:
-            chosen: dict[str, Any] = dict(PRESETS[o.preset])
-            if o.finetune_steps is not None or o.delta is not None:  # what only single cuts have
-                given = {"steps": o.finetune_steps, "delta": o.delta}
-                chosen |= {"engine": "netadapt", **{k: v for k, v in given.items() if v is not None}}
             adapted = yield from shrink(
-                plain,
-                latency,
-                photos.images,
-                o.target_ms,
-                budget=budget_of(o),
-                seed=o.seed,
-                keep=run,
-                some=some,
-                **chosen,
-            )
+                plain, latency, photos.images, o.target_ms, budget=budget_of(o), seed=o.seed, keep=run, some=some,
+                **_engine(o),
+            )  # fmt: skip
     if photos is None:
         return (yield from deliver(o, run, adapted, None, latency))
     make = partial(uniform_at, adapted.spec, plain, latency, o.target_ms, some)

@@ -145,6 +145,8 @@ def check_search(o: Options) -> None:
         if sites is not None and o.init is None:
             raise BadInput(f"{flag} {sites}: names sites of a network that is given; use it with --init, or with mbv3 "
                            "netadapt")  # fmt: skip
+    if o.workers is not None:
+        raise BadInput(f"--workers {o.workers}: belongs to the single cuts of mbv3 netadapt; leave it out")
     if not o.estimate_only:
         open_runtime(o.runtime, o.threads)
     space = load_space(o.space_name)

@@ -69,6 +69,7 @@ def shrink(
     halve: bool = True,
     allowed: Callable[[Site], Sequence[int]] | None = None,
     some: Collection[Site] | None = None,
+    processes: int = 0,
 ) -> Generator[Event, None, Adapted]:
     """Cut channels of `spec` until it takes at most `target_ms`, and fine-tune it. It has trained `weights`; without
     any it is trained first.
@@ -77,13 +78,13 @@ def shrink(
     arXiv:2110.10811); `netadapt` a site at a time, as the paper does (Howard 2019, section 4.2, arXiv:1905.02244).
     Weights whose head has other classes than the images get a new head, which is learned first. `teacher`: a network
     of the same classes whose answers are learned too, by default the uncut one. `steps`: of fine-tuning in all, of
-    `netadapt` T of a proposal; by default what `budget` allows on this machine. `delta`, `halve`: of `adapt`, for
-    `netadapt`. `worth`: of a site by the share of its scores that is kept (`shares`, see `menus`), by their sum
-    (`scores`), or by trial cuts of every site, which take longer (`losses`). `rounds`: of cuts, by default one for
-    every halving of the time. `allowed`: the channel counts that a site may have, by default multiples of 8. `some`:
-    the sites that may be cut, by default all. PRESETS has sets of these by name. Where a device is at hand, the network
-    is measured whole before its last fine-tuning, and channels are given back where more than 1 % of the target is
-    left. A resumed call goes on from what `keep` has.
+    `netadapt` T of a proposal; by default what `budget` allows on this machine. `delta`, `halve`, `processes`: of
+    `adapt`, for `netadapt`. `worth`: of a site by the share that is kept (`shares`, see `menus`), by the sum of the
+    kept scores (`scores`), or by trial cuts of every site, which take longer (`losses`). `rounds`: of cuts, by default
+    one for every halving of the time. `allowed`: the channel counts that a site may have, by default multiples of 8.
+    `some`: the sites that may be cut, by default all. PRESETS has sets of these by name. Where a device is at hand, the
+    network is measured whole before its last fine-tuning, and channels are given back where more than 1 % of the target
+    is left. A resumed call goes on from what `keep` has.
 
     Raises:
         BadInput: weights of another network.
@@ -105,6 +106,7 @@ def shrink(
                 seed=seed,
                 keep=keep,
                 some=some,
+                processes=processes,
             )
         )
     if engine != "joint":

@@ -47,7 +47,10 @@ def test_a_menu_rises_to_all_that_a_site_has() -> None:
         assert list(m.worth) == pytest.approx([best[:n].sum() for n in m.counts])
     for m, by_share in zip(table, shares, strict=True):
         assert by_share.counts == m.counts
-        assert list(by_share.worth) == pytest.approx([m.worth[-1] * np.log(w / m.worth[-1]) for w in m.worth])
+        left = [(w / m.worth[-1] + n / m.counts[-1]) / 2 for n, w in zip(m.counts, m.worth, strict=True)]
+        assert list(by_share.worth) == pytest.approx([m.worth[-1] * (1 - 1 / x) for x in left])
+        steps = np.diff(by_share.worth) / np.diff(m.counts)
+        assert (steps > 0).all() and (np.diff(steps) < 1e-12).all()  # every further channel that goes costs more
 
 
 def test_counts_by_hand_are_put_in_order() -> None:
