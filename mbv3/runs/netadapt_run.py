@@ -24,7 +24,7 @@ from mbv3.runs.prepare import TABLE
 from mbv3.runs.result import Found
 from mbv3.runs.road import by_hand, check_road, initial, road_stages
 from mbv3.runs.rundir import RunDir, file_sha256, versions
-from mbv3.spec import ArchSpec, dump_spec, load_spec, named_sites, parse_spec, pixels
+from mbv3.spec import ArchSpec, all_sites, dump_spec, load_spec, named_sites, parse_spec, pixels
 from mbv3.stages import (
     PRESETS,
     adapt_predicted,
@@ -113,6 +113,10 @@ def _engine(o: Options) -> dict[str, Any]:
     return chosen
 
 
+def _joint(o: Options) -> bool:
+    return o.data is not None and _engine(o)["engine"] == "joint"
+
+
 def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, Found]:
     """The stages of `adapt_events`, each resumable."""
     assert run.record.network is not None
@@ -120,7 +124,8 @@ def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None
     runtime = open_runtime(o.runtime, o.threads)
     some = by_hand(o, spec)
     if run.record.seed_ms is None:
-        check_reach(spec, o.target_ms, runtime, some)
+        # joint cuts reach further than single ones
+        check_reach(spec, o.target_ms, runtime, some or (all_sites(spec) if _joint(o) else None))
     photos = (yield from photos_of(o, run, spec.resolution)) if o.data is not None else None
     own = run.file(TABLE)
     with run.stage("table"):

@@ -110,8 +110,8 @@ class Options:
                               "bottlenecks, stem, tail, features, several with commas", metavar="SITES")  # fmt: skip
     only: str | None = option(None, "what alone `mbv3 netadapt` cuts, as --keep has it", metavar="SITES")
     workers: int | None = option(None, "processes that fine-tune the proposals of single cuts (--preset paper, "
-                                 "--delta, --finetune-steps), of one thread each; any count chooses alike", metavar="N", low=1,
-                                 high=1024)  # fmt: skip
+                                 "--delta, --finetune-steps), of one thread each; any count chooses alike",
+                                 metavar="N", low=1, high=1024)  # fmt: skip
     delta: float | None = option(None, "NetAdapt's smallest cut in one step, as a share of the start network's ms "
                                  "(default 0.01, or what the budget allows)", metavar="SHARE", low=0.001,
                                  high=0.5)  # fmt: skip

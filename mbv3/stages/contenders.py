@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 
 from torch import Tensor
 
+from mbv3.errors import Unreachable
 from mbv3.events import Event, Note
 from mbv3.spec import ArchSpec, Site, dump_spec, parse_spec, pixels
 from mbv3.stages.images import Images
@@ -114,11 +115,15 @@ def cut_contender(
     what a resume needs lie in a folder of their own. `some`: the sites that may be cut."""
     name = f"cut-{pixels(spec.resolution)}"
     left = target_ms / latency([spec])[0]
-    adapted = yield from shrink(
-        spec, latency, replace(images, size=spec.resolution), target_ms, weights=start.state, steps=steps, seed=seed,
-        keep=Under(keep, name), some=some,
-        teacher=on_device(start.spec, start.state).eval(), rounds=next(n for share, n in ROUNDS if left >= share),
-    )  # fmt: skip
+    try:
+        adapted = yield from shrink(
+            spec, latency, replace(images, size=spec.resolution), target_ms, weights=start.state, steps=steps,
+            seed=seed, keep=Under(keep, name), some=some,
+            teacher=on_device(start.spec, start.state).eval(), rounds=next(n for share, n in ROUNDS if left >= share),
+        )  # fmt: skip
+    except Unreachable as e:
+        yield Note(STAGE, str(e))
+        return None
     if not adapted.reached:
         yield Note(STAGE, f"no cut leads to {target_ms:g} ms at {pixels(spec.resolution)} px: {adapted.ms:.3f} ms")
         return None

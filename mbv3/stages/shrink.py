@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mbv3.errors import BadInput
+from mbv3.errors import BadInput, Unreachable
 from mbv3.events import Event, Note, StageStart
 from mbv3.netadapt import Choice, Importance, Menu, Scored, Scores, Start, maker_of, menus, refined, solve
 from mbv3.nn import channel_sets, cut_state
-from mbv3.spec import ArchSpec, Site, all_sites, among, channels
+from mbv3.spec import ArchSpec, Site, all_sites, among, channels, smallest
 from mbv3.stages.adapt import Adapted, adapt
 from mbv3.stages.adapt_tune import Deployed, train_start, with_classes
 from mbv3.stages.budget import Budget
@@ -42,7 +42,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 A_ROUND = 0.5  # of its time at least that a round leaves, by default
 BETWEEN = 0.1  # of the steps after each round but the last: one long fine-tuning is worth more than short ones
-LEAST = 0.25  # of its channels that a site keeps in a round
+LEAST = 0.25  # of its channels that a site keeps in a round, unless the target asks for less
+UNSURE = 0.05  # of an estimated time; a target that is nearer to the least is tried
 AIM, SLACK = 0.995, 0.01  # of the target: where cuts aim where it is measured, and what may be left of it
 TRIES = 5  # networks measured whole before the last fine-tuning
 UNTIMED_STEPS, UNTIMED_START = 400, 200
@@ -88,6 +89,7 @@ def shrink(
 
     Raises:
         BadInput: weights of another network.
+        Unreachable: no cut leads to the target; nothing was trained.
         Diverged: a fine-tuning is not finite.
     """
     if engine == "netadapt":
@@ -148,7 +150,9 @@ class _Run:
     ) -> Generator[Event, None, Adapted]:
         found = self.trace.restore()
         if found is None:
-            start = yield from self._start(with_classes(spec, len(self.images.train.classes)), weights)
+            spec = with_classes(spec, len(self.images.train.classes))
+            self._check_reach(spec)
+            start = yield from self._start(spec, weights)
             self.trace.seed(start)
             now, cut = start, False
         else:
@@ -188,6 +192,18 @@ class _Run:
             verdict, now.scored.accuracy, reached, self.latency.correction,
         )  # fmt: skip
 
+    def _check_reach(self, spec: ArchSpec) -> None:
+        """Raises: Unreachable: cut as far as it can be, `spec` takes more than the target."""
+        where = [s for s in all_sites(spec) if among(s, self.some)]
+        now, least = Deployed(self.latency.rough(), self.deployed.classes)([spec, smallest(spec, where)])
+        if least > (1 + UNSURE * (self.latency.device is not None)) * self.aim:
+            raise Unreachable(
+                f"a target of {self.target_ms:g} ms cannot be met: {spec.name} takes {now:.3g} ms and, cut to 8 "
+                f"channels wherever it may be cut, still {least:.3g} ms",
+                least,
+                now,
+            )
+
     def _start(self, spec: ArchSpec, weights: Mapping[str, Tensor] | None) -> Generator[Event, None, Start]:
         """The uncut network with its score and time; a new head is learned first."""
         if weights is None:
@@ -224,10 +240,13 @@ class _Run:
         with channels given back where there is room."""
         scores = self.tuner.channels(now.spec, now.state, self.importance)
         mine = {s: v for s, v in site_scores(now.spec, scores).items() if among(s, self.some)}
-        table = menus(now.spec, mine, least=LEAST, allowed=self.allowed, shares=self.worth == "shares")
-        if self.worth == "losses":
-            table = self.tuner.losses(now.spec, now.state, scores, table)
-        choice = self._solved(now.spec, table, limit)
+        for least in (LEAST, 0.0):
+            table = menus(now.spec, mine, least=least, allowed=self.allowed, shares=self.worth == "shares")
+            if self.worth == "losses":
+                table = self.tuner.losses(now.spec, now.state, scores, table)
+            choice = self._solved(now.spec, table, limit)
+            if choice.latency_ms <= limit:
+                break
         verdict: Whole | None = None
         if last and self.latency.device is not None:
             choice, verdict = yield from self._fitted(now.spec, table, choice)
