@@ -8,13 +8,14 @@
     python scripts/bench_netadapt.py report --csv TRUTH.csv
 
 `table` times every layer of the 4^7 networks on this CPU. `train` trains the full network on CIFAR-10. `cells` shrinks
-it to 0.7, 0.5 and 0.35 of its ms, channels kept to quarters, and appends a line a cell to --cells, on a GPU where
-there is one; `--part i/n` does every n-th cell, so that several processes share a device; a cell that --cells has is
-not made again. `rivals` adds the choice of Torch-Pruning, where it is installed (`pip install torch-pruning`), its
-ratio bisected to the same ms. `rank` fine-tunes 40 cuts of equal ms at one or two sites as a step of single cuts does,
-and compares their order by the paired loss beside the uncut network, and by the paper's change of accuracy, with that
-of their true accuracy (Kendall's tau). `report` looks up the true accuracy of what is left, beside random settings of
-equal ms, uniform widths and the best (accuracies denoised by a pairwise ridge), and writes results/netadapt.json.
+it to 0.7, 0.5 and 0.35 of its ms, channels kept to quarters, and appends a line a cell to --cells, on a GPU where there
+is one; `--part i/n` does every n-th cell, so that several processes share a device; a cell that --cells has is not made
+again; `log-shares` in the file is the worth S log(K / S) of before. `rivals` adds the choice of Torch-Pruning, where it
+is installed (`pip install torch-pruning`), its ratio bisected to the same ms. `rank` fine-tunes 40 cuts of equal ms at
+one or two sites as a step of single cuts does, and compares their order by the paired loss beside the uncut network,
+and by the paper's change of accuracy, with that of their true accuracy (Kendall's tau). `report` looks up the true
+accuracy of what is left, beside random settings of equal ms, uniform widths and the best (accuracies denoised by a
+pairwise ridge), and writes results/netadapt.json.
 TRUTH.csv is channel_bench_macro_mobilenet.csv.
 """
 
@@ -29,7 +30,7 @@ import tarfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ from torch.nn import functional
 from mbv3.data import ImageSet, load_class_folder, make_batch, split
 from mbv3.events import result
 from mbv3.latency import BuildPlan, LatencyTable, build_table, open_runtime
-from mbv3.netadapt import IMPORTANCES, Tried, maker_of, menus, paired, solve
+from mbv3.netadapt import IMPORTANCES, Importance, Scores, Tried, maker_of, menus, paired, solve
 from mbv3.nn import MEAN, STD, build, channel_sets, cut_state
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv, Site, all_sites, channels, cut_many, lower
 from mbv3.stages import FineTune, Images, Memory, Tuner, default_device, shrink, site_scores
@@ -204,6 +205,11 @@ def make_cells(args: argparse.Namespace) -> None:
     images = Images(*split(data, 0.1, 5000, 0), (32, 32))
     latency = Latency(LatencyTable.load(args.table))
     full_ms, state = latency([FULL])[0], read_weights(args.weights)
+
+    @cache
+    def scores_of(seed: int, importance: Importance) -> Scores:
+        return Tuner(images, seed).channels(FULL, state, importance)
+
     for cell in every_cell(args)[part::of]:
         if cell in done:
             continue
@@ -211,7 +217,7 @@ def make_cells(args: argparse.Namespace) -> None:
         limit = cell["share"] * full_ms
         if cell["rounds"] == 0:  # no fine-tuning: the scores of the full network decide
             tuner = Tuner(images, cell["seed"])
-            scores = tuner.channels(FULL, state, cell["importance"])
+            scores = scores_of(cell["seed"], cell["importance"])
             offered = menus(FULL, site_scores(FULL, scores), allowed=grid, shares=cell["worth"] == "shares")
             if cell["worth"] == "losses":
                 offered = tuner.losses(FULL, state, scores, offered)

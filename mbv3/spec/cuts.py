@@ -103,9 +103,11 @@ def named_sites(spec: ArchSpec, keep: str | None = None, only: str | None = None
 
     left = set(every) if only is None else found("--only", only)
     left -= set() if keep is None else found("--keep", keep)
+    if not every:
+        raise BadInput(f"{spec.name}: has nothing that can be cut")
     if not left:
         given = " ".join(f"{flag} {text}" for flag, text in (("--only", only), ("--keep", keep)) if text is not None)
-        raise BadInput(f"{given or spec.name}: there is nothing left to cut; name fewer sites to keep")
+        raise BadInput(f"{given}: there is nothing left to cut; name fewer sites to keep")
     return frozenset(left)
 
 
