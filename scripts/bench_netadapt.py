@@ -10,12 +10,11 @@
 `table` times every layer of the 4^7 networks on this CPU. `train` trains the full network on CIFAR-10. `cells` shrinks
 it to 0.7, 0.5 and 0.35 of its ms, channels kept to quarters, and appends a line a cell to --cells, on a GPU where there
 is one; `--part i/n` does every n-th cell, so that several processes share a device; a cell that --cells has is not made
-again; `log-shares` in the file is the worth S log(K / S) of before. `rivals` adds the choice of Torch-Pruning, where it
-is installed (`pip install torch-pruning`), its ratio bisected to the same ms. `rank` fine-tunes 40 cuts of equal ms at
-one or two sites as a step of single cuts does, and compares their order by the paired loss beside the uncut network,
-and by the paper's change of accuracy, with that of their true accuracy (Kendall's tau). `report` looks up the true
-accuracy of what is left, beside random settings of equal ms, uniform widths and the best (accuracies denoised by a
-pairwise ridge), and writes results/netadapt.json.
+again. `rivals` adds the choice of Torch-Pruning, where it is installed (`pip install torch-pruning`), its ratio
+bisected to the same ms. `rank` fine-tunes 40 cuts of equal ms at one or two sites as a step of single cuts does, and
+compares their order by the paired loss beside the uncut network, and by the paper's change of accuracy, with that of
+their true accuracy (Kendall's tau). `report` looks up the true accuracy of what is left, beside random settings of
+equal ms, uniform widths and the best (accuracies denoised by a pairwise ridge), and writes results/netadapt.json.
 TRUTH.csv is channel_bench_macro_mobilenet.csv.
 """
 
@@ -48,7 +47,7 @@ from mbv3.latency import BuildPlan, LatencyTable, build_table, open_runtime
 from mbv3.netadapt import IMPORTANCES, Importance, Scores, Tried, maker_of, menus, paired, solve
 from mbv3.nn import MEAN, STD, build, channel_sets, cut_state
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv, Site, all_sites, channels, cut_many, lower
-from mbv3.stages import FineTune, Images, Memory, Tuner, default_device, shrink, site_scores
+from mbv3.stages import POWERS, FineTune, Images, Memory, Tuner, default_device, shrink, site_scores
 from mbv3.tables import Latency, reference_at
 from mbv3.training import read_weights, save_weights
 
@@ -218,10 +217,12 @@ def make_cells(args: argparse.Namespace) -> None:
         if cell["rounds"] == 0:  # no fine-tuning: the scores of the full network decide
             tuner = Tuner(images, cell["seed"])
             scores = scores_of(cell["seed"], cell["importance"])
-            offered = menus(FULL, site_scores(FULL, scores), allowed=grid, shares=cell["worth"] == "shares")
+            every = site_scores(FULL, scores)
+            offered = [menus(FULL, every, allowed=grid, power=p) for p in POWERS[cell["worth"]]]
             if cell["worth"] == "losses":
-                offered = tuner.losses(FULL, state, scores, offered)
-            spec, accuracy = solve(FULL, offered, latency, limit).spec, None
+                offered = [tuner.losses(FULL, state, scores, offered[0])]
+            cuts = [solve(FULL, table, latency, limit).spec for table in offered]
+            spec, accuracy = cuts[tuner.lowest(FULL, state, scores, cuts)[0] if len(set(cuts)) > 1 else 0], None
         else:
             found = result(
                 shrink(
@@ -466,7 +467,7 @@ def main() -> None:
             p.add_argument("--seeds", type=int, default=3)
             p.add_argument("--rounds", type=int, nargs="+", default=[2, 1, 0])
             p.add_argument("--importances", nargs="+", default=["taylor"], choices=IMPORTANCES)
-            p.add_argument("--worths", nargs="+", default=["shares"], choices=("shares", "scores", "losses"))
+            p.add_argument("--worths", nargs="+", default=["tried"], choices=list(POWERS))
             p.add_argument("--threads", type=int, default=1)
     p = verbs.add_parser("rank")
     p.add_argument("--cifar", type=Path, required=True, help="folder with train/ and test/, or a tar of it")

@@ -51,17 +51,16 @@ def menus(
     least: float = 0.25,
     grain: int = GRAIN,
     allowed: Callable[[Site], Sequence[int]] | None = None,
-    shares: bool = True,
+    power: float = 0.0,
 ) -> list[Menu]:
     """One menu a site of `scores`: multiples of `grain`, in wide sites of its doubles, from `least` of the channels on,
     or those that are `allowed`.
 
     A count stands for its best channels (HALP's prefix rule: a channel stays only where all better ones do). With S the
-    sum of a site's scores and x what is left of the site, its worth is S (1 - 1 / x), or without `shares` the sum of
-    the kept scores, as in HALP. x is the mean of two shares: of the scores, and of the channels, for the best of many
-    noisy scores promise more than they keep. A first-order score knows little of what it costs to cut a site to a
-    small part of itself: a loss falls about as one over a width, so the fewer channels are left, the more is against a
-    further cut."""
+    sum of a site's scores and K that of the kept ones, its worth is S ((K / S)^`power` - 1) / `power`: K - S, as in
+    HALP, at 1, S log(K / S) at 0, S (1 - S / K) at -1. For a small cut all fall by the scores of what goes. A
+    first-order score knows little of what it costs to cut a site to a small part of itself: the smaller the power, the
+    more is against a further cut where few channels are left."""
     found = []
     for site in all_sites(spec):
         if site not in scores:
@@ -74,10 +73,9 @@ def menus(
         counts = allowed(site) if allowed else range(-(-low // step) * step, now, step)
         kept = (*sorted({n for n in counts if LEAST_CHANNELS <= n < now}), now)
         total = np.concatenate(([0.0], np.cumsum(np.sort(scores[site])[::-1])))
-        if shares:
-            whole = max(float(total[-1]), LEAST_SCORE)
-            left = (total / whole + np.linspace(0, 1, len(total))) / 2
-            total = whole * (1 - 1 / np.maximum(left, LEAST_SHARE))
+        whole = max(float(total[-1]), LEAST_SCORE)
+        left = np.maximum(total / whole, LEAST_SHARE)
+        total = whole * (np.log(left) if power == 0 else (left**power - 1) / power)
         found.append(Menu(site, kept, tuple(float(total[n]) for n in kept)))
     return found
 

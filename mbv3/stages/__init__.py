@@ -46,7 +46,7 @@ from mbv3.stages.search import (
     write_trials,
 )
 from mbv3.stages.shapes import Shape, choose_shape, fewer_strides, likely_shapes, natural, probe, shaped_as, shapes_of
-from mbv3.stages.shrink import PRESETS, Engine, Worth, shrink, site_scores
+from mbv3.stages.shrink import POWERS, PRESETS, Engine, Worth, shrink, site_scores
 from mbv3.stages.shrink_tune import Tuner
 from mbv3.stages.sizes import Sizes, choose_sizes, sized, sized_table, steady_ms
 from mbv3.stages.slim import cut_by_l1, slimmed
@@ -68,6 +68,7 @@ __all__ = [
     "CHECKPOINT",
     "DISTILL",
     "LOG",
+    "POWERS",
     "PRESETS",
     "SHARES",
     "TEMPERATURE",
