@@ -4,14 +4,18 @@
     python scripts/bench_netadapt.py train --cifar DIR|TAR --weights full.safetensors [--device cuda]
     python scripts/bench_netadapt.py cells --cifar DIR|TAR --weights full.safetensors --part 0/8
     python scripts/bench_netadapt.py rivals --cifar DIR|TAR --weights full.safetensors
-    python scripts/bench_netadapt.py report --csv channel_bench_macro_mobilenet.csv
+    python scripts/bench_netadapt.py rank --cifar DIR|TAR --weights full.safetensors --csv TRUTH.csv
+    python scripts/bench_netadapt.py report --csv TRUTH.csv
 
 `table` times every layer of the 4^7 networks on this CPU. `train` trains the full network on CIFAR-10. `cells` shrinks
-it to 0.7, 0.5 and 0.35 of its ms, channels kept to quarters, and appends a line a cell to --cells, on a GPU where
-there is one; `--part i/n` does every n-th cell, so that several processes share a device; a cell that --cells has is
-not made again. `rivals` adds the choice of Torch-Pruning, where it is installed (`pip install torch-pruning`), its
-ratio bisected to the same ms. `report` looks up the true accuracy of what is left, beside random settings of equal ms,
-uniform widths and the best (accuracies denoised by a pairwise ridge), and writes results/netadapt.json.
+it to 0.7, 0.5 and 0.35 of its ms, channels kept to quarters, and appends a line a cell to --cells, on a GPU where there
+is one; `--part i/n` does every n-th cell, so that several processes share a device; a cell that --cells has is not made
+again. `rivals` adds the choice of Torch-Pruning, where it is installed (`pip install torch-pruning`), its ratio
+bisected to the same ms. `rank` fine-tunes 40 cuts of equal ms at one or two sites as a step of single cuts does, and
+compares their order by the paired loss beside the uncut network, and by the paper's change of accuracy, with that of
+their true accuracy (Kendall's tau). `report` looks up the true accuracy of what is left, beside random settings of
+equal ms, uniform widths and the best (accuracies denoised by a pairwise ridge), and writes results/netadapt.json.
+TRUTH.csv is channel_bench_macro_mobilenet.csv.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ import tarfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -33,16 +37,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import kendalltau
 from torch import Tensor
 from torch.nn import functional
 
 from mbv3.data import ImageSet, load_class_folder, make_batch, split
 from mbv3.events import result
 from mbv3.latency import BuildPlan, LatencyTable, build_table, open_runtime
-from mbv3.netadapt import IMPORTANCES, maker_of, menus, solve
-from mbv3.nn import MEAN, STD, build, channel_sets
+from mbv3.netadapt import IMPORTANCES, Importance, Scores, Tried, maker_of, menus, paired, solve
+from mbv3.nn import MEAN, STD, build, channel_sets, cut_state
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv, Site, all_sites, channels, cut_many, lower
-from mbv3.stages import Images, Memory, Tuner, default_device, shrink, site_scores
+from mbv3.stages import POWERS, FineTune, Images, Memory, Tuner, default_device, shrink, site_scores
 from mbv3.tables import Latency, reference_at
 from mbv3.training import read_weights, save_weights
 
@@ -199,6 +204,11 @@ def make_cells(args: argparse.Namespace) -> None:
     images = Images(*split(data, 0.1, 5000, 0), (32, 32))
     latency = Latency(LatencyTable.load(args.table))
     full_ms, state = latency([FULL])[0], read_weights(args.weights)
+
+    @cache
+    def scores_of(seed: int, importance: Importance) -> Scores:
+        return Tuner(images, seed).channels(FULL, state, importance)
+
     for cell in every_cell(args)[part::of]:
         if cell in done:
             continue
@@ -206,11 +216,13 @@ def make_cells(args: argparse.Namespace) -> None:
         limit = cell["share"] * full_ms
         if cell["rounds"] == 0:  # no fine-tuning: the scores of the full network decide
             tuner = Tuner(images, cell["seed"])
-            scores = tuner.channels(FULL, state, cell["importance"])
-            offered = menus(FULL, site_scores(FULL, scores), allowed=grid, shares=cell["worth"] == "shares")
+            scores = scores_of(cell["seed"], cell["importance"])
+            every = site_scores(FULL, scores)
+            offered = [menus(FULL, every, allowed=grid, power=p) for p in POWERS[cell["worth"]]]
             if cell["worth"] == "losses":
-                offered = tuner.losses(FULL, state, scores, offered)
-            spec, accuracy = solve(FULL, offered, latency, limit).spec, None
+                offered = [tuner.losses(FULL, state, scores, offered[0])]
+            cuts = [solve(FULL, table, latency, limit).spec for table in offered]
+            spec, accuracy = cuts[tuner.lowest(FULL, state, scores, cuts)[0] if len(set(cuts)) > 1 else 0], None
         else:
             found = result(
                 shrink(
@@ -296,6 +308,72 @@ def make_rivals(args: argparse.Namespace) -> None:
             with args.cells.open("a") as f:
                 f.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
+
+
+# ---- a step's ranking ----------------------------------------------------------------------------------------
+
+
+def equal_cuts(latency: Latency, count: int) -> list[Setting]:
+    """Settings that differ from the full network at one or two sites and take nearly equal ms: the `count` nearest to
+    their common median within a window that holds as many."""
+    few = [s for s in EVERY if 1 <= sum(q < 4 for q in s) <= 2]
+    ms = np.array(latency([network(s) for s in few]))
+    order = np.argsort(ms)
+    starts = np.arange(len(few) - count + 1)
+    best = int(np.argmin([ms[order[i + count - 1]] / ms[order[i]] for i in starts]))
+    return [few[i] for i in sorted(order[best : best + count])]
+
+
+def make_rank(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    data, _ = cifar(args.cifar, args.cache)
+    images = Images(*split(data, 0.1, 5000, 0), (32, 32))
+    latency, state = Latency(LatencyTable.load(args.table)), read_weights(args.weights)
+    full_ms = latency([FULL])[0]
+    done = [json.loads(line) for line in args.ranks.read_text().splitlines()] if args.ranks.exists() else []
+    tune = FineTune(images, args.steps, args.seed)
+    about = {"steps": args.steps, "seed": args.seed}
+    before = next((x["before"] for x in done if x["about"] == about and "before" in x), None)
+    control: Tried | None = None
+    for setting in equal_cuts(latency, args.count):
+        name = "".join(map(str, setting))
+        if any(x["about"] == about and x["widths"] == name for x in done):
+            continue
+        if control is None:
+            control = tune(FULL, state, 1, args.steps)
+            before = before or tune(FULL, state, 1, 0).accuracy
+        spec = network(setting)
+        ms = latency([spec])[0]
+        tried = tune(spec, cut_state(state, FULL, spec), 1, args.steps)
+        found = paired(tried, control, full_ms - ms)
+        line = {
+            "about": about, "widths": name, "ms_share": round(ms / full_ms, 4), "per_ms": found.per_ms,
+            "error": found.error, "accuracy": tried.accuracy, "before": before, "control": control.accuracy,
+            "n": len(tried.losses), "saved_ms": full_ms - ms,
+        }  # fmt: skip
+        with args.ranks.open("a") as f:
+            f.write(json.dumps(line) + "\n")
+        print(json.dumps(line), flush=True)
+    show_rank(args)
+
+
+def show_rank(args: argparse.Namespace) -> None:
+    """Kendall's tau of the order with the control arm, and of the paper's, with the true accuracies."""
+    with args.csv.open() as f:
+        truth = {row["widths"]: float(row["mean"]) for row in csv.DictReader(f)}
+    names = ["".join(map(str, s)) for s in EVERY]
+    smooth = dict(zip(names, pairwise(np.array(EVERY), np.array([truth[n] for n in names])), strict=True))
+    lines = [json.loads(line) for line in args.ranks.read_text().splitlines()]
+    for about in {json.dumps(x["about"]): x["about"] for x in lines}.values():
+        mine = [x for x in lines if x["about"] == about]
+        saved = np.array([x["saved_ms"] for x in mine])
+        for what, true in (("denoised", smooth), ("as trained", truth)):
+            change = np.array([true[x["widths"]] - true["4" * len(SITES)] for x in mine]) / saved
+            control = kendalltau([-x["per_ms"] for x in mine], change).statistic
+            paper = kendalltau([(x["accuracy"] - x["before"]) / x["saved_ms"] for x in mine], change).statistic
+            print(
+                f"{about}, {len(mine)} cuts, truth {what}: tau {control:.2f} with the control arm, {paper:.2f} without"
+            )
 
 
 # ---- report --------------------------------------------------------------------------------------------------
@@ -389,8 +467,20 @@ def main() -> None:
             p.add_argument("--seeds", type=int, default=3)
             p.add_argument("--rounds", type=int, nargs="+", default=[2, 1, 0])
             p.add_argument("--importances", nargs="+", default=["taylor"], choices=IMPORTANCES)
-            p.add_argument("--worths", nargs="+", default=["shares"], choices=("shares", "scores", "losses"))
+            p.add_argument("--worths", nargs="+", default=["tried"], choices=list(POWERS))
             p.add_argument("--threads", type=int, default=1)
+    p = verbs.add_parser("rank")
+    p.add_argument("--cifar", type=Path, required=True, help="folder with train/ and test/, or a tar of it")
+    p.add_argument("--cache", type=Path, default=Path("cifar-cache"))
+    p.add_argument("--weights", type=Path, required=True)
+    p.add_argument("--csv", type=Path, required=True)
+    p.add_argument("--table", type=Path, default=TABLE)
+    p.add_argument("--ranks", type=Path, default=RESULTS / "netadapt-rank.jsonl")
+    p.add_argument("--count", type=int, default=40)
+    p.add_argument("--steps", type=int, default=4)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--threads", type=int, default=1)
+    p.set_defaults(run=make_rank)
     p = verbs.add_parser("report")
     p.add_argument("--csv", type=Path, required=True)
     p.add_argument("--table", type=Path, default=TABLE)

@@ -5,7 +5,7 @@ from mbv3.netadapt.choose import Scored, choose
 from mbv3.netadapt.importance import IMPORTANCES, Importance, Scores, channel_scores, maker_of
 from mbv3.netadapt.joint import Choice, Menu, menus, refined, solve
 from mbv3.netadapt.proposals import Proposal, propose
-from mbv3.netadapt.race import Tried, netadapt_paired
+from mbv3.netadapt.race import Job, Paired, Tried, TuneMany, netadapt_paired, paired
 from mbv3.netadapt.run import Candidate, Start, Step, netadapt
 
 __all__ = [
@@ -13,19 +13,23 @@ __all__ = [
     "Candidate",
     "Choice",
     "Importance",
+    "Job",
     "Menu",
+    "Paired",
     "Proposal",
     "Scored",
     "Scores",
     "Start",
     "Step",
     "Tried",
+    "TuneMany",
     "channel_scores",
     "choose",
     "maker_of",
     "menus",
     "netadapt",
     "netadapt_paired",
+    "paired",
     "propose",
     "refined",
     "solve",

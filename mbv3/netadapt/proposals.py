@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from mbv3.spec import LEAST_CHANNELS, ArchSpec, Site, channels, cut, sites
+from mbv3.spec import LEAST_CHANNELS, ArchSpec, Site, among, channels, cut, sites
 
 __all__ = ["Proposal", "propose"]
 
@@ -88,15 +88,18 @@ class _Hunt:
         return Proposal(self.site, self.now, best, spec, ms)
 
 
-def propose(spec: ArchSpec, latency_ms: float, save_ms: float, latency: Latency, fine: int = 2) -> list[Proposal]:
+def propose(
+    spec: ArchSpec, latency_ms: float, save_ms: float, latency: Latency, fine: int = 2,
+    some: Collection[Site] | None = None,
+) -> list[Proposal]:  # fmt: skip
     """One proposal a site, each at most `latency_ms - save_ms`, cut no further than to the next cliff of the measured
     latency. `latency` is asked for many networks at a time, so that a device measures them interleaved.
 
     `fine`: the grain in channels at which the cliff is sought; 0 keeps to multiples of 8, for latencies that are
-    estimates without cliffs.
+    estimates without cliffs. `some`: the sites that may be cut, by default all.
     """
     limit = latency_ms - save_ms
-    hunts = [_Hunt(spec, site, latency_ms, limit, fine) for site in sites(spec)]
+    hunts = [_Hunt(spec, site, latency_ms, limit, fine) for site in sites(spec) if among(site, some)]
     while True:
         asked: list[tuple[_Hunt, int, ArchSpec]] = []
         active = False

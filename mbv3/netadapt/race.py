@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -15,9 +16,9 @@ from mbv3.netadapt.choose import Scored
 from mbv3.netadapt.proposals import Proposal
 from mbv3.netadapt.run import Candidate, Start, Step, step_proposals
 from mbv3.nn import cut_state
-from mbv3.spec import ArchSpec
+from mbv3.spec import ArchSpec, Site
 
-__all__ = ["Paired", "Tried", "Tune", "netadapt_paired", "paired", "rungs"]
+__all__ = ["Job", "Paired", "Tried", "Tune", "TuneMany", "netadapt_paired", "paired", "rungs"]
 
 State = dict[str, Tensor]
 FASTER = 4  # times as many steps in the next rung
@@ -44,6 +45,10 @@ class Tune(Protocol):
     """Fine-tuning: (spec, weights, step, steps) to what became of it. Equal `step` and `steps` mean equal batches."""
 
     def __call__(self, spec: ArchSpec, state: State, step: int, steps: int) -> Tried: ...
+
+
+Job = tuple[ArchSpec, State, int, int]  # what a `Tune` takes: spec, weights, step, steps
+TuneMany = Callable[[Iterable[Job]], Iterator[Tried]]  # fine-tunings that do not depend on each other, in their order
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,35 +99,37 @@ def netadapt_paired(
     *,
     fine: int = 2,
     halve: bool = True,
+    some: Collection[Site] | None = None,
+    many: TuneMany | None = None,
 ) -> Iterator[Step]:
     """NetAdapt as `netadapt`, with the choice by paired differences to the uncut network after the same fine-tuning.
 
     The paper compares a proposal after T steps with its parent before them, so that what every network gains from T
     steps decides between large and small cuts. `steps`: T, asked for before every step. `halve`: spend the steps by
-    `rungs`; else every proposal gets T. A candidate's `ratio` is minus its difference of loss per ms. The weights of
-    one proposal are held at a time, besides those of the best and of the uncut network.
+    `rungs`; else every proposal gets T. `some`: the sites that may be cut, by default all. A candidate's `ratio` is
+    minus its difference of loss per ms. The weights of one proposal are held at a time, besides those of the best and
+    of the uncut network. `many`: `tune` for the proposals of a rung, perhaps in processes.
     """
     while True:
         if start.scored.latency_ms <= target_ms:
             return
-        proposals = step_proposals(start, target_ms, delta_ms, latency, fine)
+        proposals = step_proposals(start, target_ms, delta_ms, latency, fine, some)
         if not proposals:
             return
-        race = _Race(start, proposals, tune)
+        race = _Race(start, proposals, many or (lambda jobs: (tune(*job) for job in jobs)))
         plan = rungs(len(proposals), steps()) if halve else [(len(proposals), steps())]
         alive = list(range(len(proposals)))
         for n, length in plan:
             alive = race.best(alive, n)
-            for i in alive:
-                race.run(i, length)
+            for _ in race.rung(alive, length):
                 yield Step(race.candidates(), len(proposals), None, start)
         for _ in range(EXTRA if halve and length else 0):
             alive = race.best(alive, LAST)
             if len(alive) < LAST or not race.undecided(*alive):
                 break
             length *= FASTER
-            for i in alive:
-                race.run(i, length)
+            for _ in race.rung(alive, length):
+                pass
         best = race.winner(alive)
         if best is None:
             return
@@ -137,35 +144,43 @@ def netadapt_paired(
 class _Race:
     """What is known of every proposal of a step."""
 
-    def __init__(self, start: Start, proposals: Sequence[Proposal], tune: Tune) -> None:
-        self.start, self.proposals, self.tune = start, proposals, tune
+    def __init__(self, start: Start, proposals: Sequence[Proposal], many: TuneMany) -> None:
+        self.start, self.proposals, self.many = start, proposals, many
         self.found: dict[int, Paired] = {}
         self.scored: dict[int, Scored] = {}
         self.length: dict[int, int] = {}
         self.control: tuple[int, Tried] | None = None
         self.kept: tuple[int, Tried] | None = None  # the best of the longest
 
-    def run(self, i: int, steps: int) -> None:
-        """Fine-tune proposal `i` from the uncut network's weights."""
-        if self.control is None or self.control[0] != steps:
-            begin = self.start
-            tried = self.tune(begin.spec, begin.state, begin.step + 1, steps)
-            self.control = steps, replace(tried, state={})
-        p, tried = self.proposals[i], self._tried(i, steps)
+    def rung(self, alive: Sequence[int], steps: int) -> Iterator[int]:
+        """Fine-tune the proposals `alive`, and the uncut network where it was not, for `steps` from its weights;
+        yields each of them when it is known."""
+        begin = self.start
+        same = self.control is not None and self.control[0] == steps
+        uncut = [] if same else [(begin.spec, begin.state, begin.step + 1, steps)]
+        tried = self.many(itertools.chain(uncut, (self._job(i, steps) for i in alive)))
+        if uncut:
+            self.control = steps, replace(next(tried), state={})
+        for i, one in zip(alive, tried, strict=True):
+            self._known(i, one, steps)
+            yield i
+
+    def _known(self, i: int, tried: Tried, steps: int) -> None:
+        assert self.control is not None
+        p = self.proposals[i]
         self.found[i] = paired(tried, self.control[1], self.start.scored.latency_ms - p.latency_ms)
         self.scored[i] = Scored(p.latency_ms, tried.accuracy, float(tried.losses.mean()))
         self.length[i] = steps
-        kept = self.kept
-        if kept is None or self._rank(i) < self._rank(kept[0]):
+        if self.kept is None or self._rank(i) < self._rank(self.kept[0]):
             self.kept = i, tried
 
-    def _tried(self, i: int, steps: int) -> Tried:
+    def _job(self, i: int, steps: int) -> Job:
         p, begin = self.proposals[i], self.start
-        return self.tune(p.spec, cut_state(begin.state, begin.spec, p.spec), begin.step + 1, steps)
+        return p.spec, cut_state(begin.state, begin.spec, p.spec), begin.step + 1, steps
 
     def again(self, i: int) -> Tried:
         """Proposal `i` as it was last fine-tuned."""
-        return self._tried(i, self.length[i])
+        return next(self.many([self._job(i, self.length[i])]))
 
     def _rank(self, i: int) -> tuple[int, float, int]:
         """Smaller is better: the longest fine-tuned ones first."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from mbv3.netadapt.choose import Scored, choose, ratio
 from mbv3.netadapt.proposals import Proposal, propose
 from mbv3.nn import cut_state
-from mbv3.spec import ArchSpec
+from mbv3.spec import ArchSpec, Site
 
 __all__ = ["Candidate", "FineTune", "Start", "Step", "netadapt", "step_proposals"]
 
@@ -56,13 +56,14 @@ class Step:
 
 
 def step_proposals(
-    start: Start, target_ms: float, delta_ms: float, latency: Callable[[Sequence[ArchSpec]], Sequence[float]], fine: int
-) -> list[Proposal]:
+    start: Start, target_ms: float, delta_ms: float, latency: Callable[[Sequence[ArchSpec]], Sequence[float]],
+    fine: int, some: Collection[Site] | None = None,
+) -> list[Proposal]:  # fmt: skip
     """A step's proposals: cuts of at least `delta_ms`, or of what is left to the target."""
     now = start.scored
     # the last step need not overshoot the target; cliffs decide how near it gets
     save = min(delta_ms, now.latency_ms - target_ms)
-    proposals = propose(start.spec, now.latency_ms, save, latency, fine)
+    proposals = propose(start.spec, now.latency_ms, save, latency, fine, some)
     # departure: at a cliff a cut can be as long as many steps and fall far below the target, and one noisy accuracy
     # should not decide it; such a cut is a proposal only where there is no shorter one
     return [p for p in proposals if now.latency_ms - p.latency_ms <= LONGEST * delta_ms] or proposals
@@ -77,9 +78,11 @@ def netadapt(
     *,
     noise: float = 0.0,
     fine: int = 2,
+    some: Collection[Site] | None = None,
 ) -> Iterator[Step]:
     """Shrink `start` until its latency is at most `target_ms`, by at least `delta_ms` a step (paper: 0.01 |L|).
 
+    `some`: the sites that may be cut, by default all.
     Ends without reaching the target when no site can be cut further. Yields a Step for every scored candidate
     (`chosen` None) and for every finished step. A caller that measures the network on the way stops after a step and
     calls again from there.
@@ -88,7 +91,7 @@ def netadapt(
         now = start.scored
         if now.latency_ms <= target_ms:
             return
-        proposals = step_proposals(start, target_ms, delta_ms, latency, fine)
+        proposals = step_proposals(start, target_ms, delta_ms, latency, fine, some)
         if not proposals:
             return
         candidates: list[Candidate] = []

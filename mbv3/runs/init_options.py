@@ -25,8 +25,8 @@ ADVICE = (
 KNOWN = ("mobilenet_v3_small", "mobilenet_v3_large", "mobilenet_v2", "mnasnet_b1", "mnasnet_a1")
 # options of a search over a space or from nothing
 OTHERS = (
-    "accuracy", "space", "scale", "task", "sampler", "reward", "w", "trials", "seed_ratio", "delta", "finetune_steps",
-    "supernet_steps", "supernet_minutes", "rebuild_table", "max_params", "max_madds", "max_mb",
+    "accuracy", "space", "scale", "task", "sampler", "reward", "w", "trials", "seed_ratio", "preset", "delta",
+    "finetune_steps", "supernet_steps", "supernet_minutes", "rebuild_table", "max_params", "max_madds", "max_mb",
 )  # fmt: skip
 
 

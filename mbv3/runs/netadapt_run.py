@@ -22,9 +22,9 @@ from mbv3.runs.on_images import compete, photos_of
 from mbv3.runs.options import NETADAPT, Options
 from mbv3.runs.prepare import TABLE
 from mbv3.runs.result import Found
-from mbv3.runs.road import check_road, initial, road_stages
+from mbv3.runs.road import by_hand, check_road, initial, road_stages
 from mbv3.runs.rundir import RunDir, file_sha256, versions
-from mbv3.spec import ArchSpec, dump_spec, load_spec, parse_spec, pixels
+from mbv3.spec import ArchSpec, all_sites, dump_spec, load_spec, named_sites, parse_spec, pixels
 from mbv3.stages import (
     PRESETS,
     adapt_predicted,
@@ -70,6 +70,8 @@ def adapt_events(
         )
     o = Options.of({"target_ms": target_ms, **options, **({"from_": spec.name} if options.get("init") else {})})
     open_runtime(o.runtime, o.threads)
+    _engine(o)
+    named_sites(spec, o.keep, o.only)  # what cannot be cut is said before anything is made
     start = None
     if o.init is not None:
         start = check_road(o, spec)
@@ -90,13 +92,40 @@ def adapt_events(
     return (yield from guarded(run, (road_stages if start else adapt_stages)(o, run)))
 
 
+def _engine(o: Options) -> dict[str, Any]:
+    """How images decide: the arguments of `shrink` by --preset, --finetune-steps, --delta and --workers.
+
+    Raises:
+        BadInput: --workers without single cuts.
+    """
+    chosen: dict[str, Any] = dict(PRESETS[o.preset])
+    by_hand = {"steps": o.finetune_steps, "delta": o.delta}  # what only single cuts have
+    given = {name: value for name, value in by_hand.items() if value is not None}
+    if given:
+        chosen |= {"engine": "netadapt", **given}
+    if o.workers is not None:
+        if chosen["engine"] != "netadapt" or o.data is None or o.init is not None:
+            raise BadInput(
+                f"--workers {o.workers}: fine-tunes the proposals of single cuts; it belongs to --preset paper, "
+                "--delta or --finetune-steps on --data, without --init"
+            )
+        chosen["processes"] = o.workers
+    return chosen
+
+
+def _joint(o: Options) -> bool:
+    return o.data is not None and _engine(o)["engine"] == "joint"
+
+
 def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, Found]:
     """The stages of `adapt_events`, each resumable."""
     assert run.record.network is not None
     spec = parse_spec(run.record.network, "run.json: network")
     runtime = open_runtime(o.runtime, o.threads)
+    some = by_hand(o, spec)
     if run.record.seed_ms is None:
-        check_reach(spec, o.target_ms, runtime)
+        # joint cuts reach further than single ones
+        check_reach(spec, o.target_ms, runtime, some or (all_sites(spec) if _joint(o) else None))
     photos = (yield from photos_of(o, run, spec.resolution)) if o.data is not None else None
     own = run.file(TABLE)
     with run.stage("table"):
@@ -121,18 +150,15 @@ def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None
     plain = replace(spec, provenance=())
     with run.stage("netadapt"):
         if photos is None:
-            adapted = yield from adapt_predicted([plain], latency, o.target_ms, delta=o.delta, keep=run)
+            adapted = yield from adapt_predicted([plain], latency, o.target_ms, delta=o.delta, keep=run, some=some)
             assert adapted.estimate is not None
             run.update(accuracy=predicted_accuracy(adapted.estimate))
         else:
-            chosen: dict[str, Any] = dict(PRESETS[o.preset])
-            if o.finetune_steps is not None or o.delta is not None:  # what only single cuts have
-                by_hand = {"steps": o.finetune_steps, "delta": o.delta}
-                chosen |= {"engine": "netadapt", **{k: v for k, v in by_hand.items() if v is not None}}
             adapted = yield from shrink(
-                plain, latency, photos.images, o.target_ms, budget=budget_of(o), seed=o.seed, keep=run, **chosen
-            )
+                plain, latency, photos.images, o.target_ms, budget=budget_of(o), seed=o.seed, keep=run, some=some,
+                **_engine(o),
+            )  # fmt: skip
     if photos is None:
         return (yield from deliver(o, run, adapted, None, latency))
-    make = partial(uniform_at, adapted.spec, plain, latency, o.target_ms)
+    make = partial(uniform_at, adapted.spec, plain, latency, o.target_ms, some)
     return (yield from compete(o, run, adapted, photos, latency, make))

@@ -26,6 +26,9 @@ NETADAPT = (
     "test",
     "init",
     "preset",
+    "keep",
+    "only",
+    "workers",
     "delta",
     "finetune_steps",
     "final_epochs",
@@ -103,6 +106,12 @@ class Options:
                                metavar="R", low=1, high=4)  # fmt: skip
     preset: str = option("fast", "how NetAdapt cuts on images: fast, joint cuts by scores; thorough, by trials; paper, "
                          "single cuts with T = 10,000", metavar="NAME", choices=PRESETS)  # fmt: skip
+    keep: str | None = option(None, "what `mbv3 netadapt` leaves as it is: rows[3], rows[2:5], expansions, "
+                              "bottlenecks, stem, tail, features, several with commas", metavar="SITES")  # fmt: skip
+    only: str | None = option(None, "what alone `mbv3 netadapt` cuts, as --keep has it", metavar="SITES")
+    workers: int | None = option(None, "processes that fine-tune the proposals of single cuts (--preset paper, "
+                                 "--delta, --finetune-steps), of one thread each; any count chooses alike",
+                                 metavar="N", low=1, high=1024)  # fmt: skip
     delta: float | None = option(None, "NetAdapt's smallest cut in one step, as a share of the start network's ms "
                                  "(default 0.01, or what the budget allows)", metavar="SHARE", low=0.001,
                                  high=0.5)  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from mbv3.runs.options import Options
 from mbv3.runs.prepare import TABLE
 from mbv3.runs.result import Found
 from mbv3.runs.rundir import RunDir, file_sha256
-from mbv3.spec import ArchSpec, parse_resolution, parse_spec, pixels
+from mbv3.spec import ArchSpec, Site, named_sites, parse_resolution, parse_spec, pixels
 from mbv3.stages import (
     Budget,
     Effort,
@@ -37,7 +37,7 @@ from mbv3.stages import (
 )
 from mbv3.tables import REFERENCE, VERDICT_PARTS, Latency, read_table, reference_of
 
-__all__ = ["check_road", "initial", "road_stages"]
+__all__ = ["by_hand", "check_road", "initial", "road_stages"]
 
 TABLE_SHARE, LEAST_TABLE_MINUTES, MOST_TABLE_MINUTES = 0.08, 0.3, 2.0  # of the minutes of a run
 
@@ -46,7 +46,14 @@ def check_road(o: Options, network: ArchSpec | str) -> Inherited:
     """Everything that can be wrong with the photos and the weights, before anything is made. Raises: BadInput."""
     assert o.init is not None and o.data is not None
     classes = peek_photos(Path(o.data), Path(o.test) if o.test else None)
-    return inherited(o.init, network, classes, o.seed)
+    found = inherited(o.init, network, classes, o.seed)
+    by_hand(o, found.spec)
+    return found
+
+
+def by_hand(o: Options, spec: ArchSpec) -> Collection[Site] | None:
+    """The sites that --keep and --only leave to be cut; None without either. Raises: BadInput."""
+    return None if o.keep is None and o.only is None else named_sites(spec, o.keep, o.only)
 
 
 def initial(found: Inherited) -> Initial:
@@ -83,6 +90,7 @@ def road_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None,
             sizes, start.state, latency, photos.images, photos.report, o.target_ms,
             budget=Budget(minutes, timed=o.timed), seed=o.seed, keep=run,
             effort=None if o.final_epochs is None else Effort.of(steps_of(photos.images.train, o.final_epochs)),
+            some=by_hand(o, start.spec),
         )  # fmt: skip
     with run.stage("measure"):
         yield StageStart("measure", "the delivered network, whole")

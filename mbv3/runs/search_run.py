@@ -141,6 +141,12 @@ def check_search(o: Options) -> None:
     """Everything that can be wrong with what was asked for, before anything is made. Raises: BadInput."""
     if o.data is not None and o.init is None and o.accuracy_kind == "imagenet" and o.final_epochs == 0:
         raise BadInput("--final-epochs 0 trains nothing; leave --data out, or add --accuracy supernet (got 0)")
+    for flag, sites in (("--keep", o.keep), ("--only", o.only)):
+        if sites is not None and o.init is None:
+            raise BadInput(f"{flag} {sites}: names sites of a network that is given; use it with --init, or with mbv3 "
+                           "netadapt")  # fmt: skip
+    if o.workers is not None:
+        raise BadInput(f"--workers {o.workers}: belongs to the single cuts of mbv3 netadapt; leave it out")
     if not o.estimate_only:
         open_runtime(o.runtime, o.threads)
     space = load_space(o.space_name)

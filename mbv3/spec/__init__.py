@@ -13,7 +13,18 @@ from mbv3.spec.changes import (
 )
 from mbv3.spec.classify import Classify
 from mbv3.spec.counts import Counts, RowCount, count
-from mbv3.spec.cuts import LEAST_CHANNELS, Site, all_sites, channels, cut, cut_many, sites, smallest
+from mbv3.spec.cuts import (
+    LEAST_CHANNELS,
+    Site,
+    all_sites,
+    among,
+    channels,
+    cut,
+    cut_many,
+    named_sites,
+    sites,
+    smallest,
+)
 from mbv3.spec.document import Reader, parse_yaml, read_text
 from mbv3.spec.heads import (
     FCN,
@@ -88,6 +99,7 @@ __all__ = [
     "Walk",
     "Where",
     "all_sites",
+    "among",
     "aux_of",
     "channels",
     "count",
@@ -102,6 +114,7 @@ __all__ = [
     "lower_key",
     "make_divisible",
     "minimalistic",
+    "named_sites",
     "network_names",
     "parse_key",
     "parse_resolution",

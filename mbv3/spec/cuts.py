@@ -3,16 +3,20 @@ convolutions before and after the blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
+from mbv3.errors import BadInput
 from mbv3.spec.arch import ArchSpec
 from mbv3.spec.classify import Classify
 from mbv3.spec.kinds import Row
 
-__all__ = ["LEAST_CHANNELS", "Site", "all_sites", "channels", "cut", "cut_many", "sites", "smallest"]
+__all__ = [
+    "LEAST_CHANNELS", "Site", "all_sites", "among", "channels", "cut", "cut_many", "named_sites", "sites", "smallest",
+]  # fmt: skip
 
 LEAST_CHANNELS = 8  # that a site is cut to
 
@@ -76,6 +80,60 @@ def all_sites(spec: ArchSpec) -> list[Site]:
     return found + more
 
 
+def named_sites(spec: ArchSpec, keep: str | None = None, only: str | None = None) -> frozenset[Site]:
+    """Those of `all_sites` that `only` names, or all, without those that `keep` names. Both are lists with commas of
+    expansions, bottlenecks, stem, tail, features, or rows: rows[3] is every site that takes in row 3, rows[2:5] every
+    one that takes in rows 2, 3 or 4, stem the bottleneck that a residual ties to it too.
+
+    Raises:
+        BadInput: a name that names no site of `spec`, or no site is left.
+    """
+    every = all_sites(spec)
+
+    def found(flag: str, text: str) -> set[Site]:
+        of_each = {name.strip(): [s for s in every if _names(name.strip(), s)] for name in text.split(",")}
+        for name, named in of_each.items():
+            if not named:
+                there = ", ".join(dict.fromkeys([*(_KINDS.get(s.kind, s.kind) for s in every), "rows[N]", "rows[N:M]"]))
+                raise BadInput(
+                    f"{flag} {text}: {name!r} names nothing of {spec.name} that can be cut; there are {there}, with "
+                    f"rows 0 to {len(spec.rows) - 1}"
+                )
+        return {s for named in of_each.values() for s in named}
+
+    left = set(every) if only is None else found("--only", only)
+    left -= set() if keep is None else found("--keep", keep)
+    if not every:
+        raise BadInput(f"{spec.name}: has nothing that can be cut")
+    if not left:
+        given = " ".join(f"{flag} {text}" for flag, text in (("--only", only), ("--keep", keep)) if text is not None)
+        raise BadInput(f"{given}: there is nothing left to cut; name fewer sites to keep")
+    return frozenset(left)
+
+
+_KINDS = {"expansion": "expansions", "bottleneck": "bottlenecks"}
+
+
+def _names(name: str, site: Site) -> bool:
+    rows = re.fullmatch(r"rows\[([0-9]{1,9})(?::([0-9]{1,9}))?\]", name)
+    if rows is not None:
+        first = int(rows[1])
+        last = first if rows[2] is None else int(rows[2]) - 1
+        return site.kind in _KINDS and first <= last and max(site.first, 0) <= last and site.last >= first
+    if name == "stem":
+        return site.first < 0
+    return name in (site.kind, _KINDS.get(site.kind))
+
+
+def among(site: Site, some: Collection[Site] | None) -> bool:
+    """Whether all of `site` lies in `some` sites of the network; None stands for all sites."""
+    if some is None or site in some:
+        return True
+    ties = [s for s in some if s.kind in ("bottleneck", "stem")]
+    rows = range(site.first, site.last + 1)
+    return site.kind == "bottleneck" and all(any(s.first <= i <= s.last for s in ties) for i in rows)
+
+
 def channels(spec: ArchSpec, site: Site) -> int:
     """Channels at `site` now."""
     if site.kind == "stem":
@@ -130,9 +188,10 @@ def _row(row: Row, old_in: int, new_in: int, out: int, inner: int | None) -> Row
     return row if out == row.out and old_in == new_in else row.cut(old_in, new_in, out)
 
 
-def smallest(spec: ArchSpec) -> ArchSpec:
-    """`spec` with every site of `sites` cut to the fewest channels that the rows allow: no such cuts lead below it."""
-    for site in sites(spec):
+def smallest(spec: ArchSpec, some: Collection[Site] | None = None) -> ArchSpec:
+    """`spec` with every site of `sites`, or those of `some`, cut to the fewest channels that the rows allow: no such
+    cuts lead below it."""
+    for site in sites(spec) if some is None else [s for s in all_sites(spec) if s in some]:
         for after in range(LEAST_CHANNELS, channels(spec, site)):
             smaller = cut(spec, site, after)
             if smaller is not None:

@@ -5,6 +5,7 @@ Each is called from a notebook without options and without a run directory; `mbv
 
 from mbv3.stages.adapt import Adapted, adapt
 from mbv3.stages.adapt_model import adapt_predicted
+from mbv3.stages.adapt_tune import FineTune
 from mbv3.stages.baselines import Beside, Verdict, baselines_at, compared, widest_within
 from mbv3.stages.budget import SHARES, Budget
 from mbv3.stages.contenders import Contender
@@ -45,7 +46,7 @@ from mbv3.stages.search import (
     write_trials,
 )
 from mbv3.stages.shapes import Shape, choose_shape, fewer_strides, likely_shapes, natural, probe, shaped_as, shapes_of
-from mbv3.stages.shrink import PRESETS, Engine, Worth, shrink, site_scores
+from mbv3.stages.shrink import POWERS, PRESETS, Engine, Worth, shrink, site_scores
 from mbv3.stages.shrink_tune import Tuner
 from mbv3.stages.sizes import Sizes, choose_sizes, sized, sized_table, steady_ms
 from mbv3.stages.slim import cut_by_l1, slimmed
@@ -67,6 +68,7 @@ __all__ = [
     "CHECKPOINT",
     "DISTILL",
     "LOG",
+    "POWERS",
     "PRESETS",
     "SHARES",
     "TEMPERATURE",
@@ -79,6 +81,7 @@ __all__ = [
     "Contender",
     "Effort",
     "Engine",
+    "FineTune",
     "ImagenetJudge",
     "Images",
     "Judge",

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from mbv3.accuracy import Estimate
 from mbv3.events import Event, Note, Progress, StageStart
-from mbv3.netadapt import Scored, Start, Step, netadapt_paired
+from mbv3.netadapt import Scored, Start, Step, TuneMany, netadapt_paired
 from mbv3.nn import build
-from mbv3.spec import ArchSpec, sites
+from mbv3.spec import ArchSpec, Site, among, sites
 from mbv3.stages.adapt_pace import Plan, keep_pace, planned
 from mbv3.stages.adapt_trace import Trace
 from mbv3.stages.adapt_tune import HELD_OUT, STAGE, Deployed, FineTune, train_start, with_classes
+from mbv3.stages.adapt_workers import workers
 from mbv3.stages.budget import Budget
 from mbv3.stages.images import Images, rescore, subset
 from mbv3.stages.keep import Keep, Memory
@@ -64,6 +66,8 @@ def adapt(
     budget: Budget | None = None,
     seed: int = 0,
     keep: Keep | None = None,
+    some: Collection[Site] | None = None,
+    processes: int = 0,
 ) -> Generator[Event, None, Adapted]:
     """Shrink `spec` until it takes at most `target_ms`; time the result whole; go on while it is over (Howard 2019,
     section 4.2, arXiv:1905.02244; Yang 2018, arXiv:1804.03230).
@@ -71,7 +75,8 @@ def adapt(
     `weights`: what the network starts from, random ones by default; they are trained on `images` first. `steps`: T,
     fine-tuning steps of a proposal, `delta`: the least cut of a step as a share of the start's ms; by default both are
     what `budget` allows on this machine. `halve`: the steps of all proposals are spent by successive halving.
-    `teacher`: a network of the same classes whose answers are learned too.
+    `teacher`: a network of the same classes whose answers are learned too. `some`: the sites that may be cut, by
+    default all. `processes`: that fine-tune proposals, of one thread each, by default this one alone.
     """
     budget = budget or Budget(60.0, timed=latency.device is not None)
     keep = keep or Memory()
@@ -88,10 +93,12 @@ def adapt(
         STAGE,
         f"NetAdapt: {start.scored.latency_ms:.3f} -> {target_ms:g} ms, at least "
         f"{plan.pace.delta * trace.seed_ms:.3f} ms a step, T = {plan.pace.steps} steps a proposal, "
-        f"{len(sites(start.spec))} proposals a step",
+        f"{sum(among(s, some) for s in sites(start.spec))} proposals a step",
         plan.forecast_s,
     )
-    last, verdict = yield from _shrink(start, target_ms, plan, trace, images, seed, teacher, halve)
+    tuner = FineTune(images, plan.pace.steps, seed, teacher)
+    with workers(tuner, processes) if processes else nullcontext() as many:
+        last, verdict = yield from _shrink(start, target_ms, plan, trace, tuner, halve, some, many)
     reached = (verdict.ms if verdict else last.scored.latency_ms) <= target_ms
     found = deployed.spec(last.spec)
     state = deployed.state(last.spec, last.state, seed)
@@ -133,15 +140,14 @@ def _shrink(
     target_ms: float,
     plan: Plan,
     trace: Trace,
-    images: Images,
-    seed: int,
-    teacher: nn.Module | None,
+    tuner: FineTune,
     halve: bool,
+    some: Collection[Site] | None,
+    many: TuneMany | None,
 ) -> Generator[Event, None, tuple[Start, Whole | None]]:
     """NetAdapt's steps, with measurements of the whole network on the way and at the end; (last network, verdict)."""
     deployed, latency, seed_ms = trace.deployed, trace.latency, trace.seed_ms
     pace = plan.pace
-    tuner = FineTune(images, pace.steps, seed, teacher)
     began = time.monotonic()
     first_gap = max(start.scored.latency_ms - target_ms, 0.0)
     given = (plan.given_s or 0.0) * first_gap / max(seed_ms - target_ms, 1e-9)  # a resume's share
@@ -150,8 +156,9 @@ def _shrink(
     while True:
         due = False
         steps = netadapt_paired(
-            start, aim, pace.delta * seed_ms, deployed, tuner, lambda: tuner.steps, fine=latency.fine, halve=halve
-        )
+            start, aim, pace.delta * seed_ms, deployed, tuner, lambda: tuner.steps, fine=latency.fine, halve=halve,
+            some=some, many=many,
+        )  # fmt: skip
         for step in steps:
             if step.chosen is None:
                 yield _progress(step, start, first_gap, aim, began)

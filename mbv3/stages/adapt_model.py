@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -15,7 +15,7 @@ from mbv3.errors import BadInput
 from mbv3.events import Event, Note, Progress, StageStart
 from mbv3.netadapt import Candidate, Proposal, Scored, Start, Step, netadapt
 from mbv3.space import Limits
-from mbv3.spec import ArchSpec, channels, cut, dump_spec, sites
+from mbv3.spec import ArchSpec, Site, among, channels, cut, dump_spec, sites
 from mbv3.stages.adapt import AIM, Adapted
 from mbv3.stages.adapt_trace import COLUMNS, curve_file, seed_row, step_rows
 from mbv3.stages.adapt_tune import STAGE, Deployed
@@ -60,6 +60,7 @@ def adapt_predicted(
     recipe: str = PAPER,
     limits: Limits | None = None,
     keep: Keep | None = None,
+    some: Collection[Site] | None = None,
 ) -> Generator[Event, None, Adapted]:
     """Shrink every network of `starts` until it takes at most `target_ms`, by the ImageNet model's loss of accuracy per
     ms (Howard 2019, section 4.2, arXiv:1905.02244; Yang 2018, arXiv:1804.03230), and return the most accurate result.
@@ -68,6 +69,7 @@ def adapt_predicted(
     them are adapted again with missing rows measured, the result is timed whole, and channels are given back where more
     than SLACK of the target is left. `delta`: the least cut of a step as a share of the start's ms. Starts
     within `limits` stay so: cuts only lower what a network has, and channels are given back within them.
+    `some`: the sites that may be cut, by default all.
 
     Raises:
         BadInput: no start, or a start that the ImageNet model cannot score.
@@ -75,7 +77,7 @@ def adapt_predicted(
     if not starts:
         raise BadInput("NetAdapt needs at least one network to start from")
     keep = keep or Memory()
-    judge = _Predicted(recipe, limits or Limits())
+    judge = _Predicted(recipe, limits or Limits(), some)
     least = MODEL_DELTA if delta is None else delta
     timed = latency.device is not None
     yield StageStart(STAGE, f"NetAdapt from {len(starts)} network(s) to {target_ms:g} ms, by predicted accuracy")
@@ -118,8 +120,8 @@ def _rank(walk: _Walk, most_ms: float) -> tuple[bool, float, float]:
 class _Predicted:
     """What `netadapt` asks for in place of fine-tuning: the predicted accuracy, and no weights."""
 
-    def __init__(self, recipe: str, limits: Limits) -> None:
-        self.recipe, self.limits = recipe, limits
+    def __init__(self, recipe: str, limits: Limits, some: Collection[Site] | None) -> None:
+        self.recipe, self.limits, self.some = recipe, limits, some
 
     def top1(self, spec: ArchSpec) -> float:
         return imagenet(spec, recipe=self.recipe).value
@@ -140,7 +142,7 @@ def _shrunk(walk: _Walk, deployed: Deployed, judge: _Predicted, aim: float, delt
     least = delta * walk.start.scored.latency_ms
     while True:
         fine = deployed.latency.fine
-        steps = netadapt(walk.now, aim, least, deployed, judge, fine=fine)
+        steps = netadapt(walk.now, aim, least, deployed, judge, fine=fine, some=judge.some)
         for step in islice((s for s in steps if s.chosen is not None), MOST_STEPS):
             walk = walk.after(step)
             if deployed.latency.fine != fine:  # rows are estimated from now on: only multiples of 8 can be trusted
@@ -155,7 +157,7 @@ def _wider(walk: _Walk, deployed: Deployed, judge: _Predicted, most_ms: float) -
     for _ in range(MOST_STEPS):
         now = walk.now
         asked: list[Proposal] = []
-        for site in sites(now.spec, "width"):
+        for site in (s for s in sites(now.spec, "width") if among(s, judge.some)):
             before = channels(now.spec, site)
             counts = [before // 8 * 8 + more for more in WIDER]
             wider = [(c, spec) for c in counts if (spec := cut(now.spec, site, c)) is not None]

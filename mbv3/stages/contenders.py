@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from torch import Tensor
 
+from mbv3.errors import Unreachable
 from mbv3.events import Event, Note
-from mbv3.spec import ArchSpec, dump_spec, parse_spec, pixels
+from mbv3.spec import ArchSpec, Site, dump_spec, parse_spec, pixels
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep
 from mbv3.stages.shrink import shrink
@@ -107,17 +108,22 @@ def start_itself(
 
 
 def cut_contender(
-    spec: ArchSpec, start: Tuned, latency: Latency, images: Images, target_ms: float, steps: int, seed: int, keep: Keep
-) -> Generator[Event, None, Contender | None]:
+    spec: ArchSpec, start: Tuned, latency: Latency, images: Images, target_ms: float, steps: int, seed: int,
+    keep: Keep, some: Collection[Site] | None = None,
+) -> Generator[Event, None, Contender | None]:  # fmt: skip
     """The fine-tuned start cut to the target at the resolution of `spec`; None where no cut leads there. Its record and
-    what a resume needs lie in a folder of their own."""
+    what a resume needs lie in a folder of their own. `some`: the sites that may be cut."""
     name = f"cut-{pixels(spec.resolution)}"
     left = target_ms / latency([spec])[0]
-    adapted = yield from shrink(
-        spec, latency, replace(images, size=spec.resolution), target_ms, weights=start.state, steps=steps, seed=seed,
-        keep=Under(keep, name),
-        teacher=on_device(start.spec, start.state).eval(), rounds=next(n for share, n in ROUNDS if left >= share),
-    )  # fmt: skip
+    try:
+        adapted = yield from shrink(
+            spec, latency, replace(images, size=spec.resolution), target_ms, weights=start.state, steps=steps,
+            seed=seed, keep=Under(keep, name), some=some,
+            teacher=on_device(start.spec, start.state).eval(), rounds=next(n for share, n in ROUNDS if left >= share),
+        )  # fmt: skip
+    except Unreachable as e:
+        yield Note(STAGE, str(e))
+        return None
     if not adapted.reached:
         yield Note(STAGE, f"no cut leads to {target_ms:g} ms at {pixels(spec.resolution)} px: {adapted.ms:.3f} ms")
         return None
@@ -159,13 +165,14 @@ class Under:
 
 
 def baseline_l1(
-    spec: ArchSpec, state: Mapping[str, Tensor], latency: Latency, target_ms: float
-) -> Generator[Event, None, Contender | None]:
-    """`spec` slimmed by one factor, filters of largest L1 norm kept."""
+    spec: ArchSpec, state: Mapping[str, Tensor], latency: Latency, target_ms: float,
+    some: Collection[Site] | None = None,
+) -> Generator[Event, None, Contender | None]:  # fmt: skip
+    """`spec` slimmed by one factor at all sites or `some`, filters of largest L1 norm kept."""
     aim = target_ms * (AIM if latency.device is not None else 1.0)
     best: tuple[ArchSpec, Whole] | None = None
     for _ in range(TRIES):
-        small = slimmed(spec, latency, aim)
+        small = slimmed(spec, latency, aim, some)
         if small is None:
             return None
         whole = latency.measure(small, 4)

@@ -4,7 +4,7 @@ alike from scratch, and the winner has the rest of the time."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from mbv3.data import ImageSet
 from mbv3.events import Event, Note, StageStart
 from mbv3.space import Limits, SearchSpace
-from mbv3.spec import ArchSpec, dump_spec, load_spec, parse_spec, scale_spec
+from mbv3.spec import ArchSpec, Site, dump_spec, load_spec, parse_spec, scale_spec
 from mbv3.stages.baselines import widest_within
 from mbv3.stages.budget import Budget
 from mbv3.stages.contenders import AIM, Contender
@@ -115,10 +115,12 @@ def _family(
     return best[0]
 
 
-def uniform_at(found: ArchSpec, whole: ArchSpec, latency: Latency, target_ms: float) -> list[Contender]:
+def uniform_at(
+    found: ArchSpec, whole: ArchSpec, latency: Latency, target_ms: float, some: Collection[Site] | None = None
+) -> list[Contender]:
     """`found`, which was cut from `whole`, and `whole` slimmed by one factor to `target_ms`."""
     aim = target_ms * (AIM if latency.device is not None else 1.0)
-    plain = slimmed(replace(whole, head=replace(whole.head, classes=found.head.classes)), latency, aim)
+    plain = slimmed(replace(whole, head=replace(whole.head, classes=found.head.classes)), latency, aim, some)
     mine = _measured("found", "found", found, latency)
     other = [] if plain is None else [_measured("l1", "l1", plain, latency)]
     return [mine, *(c for c in other if c.ms <= target_ms)]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mbv3.errors import Unreachable
 from mbv3.events import Event
 from mbv3.latency import BuildPlan, LatencyTable, Runtime, build_table
-from mbv3.spec import ArchSpec, load_spec, lower, pixels, scale_spec, smallest, width_rules
+from mbv3.spec import ArchSpec, Site, load_spec, lower, pixels, scale_spec, smallest, width_rules
 from mbv3.stages.scale import quick_ms
 from mbv3.tables import REFERENCE, TABLE_MINUTES, Latency, reference_at
 
@@ -57,13 +57,14 @@ def fast_enough(spec: ArchSpec, now: float, target_ms: float, least: float) -> U
     )
 
 
-def check_reach(spec: ArchSpec, target_ms: float, runtime: Runtime) -> None:
-    """A few runs of `spec` and of its smallest cut, before anything is measured long or trained.
+def check_reach(spec: ArchSpec, target_ms: float, runtime: Runtime, some: Collection[Site] | None = None) -> None:
+    """A few runs of `spec` and of its smallest cut, at the sites of NetAdapt or `some`, before anything is measured
+    long or trained.
 
     Raises:
         Unreachable: the network is clearly under the target, or no cut leads to it.
     """
-    now, least = quick_ms(runtime, [spec, smallest(spec)])
+    now, least = quick_ms(runtime, [spec, smallest(spec, some)])
     if now <= (1 - UNSURE) * target_ms:
         raise fast_enough(spec, now, target_ms, least)
     if least > (1 + UNSURE) * target_ms:

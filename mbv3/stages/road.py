@@ -3,7 +3,7 @@ candidates dropped early, and what anyone could take instead trained alike."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mbv3.data import ImageSet
 from mbv3.events import Event, Note, StageStart
-from mbv3.spec import pixels
+from mbv3.spec import Site, pixels
 from mbv3.stages.budget import Budget
 from mbv3.stages.contenders import (
     Contender,
@@ -46,6 +46,7 @@ def road(
     budget: Budget | None = None,
     seed: int = 0,
     keep: Keep | None = None,
+    some: Collection[Site] | None = None,
 ) -> Generator[Event, None, Outcome]:
     """The best network within `target_ms` that `sizes.start` with weights `state` leads to.
 
@@ -53,7 +54,7 @@ def road(
     candidates are dropped after each of a few short trainings, by their loss on `images.held_out`. The one that is
     left, the start at the lower resolution and its uniform slimming then learn for the same steps, with the uncut start
     as their teacher. The best of them on `images.held_out` is trained for the rest of the time. `effort`: steps by
-    hand.
+    hand. `some`: the sites that may be cut, by default all.
     """
     budget, keep = budget or Budget(60.0), keep or Memory()
     pace = Pace(sizes, images, budget, keep, effort)
@@ -64,11 +65,11 @@ def road(
     top1, error = start.chosen_on.top1, start.chosen_on.error
     yield Note("start", f"uncut it answers {top1:.1f} +- {error:.1f} % of {len(images.held_out)} choosing images")
 
-    plain = yield from _baselines(sizes, start, latency, target_ms, keep)
+    plain = yield from _baselines(sizes, start, latency, target_ms, keep, some)
     cuts: list[Contender] = []
     for spec in sizes.cut:
         yield StageStart(STAGE, f"cutting {spec.name} at {pixels(spec.resolution)} px to {target_ms:g} ms")
-        made = partial(cut_contender, spec, start, latency, images, target_ms, cut_steps, seed, keep)
+        made = partial(cut_contender, spec, start, latency, images, target_ms, cut_steps, seed, keep, some)
         c = yield from kept_contender(keep, f"cut-{pixels(spec.resolution)}", "cut", made)
         cuts += [c] if c is not None else []
     if not cuts and plain:
@@ -117,7 +118,7 @@ class _Learn:
 
 
 def _baselines(
-    sizes: Sizes, start: Tuned, latency: Latency, target_ms: float, keep: Keep
+    sizes: Sizes, start: Tuned, latency: Latency, target_ms: float, keep: Keep, some: Collection[Site] | None
 ) -> Generator[Event, None, list[Contender]]:
     """What anyone could take: a lower resolution, uniform slimming, the start itself where that meets the target."""
     lower = yield from kept_contender(
@@ -129,7 +130,8 @@ def _baselines(
     l1 = None
     if sizes.cut and itself is None:
         slim = next((s for s in sizes.cut if s == sizes.start), sizes.cut[-1])
-        l1 = yield from kept_contender(keep, "l1", "l1", lambda: baseline_l1(slim, start.state, latency, target_ms))
+        slimming = partial(baseline_l1, slim, start.state, latency, target_ms, some)
+        l1 = yield from kept_contender(keep, "l1", "l1", slimming)
     return [c for c in (lower, itself, l1) if c is not None]
 
 

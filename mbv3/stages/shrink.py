@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mbv3.errors import BadInput
+from mbv3.errors import BadInput, Unreachable
 from mbv3.events import Event, Note, StageStart
 from mbv3.netadapt import Choice, Importance, Menu, Scored, Scores, Start, maker_of, menus, refined, solve
 from mbv3.nn import channel_sets, cut_state
-from mbv3.spec import ArchSpec, Site, all_sites, channels
+from mbv3.spec import ArchSpec, Site, all_sites, among, channels, smallest
 from mbv3.stages.adapt import Adapted, adapt
 from mbv3.stages.adapt_tune import Deployed, train_start, with_classes
 from mbv3.stages.budget import Budget
@@ -26,12 +26,15 @@ from mbv3.stages.shrink_trace import ShrinkTrace
 from mbv3.stages.shrink_tune import STAGE, Tuner, adopted
 from mbv3.tables import VERDICT_PARTS, Latency, Whole
 
-__all__ = ["PRESETS", "Engine", "Worth", "shrink", "site_scores"]
+__all__ = ["POWERS", "PRESETS", "Engine", "Worth", "shrink", "site_scores"]
 
 Engine = Literal["joint", "netadapt"]
-# of a site's channels: their share of its scores (`menus`), the sum of their scores, or the loss without the others by
-# trial
-Worth = Literal["shares", "scores", "losses"]
+# of a site's channels: the sum of their scores, their share of its scores, its inverse (`menus`), what of these three
+# leads to the cut of lowest loss, or the loss without the other channels by trial
+Worth = Literal["tried", "scores", "shares", "inverse", "losses"]
+POWERS: Mapping[str, tuple[float, ...]] = MappingProxyType(
+    {"tried": (0.0, 1.0, -1.0), "scores": (1.0,), "shares": (0.0,), "inverse": (-1.0,), "losses": (0.0,)}
+)
 # `shrink`'s arguments by name; the paper's T, delta, filters by L2 norm and single cuts
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -42,7 +45,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 A_ROUND = 0.5  # of its time at least that a round leaves, by default
 BETWEEN = 0.1  # of the steps after each round but the last: one long fine-tuning is worth more than short ones
-LEAST = 0.25  # of its channels that a site keeps in a round
+LEAST = 0.25  # of its channels that a site keeps in a round, unless the target asks for less
+UNSURE = 0.05  # of an estimated time; a target that is nearer to the least is tried
+NEAR = 0.6  # of the target: where the smallest network takes more, it is asked whether cuts lead there
 AIM, SLACK = 0.995, 0.01  # of the target: where cuts aim where it is measured, and what may be left of it
 TRIES = 5  # networks measured whole before the last fine-tuning
 UNTIMED_STEPS, UNTIMED_START = 400, 200
@@ -63,11 +68,13 @@ def shrink(
     keep: Keep | None = None,
     engine: Engine = "joint",
     importance: Importance = "taylor",
-    worth: Worth = "shares",
+    worth: Worth = "tried",
     rounds: int | None = None,
     delta: float | None = None,
     halve: bool = True,
     allowed: Callable[[Site], Sequence[int]] | None = None,
+    some: Collection[Site] | None = None,
+    processes: int = 0,
 ) -> Generator[Event, None, Adapted]:
     """Cut channels of `spec` until it takes at most `target_ms`, and fine-tune it. It has trained `weights`; without
     any it is trained first.
@@ -76,15 +83,18 @@ def shrink(
     arXiv:2110.10811); `netadapt` a site at a time, as the paper does (Howard 2019, section 4.2, arXiv:1905.02244).
     Weights whose head has other classes than the images get a new head, which is learned first. `teacher`: a network
     of the same classes whose answers are learned too, by default the uncut one. `steps`: of fine-tuning in all, of
-    `netadapt` T of a proposal; by default what `budget` allows on this machine. `delta`, `halve`: of `adapt`, for
-    `netadapt`. `worth`: of a site by the share of its scores that is kept (`shares`, see `menus`), by their sum
-    (`scores`), or by trial cuts of every site, which take longer (`losses`). `rounds`: of cuts, by default one for
-    every halving of the time. `allowed`: the channel counts that a site may have, by default multiples of 8. PRESETS
-    has sets of these by name. Where a device is at hand, the network is measured whole before its last fine-tuning, and
-    channels are given back where more than 1 % of the target is left. A resumed call goes on from what `keep` has.
+    `netadapt` T of a proposal; by default what `budget` allows on this machine. `delta`, `halve`, `processes`: of
+    `adapt`, for `netadapt`. `worth`: of a site by the sum of the kept scores (`scores`), their share (`shares`) or the
+    share's inverse (`inverse`, see `menus`), by that of these whose cut has the lowest loss on held-out images before
+    any fine-tuning (`tried`), or by trial cuts of every site, which take longer (`losses`). `rounds`: of cuts, by
+    default one for every halving of the time. `allowed`: the channel counts that a site may have, by default multiples
+    of 8. `some`: the sites that may be cut, by default all. PRESETS has sets of these by name. Where a device is at
+    hand, the network is measured whole before its last fine-tuning, and channels are given back where more than 1 % of
+    the target is left. A resumed call goes on from what `keep` has.
 
     Raises:
         BadInput: weights of another network.
+        Unreachable: no cut leads to the target; nothing was trained.
         Diverged: a fine-tuning is not finite.
     """
     if engine == "netadapt":
@@ -102,12 +112,14 @@ def shrink(
                 budget=budget,
                 seed=seed,
                 keep=keep,
+                some=some,
+                processes=processes,
             )
         )
     if engine != "joint":
         raise BadInput(f"engine: must be joint or netadapt (got {engine!r})")
     budget, keep = budget or Budget(60.0, timed=latency.device is not None), keep or Memory()
-    run = _Run(latency, images, target_ms, teacher, budget, seed, keep, importance, rounds, worth, allowed)
+    run = _Run(latency, images, target_ms, teacher, budget, seed, keep, importance, rounds, worth, allowed, some)
     return (yield from run.whole(spec, weights, steps))
 
 
@@ -126,6 +138,7 @@ class _Run:
     given_rounds: int | None
     worth: Worth
     allowed: Callable[[Site], Sequence[int]] | None
+    some: Collection[Site] | None
 
     def __post_init__(self) -> None:
         self.rounds = self.given_rounds or 1
@@ -142,7 +155,9 @@ class _Run:
     ) -> Generator[Event, None, Adapted]:
         found = self.trace.restore()
         if found is None:
-            start = yield from self._start(with_classes(spec, len(self.images.train.classes)), weights)
+            spec = with_classes(spec, len(self.images.train.classes))
+            self._check_reach(spec)
+            start = yield from self._start(spec, weights)
             self.trace.seed(start)
             now, cut = start, False
         else:
@@ -156,7 +171,7 @@ class _Run:
         yield StageStart(
             STAGE,
             f"joint cuts: {first_ms:.3f} -> {self.target_ms:g} ms in {self.rounds} rounds, "
-            f"{len(all_sites(start.spec))} sites, {steps} steps of fine-tuning in all",
+            f"{sum(among(s, self.some) for s in all_sites(start.spec))} sites, {steps} steps of fine-tuning in all",
         )
         verdict: Whole | None = None
         for i in range(now.step + (not cut), self.rounds + 1):
@@ -181,6 +196,22 @@ class _Run:
             self.deployed.spec(now.spec), self.deployed.state(now.spec, now.state, self.seed), now.scored.latency_ms,
             verdict, now.scored.accuracy, reached, self.latency.correction,
         )  # fmt: skip
+
+    def _check_reach(self, spec: ArchSpec) -> None:
+        """Raises: Unreachable: cut as far as it can be, `spec` takes more than the target."""
+        where = [s for s in all_sites(spec) if among(s, self.some)]
+        rough = Deployed(self.latency.rough(), self.deployed.classes)
+        now, least = rough([spec, smallest(spec, where)])
+        if NEAR * self.aim < least <= self.aim:  # not every cut of one site goes with every one of another
+            alike = {s: np.ones(channels(spec, s)) for s in where}
+            least = solve(spec, menus(spec, alike, least=0.0, allowed=self.allowed), rough, self.aim).latency_ms
+        if least > (1 + UNSURE * (self.latency.device is not None)) * self.aim:
+            raise Unreachable(
+                f"a target of {self.target_ms:g} ms cannot be met: {spec.name} takes {now:.3g} ms and, cut to 8 "
+                f"channels wherever it may be cut, still {least:.3g} ms",
+                least,
+                now,
+            )
 
     def _start(self, spec: ArchSpec, weights: Mapping[str, Tensor] | None) -> Generator[Event, None, Start]:
         """The uncut network with its score and time; a new head is learned first."""
@@ -217,11 +248,11 @@ class _Run:
         """The network after a round's cuts, batch norms recalibrated; in the last round within the target as measured,
         with channels given back where there is room."""
         scores = self.tuner.channels(now.spec, now.state, self.importance)
-        mine = site_scores(now.spec, scores)
-        table = menus(now.spec, mine, least=LEAST, allowed=self.allowed, shares=self.worth == "shares")
-        if self.worth == "losses":
-            table = self.tuner.losses(now.spec, now.state, scores, table)
-        choice = self._solved(now.spec, table, limit)
+        mine = {s: v for s, v in site_scores(now.spec, scores).items() if among(s, self.some)}
+        for least in (LEAST, 0.0):
+            table, choice = yield from self._chosen(now, mine, scores, limit, least)
+            if choice.latency_ms <= limit:
+                break
         verdict: Whole | None = None
         if last and self.latency.device is not None:
             choice, verdict = yield from self._fitted(now.spec, table, choice)
@@ -231,6 +262,25 @@ class _Run:
         cuts = sum(channels(now.spec, s) > n for s, n in choice.counts.items())
         yield Note(STAGE, f"cut at {cuts} sites: {now.scored.latency_ms:.3f} -> {ms:.3f} ms")
         return replace(now, spec=choice.spec, state=state, scored=replace(now.scored, latency_ms=ms)), verdict
+
+    def _chosen(
+        self, now: Start, mine: Mapping[Site, NDArray[np.float64]], scores: Scores, limit: float, least: float
+    ) -> Generator[Event, None, tuple[list[Menu], Choice]]:
+        """The menus, and the choice within `limit`, of the worth that leads to the lowest loss. A loss without
+        fine-tuning tells cuts that destroy a network from those that do not; between criteria of importance it
+        misleads, so all are by the same scores."""
+        tables = [menus(now.spec, mine, least=least, allowed=self.allowed, power=p) for p in POWERS[self.worth]]
+        if self.worth == "losses":
+            tables = [self.tuner.losses(now.spec, now.state, scores, tables[0])]
+        rough = self.deployed if self.latency.device is None else Deployed(self.latency.rough(), self.deployed.classes)
+        choices = [solve(now.spec, table, rough, limit) for table in tables]
+        best = 0
+        if len({c.spec for c in choices}) > 1:
+            best, losses = self.tuner.lowest(now.spec, now.state, scores, [c.spec for c in choices])
+            text = ", ".join(f"{loss:.3f}" for loss in losses)
+            yield Note(STAGE, f"cut in {len(losses)} ways, losses before fine-tuning {text}: number {best + 1} stays")
+        table = tables[best]
+        return table, choices[best] if self.latency.device is None else self._solved(now.spec, table, limit)
 
     def _solved(self, spec: ArchSpec, table: Sequence[Menu], limit: float) -> Choice:
         if self.latency.device is None:

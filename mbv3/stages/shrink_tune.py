@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mbv3.data import batch_order, normalise
@@ -18,6 +19,7 @@ from mbv3.spec import ArchSpec, Site, cut
 from mbv3.stages.images import Images, subset
 from mbv3.stages.keep import Keep
 from mbv3.stages.learn import default_device
+from mbv3.stages.tune import answers
 from mbv3.training import (
     Fit,
     Objective,
@@ -140,6 +142,25 @@ class Tuner:
         recalibrate(net, (x for x, _ in batches))
         with torch.inference_mode():
             return float(np.mean([float(nn.functional.cross_entropy(net(x).float(), y)) for x, y in batches]))
+
+    def lowest(
+        self, spec: ArchSpec, state: Mapping[str, Tensor], scores: Scores, cuts: Sequence[ArchSpec]
+    ) -> tuple[int, list[float]]:
+        """(index of the cut of lowest loss, losses of all) on held-out images, batch norms recalibrated, without any
+        fine-tuning (EagleEye, Li 2020, arXiv:2007.02491): the first, unless another one is better by more than the
+        standard error of their difference, image by image."""
+        held = subset(self.held, TRIED)
+        found: dict[ArchSpec, NDArray[np.float64]] = {}
+        for smaller in dict.fromkeys(cuts):
+            net = self.net(smaller, cut_state(state, spec, smaller, scores))
+            recalibrate(net, (x for x, _ in self._batches(TRIED, 64)))
+            found[smaller] = answers(net, held, self.images.size).loss
+        best = 0
+        for i, smaller in enumerate(cuts):
+            gap = found[smaller] - found[cuts[best]]
+            if gap.mean() < -gap.std() / len(gap) ** 0.5:  # false for a loss that is not finite
+                best = i
+        return best, [float(found[smaller].mean()) for smaller in cuts]
 
     def tune(
         self, spec: ArchSpec, state: Mapping[str, Tensor], recipe: Fit, keep: Keep

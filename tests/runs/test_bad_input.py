@@ -79,12 +79,34 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("--target-ms", "5", "--max-madds", "0"), ["--max-madds must be a whole number from 1", r"got 0\)"]),
         (("--target-ms", "5", "--max-mb", "-1"), ["--max-mb must be a number above 0", r"got -1"]),
         (("--target-ms", "5", "--device", "moon"), ["moon: no such latency table", "mbv3 latency build"]),
+        (("--target-ms", "5", "--keep", "tail"), ["--keep tail: names sites of a network", "use it with --init"]),
+        (("--target-ms", "5", "--workers", "2"), ["--workers 2: belongs to the single cuts of mbv3 netadapt"]),
         (("--target-ms", "5", "--wings", "2"), ["unrecognized arguments: --wings 2"]),
     ],
 )  # fmt: skip
 def test_arguments(search: Command, here: Path, args: tuple[str, ...], words: list[str]) -> None:
     refused(search(*args), *words)
     assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (
+            ("--keep", "rows[30]"),
+            [r"--keep rows\[30\]: 'rows\[30\]' names nothing of mobilenet_v3_small", "rows 0 to 10"],
+        ),
+        (("--only", "wings"), ["--only wings: 'wings' names nothing", "there are expansions, bottlenecks"]),
+        (("--only", "tail", "--keep", "tail"), ["there is nothing left to cut; name fewer sites to keep"]),
+        (("--workers", "2"), ["--workers 2: fine-tunes the proposals of single cuts", "--preset paper"]),
+        (("--workers", "2", "--data", "x", "--preset", "thorough"), ["--workers 2: fine-tunes the proposals"]),
+        (("--workers", "0"), ["--workers must be a whole number from 1"]),
+        (("--data", "x", "--init", "w.pth", "--preset", "paper"), ["--preset: belongs to a search from nothing"]),
+    ],
+)
+def test_arguments_of_netadapt(mbv3: Command, here: Path, args: tuple[str, ...], words: list[str]) -> None:
+    err = refused(mbv3("netadapt", "mobilenet_v3_small", "--target-ms", "5", *args), *words)
+    assert len(err.splitlines()) == 1 and not list(here.iterdir())
 
 
 def test_out_exists(search: Command, here: Path) -> None:

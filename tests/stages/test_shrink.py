@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from mbv3.data import split
-from mbv3.errors import BadInput
+from mbv3.errors import BadInput, Unreachable
 from mbv3.events import Event, Note, result
 from mbv3.files import write_atomic
 from mbv3.latency import LatencyTable
+from mbv3.netadapt import menus, solve
 from mbv3.nn import build
 from mbv3.runs.options import PRESETS as NAMES
-from mbv3.spec import ArchSpec, Classify, Conv, MBConv, all_sites, channels, load_spec
-from mbv3.stages import PRESETS, Adapted, Images, Memory, shrink
+from mbv3.spec import ArchSpec, Classify, Conv, MBConv, all_sites, channels, load_spec, named_sites, smallest
+from mbv3.stages import PRESETS, Adapted, Images, Memory, Tuner, shrink
 from mbv3.tables import Latency
 from tests.drawn import CLASSES, drawn_images
 
@@ -192,13 +196,67 @@ def test_a_network_within_the_target_is_only_fine_tuned() -> None:
     assert spec == START
 
 
-@pytest.mark.parametrize(("target", "rounds"), [(2.0, 1), (0.75, 1), (0.5, 1), (0.35, 2), (0.25, 2), (0.12, 3)])
+@pytest.mark.parametrize(("target", "rounds"), [(2.0, 1), (0.75, 1), (0.5, 1), (0.35, 2), (0.25, 2), (0.175, 3)])
 def test_a_round_is_there_for_every_halving(target: float, rounds: int) -> None:
     keep = Memory()
     lat = latency()
     result(shrink(START, lat, IMAGES, target * lat([START])[0], weights=WEIGHTS, steps=1, keep=keep, importance="l2"))
     assert keep.values["netadapt_rounds"] == rounds
     assert max(int(row["step"]) for row in keep.tables["netadapt.csv"]) == rounds
+
+
+def test_of_cuts_by_several_worths_that_of_lowest_loss_stays() -> None:
+    notes = [e.text for e in shrunk(steps=1, rounds=1) if isinstance(e, Note)]
+    ways = [re.search(r"cut in 3 ways, losses before fine-tuning (.*): number (\d) stays", text) for text in notes]
+    [found] = [w for w in ways if w]
+    losses = [float(x) for x in found[1].split(", ")]
+    alone = [result(shrunk(steps=1, rounds=1, worth=w)).spec for w in ("shares", "scores", "inverse")]
+    assert len(set(alone)) > 1 and losses[int(found[2]) - 1] <= losses[0]
+    assert result(shrunk(steps=1, rounds=1)).spec == alone[int(found[2]) - 1]
+
+
+def test_the_first_of_cuts_stays_where_no_other_is_better_beyond_the_error() -> None:
+    tuner = Tuner(IMAGES, 0)
+    scores = tuner.channels(START, WEIGHTS, "taylor")
+    row = START.rows[0]
+    assert isinstance(row, MBConv)
+    slim = replace(START, rows=(replace(row, exp=56), *START.rows[1:]))
+    bad = replace(START, rows=(replace(row, exp=32), *START.rows[1:]))
+    broken = {k: torch.full_like(v, math.nan) if v.is_floating_point() else v for k, v in WEIGHTS.items()}
+    best, losses = tuner.lowest(START, WEIGHTS, scores, [bad, slim, bad])
+    assert best == 1 and losses[1] < losses[0] == losses[2]
+    assert tuner.lowest(START, WEIGHTS, scores, [slim, bad])[0] == 0
+    assert tuner.lowest(START, broken, scores, [bad, slim])[0] == 0
+
+
+def test_only_the_sites_by_hand_are_cut() -> None:
+    some = named_sites(START, only="expansions,tail", keep="rows[1]")
+    for engine in ("joint", "netadapt"):
+        options: dict[str, Any] = {} if engine == "joint" else {"delta": 0.1, "rounds": None}
+        found = result(shrunk(steps=1, some=some, engine=engine, **options)).spec
+        cuts = {s for s in all_sites(START) if channels(found, s) != channels(START, s)}
+        assert cuts and cuts <= some
+
+
+def test_a_target_under_the_least_is_told_before_anything_is_trained() -> None:
+    lat = latency()
+    now, least = lat([START, smallest(START, all_sites(START))])
+    with pytest.raises(Unreachable, match=f"takes {now:.3g} ms and, cut to 8 channels .*, still {least:.3g} ms"):
+        next(shrink(START, lat, IMAGES, 0.99 * least, weights=WEIGHTS, steps=1))
+    with pytest.raises(Unreachable, match="wherever it may be cut"):
+        next(shrink(START, lat, IMAGES, 1.2 * least, weights=WEIGHTS, steps=1))
+    with pytest.raises(Unreachable, match="wherever it may be cut"):
+        next(shrink(START, lat, IMAGES, 2 * least, weights=WEIGHTS, steps=1, some=named_sites(START, only="stem")))
+
+
+def test_a_round_cuts_below_a_quarter_where_the_target_asks_for_it() -> None:
+    lat = latency()
+    now, least = lat([START, smallest(START, all_sites(START))])
+    target = least + 0.075 * (now - least)
+    ones = {s: np.ones(channels(START, s)) for s in all_sites(START)}
+    assert solve(START, menus(START, ones, least=0.25), lat, target).latency_ms > target
+    found = result(shrink(START, lat, IMAGES, target, weights=WEIGHTS, steps=1, rounds=1, importance="l2"))
+    assert found.reached and found.predicted_ms <= target
 
 
 def test_the_presets_are_those_of_the_command_line_and_the_paper() -> None:
