@@ -19,7 +19,7 @@ from mbv3.latency.calibration import NetworkTime, kinds, reread, weights_mb, wri
 from mbv3.latency.device import layer_bytes, network_bytes
 from mbv3.latency.fingerprint import Fingerprint
 from mbv3.latency.protocol import shares
-from mbv3.latency.runner import Journal, Measurements, RunnerError, header, kit_id, measure
+from mbv3.latency.runner import LEAST, Journal, Measurements, RunnerError, header, kit_id, measure
 from mbv3.latency.runtime import Runtime
 from mbv3.latency.sessions import Run
 from mbv3.latency.table import LatencyTable, Timed, timed
@@ -48,12 +48,14 @@ OTHERS, CLOCK, HEAT, NOISY = 0.15, 1.05, 3.0, 8.0  # reported as causes of noise
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What a table must hold: layers, whole networks for the calibration, and the reference network."""
+    """What a table must hold: layers, whole networks for the calibration, and the reference network. `passes`: over all
+    of them at least."""
 
     keys: tuple[LayerKey, ...]
     calibration: tuple[tuple[str, ArchSpec], ...]
     reference: ArchSpec
     about: Mapping[str, Any]  # JSON-ready: space, scale
+    passes: int = LEAST
 
 
 def check_minutes(minutes: float) -> None:
@@ -93,6 +95,7 @@ def work_of(plan: BuildPlan, *, error: float, minutes: float) -> dict[str, Any]:
         "uses": [[index[k] for k in ks] for ks in used],
         "noise": error,
         "seconds": 60 * minutes,
+        **({} if plan.passes == LEAST else {"passes": plan.passes}),
     }
 
 

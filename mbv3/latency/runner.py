@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 RESULTS = "mbv3-results/3"
-LEAST = 3  # passes
+LEAST = 3  # passes, where a work order does not say
 LAYERS_PART, NETWORKS_PART = 0.15, 0.15  # largest share of the time in one pass: slow networks get fewer rounds
 CHUNK_BYTES = 1_200_000_000  # of weights and activations in the sessions that are open together
 CHUNK_LAYERS = 256
@@ -82,10 +82,10 @@ def grouped_evenly(sizes: Sequence[int]) -> list[list[int]]:
     return [list(range(g, len(sizes), n)) for g in range(n)]
 
 
-def least_s(ms: float) -> float:
+def least_s(ms: float, passes: int = LEAST) -> float:
     """Seconds of the fewest runs of an item that takes `ms`: a visit is a run that is not timed and one or two that
     are."""
-    return LEAST * FEWEST * (2 if ms >= SLOW_MS else 3) * ms / 1e3
+    return passes * FEWEST * (2 if ms >= SLOW_MS else 3) * ms / 1e3
 
 
 def kit_id(kit: Mapping[str, Any]) -> str:
@@ -125,6 +125,7 @@ class Measurements:
 
     def __init__(self, work: Mapping[str, Any]) -> None:
         self.n_layers, self.n_networks = len(work["keys"]), len(work["networks"])
+        self.least = int(work.get("passes", LEAST))
         self.layers: list[dict[int, tuple[float, int, float, float]]] = []
         self.networks: list[dict[int, float]] = []
         self.references: list[list[float]] = []
@@ -147,7 +148,7 @@ class Measurements:
         if self.ended:
             raise ValueError("there is a line after the end")
         if "end" in entry:
-            if entry["end"] != len(self.layers) or self.passes != len(self.layers) or self.passes < LEAST:
+            if entry["end"] != len(self.layers) or self.passes != len(self.layers) or self.passes < self.least:
                 raise ValueError("the end stands before everything was measured")
             self.ended = True
             return
@@ -212,7 +213,7 @@ class Measurements:
 
     def enough(self, work: Mapping[str, Any]) -> bool:
         """Whether the passes so far are enough for `work`."""
-        if self.passes < max(LEAST, len(self.layers)):
+        if self.passes < max(self.least, len(self.layers)):
             return False
         return self.seconds >= float(work["seconds"]) or math.hypot(*self.noise(work["uses"])) <= float(work["noise"])
 
@@ -337,8 +338,8 @@ def measure(work: Mapping[str, Any], timer: Timer, journal: Journal) -> Iterator
 def _steps(measured: Measurements, work: Mapping[str, Any], per_pass: int, p: int) -> int:
     """Number of steps if all of the time is used; there are fewer where the random error is small before that."""
     whole = measured.passes
-    passes = LEAST if not whole else math.ceil(work["seconds"] / max(measured.seconds / whole, 1e-3))
-    return per_pass * max(LEAST, p + 1, passes)
+    passes = measured.least if not whole else math.ceil(work["seconds"] / max(measured.seconds / whole, 1e-3))
+    return per_pass * max(measured.least, p + 1, passes)
 
 
 def run_kit(folder: Path) -> Iterator[tuple[int, int]]:

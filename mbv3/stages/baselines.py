@@ -21,7 +21,7 @@ __all__ = ["Beside", "Verdict", "baselines_at", "compared", "widest_within"]
 
 WIDTHS = tuple(w / 20 for w in range(2, 121))
 TRIED = 2  # widths that are timed, the second nearer
-TIMED_S = 2.5  # of a part; there are two
+TIMED_S = 1.5  # of a part; there are two
 OVER = 1.01  # a little over the ms counts as the same: the errors of such times are about 1 %
 TIMED_ZOO, NEAR = 6, 1.15  # published networks that are timed, of those predicted within so many times the ms
 TOGETHER = 3  # of them

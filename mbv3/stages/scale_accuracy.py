@@ -108,6 +108,7 @@ def choose_scale_by_accuracy(
         scaled = min(grid.values(), key=fill)
     else:
         scaled = chosen.space if chosen is not None else _end(list(grid.values()), target_ms, middle, latency_ms)
+    lower_key.cache_clear()  # fifty thousand layers of scales that were not chosen, which every collection would walk
     madds = tabulate(scaled, lambda k: lower_key(k).madds)
     smallest, largest = latency_ms([scaled.deployed(madds.extreme(big)[1]) for big in (False, True)])
     check_range(min(target_ms, largest) if limits else target_ms, smallest, largest, scaled, False)
