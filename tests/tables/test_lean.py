@@ -46,6 +46,15 @@ def test_a_slow_plan_becomes_as_long_as_asked(minutes: float) -> None:
     assert {(k.h, k.w) for k in lean.keys} == {(k.h, k.w) for k in plan.keys}
 
 
+def test_a_plan_of_many_short_layers_opens_few_sessions() -> None:
+    plan = table_plan(scale(load_space("mobilenetv3"), 1.0, 224))
+    rate = RATE / 4
+    assert sum(least_s(lower_key(k).madds * rate, plan.passes) for k in plan.keys) < 60  # it is not the runs
+    lean = lean_plan(plan, rate, 5.0, 2.0)
+    assert len(lean.keys) < len(plan.keys) / 2
+    assert {x.key for _, spec in lean.calibration for x in lower(spec)} <= set(lean.keys)
+
+
 def test_networks_far_above_the_target_are_left_out() -> None:
     plan = table_plan(scale(load_space("mobilenetv3"), 2.5, 384))
     ms = np.array([count(spec).madds * RATE for _, spec in plan.calibration])
