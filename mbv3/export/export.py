@@ -114,7 +114,8 @@ def app_properties(spec: ArchSpec, labels: Sequence[str]) -> dict[str, str]:
         raise BadInput(f"{len(labels)} labels for a network of {classes} classes: give the weights and the spec of one "
                        "training")  # fmt: skip
     about: dict[str, Any] = {"network": spec.name, "mean": MEAN, "std": STD, "pixels": "RGB, 0 to 1", "labels": labels}
-    return {"mbv3": json.dumps(about, ensure_ascii=False), **({"labels": "\n".join(labels)} if labels else {})}
+    lines = [" ".join(label.splitlines()) for label in labels]  # one a line, whatever it is called
+    return {"mbv3": json.dumps(about, ensure_ascii=False), **({"labels": "\n".join(lines)} if lines else {})}
 
 
 def import_state(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +17,7 @@ import torch
 from PIL import Image
 
 import mbv3 as package
+from mbv3.cli import main, verbs
 from mbv3.export import TARGETS
 from mbv3.training import save_weights
 
@@ -230,3 +233,33 @@ def test_quick_verbs_load_no_torch(argv: list[str]) -> None:
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["latency", "build", "--space", "mnasnet"], "what was timed is kept: give the same command again"),
+        (["latency", "measure", "mobilenet_v2"], "nothing is kept"),
+        (["export", "mobilenet_v2", "--to", "onnx"], "nothing is kept"),
+        (["train", "--resume", "my run"], "trained is kept. Go on with: mbv3 train --resume 'my run'"),
+    ],
+)
+def test_an_interruption_says_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], argv: list[str], said: str
+) -> None:
+    def interrupted(args: argparse.Namespace) -> int:
+        verbs._current.update({"verb": "mbv3 train", "run": args.resume} if args.verb == "train" else {})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verbs, "_current", {})
+    monkeypatch.setattr(verbs, "run", interrupted)
+    assert main(argv) == 4
+    assert capsys.readouterr().err.strip().endswith(said)
+
+
+def test_a_name_that_a_terminal_cannot_show_ends_nothing(tmp_path: Path, spec: Path) -> None:
+    out = os.fsdecode(bytes(tmp_path) + b"/caf\xe9.onnx")
+    done = subprocess.run([sys.executable, "-m", "mbv3", "export", str(spec), "--to", "onnx", "--out", out],
+                          capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert Path(out).exists() and rb"caf\udce9.onnx" in done.stdout
