@@ -217,6 +217,18 @@ def test_int8_is_calibrated_on_images_or_says_so(mbv3: Command, spec: Path, tmp_
     assert code == 2 and "images have 3 channels, and this network takes 1" in err
 
 
+@pytest.mark.parametrize(("to", "said"), [("onnx", 1), ("litert", 1), ("torchvision", 0)])
+def test_what_an_app_must_know_is_printed(mbv3: Command, tmp_path: Path, to: str, said: int) -> None:
+    net = package.build(package.load_spec("mobilenet_v3_small"))
+    names = ["axolotl", *map(str, range(999))]
+    save_weights(tmp_path / "w", net.state_dict(), classes=json.dumps(names))
+    code, _, err = mbv3(
+        "export", "mobilenet_v3_small", "--to", to, "--weights", tmp_path / "w", "--out", tmp_path / "o"
+    )
+    assert code == 0 and err.count("minus (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225)") == said
+    assert err.count("its 1000 classes in order are axolotl, 0, 1, 2, 3, ...; the file holds both") == said
+
+
 def test_random_weights_say_so(mbv3: Command, spec: Path, tmp_path: Path) -> None:
     code, _, err = mbv3("export", spec, "--to", "onnx", "--out", tmp_path / "r.onnx")
     assert code == 0 and "weights are random" in err
