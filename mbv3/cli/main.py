@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Any
 
 from mbv3.cli.arguments import SPEC_HELP, add_common, add_device, add_head, add_timing
@@ -177,6 +178,9 @@ def _ended_as_by_ctrl_c() -> Iterator[None]:
 def _guard(args: argparse.Namespace) -> int:
     from mbv3.cli import verbs
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot show must not end a run
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _ended_as_by_ctrl_c():
             return verbs.run(args)

@@ -154,7 +154,9 @@ def _entries(file: Path, document: dict[str, Any]) -> tuple[dict[Any, str], list
     """Category names by id, and (id, file name, (height, width)) of every image. Raises: BadInput."""
     joined = "files that were joined need new numbers, so that every box has one image"
     try:
-        categories = {(_id(c["id"]), str(c["name"]).strip()) for c in document["categories"]}
+        categories = {
+            (_id(c["id"]), str(c["name"]).strip().encode("utf-8", "replace").decode()) for c in document["categories"]
+        }
         images = [
             (_id(i["id"]), str(i["file_name"]), (float(i.get("height") or 0), float(i.get("width") or 0)))
             for i in document["images"]

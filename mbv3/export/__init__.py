@@ -1,6 +1,6 @@
 """Spec and weights to files of other frameworks, and their weights to ours."""
 
-from mbv3.export.export import FRAMEWORKS, PRECISIONS, TARGETS, Exported, app_properties, export, import_state
+from mbv3.export.export import FRAMEWORKS, PRECISIONS, TARGETS, Exported, app_note, app_properties, export, import_state
 from mbv3.export.int8 import Compared, Examples, Int8, choose_int8, compared, ratio
 from mbv3.export.names import Names
 from mbv3.export.read import Weights, initial_weights, read_any_weights
@@ -15,6 +15,7 @@ __all__ = [
     "Int8",
     "Names",
     "Weights",
+    "app_note",
     "app_properties",
     "choose_int8",
     "compared",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
-from mbv3.errors import BadInput, DocumentError, Fault, shown
+from mbv3.errors import BadInput, DocumentError, Fault, plain, shown
 from mbv3.export.int8 import Int8
 from mbv3.export.mmpretrain import MMPRETRAIN
 from mbv3.export.mmseg import MMSEG
@@ -25,7 +25,17 @@ from mbv3.graph import Batch, portable
 from mbv3.nn import MEAN, STD
 from mbv3.spec import ArchSpec, Classify
 
-__all__ = ["FRAMEWORKS", "PRECISIONS", "RUNTIMES", "TARGETS", "Exported", "app_properties", "export", "import_state"]
+__all__ = [
+    "FRAMEWORKS",
+    "PRECISIONS",
+    "RUNTIMES",
+    "TARGETS",
+    "Exported",
+    "app_note",
+    "app_properties",
+    "export",
+    "import_state",
+]
 
 RUNTIMES = ("onnx", "litert")
 FRAMEWORKS: dict[str, Target] = {t.name: t for t in (TORCHVISION, TIMM, MMPRETRAIN, MMSEG)}
@@ -114,7 +124,16 @@ def app_properties(spec: ArchSpec, labels: Sequence[str]) -> dict[str, str]:
         raise BadInput(f"{len(labels)} labels for a network of {classes} classes: give the weights and the spec of one "
                        "training")  # fmt: skip
     about: dict[str, Any] = {"network": spec.name, "mean": MEAN, "std": STD, "pixels": "RGB, 0 to 1", "labels": labels}
-    return {"mbv3": json.dumps(about, ensure_ascii=False), **({"labels": "\n".join(labels)} if labels else {})}
+    lines = [" ".join(label.splitlines()) for label in labels]  # one a line, whatever it is called
+    return {"mbv3": json.dumps(about, ensure_ascii=False), **({"labels": "\n".join(lines)} if lines else {})}
+
+
+def app_note(labels: Sequence[str]) -> str:
+    """`app_properties` as a line for people."""
+    mean, std = (", ".join(f"{v:g}" for v in values) for values in (MEAN, STD))
+    some = ", ".join(plain(label) for label in labels[:5]) + (", ..." if labels[5:] else "")
+    return (f"it takes RGB from 0 to 1, minus ({mean}), divided by ({std}); its {len(labels)} classes in order are "
+            f"{some}; the file holds both")  # fmt: skip
 
 
 def import_state(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from mbv3.errors import BadInput, plain
@@ -22,6 +22,7 @@ from mbv3.export.target import row_text
 from mbv3.export.unpickle import Inert, as_tensor, module_state, read_torch_file
 from mbv3.nn import state_shapes, unusable
 from mbv3.spec import ArchSpec, Classify, load_spec, with_head
+from mbv3.training import read_tensors
 
 __all__ = ["Weights", "initial_weights", "read_any_weights"]
 
@@ -168,9 +169,8 @@ _NOT_WEIGHTS = {
 
 def _safetensors(path: Path) -> _File:
     try:
-        with safe_open(path, framework="pt") as f:
-            tensors = {_unwrapped(k): f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
-            return _File(tensors, dict(f.metadata() or {}))
+        tensors, texts = read_tensors(path)
+        return _File({_unwrapped(k): v for k, v in tensors.items()}, texts)
     except (SafetensorError, OSError, ValueError) as e:
         raise BadInput(f"{path}: not a safetensors file ({e})") from None
 

@@ -32,7 +32,7 @@ def write_document(folder: Path, text: Html) -> Path:
     """Write `report.html` into `folder` and return its path. Raises: BadInput: it cannot be written."""
     target, part = folder / "report.html", folder / ".report.html.part"
     try:
-        part.write_text(text, encoding="utf-8", newline="\n")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
         os.replace(part, target)
     except OSError as e:
         raise BadInput(f"{target}: cannot be written ({e.strerror})") from None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mbv3.data import Pixels, normalise
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note
-from mbv3.export import Int8, Weights, app_properties, choose_int8, export, read_any_weights
+from mbv3.export import Int8, Weights, app_note, app_properties, choose_int8, export, read_any_weights
 from mbv3.files import vacant, write_atomic, write_folder
 from mbv3.graph import check_opset, network_model
 from mbv3.nn import build
@@ -135,10 +135,11 @@ def export_events(
         write_folder(place, made.files)
         files = [place / file for file in made.files]
     random = () if o.weights else (f"weights are random (seed {o.seed}): give --weights FILE for trained ones",)
+    known = (app_note(weights.labels),) if suffix and weights.labels else ()
     counts = count(spec)
     result = ExportResult(
         spec=spec.name, to=o.to, precision=o.precision, params=counts.params, aux_params=counts.aux_params,
-        weights=o.weights, files=tuple(files), notes=(*random, *weights.notes, *seen, *made.notes),
+        weights=o.weights, files=tuple(files), notes=(*random, *weights.notes, *seen, *made.notes, *known),
         int8=None if int8 is None else int8.as_dict(),
     )  # fmt: skip
     for note in result.notes:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,7 +38,8 @@ def versions() -> dict[str, str]:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed as a package"
+            # onnxruntime comes in packages of several names
+            found[name] = getattr(sys.modules.get(name), "__version__", "not installed as a package")
     return found
 
 
@@ -164,7 +166,7 @@ class RunDir(Generic[R]):
         if not file.exists():
             self.write_rows(name, columns, ())
         try:
-            with file.open("a", encoding="utf-8") as f:
+            with file.open("a", encoding="utf-8", errors="backslashreplace") as f:
                 f.write(_csv(columns, rows, header=False))
                 f.flush()
                 os.fsync(f.fileno())

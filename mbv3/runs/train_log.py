@@ -23,7 +23,7 @@ def logged(folder: Path, events: Generator[Event, None, R]) -> Generator[Event, 
             return
         mark = "warning: " if isinstance(event, Note) and event.warning else ""
         try:
-            with (folder / "log.txt").open("a", encoding="utf-8") as f:
+            with (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace") as f:
                 f.write(f"{time.strftime('%H:%M:%S')} [{event.stage}] {mark}{event.text}\n")
         except OSError as e:
             raise BadInput(f"{folder / 'log.txt'}: cannot be written ({e.strerror or e})") from None

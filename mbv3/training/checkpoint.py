@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from mbv3.errors import BadInput
 from mbv3.files import write_atomic
 from mbv3.nn import MEAN, STD
 
-__all__ = ["load_checkpoint", "read_weights", "save_checkpoint", "save_weights"]
+__all__ = ["load_checkpoint", "read_tensors", "read_weights", "save_checkpoint", "save_weights"]
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -30,6 +31,22 @@ def save_weights(path: Path, state: Mapping[str, Tensor], **about: str) -> None:
     write_atomic(path, save(_plain(state), metadata={"mbv3": meta}))
 
 
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file; nothing in it is executed.
+
+    Raises: SafetensorError, OSError, ValueError.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # the library opens names of UTF-8 only
+        with TemporaryDirectory() as folder:
+            link = Path(folder) / "tensors"
+            link.symlink_to(path.absolute())
+            return read_tensors(link)
+    with safe_open(path, framework="pt") as f:
+        return {k: f.get_tensor(k) for k in f.keys()}, dict(f.metadata() or {})  # noqa: SIM118
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file; nothing in it is executed. Raises: BadInput."""
     return _read(path)[0]
@@ -39,8 +56,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.exists():
         raise BadInput(f"{path}: no such weights file")
     try:
-        with safe_open(path, framework="pt") as f:
-            return {k: f.get_tensor(k) for k in f.keys()}, dict(f.metadata() or {})  # noqa: SIM118
+        return read_tensors(path)
     except (SafetensorError, OSError, ValueError) as e:
         raise BadInput(f"{path}: not a safetensors file ({e})") from None
 

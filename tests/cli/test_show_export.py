@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +17,7 @@ import torch
 from PIL import Image
 
 import mbv3 as package
+from mbv3.cli import main, verbs
 from mbv3.export import TARGETS
 from mbv3.training import save_weights
 
@@ -214,6 +217,18 @@ def test_int8_is_calibrated_on_images_or_says_so(mbv3: Command, spec: Path, tmp_
     assert code == 2 and "images have 3 channels, and this network takes 1" in err
 
 
+@pytest.mark.parametrize(("to", "said"), [("onnx", 1), ("litert", 1), ("torchvision", 0)])
+def test_what_an_app_must_know_is_printed(mbv3: Command, tmp_path: Path, to: str, said: int) -> None:
+    net = package.build(package.load_spec("mobilenet_v3_small"))
+    names = ["axolotl", *map(str, range(999))]
+    save_weights(tmp_path / "w", net.state_dict(), classes=json.dumps(names))
+    code, _, err = mbv3(
+        "export", "mobilenet_v3_small", "--to", to, "--weights", tmp_path / "w", "--out", tmp_path / "o"
+    )
+    assert code == 0 and err.count("minus (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225)") == said
+    assert err.count("its 1000 classes in order are axolotl, 0, 1, 2, 3, ...; the file holds both") == said
+
+
 def test_random_weights_say_so(mbv3: Command, spec: Path, tmp_path: Path) -> None:
     code, _, err = mbv3("export", spec, "--to", "onnx", "--out", tmp_path / "r.onnx")
     assert code == 0 and "weights are random" in err
@@ -230,3 +245,33 @@ def test_quick_verbs_load_no_torch(argv: list[str]) -> None:
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["latency", "build", "--space", "mnasnet"], "what was timed is kept: give the same command again"),
+        (["latency", "measure", "mobilenet_v2"], "nothing is kept"),
+        (["export", "mobilenet_v2", "--to", "onnx"], "nothing is kept"),
+        (["train", "--resume", "my run"], "trained is kept. Go on with: mbv3 train --resume 'my run'"),
+    ],
+)
+def test_an_interruption_says_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], argv: list[str], said: str
+) -> None:
+    def interrupted(args: argparse.Namespace) -> int:
+        verbs._current.update({"verb": "mbv3 train", "run": args.resume} if args.verb == "train" else {})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verbs, "_current", {})
+    monkeypatch.setattr(verbs, "run", interrupted)
+    assert main(argv) == 4
+    assert capsys.readouterr().err.strip().endswith(said)
+
+
+def test_a_name_that_a_terminal_cannot_show_ends_nothing(tmp_path: Path, spec: Path) -> None:
+    out = os.fsdecode(bytes(tmp_path) + b"/caf\xe9.onnx")
+    done = subprocess.run([sys.executable, "-m", "mbv3", "export", str(spec), "--to", "onnx", "--out", out],
+                          capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert Path(out).exists() and rb"caf\udce9.onnx" in done.stdout

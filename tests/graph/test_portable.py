@@ -153,3 +153,13 @@ def test_readers_of_older_opsets_are_told_what_they_get() -> None:
     assert export(spec, build(spec, 0).state_dict(), "onnx", opset=13).notes == (opset_note(model, 13),)
     assert opset_note(model, 14) == opset_note(model, None) == ""
     assert opset_note(network_model(load_spec("mobilenet_v2")), 11) == ""
+
+
+def test_a_label_is_a_line_whatever_it_is_called() -> None:
+    spec = replace(SMALL, head=replace(SMALL.head, classes=3))
+    labels = ["two\nlines", "b\r\nc", "猫"]
+    made = export(spec, build(spec, 0).state_dict(), "onnx", labels=labels)
+    [content] = made.files.values()
+    about = {p.key: p.value for p in onnx.load_from_string(content).metadata_props}
+    assert about["labels"].split("\n") == ["two lines", "b c", "猫"]
+    assert json.loads(about["mbv3"])["labels"] == labels

@@ -80,3 +80,13 @@ def test_weights_are_no_checkpoint(tmp_path: Path) -> None:
     save_weights(tmp_path / "w.safetensors", {"w": torch.ones(1)}, spec="small")
     with pytest.raises(BadInput, match=r"w.safetensors: no checkpoint of mbv3"):
         load_checkpoint(tmp_path / "w.safetensors")
+
+
+def test_names_that_are_no_utf8_are_read(tmp_path: Path) -> None:
+    file = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.safetensors"))
+    save_checkpoint(file, {"net": {"a": torch.arange(3.0)}}, {"step": 3})
+    found = load_checkpoint(file)
+    assert found is not None and found[1] == {"step": 3}
+    assert torch.equal(found[0]["net"]["a"], torch.arange(3.0)) and torch.equal(
+        read_weights(file)["net/a"], torch.arange(3.0)
+    )
