@@ -149,9 +149,7 @@ def test_other_librarys_words_for_it(text: str, is_memory: bool) -> None:
     assert found is None or "take a smaller --space" in str(found)
 
 
-def test_what_a_killed_process_began_to_write_is_taken_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_killed_process_began_to_write_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "curve").mkdir()
     write_atomic(tmp_path / "curve/a.yaml", "whole")
     with monkeypatch.context() as m:
