@@ -14,10 +14,11 @@ from typing import IO, Any
 
 from mbv3.errors import BadInput
 
-__all__ = ["cache_folder", "discard", "hold", "vacant", "writable", "write_atomic", "write_folder"]
+__all__ = ["cache_folder", "discard", "hold", "sweep", "vacant", "writable", "write_atomic", "write_folder"]
 
 # of a file system that cannot do what makes a file safe or plain to read, though it holds files
 _UNABLE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
+_PART = ".part"  # of a file that is being written
 
 
 def cache_folder() -> Path:
@@ -69,6 +70,13 @@ def discard(path: Path, *, made: bool) -> None:
                 inside.unlink(missing_ok=True)
 
 
+def sweep(folder: Path) -> None:
+    """Take away what `write_atomic` had begun in a folder when its process was killed. Only for who has it alone."""
+    with suppress(OSError):
+        for left in folder.rglob(f".*{_PART}"):
+            left.unlink(missing_ok=True)
+
+
 def _safe(file: IO[bytes]) -> None:
     """To the disk, where the file system has such an order."""
     file.flush()
@@ -96,7 +104,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     shown, path = path, Path(os.path.realpath(path)) if path.is_symlink() else path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PART)
         try:
             with os.fdopen(handle, "wb") as f:
                 f.write(data)

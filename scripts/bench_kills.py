@@ -170,26 +170,30 @@ def differences(chain: Chain, mine: Path, whole: Path) -> list[str]:
     return found
 
 
-def killed(chain: Chain, whole: Path, at_s: float, number: int, folder: Path) -> dict[str, Any]:
+def killed(
+    chain: Chain, whole: Path, took_s: float, number: int, folder: Path, rng: np.random.Generator
+) -> dict[str, Any]:
     """One interrupted run, gone on with until it ends."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    out, log = folder / "run", folder / "log.txt"
-    fresh = (*chain.first, *chain.args, "--out", str(out))
-    first = run(chain.entry, fresh, log, (number, at_s, out / "run.json"))  # before that there is nothing to resume
+    while True:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        out, log, at_s = folder / "run", folder / "log.txt", float(rng.uniform(0, took_s))
+        fresh = (*chain.first, *chain.args, "--out", str(out))
+        first = run(chain.entry, fresh, log, (number, at_s, out / "run.json"))  # before that there is nothing to resume
+        if first.code != 0:  # it ended before its moment came: another one
+            break
     row: dict[str, Any] = {"chain": chain.name, "signal": signal.Signals(number).name, "cpu_s": round(at_s, 2),
                            "code": first.code, "stages": stages(out)}  # fmt: skip
     faults = []
-    if number == signal.SIGTERM and first.code not in (4, 0):
+    if number == signal.SIGTERM and first.code != 4:
         faults.append(f"SIGTERM ended with {first.code}, not 4")
-    if number == signal.SIGTERM and first.code == 4 and "--resume" not in first.said:
+    if number == signal.SIGTERM and "--resume" not in first.said:
         faults.append("no hint how to go on")
     if "Traceback" in first.said:
         faults.append("a traceback")
-    if first.code != 0:
-        again = run(chain.entry, (*chain.again, "--resume", str(out)), folder / "log-resumed.txt", None)
-        if again.code != 0:
-            faults.append(f"resumed it ended with {again.code}: {again.said.strip().splitlines()[-1:]}")
+    again = run(chain.entry, (*chain.again, "--resume", str(out)), folder / "log-resumed.txt", None)
+    if again.code != 0:
+        faults.append(f"resumed it ended with {again.code}: {again.said.strip().splitlines()[-1:]}")
     if not faults:
         faults += differences(chain, out, whole)
     row["faults"] = faults
@@ -235,8 +239,8 @@ def main() -> None:
         print(json.dumps({"whole": chain.name, "cpu_s": took[chain.name]}), flush=True)
     for i, number in enumerate(signals):  # SIGKILL and SIGTERM go round the chains
         chain = todo[i % len(todo)]
-        at_s = float(rng.uniform(0, took[chain.name]))
-        rows.append(killed(chain, folder / f"whole-{chain.name}", at_s, number, folder / f"{i}-{chain.name}"))
+        whole, place = folder / f"whole-{chain.name}", folder / f"{i}-{chain.name}"
+        rows.append(killed(chain, whole, took[chain.name], number, place, rng))
         print(json.dumps(rows[-1]), flush=True)
     good = sum(not r["faults"] for r in rows)
     print(f"{good} of {len(rows)} ended as the whole run")

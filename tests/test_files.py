@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mbv3.errors import BadInput, OutOfMemory, out_of_memory
-from mbv3.files import cache_folder, discard, hold, write_atomic, write_folder
+from mbv3.files import cache_folder, discard, hold, sweep, write_atomic, write_folder
 
 
 def failing(number: int):  # type: ignore[no-untyped-def]
@@ -147,3 +147,21 @@ def test_other_librarys_words_for_it(text: str, is_memory: bool) -> None:
     found = out_of_memory(RuntimeError(text), "--space")
     assert (found is not None) == is_memory
     assert found is None or "take a smaller --space" in str(found)
+
+
+def test_what_a_killed_process_began_to_write_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "curve").mkdir()
+    write_atomic(tmp_path / "curve/a.yaml", "whole")
+    with monkeypatch.context() as m:
+        m.setattr(os, "replace", lambda *_: os._exit(0))  # no finally, as under SIGKILL
+        for name in ("run.json", "curve/a.yaml"):
+            if (pid := os.fork()) == 0:
+                write_atomic(tmp_path / name, "half")
+            assert os.waitpid(pid, 0)[1] == 0
+    (tmp_path / ".lock").touch()
+    (tmp_path / "mine.part").touch()
+    assert len([p for p in tmp_path.rglob(".*") if p.suffix == ".part"]) == 2
+    sweep(tmp_path)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == [".lock", "a.yaml", "curve", "mine.part"]
+    assert (tmp_path / "curve/a.yaml").read_text() == "whole"
+    sweep(tmp_path / "nowhere")

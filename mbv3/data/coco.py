@@ -136,6 +136,11 @@ def _id(value: Any) -> Any:
     return str(value) if isinstance(value, (int, str)) else None
 
 
+def _named(value: Any) -> str:
+    """A class's name; none where it is neither a text nor a number, so that no class is called None."""
+    return str(value).strip().encode("utf-8", "replace").decode() if type(value) in (str, int) else ""
+
+
 def _is_box(value: Any) -> bool:
     """Four finite numbers; no file holds a picture of a million pixels a side."""
     numbers = isinstance(value, list) and len(value) == 4 and all(type(v) in (int, float) for v in value)
@@ -154,9 +159,7 @@ def _entries(file: Path, document: dict[str, Any]) -> tuple[dict[Any, str], list
     """Category names by id, and (id, file name, (height, width)) of every image. Raises: BadInput."""
     joined = "files that were joined need new numbers, so that every box has one image"
     try:
-        categories = {
-            (_id(c["id"]), str(c["name"]).strip().encode("utf-8", "replace").decode()) for c in document["categories"]
-        }
+        categories = {(_id(c["id"]), _named(c["name"])) for c in document["categories"]}
         images = [
             (_id(i["id"]), str(i["file_name"]), (float(i.get("height") or 0), float(i.get("width") or 0)))
             for i in document["images"]

@@ -8,14 +8,14 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mbv3.errors import BadInput, ForeignTable, MissingLayerError
+from mbv3.errors import BadInput, ForeignTable, MissingLayerError, shown
 from mbv3.files import write_atomic
 from mbv3.latency.calibration import AS_SUMMED, BASE, KINDS, Calibration, NetworkTime, fit_calibration, occurring
 from mbv3.latency.costmodel import FEATURES, CostModel, fit_cost_model
@@ -73,6 +73,15 @@ def _sums(label: str, hot_ms: Any, madds: Any, *amounts: Any) -> None:
     for amount in (madds, *amounts):
         if not 0 <= float(amount) < math.inf:
             raise ValueError(f"{label}: {amount} is no sum over layers")
+
+
+def _fingerprint(given: Mapping[str, Any]) -> Fingerprint:
+    """The fingerprint of a header. Raises: TypeError, ValueError: a part is missing, unknown or of another type."""
+    for field in fields(Fingerprint):
+        value = given.get(field.name, field.default)
+        if value is not MISSING and type(value) is not {"str": str, "int": int}[str(field.type)]:
+            raise ValueError(f"fingerprint.{field.name} is {shown(value)}")
+    return Fingerprint(**given)
 
 
 def _about_of(header: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -348,7 +357,7 @@ class LatencyTable:
                 raise ValueError("the cost model has coefficients that are negative or not finite")
             model = CostModel(coefficients, float(header["model"]["error"]))
         return cls(
-            fingerprint=Fingerprint(**header["fingerprint"]),
+            fingerprint=_fingerprint(header["fingerprint"]),
             reference=reference,
             layers=layers,
             networks=tuple(networks),

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from mbv3 import record as records
 from mbv3.errors import BadInput
-from mbv3.files import hold, write_atomic
+from mbv3.files import hold, sweep, write_atomic
 from mbv3.record import FrontRecord, SearchRecord, TrainRecord
 
 __all__ = ["RunDir", "file_sha256", "versions"]
@@ -86,9 +86,12 @@ class RunDir(Generic[R]):
             self._lock = (self.path / ".lock").open("a")
         except OSError as e:
             raise BadInput(f"{self.path}: cannot be written to ({e.strerror})") from None
-        if hold(self._lock) is False:
+        alone = hold(self._lock)
+        if alone is False:
             self._lock.close()
             raise BadInput(f"{self.path}: another process is at work on this run; wait for it, or end it")
+        if alone:
+            sweep(self.path)
 
     def unlock(self) -> None:
         """Let other processes have the run."""

@@ -338,6 +338,8 @@ TABLE: tuple[tuple[str, Plant], ...] = (
     ("another CPU: its times are not those of this machine", _table(_head("fingerprint", "cpu", "A", "B", ""))),
     ("another number of threads", _table(_head("fingerprint", "threads", 2, 4, 99))),
     ("a number of threads that cannot be", _table(_head("fingerprint", "threads", 0, -1, "1", 1.5, None))),
+    ("a part of the fingerprint that is no text", _table(lambda r, h, rows: h["fingerprint"].update(
+        {r.choice(("cpu", "runtime", "runtime_version", "system", "kernel")): r.choice(({}, 3, None, ["x"], 1.5))}))),
     ("a fingerprint without one of its parts",
      _table(lambda r, h, rows: h["fingerprint"].pop(r.choice(("cpu", "runtime", "threads", "vector"))) and None)),
     ("a part of the header that is no mapping",
@@ -470,7 +472,7 @@ ANNOTATIONS: tuple[tuple[str, Plant], ...] = (
     ("a box of numbers that are none", _coco(_box([math.nan, 1, 5, 5], [1, 1, math.inf, 5], [1, -math.inf, 5, 5],
                                                   [1, 1, 10**400, 5]))),
     ("a picture of another size than its annotation says", _coco(_other_size)),
-    ("classes without a name", _coco(_ref("categories", "name", "", " ", None, 3))),
+    ("classes without a name", _coco(_ref("categories", "name", "", " ", None, [], {}, math.nan))),
     ("no images, annotations or categories", _coco(lambda r, d: d.pop(r.choice(("images", "annotations", "categories")))
                                                    and None)),
     ("images or classes that are no list", _coco(

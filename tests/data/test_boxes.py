@@ -177,11 +177,12 @@ def test_all_faults_of_coco_are_listed(coco: Path) -> None:
         (lambda d: d["annotations"][0].update(bbox=[10**400, 0, 1, 1]), "a bbox of four"),
         (lambda d: d["annotations"][0].update(bbox=[0, 0, True, 1]), "a bbox of four"),
         (lambda d: d["images"][0].update(height=10**400), "no COCO annotations .OverflowError"),
+        (lambda d: [c.update(name=None) for c in d["categories"]], "a known category_id"),
         (lambda d: d["images"].append({"id": None, "file_name": "x.jpg"}), "1 images have no id .* x.jpg"),
         (lambda d: d["images"].append({"id": [7], "file_name": "x.jpg"}), "1 images have no id .* x.jpg"),
     ],
 )
-def test_numbers_that_no_picture_has(coco: Path, change: Callable[[dict[str, Any]], None], said: str) -> None:
+def test_numbers_and_names_that_cannot_be(coco: Path, change: Callable[[dict[str, Any]], None], said: str) -> None:
     file = coco / "annotations/instances_train2017.json"
     document = json.loads(file.read_text())
     change(document)

@@ -295,6 +295,8 @@ def sealed(text: str) -> str:
         (swap("# calibration: ", '# reference: {"ms": 9}\n# calibration: '), "'reference' is there a second time"),
         (re.sub("# about: .*", "# about: [1, 2]", TEXT), "about is no mapping"),
         (re.sub("# report: .*", "# report: 7", TEXT), "report is no mapping"),
+        (swap('"cpu": "Fake 9000"', '"cpu": {}'), "fingerprint.cpu is {}"),
+        (swap('"threads": 1', '"threads": 1.5'), "fingerprint.threads is 1.5"),
         (re.sub("# calibration: .*", "# calibration: 7", TEXT), "calibration is no mapping"),
     ],
 )

@@ -103,12 +103,15 @@ def test_a_resumed_run_keeps_to_its_own_table(folder: Path, tmp_path: Path) -> N
     table.unlink()
     run = RunDir.open(tmp_path / "run", SearchRecord)
     run.lock()
+    begun = run.path / ".run.json.x1y2z3a4.part"  # by a process that was killed, or by the one that is at work
+    begun.touch()
     with pytest.raises(BadInput, match="another process is at work on this run"):
         list(find_events(resume=run.path))
+    assert begun.exists()
     run.unlock()
     assert record(run.path)["status"] == "interrupted"  # what was refused left it as it was
     _, found = ended(find_events(resume=run.path))
-    assert found.record.hashes["table"]
+    assert found.record.hashes["table"] and not begun.exists()
 
 
 @pytest.mark.parametrize(
