@@ -42,6 +42,9 @@ def expand(sums: Array, resolution: float | Array) -> Array:
     return np.concatenate([sums[:, list(LINEAR.values())], np.log1p(sums @ log_columns()), res], axis=1)
 
 
+_GROUPS = tuple(map(group, INPUTS))  # what a source scales each input by
+
+
 @dataclass(frozen=True, slots=True)
 class Region:
     """Where there is evidence: bounds of sizes in log2, of their pairwise sums and of their differences."""
@@ -109,7 +112,7 @@ class Model:
     def scaled(self, source: str) -> Array:
         """The weights as a source has them, (inputs, hidden + 2)."""
         factors = self.scales.get(source, {})
-        by_input = np.array([factors.get(group(name), 1.0) for name in INPUTS])
+        by_input = np.array([factors.get(name, 1.0) for name in _GROUPS])
         return np.asarray(self.weights * by_input[:, None], dtype=np.float64)
 
     def recipe(self, name: str) -> Recipe:

@@ -4,6 +4,7 @@ neighbourhoods. A million networks are scored in seconds, where a sampler that l
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,7 +63,16 @@ class _Problem:
         return np.where(np.isfinite(merit), merit, -np.inf)
 
     def random(self, n: int, rng: np.random.Generator) -> Genomes:
-        return rng.integers(0, self.sizes, (n, len(self.sizes)))
+        return (rng.random((n, len(self.sizes))) * self.sizes).astype(np.int64)
+
+    def distinct(self, genomes: Genomes) -> tuple[Genomes, NDArray[np.int64]]:
+        """Each of `genomes` once, in lexicographic order, and where it stands first."""
+        if math.prod(self.sizes.tolist()) >= 2**63:
+            found, first = np.unique(genomes, axis=0, return_index=True)
+            return found, first
+        place = np.cumprod([1, *self.sizes[:0:-1]])[::-1]  # one number a genome: sorted ten times as fast as rows
+        first = np.unique(genomes @ place, return_index=True)[1]
+        return genomes[first], first
 
     @cached_property
     def neighbours(self) -> tuple[Genomes, Genomes]:
@@ -107,7 +117,7 @@ def _evolved(
         redrawn = rng.random((population, genes)) < _MUTATED / genes
         children = np.where(redrawn, problem.random(population, rng), children)
         genomes = np.concatenate([genomes, children])
-        genomes, first = np.unique(genomes, axis=0, return_index=True)
+        genomes, first = problem.distinct(genomes)
         known = first < len(merit)
         fresh = np.empty(len(genomes))
         fresh[known] = merit[first[known]]

@@ -182,6 +182,28 @@ class TestEverySampler:
         assert failed and failed == {t.number for t in trials if math.isnan(broken(t.genome))}
         assert all(math.isnan(trials[i].reward) for i in failed)
 
+    @pytest.mark.parametrize("hard", [False, True])
+    def test_networks_that_all_score_alike_do_no_harm(self, name: str, hard: bool) -> None:
+        n = trials_of(name) // 2
+        alike = make_reward("limit", LIMIT_MS if hard else 1e9, 0.0)
+        s = Search(
+            SPACE,
+            lambda g: 70.0,
+            latency,
+            alike,
+            sampler=name,
+            target_ms=LIMIT_MS if hard else 1e9,
+            hard=hard,
+            trials=n,
+        )
+        trials = list(s.run(n))
+        assert len({t.genome for t in trials}) == n and {t.reward for t in trials} == {0.7}
+
+    def test_a_search_where_nearly_all_fails_goes_on(self, name: str) -> None:
+        n = trials_of(name) // 2
+        trials = list(search(name, lambda g: accuracy(g) if sum(g) == 12 else math.nan).run(n))
+        assert len({t.genome for t in trials}) == n
+
     def test_it_ends_better_than_it_began_at_random(self, name: str) -> None:
         if name == "random":
             pytest.skip("the yardstick itself")
@@ -346,9 +368,9 @@ def close(s: Search) -> None:
     backend.engine.dispose()
 
 
-@pytest.mark.parametrize("name", ["surrogate", "rnn", "evolution", "nsga2"])
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_a_study_in_a_database_is_continued(name: str, url: str) -> None:
-    n = 34
+    n = min(34, trials_of(name) * 2)
     parts = []
     for upto in (13, n):
         s = Search(

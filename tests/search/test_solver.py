@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mbv3.search import Limit, solve
+from mbv3.search.solver import _Problem
 
 SIZES = (3, 2, 4, 3, 2, 3)
 EVERY = np.array(list(itertools.product(*map(range, SIZES))), dtype=np.int64)
@@ -83,3 +84,24 @@ def test_the_same_seed_gives_the_same_genome_and_a_space_of_one_network_its_own(
     first, again = (solve(SIZES, value, seed=3, population=30, generations=3, starts=2) for _ in range(2))
     assert first == again and first.evaluations > 100
     assert solve((1, 1), lambda g: np.ones(len(g))).genome == (0, 0)
+
+
+@pytest.mark.parametrize("sizes", [SIZES, (4,) * 40])
+def test_each_genome_counts_once(sizes: tuple[int, ...]) -> None:
+    """With one number a genome, and where a space is too large for that, as numpy does."""
+    problem = _Problem(sizes, lambda g: g.sum(1) / 1.0, ())
+    genomes = problem.random(200, np.random.default_rng(0))
+    genomes = np.concatenate([genomes, genomes[::3], genomes[:5] * 0])
+    assert (genomes >= 0).all() and (genomes < np.array(sizes)).all()
+    found, first = problem.distinct(genomes)
+    want, at = np.unique(genomes, axis=0, return_index=True)
+    np.testing.assert_array_equal(found, want)
+    np.testing.assert_array_equal(first, at)
+
+
+def test_random_genomes_are_uniform() -> None:
+    n = 30_000
+    drawn = _Problem(SIZES, lambda g: g.sum(1) / 1.0, ()).random(n, np.random.default_rng(0))
+    for column, choices in enumerate(SIZES):
+        counts = np.bincount(drawn[:, column], minlength=choices)
+        assert (np.abs(counts - n / choices) < 5 * np.sqrt(n / choices)).all()  # 5 sigma
