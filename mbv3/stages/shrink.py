@@ -200,7 +200,7 @@ class _Run:
     def _check_reach(self, spec: ArchSpec) -> None:
         """Raises: Unreachable: cut as far as it can be, `spec` takes more than the target."""
         where = [s for s in all_sites(spec) if among(s, self.some)]
-        rough = Deployed(self.latency.rough(), self.deployed.classes)
+        rough = self._rough()
         now, least = rough([spec, smallest(spec, where)])
         if NEAR * self.aim < least <= self.aim:  # not every cut of one site goes with every one of another
             alike = {s: np.ones(channels(spec, s)) for s in where}
@@ -272,7 +272,7 @@ class _Run:
         tables = [menus(now.spec, mine, least=least, allowed=self.allowed, power=p) for p in POWERS[self.worth]]
         if self.worth == "losses":
             tables = [self.tuner.losses(now.spec, now.state, scores, tables[0])]
-        rough = self.deployed if self.latency.device is None else Deployed(self.latency.rough(), self.deployed.classes)
+        rough = self._rough()
         choices = [solve(now.spec, table, rough, limit) for table in tables]
         best = 0
         if len({c.spec for c in choices}) > 1:
@@ -282,11 +282,14 @@ class _Run:
         table = tables[best]
         return table, choices[best] if self.latency.device is None else self._solved(now.spec, table, limit)
 
+    def _rough(self) -> Deployed:
+        """Times without a measurement."""
+        return self.deployed if self.latency.device is None else Deployed(self.latency.rough(), self.deployed.classes)
+
     def _solved(self, spec: ArchSpec, table: Sequence[Menu], limit: float) -> Choice:
         if self.latency.device is None:
             return solve(spec, table, self.deployed, limit)
-        rough = Deployed(self.latency.rough(), self.deployed.classes)
-        return refined(spec, table, rough, self.deployed, limit)
+        return refined(spec, table, self._rough(), self.deployed, limit)
 
     def _fitted(
         self, spec: ArchSpec, table: Sequence[Menu], choice: Choice
