@@ -87,9 +87,6 @@ def inherited(init: str, network: ArchSpec | str, classes: int, seed: int) -> In
         raise BadInput(f"--from {spec.name}: is no classifier; --init takes a classifier and its weights")
     path = Path(init)
     found = read_any_weights(path, spec)
-    if any("to5_matrix" in name or "to3_matrix" in name for name in found.state):
-        raise BadInput(f"{init}: holds the shared weights of a supernet, not those of one network; give a file of "
-                       f"{spec.name}")  # fmt: skip
     sized = with_head(found.spec, found.spec.head, classes)
     net = build(sized, seed)
     try:
