@@ -1,4 +1,4 @@
-"""Once-for-All's MobileNetV3 supernet stated a second time, from its paper and package (Cai 2020, arXiv:1908.09791): names
+"""Once-for-All's MobileNetV3 supernet stated a second time, from paper and package (Cai 2020, arXiv:1908.09791): names
 and shapes of its tensors, random values for them, and what a sub-network of them answers."""
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def shapes(width: float) -> dict[str, tuple[int, ...]]:
 
 
 def tensors(width: float = 1.0, seed: int = 0) -> dict[str, Tensor]:
-    """Random weights by the names of the newer files; a batch norm's that is swapped, and a matrix left out, is seen."""
+    """Random weights by the names of the newer files; a swapped batch norm and a matrix left out would be seen."""
     rng = np.random.default_rng(seed)
     found = {}
     for name, shape in shapes(width).items():

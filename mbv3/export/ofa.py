@@ -22,8 +22,7 @@ __all__ = ["OFA_DOWNLOAD", "OFA_WIDTHS", "SharedWeights", "largest_ofa", "read_s
 
 OFA_WIDTHS = (1.0, 1.2)
 OFA_DOWNLOAD = (
-    "ofa_mbv3_d234_e346_k357_w1.0 (or _w1.2) of "
-    "https://raw.githubusercontent.com/han-cai/files/master/ofa/ofa_nets/"
+    "ofa_mbv3_d234_e346_k357_w1.0 (or _w1.2) from https://raw.githubusercontent.com/han-cai/files/master/ofa/ofa_nets/"
 )
 KERNELS, EXPANSION, DEPTH = (3, 5, 7), 6, 4  # the largest of each in the supernets
 EPS, MOMENTUM = 1e-5, 0.1
@@ -50,7 +49,7 @@ def largest_ofa(width: float) -> ArchSpec:
             ))  # fmt: skip
             cin = out
     return ArchSpec(
-        name=f"ofa-mbv3-w{width:g}", resolution=(224, 224), stem=Conv(k=3, out=stem, nl="HS", s=2), rows=tuple(rows),
+        name=f"ofa-mbv3-w{width}", resolution=(224, 224), stem=Conv(k=3, out=stem, nl="HS", s=2), rows=tuple(rows),
         tail=Conv(k=1, out=make_divisible(960 * width), nl="HS"), bn_eps=EPS, bn_momentum=MOMENTUM,
         head=Classify(features=make_divisible(1280 * width), features_bias=False, nl="HS", dropout=0.1, classes=1000),
     )  # fmt: skip
@@ -120,19 +119,20 @@ def read_supernet(path: Path) -> SharedWeights:
     and the width by the shapes. Nothing in the file is executed.
 
     Raises:
-        BadInput: the file cannot be read, holds the weights of one network or of another supernet, or lacks tensors, has
-            others, of other shapes or with values that are not finite; all are listed.
+        BadInput: the file cannot be read, holds the weights of one network or of another supernet, or has missing,
+            other, mis-shaped or not finite tensors; all are listed.
     """
     file = load_file(path)
     if not is_supernet(file.tensors):
-        raise BadInput(f"{path}: holds the weights of one network, not the shared ones of a supernet; give --from SPEC in "
-                       f"place of --space for them, or download {OFA_DOWNLOAD}")  # fmt: skip
+        raise BadInput(f"{path}: holds the weights of one network, not the shared ones of a supernet; give --from SPEC "
+                       f"in place of --space for them, or download {OFA_DOWNLOAD}")  # fmt: skip
     group = _group(file.tensors)
     named = {_plain(name): tensor for name, tensor in group.items()}
     stem = named.get("first_conv.conv.weight")
-    width = next((w for w in OFA_WIDTHS if stem is not None and _shapes(w)["first_conv.conv.weight"][0] == len(stem)), 0)
+    channels = None if stem is None or stem.dim() == 0 else len(stem)
+    width = next((w for w in OFA_WIDTHS if largest_ofa(w).stem.out == channels), 0)
     if not width:
-        rule = f"its stem has {shown(None if stem is None else tuple(stem.shape))} weights"
+        rule = f"channels of its stem: {shown(channels)}"
         raise BadInput(f"{path}: holds another supernet than OFA's MobileNetV3 of width 1 and 1.2 ({rule}); download "
                        f"{OFA_DOWNLOAD}")  # fmt: skip
     return SharedWeights(str(path), width, checked(_shapes(width), named, str(path)))
@@ -207,8 +207,10 @@ def _faults(spec: ArchSpec, largest: ArchSpec) -> Iterator[str]:
         if getattr(spec, name) != getattr(largest, name):
             yield f"{name}: {_text(getattr(spec, name))}, in the supernet {_text(getattr(largest, name))}"
     head = spec.head
-    if not isinstance(head, Classify) or head.plain() != replace(largest.head.plain(), classes=head.classes):
-        yield f"head: {_text(head)}, in the supernet {_text(largest.head)}"
+    whole = largest.head
+    assert isinstance(whole, Classify)
+    if not isinstance(head, Classify) or head.plain() != replace(whole.plain(), classes=head.classes):
+        yield f"head: {_text(head)}, in the supernet {_text(whole)}"
     donors = _donors(spec)
     depths = [sum(1 + DEPTH * i <= n < 1 + DEPTH * (i + 1) for n in donors) for i in range(len(_STAGES))]
     if len(donors) > len(set(donors)) or max(donors) >= len(largest.rows) or not all(depths):

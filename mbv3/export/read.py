@@ -89,8 +89,8 @@ def read_any_weights(path: Path, spec: ArchSpec) -> Weights:
     """
     file = load_file(path)
     if is_supernet(file.tensors):
-        raise BadInput(f"{path}: holds the shared weights of a supernet, not those of one network; mbv3-search --space "
-                       f"ofa-mbv3 --init FILE takes a network out of them, here give a file of {spec.name}")  # fmt: skip
+        raise BadInput(f"{path}: holds the shared weights of a supernet, not those of one network; mbv3-search "
+                       f"--space ofa-mbv3 --init FILE takes a network out of them; here give {spec.name}'s")  # fmt: skip
     matches = sorted(_matches(file.tensors, spec), key=lambda m: (-m.known, not m.averaged, len(m.prefix)))
     if not matches:
         return Weights(_bare(file.tensors), "", spec)
@@ -121,8 +121,7 @@ def read_any_weights(path: Path, spec: ArchSpec) -> Weights:
 
 
 def load_file(path: Path) -> File:
-    """Safetensors, or what torch.save wrote; nothing in it is executed. Raises: BadInput: it cannot be read, or holds no
-    tensors."""
+    """Safetensors, or what torch.save wrote; nothing in it is executed. Raises: BadInput."""
     if path.is_dir():
         inside = [p.name for p in sorted(path.iterdir()) if p.suffix in (".safetensors", ".bin", ".pth", ".pt")]
         raise BadInput(f"{path}: is a folder; name the file in it" + (f": {', '.join(inside[:3])}" if inside else ""))

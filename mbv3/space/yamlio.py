@@ -285,5 +285,6 @@ def space_text(name_or_path: str | Path) -> tuple[str, str]:
     path = Path(name_or_path)
     # os.path.exists answers False for names that Path.exists() raises on (too long, a NUL byte)
     if not text or (path.suffix not in (".yaml", ".yml") and not os.path.exists(path)):
-        raise BadInput(f"{shown(text)} is neither a YAML file nor one of the spaces {', '.join((*PRESETS, *OTHER_NAMES))}")
+        known = ", ".join((*PRESETS, *OTHER_NAMES))
+        raise BadInput(f"{shown(text)} is neither a YAML file nor one of the spaces {known}")
     return read_text(path, "space"), text

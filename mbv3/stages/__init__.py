@@ -62,6 +62,7 @@ from mbv3.stages.tune import (
     tune,
     usual_steps,
 )
+from mbv3.stages.within import Within, best_within
 
 __all__ = [
     "CHECKPOINT",
@@ -101,12 +102,14 @@ __all__ = [
     "Tuned",
     "Tuner",
     "Verdict",
+    "Within",
     "Worth",
     "adapt",
     "adapt_predicted",
     "answers",
     "baselines_at",
     "best_at_random",
+    "best_within",
     "calibration_batches",
     "check_limits",
     "check_range",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from mbv3.accuracy import Difference, Estimate, Published, difference, imagenet, zoo
+from mbv3.accuracy import PAPER, Difference, Estimate, Published, difference, imagenet, zoo
 from mbv3.search import Trial
 from mbv3.space import Limits, SearchSpace
 from mbv3.spec import ArchSpec, load_spec, scale_spec
@@ -39,22 +39,24 @@ class Beside:
 
 def baselines_at(
     ms: float, like: ArchSpec, latency: Latency, space: SearchSpace, judge: Judge, cost: SpaceLatency, scored: int,
-    seed: int = 0, limits: Limits | None = None,
+    seed: int = 0, limits: Limits | None = None, recipe: str = PAPER,
 ) -> list[Beside]:  # fmt: skip
     """MobileNetV3-Large and -Small at the resolution and classes of `like`, as wide as `ms` allows, the best of
     `scored` random networks of the space within `ms`, and, for classifiers, the best published network; all within
-    `limits`. `cost`: uncorrected, as `latency` has the correction."""
+    `limits`. `cost`: uncorrected, as `latency` has the correction. `recipe`: of the accuracies."""
     limits = limits or Limits()
-    found = [beside for name in REFERENCES if (beside := _scaled(name, ms, like, latency, limits)) is not None]
+    every = (_scaled(name, ms, like, latency, limits, recipe) for name in REFERENCES)
+    found = [beside for beside in every if beside is not None]
     drawn: Trial | None = best_at_random(space, judge, cost, ms / latency.correction, scored, seed, limits.on(space))
     if drawn is not None:
         spec = space.spec(drawn.genome)
-        found.append(Beside(f"best of {scored:,} random", drawn.latency_ms * latency.correction, imagenet(spec), spec))
-    known = _published(ms, latency, limits) if space.dense is None else None
+        name, took = f"best of {scored:,} random", drawn.latency_ms * latency.correction
+        found.append(Beside(name, took, imagenet(spec, recipe=recipe), spec))
+    known = _published(ms, latency, limits, recipe) if space.dense is None else None
     return [*found, known] if known is not None else found
 
 
-def _published(ms: float, latency: Latency, limits: Limits) -> Beside | None:
+def _published(ms: float, latency: Latency, limits: Limits, recipe: str) -> Beside | None:
     """The most accurate network of the zoo within `ms` and `limits`; None where there is none."""
     networks = [p for p in zoo() if limits.hold(p.spec())]
     near = published_times(latency.rough(), ms if latency.device is None else NEAR * ms, networks)
@@ -63,11 +65,11 @@ def _published(ms: float, latency: Latency, limits: Limits) -> Beside | None:
         if latency.device is not None:
             took = latency.device.networks([spec], parts=2, max_s=TIMED_S).ms[0]
         if took <= (ms if latency.device is None else OVER * ms):
-            return Beside(found.network.name, took, imagenet(spec), spec, found.network)
+            return Beside(found.network.name, took, imagenet(spec, recipe=recipe), spec, found.network)
     return None
 
 
-def _scaled(name: str, ms: float, like: ArchSpec, latency: Latency, limits: Limits) -> Beside | None:
+def _scaled(name: str, ms: float, like: ArchSpec, latency: Latency, limits: Limits, recipe: str) -> Beside | None:
     """The widest of a family within `ms` and `limits`; None where its narrowest is slower."""
     base = load_spec(name)
     base = replace(base, head=replace(base.head, classes=like.head.classes))
@@ -76,7 +78,7 @@ def _scaled(name: str, ms: float, like: ArchSpec, latency: Latency, limits: Limi
         return replace(scale_spec(base, width, like.resolution), name=f"{name}@{width:g}")
 
     found = widest_within(at, ms, latency, limits)
-    return None if found is None else Beside(found[0].name, found[1], imagenet(found[0]), found[0])
+    return None if found is None else Beside(found[0].name, found[1], imagenet(found[0], recipe=recipe), found[0])
 
 
 def widest_within(

@@ -171,9 +171,9 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, what: str, said: str)
 def test_a_network_for_a_supernet_and_the_reverse(files: dict[float, Path], tmp_path: Path) -> None:
     file = tmp_path / "one.safetensors"
     save_file(build(load_spec("mobilenet_v3_small"), 0).state_dict(), file)
-    with pytest.raises(BadInput, match="the weights of one network, not the shared ones.*--from.*download ofa_mbv3_d234"):
+    with pytest.raises(BadInput, match=r"of one network, not the shared ones.*--from.*download ofa_mbv3_d234"):
         read_supernet(file)
-    with pytest.raises(BadInput, match="the shared weights of a supernet, not those of one network.*--space ofa-mbv3"):
+    with pytest.raises(BadInput, match=r"the shared weights of a supernet, not those of one network.*--space ofa-mbv3"):
         read_any_weights(files[1.0], load_spec("mobilenet_v3_small"))
 
 
