@@ -90,7 +90,7 @@ def read_any_weights(path: Path, spec: ArchSpec) -> Weights:
     file = load_file(path)
     if is_supernet(file.tensors):
         raise BadInput(f"{path}: holds the shared weights of a supernet, not those of one network; mbv3-search "
-                       f"--space ofa-mbv3 --init FILE takes a network out of them; here give {spec.name}'s")  # fmt: skip
+                       f"--space ofa-mbv3 --init FILE takes one out of them; here give {spec.name}'s")  # fmt: skip
     matches = sorted(_matches(file.tensors, spec), key=lambda m: (-m.known, not m.averaged, len(m.prefix)))
     if not matches:
         return Weights(_bare(file.tensors), "", spec)

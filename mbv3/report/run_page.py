@@ -70,6 +70,8 @@ def _missing(files: RunFiles, name: str) -> str:
 
 
 def _trials_fault(files: RunFiles) -> str:
+    if files.record.init is not None and files.record.network is None and files.record.args.get("data"):
+        return "The best networks of each resolution were scored with the supernet's weights: subnets.csv has them."
     if files.record.init is not None and files.record.network is not None:
         return "No space was searched: the network of the weights was cut. Its candidates are in candidates.csv."
     return _missing(files, "trials.csv")

@@ -56,7 +56,8 @@ def check_init(o: _Options, defaults: Mapping[str, object]) -> None:
     if o.from_ is None and o.space is not None:
         return _check_supernet(o, defaults)
     if o.data is None:
-        raise BadInput(f"--init {o.init}: weights are fine-tuned on images; give them with --data DIR")
+        raise BadInput(f"--init {o.init}: weights of a network are fine-tuned on images; give them with --data DIR. "
+                       "Those of OFA's supernet need none: give --space ofa-mbv3")  # fmt: skip
     if o.from_ is None:
         raise BadInput(f"--init {o.init}: of which network are these weights? Add --from SPEC, such as "
                        "--from mobilenet_v3_small, or --space ofa-mbv3 for the weights of OFA's supernet")  # fmt: skip

@@ -28,6 +28,7 @@ from mbv3.runs.road import check_road, initial, road_stages
 from mbv3.runs.rundir import RunDir, versions
 from mbv3.runs.shared import Shared
 from mbv3.runs.supernet import OFA_ADVICE, check_supernet, supernet_initial
+from mbv3.runs.supernet_road import supernet_stages
 from mbv3.search import REWARDS, SAMPLERS, register_reward, register_sampler
 from mbv3.space import load_space, scale
 from mbv3.spec import dump_spec, load_spec
@@ -113,7 +114,12 @@ def find_events(
         yield Note("search", ADVICE, warning=True)
     elif o.init is None and o.space_name.startswith("ofa-mbv3"):
         yield Note("search", OFA_ADVICE, warning=True)
-    return (yield from guarded(run, (road_stages if start else chain)(o, run)))
+    return (yield from guarded(run, road_stages(o, run) if start else _searched(o, run)))
+
+
+def _searched(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -> Generator[Event, None, Found]:
+    """The stages of a search over a space."""
+    return supernet_stages(o, run) if o.supernet and o.data is not None else chain(o, run, shared)
 
 
 def resumed(
@@ -136,7 +142,7 @@ def resumed(
     if run.record.init is not None and run.record.network is not None:
         work = road_stages(o, run)
     else:
-        work = chain(o, run, shared) if run.record.network is None else adapt_stages(o, run)
+        work = _searched(o, run, shared) if run.record.network is None else adapt_stages(o, run)
     return (yield from guarded(run, work))
 
 

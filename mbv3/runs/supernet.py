@@ -36,6 +36,13 @@ UNSETTLED = (
 def check_supernet(o: Options, space: SearchSpace) -> SharedWeights:
     """The weights of --init, of which every network of `space` is a part. Raises: BadInput."""
     assert o.init is not None
+    if o.scale == "auto" and space.widths != (1.0,):
+        raise BadInput(f"--space {o.space}: the weights of --init have one width; write `scales: {{widths: [1]}}` into "
+                       "the space, or give --scale 1xSIDE")  # fmt: skip
+    if o.data is not None and o.asked_resolution is not None and len(set(o.asked_resolution)) > 1:
+        raise BadInput(
+            f"--resolution {o.resolution}: networks of a supernet are compared at square inputs; give a side"
+        )
     weights = read_supernet(Path(o.init))
     ends = [tuple(end(n) for n in space.sizes) for end in (lambda n: 0, lambda n: n - 1)]
     wrong = [line for genome in ends for line in weights.faults(space.spec(genome))]
