@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -93,6 +94,7 @@ class SharedWeights:
             module, _, leaf = name.rpartition(".")
             at = f"{theirs[module]}.{leaf}"
             if leaf == "num_batches_tracked":
+                found[name] = torch.zeros((), dtype=torch.int64)  # of a network that has seen no batch
                 continue
             tensor = self.tensors[at]
             if module.startswith("head."):
@@ -101,15 +103,15 @@ class SharedWeights:
                 found[name] = self._kernel(theirs[module], shape[-1])[: shape[0]]
             else:
                 found[name] = tensor[tuple(slice(n) for n in shape)]
-        return {name: tensor.detach().float().contiguous().clone() for name, tensor in found.items()}
+        return {name: tensor.detach().contiguous().clone() for name, tensor in found.items()}
 
     def _kernel(self, module: str, k: int) -> Tensor:
         """(channels, 1, k, k): the centre of the next larger kernel, multiplied with its matrix, from the largest down
         (Cai 2020, section 3.3, elastic kernel size)."""
-        kernel = self.tensors[f"{module}.weight"].float()
+        kernel = self.tensors[f"{module}.weight"]
         while (size := kernel.shape[-1]) > k:
             inner = kernel[..., 1:-1, 1:-1].flatten(1)
-            matrix = self.tensors[f"{module}.{size}to{size - 2}_matrix"].float()
+            matrix = self.tensors[f"{module}.{size}to{size - 2}_matrix"]
             kernel = functional.linear(inner, matrix).reshape(-1, 1, size - 2, size - 2)
         return kernel
 

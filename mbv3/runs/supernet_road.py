@@ -163,7 +163,7 @@ def _subnets(
             for s in chosen:
                 at = scale(space, 1.0, s)
                 found += yield from subnets_at(at, latency, o.target_ms, limits=o.limits, seed=o.seed, keep=run)
-            one = drawn_subnet(scale(space, 1.0, chosen[0]), latency, o.target_ms, o.seed)
+            one = drawn_subnet(scale(space, 1.0, chosen[0]), latency, o.target_ms, limits=o.limits, seed=o.seed)
             found += [one] if one is not None and all(one.spec.rows != f.spec.rows for f in found) else []
         rows = [(s.name, s.kind, dump_spec(s.spec), s.ms, s.error_ms, s.predicted) for s in found]
         run.value("subnets", partial(list, rows))

@@ -4,7 +4,7 @@ recalibrated at each, their head learned, and scored (Cai 2020, section 3.4, arX
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -18,9 +18,10 @@ from mbv3.export import SharedWeights
 from mbv3.nn import Network
 from mbv3.search import Limit
 from mbv3.search import solve as solved_under
-from mbv3.space import Genome, Limits, SearchSpace, scale
+from mbv3.space import Limits, SearchSpace, scale
 from mbv3.spec import ArchSpec, pixels
 from mbv3.stages.contenders import Contender, Kind, Under, kept_contender
+from mbv3.stages.contest import random_within
 from mbv3.stages.images import Images, subset
 from mbv3.stages.judge import imagenet_judge
 from mbv3.stages.keep import Keep, Memory
@@ -28,7 +29,7 @@ from mbv3.stages.linear_head import learn_head
 from mbv3.stages.near_rows import near_rows
 from mbv3.stages.search import space_latency
 from mbv3.stages.tune import answers, on_device
-from mbv3.stages.within import best_within
+from mbv3.stages.within import AIM, best_within
 from mbv3.tables import Latency
 from mbv3.training import adopt, recalibrate
 
@@ -117,20 +118,20 @@ def subnets_at(
     return found
 
 
-def drawn_subnet(space: SearchSpace, latency: Latency, target_ms: float, seed: int) -> Subnet | None:
-    """What anyone could take out of the supernet: a network drawn from those that take nine tenths of the target or
-    more, by prediction; None where none of many is."""
-    genomes = space.sample(np.random.default_rng((seed, 11)), 5000)
-    ms = space_latency(space, latency).many(genomes) * latency.correction
-    near = np.flatnonzero((ms <= target_ms) & (ms >= 0.9 * target_ms))
-    if not len(near):
+def drawn_subnet(
+    space: SearchSpace, latency: Latency, target_ms: float, *, limits: Limits | None = None, seed: int = 0
+) -> Subnet | None:
+    """What anyone could take out of the supernet: a network drawn from those that take about `target_ms`; None where
+    it takes more."""
+    cost = space_latency(space, latency)
+    aim = target_ms * (1.0 if latency.device is None else AIM) / latency.correction
+    spec = random_within(space, cost, aim, limits or Limits(), seed)
+    if spec is None:
         return None
-    genome: Genome = tuple(int(v) for v in genomes[near[0]])
-    spec = space.spec(genome, "random")
     whole = latency.measure(spec, 4)
-    took, error = (float(ms[near[0]]), 0.0) if whole is None else (whole.ms, whole.error_ms)
-    worth = imagenet(_whole(space).spec(genome), recipe=OFA).value
-    return Subnet("random", "random", spec, took, error, worth) if took <= target_ms else None
+    ms, error = (latency([spec])[0], 0.0) if whole is None else (whole.ms, whole.error_ms)
+    worth = imagenet(replace(spec, head=_whole(space).scaled_head()), recipe=OFA).value
+    return Subnet("random", "random", spec, ms, error, worth) if ms <= target_ms else None
 
 
 def subnet_contenders(

@@ -14,7 +14,7 @@ from mbv3.stages.search import SpaceLatency
 from mbv3.stages.solve import Solution, solve
 from mbv3.tables import VERDICT_PARTS, Latency, Whole
 
-__all__ = ["Within", "best_within"]
+__all__ = ["AIM", "Within", "best_within"]
 
 STAGE = "search"
 AIM = 0.985  # of the target: the verdict asks for two of its own standard errors below the target, about 1 %

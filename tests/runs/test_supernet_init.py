@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from mbv3.accuracy import OFA, imagenet
 from mbv3.export import read_supernet
+from mbv3.latency import LatencyTable
 from mbv3.nn import build
 from mbv3.runs import find_events
-from mbv3.space import load_space, scale
+from mbv3.space import SearchSpace, load_space, scale
 from mbv3.spec import load_spec
 from mbv3.training import save_weights
 from tests.ofa_weights import tensors
 
 from .conftest import Said, computed_table, record, rows
+from .driven import drive
 from .test_find import ended
 
 TEXT = """\
@@ -46,8 +50,15 @@ head: {features: 1280, features_bias: false, nl: HS, dropout: 0.1, classes: 1000
 """
 
 
+def middle_ms(table: LatencyTable, space: SearchSpace, classes: int) -> float:
+    """Between the smallest and the largest network at 48 px."""
+    at = scale(space, 1.0, 48, classes)
+    ends = [at.spec(tuple(end * (n - 1) for n in space.sizes)) for end in (0, 1)]
+    return round(sum(table.predict(spec, estimate=True).ms for spec in ends) / 2, 3)
+
+
 @pytest.fixture(scope="module")
-def given(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A part of OFA's space, a table of it, random weights of the whole supernet, and a target inside."""
     where = tmp_path_factory.mktemp("supernet")
     (where / "few.yaml").write_text(TEXT)
@@ -55,9 +66,8 @@ def given(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     table = computed_table(scale(space, 1.0, 48))
     table.save(where / "few.csv")
     torch.save({"state_dict": tensors(1.0)}, where / "ofa_mbv3_d234_e346_k357_w1.0")
-    ms = [table.predict(scale(space, 1.0, 48).spec(tuple(n for _ in space.sizes)), estimate=True).ms for n in (0, 1)]
     return {
-        "target_ms": round(sum(ms) / 2, 3), "device": str(where / "few.csv"), "space": str(where / "few.yaml"),
+        "target_ms": middle_ms(table, space, 1000), "device": str(where / "few.csv"), "space": str(where / "few.yaml"),
         "init": str(where / "ofa_mbv3_d234_e346_k357_w1.0"),
     }  # fmt: skip
 
@@ -88,10 +98,17 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def learned(photos: Path, given: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def with_photos(given: dict[str, Any], photos: Path) -> dict[str, Any]:
+    """The same with images of two classes, whose networks are faster."""
+    target_ms = middle_ms(LatencyTable.load(Path(given["device"])), load_space(given["space"]), 2)
+    return {**given, "target_ms": target_ms, "data": str(photos), "final_epochs": 2}
+
+
+@pytest.fixture(scope="module")
+def learned(with_photos: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run with images. Copy before you change anything in it."""
     out = tmp_path_factory.mktemp("with") / "run"
-    ended(find_events(out=out, data=str(photos), final_epochs=2, **given))
+    ended(find_events(out=out, **with_photos))
     return out
 
 
@@ -126,9 +143,6 @@ def test_without_images_a_network_its_weights_and_its_file(run: Path, given: dic
 
 
 def test_the_found_network_is_the_best_of_its_space(run: Path, given: dict[str, Any]) -> None:
-    from mbv3.accuracy import OFA, imagenet
-    from mbv3.latency import LatencyTable
-
     table = LatencyTable.load(Path(given["device"]))
     space = scale(load_space(given["space"]), 1.0, 48)
     genomes = np.array(np.meshgrid(*(range(n) for n in space.sizes))).reshape(len(space.sizes), -1).T
@@ -147,10 +161,10 @@ def test_the_command_prints_the_sha256(search: Callable[..., Said], given: dict[
     assert record(tmp_path / "run")["init"]["sha256"] in err  # type: ignore[index]
 
 
-def test_with_images_it_is_settled_fine_tuned_and_delivered(learned: Path, given: dict[str, Any]) -> None:
+def test_with_images_it_is_settled_fine_tuned_and_delivered(learned: Path, with_photos: dict[str, Any]) -> None:
     r: Any = record(learned)
     assert (r["status"], r["exit"]) == ("done", 0)
-    assert r["init"]["network"] == "supernet ofa-mbv3-w1.0" and r["predicted_ms"] <= given["target_ms"]
+    assert r["init"]["network"] == "supernet ofa-mbv3-w1.0" and r["predicted_ms"] <= with_photos["target_ms"]
     assert r["accuracy"]["kind"] == "report" and "held-out images, answered once" in r["accuracy"]["note"]
     spec = load_spec(str(learned / "mobilenetv3.yaml"))
     assert spec.head.classes == 2
@@ -158,7 +172,7 @@ def test_with_images_it_is_settled_fine_tuned_and_delivered(learned: Path, given
     build(spec, 0).load_state_dict(weights)
     settled = rows(learned / "subnets.csv")
     assert {row["resolution"] for row in settled} == {"32", "48"} and len(settled) >= 3
-    assert all(float(row["ms"]) <= given["target_ms"] for row in settled)
+    assert all(float(row["ms"]) <= with_photos["target_ms"] for row in settled)
     kept = {row["network"] for row in settled if row["stays"] == "1"}
     trained = {row["network"] for row in rows(learned / "candidates.csv")}
     assert kept <= trained and {"alike", "last"} <= {row["round"] for row in rows(learned / "candidates.csv")}
@@ -166,6 +180,28 @@ def test_with_images_it_is_settled_fine_tuned_and_delivered(learned: Path, given
     left = {p.name for p in learned.iterdir()}
     assert not [n for n in left if n.startswith(("road-", "pixels-"))]
     assert {"report.html", "mobilenetv3.onnx", "seed.yaml", "latency-table.csv"} <= left
+
+
+def test_the_claims_hold(mbv3: Callable[..., Said], run: Path, learned: Path) -> None:
+    for whole in (run, learned):
+        code, out, err = mbv3("verify", whole)
+        assert code == 0, out + err
+
+
+def test_killed_and_resumed_it_is_the_same(learned: Path, photos: Path, given: dict[str, Any], tmp_path: Path) -> None:
+    args = [*arguments(given, data=photos, final_epochs=2), "--out", str(tmp_path / "run")]
+    # while the weights of candidates are settled, and in the start's training
+    killed = drive(*args, fate="SIGKILL mbv3.stages.subnets:learn_head:2")
+    assert killed.code == -signal.SIGKILL, killed.err
+    again = drive("--resume", str(killed.path), fate="SIGKILL mbv3.training.loop:one_step:2")
+    assert again.code == -signal.SIGKILL, again.err
+    done = drive("--resume", str(killed.path), "--json")
+    assert done.code == 0, done.err
+    mine, whole = json.loads(done.out), record(learned)
+    for name in ("accuracy", "baselines", "comparison", "init", "predicted_ms"):
+        assert mine[name] == whole[name], name
+    a, b = load_file(learned / "weights.safetensors"), load_file(killed.path / "weights.safetensors")
+    assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_a_finished_run_is_not_done_again(
