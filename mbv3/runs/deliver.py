@@ -142,7 +142,10 @@ def write_weights(run: RunDir[SearchRecord], spec: ArchSpec, weights: dict[str, 
     state = {k: v.numpy() for k, v in read_weights(run.file(WEIGHTS)).items()}
     model = network_model(spec, state)
     write_atomic(run.file(ONNX), model)
-    if run.record.device is not None and run.record.device.precision == "int8" and images is not None:
+    timed_int8 = run.record.device is not None and run.record.device.precision == "int8"
+    if timed_int8 and images is None:
+        run.note("the network was timed in int8, whose ranges need images: mbv3 export --precision int8 --data DIR")
+    elif timed_int8 and images is not None:
         int8 = quantized(model, calibration_images(images.train.images, spec.resolution))
         write_atomic(run.file("mobilenetv3.int8.onnx"), int8)
         held = subset(images.held_out, INT8_REPORT)

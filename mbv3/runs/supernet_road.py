@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mbv3.data import class_parts, peek_class_folder
+from mbv3.errors import Unreachable
 from mbv3.events import Event, Note, StageStart
 from mbv3.latency import Device, LatencyTable, open_runtime
 from mbv3.record import Device as DeviceRecord
@@ -37,6 +38,7 @@ from mbv3.stages import (
     read_photos,
     road,
     settled,
+    space_latency,
     steps_of,
     subnet_contenders,
     subnets_at,
@@ -67,6 +69,10 @@ def supernet_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, N
     classes, _, side = peek_class_folder(class_parts(Path(o.data))["training"])
     space = scale(load_space(o.space_name), 1.0, o.asked_resolution, classes)
     sides = _sides(o, space, side)
+    if side < min(sides):
+        note = f"the photos are smaller ({side} px) than the {min(sides)} px of {space.name}"
+        run.note(note)
+        yield Note("images", note)
     latency = yield from _latency(o, run, space, sides)
     subnets = yield from _subnets(o, run, space, sides, latency)
     natural = max(s for s in sides if s <= max(side, min(sides)))
@@ -160,9 +166,19 @@ def _subnets(
             chosen = best_sides(space, sides, latency, o.target_ms, o.limits)
             yield Note("search", f"most is predicted at {', '.join(map(str, chosen))} px")
             found: list[Subnet] = []
+            last: Unreachable | None = None
             for s in chosen:
                 at = scale(space, 1.0, s)
-                found += yield from subnets_at(at, latency, o.target_ms, limits=o.limits, seed=o.seed, keep=run)
+                try:
+                    found += yield from subnets_at(at, latency, o.target_ms, limits=o.limits, seed=o.seed, keep=run)
+                except Unreachable as e:  # as measured; the other resolutions may be fast enough
+                    yield Note("search", str(e))
+                    last = e
+            if not found:
+                raise last or Unreachable(
+                    f"no network of space {space.name} was measured within {o.target_ms:g} ms; give a larger target",
+                    *space_latency(scale(space, 1.0, chosen[0]), latency).range_ms(),
+                )
             one = drawn_subnet(scale(space, 1.0, chosen[0]), latency, o.target_ms, limits=o.limits, seed=o.seed)
             found += [one] if one is not None and all(one.spec.rows != f.spec.rows for f in found) else []
         rows = [(s.name, s.kind, dump_spec(s.spec), s.ms, s.error_ms, s.predicted) for s in found]
