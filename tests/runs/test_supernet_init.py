@@ -188,8 +188,8 @@ def test_the_claims_hold(mbv3: Callable[..., Said], run: Path, learned: Path) ->
         assert code == 0, out + err
 
 
-def test_killed_and_resumed_it_is_the_same(learned: Path, photos: Path, given: dict[str, Any], tmp_path: Path) -> None:
-    args = [*arguments(given, data=photos, final_epochs=2), "--out", str(tmp_path / "run")]
+def test_killed_and_resumed_it_is_the_same(learned: Path, with_photos: dict[str, Any], tmp_path: Path) -> None:
+    args = [*arguments(with_photos), "--out", str(tmp_path / "run")]
     # while the weights of candidates are settled, and in the start's training
     killed = drive(*args, fate="SIGKILL mbv3.stages.subnets:learn_head:2")
     assert killed.code == -signal.SIGKILL, killed.err
