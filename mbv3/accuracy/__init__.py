@@ -2,11 +2,12 @@
 
 from mbv3.accuracy.estimate import Difference, Estimate
 from mbv3.accuracy.imagenet import difference, imagenet, recipes
-from mbv3.accuracy.model import PAPER
+from mbv3.accuracy.model import OFA, PAPER
 from mbv3.accuracy.of_space import SpaceTop1, imagenet_space
 from mbv3.accuracy.zoo import Published, zoo
 
 __all__ = [
+    "OFA",
     "PAPER",
     "Difference",
     "Estimate",

@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 from mbv3.accuracy.features import LINEAR, LOGS, RESOLUTION, WIDTH, group, log_columns, rises
 from mbv3.errors import BadInput, shown
 
-__all__ = ["FILE", "INPUTS", "PAPER", "Model", "Region", "expand", "shipped"]
+__all__ = ["FILE", "INPUTS", "OFA", "PAPER", "Model", "Region", "expand", "shipped"]
 
 FILE = "imagenet_top1.json"
 PAPER = "mobilenet_v3-paper"  # Howard 2019 (arXiv:1905.02244), as slim published it
+OFA = "ofa-dynast"  # weights as they lie in OFA's published supernet (Cai 2020, arXiv:1908.09791), recalibrated
 FORMAT = "mbv3-imagenet/1"
 RES_NAMES = tuple(f"px up to {knot}" for knot in RESOLUTION)
 INPUTS = (*LINEAR, *LOGS, *RES_NAMES)

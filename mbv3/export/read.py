@@ -24,7 +24,7 @@ from mbv3.nn import state_shapes, unusable
 from mbv3.spec import ArchSpec, Classify, load_spec, with_head
 from mbv3.training import read_tensors
 
-__all__ = ["Weights", "initial_weights", "read_any_weights"]
+__all__ = ["File", "Weights", "initial_weights", "is_supernet", "load_file", "read_any_weights"]
 
 CLASSIFIERS = ("torchvision", "timm", "mmpretrain")
 OURS = "mbv3"
@@ -49,7 +49,7 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class File:
     """Every tensor of a file by its path in it, short texts likewise, and the classes that were not built."""
 
     tensors: dict[str, Tensor]
@@ -85,9 +85,13 @@ def read_any_weights(path: Path, spec: ArchSpec) -> Weights:
     gives the same outputs under this network's. Nothing in a file is executed.
 
     Raises:
-        BadInput: the file cannot be read, holds no tensors, or tensors that are not finite (all named).
+        BadInput: the file cannot be read, holds no tensors, the shared weights of a supernet, or tensors that are not
+            finite (all named).
     """
-    file = _load(path)
+    file = load_file(path)
+    if is_supernet(file.tensors):
+        raise BadInput(f"{path}: holds the shared weights of a supernet, not those of one network; mbv3-search "
+                       f"--space ofa-mbv3 --init FILE takes one out of them; here give {spec.name}'s")  # fmt: skip
     matches = sorted(_matches(file.tensors, spec), key=lambda m: (-m.known, not m.averaged, len(m.prefix)))
     if not matches:
         return Weights(_bare(file.tensors), "", spec)
@@ -120,7 +124,8 @@ def read_any_weights(path: Path, spec: ArchSpec) -> Weights:
 # ---- files ---------------------------------------------------------------------------------------------------
 
 
-def _load(path: Path) -> _File:
+def load_file(path: Path) -> File:
+    """Safetensors, or what torch.save wrote; nothing in it is executed. Raises: BadInput."""
     if path.is_dir():
         inside = [p.name for p in sorted(path.iterdir()) if p.suffix in (".safetensors", ".bin", ".pth", ".pt")]
         raise BadInput(f"{path}: is a folder; name the file in it" + (f": {', '.join(inside[:3])}" if inside else ""))
@@ -154,7 +159,7 @@ def _load(path: Path) -> _File:
             raise BadInput(f"{path}: holds more than tensors, and none that can be read{asks}; save state_dict() "
                            "alone, or convert it to safetensors where you trust it")  # fmt: skip
         raise BadInput(f"{path}: holds no state dict (names with tensors)")
-    return _File(tensors, texts, tuple(strangers))
+    return File(tensors, texts, tuple(strangers))
 
 
 _OTHERS = {".onnx", ".tflite", ".pb", ".keras", ".npz", ".msgpack", ".engine", ".mnn", ".mlmodel", ".yaml", ".json"}
@@ -167,10 +172,10 @@ _NOT_WEIGHTS = {
 }
 
 
-def _safetensors(path: Path) -> _File:
+def _safetensors(path: Path) -> File:
     try:
         tensors, texts = read_tensors(path)
-        return _File({_unwrapped(k): v for k, v in tensors.items()}, texts)
+        return File({_unwrapped(k): v for k, v in tensors.items()}, texts)
     except (SafetensorError, OSError, ValueError) as e:
         raise BadInput(f"{path}: not a safetensors file ({e})") from None
 
@@ -199,6 +204,11 @@ def _leaves(value: Any, at: str, depth: int) -> Iterator[tuple[str, Tensor | str
         for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
             if isinstance(key, (str, int)):
                 yield from _leaves(inner, f"{at}.{key}" if at else str(key), depth + 1)
+
+
+def is_supernet(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether names are those of OFA's supernets, whose kernels have matrices (Cai 2020, arXiv:1908.09791)."""
+    return any(name.endswith(("7to5_matrix", "5to3_matrix")) for name in tensors)
 
 
 def _bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -291,7 +301,7 @@ def _rows(spec: ArchSpec) -> tuple[str, ...]:
     return tuple(row_text(replace(row, dilation=1), cin) for _, row, cin in spec.convs())
 
 
-def _trained_with(path: Path, file: _File, best: _Match, spec: ArchSpec) -> tuple[float | None, bool]:
+def _trained_with(path: Path, file: File, best: _Match, spec: ArchSpec) -> tuple[float | None, bool]:
     """(eps of the backbone's batch norms, None where it is this network's, TensorFlow's padding at stride 2)."""
     try:  # written by our own export, which knows
         about = json.loads(file.texts["mbv3"])
@@ -312,7 +322,7 @@ def _trained_with(path: Path, file: _File, best: _Match, spec: ArchSpec) -> tupl
     return None, best.framework in ("mmseg", "mmpretrain") and system and v3
 
 
-def _labels(file: _File) -> tuple[str, ...]:
+def _labels(file: File) -> tuple[str, ...]:
     """Class names that our training writes beside the weights."""
     try:
         names = json.loads(json.loads(file.texts["mbv3"])["classes"])

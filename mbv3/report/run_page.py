@@ -70,7 +70,9 @@ def _missing(files: RunFiles, name: str) -> str:
 
 
 def _trials_fault(files: RunFiles) -> str:
-    if files.record.init is not None:
+    if files.record.init is not None and files.record.network is None and files.record.args.get("data"):
+        return "The best networks of each resolution were scored with the supernet's weights: subnets.csv has them."
+    if files.record.init is not None and files.record.network is not None:
         return "No space was searched: the network of the weights was cut. Its candidates are in candidates.csv."
     return _missing(files, "trials.csv")
 
@@ -79,6 +81,8 @@ def _netadapt_fault(files: RunFiles) -> str:
     fault = _missing(files, "netadapt.csv")
     seed, target = files.record.seed_ms, number(files.record.target_ms)
     if "is not in" in fault and files.record.init is not None and files.record.status == "done":
+        if files.record.network is None:
+            return "Nothing was cut: the network is one of the supernet, and has its weights."
         return "The delivered network was not cut: what stands beside it above says why."
     if "is not in" in fault and seed is not None and target is not None and seed <= target:
         return f"NetAdapt had nothing to do: the seed, at {seed:g} ms, meets the target of {target:g} ms."

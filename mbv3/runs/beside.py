@@ -26,7 +26,7 @@ def put_beside(
     assert adapted.estimate is not None
     with run.stage(STAGE):
         yield StageStart(STAGE, "MobileNetV3, published and random networks at the same ms")
-        beside = baselines_at(adapted.ms, like, latency, space, judge, cost, scored, o.seed, o.limits)
+        beside = baselines_at(adapted.ms, like, latency, space, judge, cost, scored, o.seed, o.limits, o.recipe)
         verdict = compared(like if adapted.classifier is None else adapted.classifier, adapted.estimate, beside)
         files = {b.name: f"baseline-{i}.yaml" for i, b in enumerate(verdict.handed, start=1)}
         rows = []

@@ -17,6 +17,7 @@ from mbv3.runs.prepare import prepare, whole_view
 from mbv3.runs.result import Found
 from mbv3.runs.rundir import RunDir
 from mbv3.runs.shared import Shared
+from mbv3.runs.supernet import extracted
 from mbv3.search import Trial
 from mbv3.space import SearchSpace, SpaceLimits
 from mbv3.spec import ArchSpec, dump_spec
@@ -62,19 +63,19 @@ def chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -
     with run.stage("rows"):
         cost = yield from near_rows(
             space, latency, targets, view=space if o.data is None else whole_view(space, shape, run),
-            ratio=o.seed_ratio, limits=limits, seed=o.seed, keep=run,
+            ratio=o.seed_ratio, limits=limits, seed=o.seed, keep=run, recipe=o.recipe,
         )  # fmt: skip
     if shared is not None:
         shared.table = latency.table
     run.update(range_ms=cost.range_ms())
     smallest, largest = cost.range_ms()
-    # a limit may keep networks far below the target
-    check_range(
-        min(o.target_ms, largest) if o.limits else o.target_ms, smallest, largest, space, o.scale != "auto",
-        latency.device is not None,
-    )  # fmt: skip
+    # a limit may keep networks far below the target, and the largest of a space of fixed scales may be fast enough
+    asked = min(o.target_ms, largest) if o.limits or space.sides else o.target_ms
+    check_range(asked, smallest, largest, space, o.scale != "auto", latency.device is not None)
     check_limits(space, limits, cost, o.scale != "auto")
     yield Note("table", f"networks of the space take {smallest:.3g} to {largest:.3g} ms here")
+    if o.supernet:
+        return (yield from extracted(o, run, space, latency, cost, limits))
     if o.data is None:
         return (yield from _predicted(o, run, space, latency, cost, limits, shared))
     if photos is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from mbv3.accuracy import Estimate
+from mbv3.accuracy import OFA, Estimate
 from mbv3.errors import Mbv3Error, Unreachable
 from mbv3.events import Done, Event, Note
 from mbv3.export import Examples, compared
@@ -43,9 +43,12 @@ def budget_of(o: Options) -> Budget:
 def predicted_accuracy(estimate: Estimate) -> Accuracy:
     """The ImageNet accuracy of the network that is delivered."""
     why = f"; extrapolated: {estimate.why}" if estimate.extrapolated else ""
+    of = f"this network after training by the recipe {estimate.recipe}"
+    if estimate.recipe == OFA:
+        of = "the delivered weights after their batch norms are recalibrated on ImageNet images"
     return Accuracy(
         value=round(estimate.value, 3), error=round(estimate.error, 3), kind="imagenet", unit="%",
-        note=f"predicted ImageNet top-1 of this network after training by the recipe {estimate.recipe}{why}",
+        note=f"predicted ImageNet top-1 of {of}{why}",
         source=estimate.source, recipe=estimate.recipe, extrapolated=estimate.extrapolated,
     )  # fmt: skip
 
@@ -75,13 +78,15 @@ def guarded(run: RunDir[SearchRecord], work: Generator[Event, None, Found]) -> G
 def deliver(
     o: Options, run: RunDir[SearchRecord], adapted: Adapted, images: Images | None, latency: Latency
 ) -> Generator[Event, None, Found]:
-    """What NetAdapt left, as it is: results and report; its weights where it had images."""
+    """What NetAdapt left, or a supernet gave, as it is: results and report; its weights where it has some."""
     spec = _write_result(o, run, adapted, latency)
-    if images is not None:
-        assert adapted.state is not None
+    if adapted.state is not None:
         write_weights(run, spec, adapted.state, images)
     _finish(o, run, adapted, spec, latency)
     yield Note("report", f"wrote {write_report(run.path)}")
+    if not adapted.reached and o.supernet:
+        raise Mbv3Error(f"measured whole it takes {adapted.ms:.3g} ms, over the target of {o.target_ms:g} ms; the "
+                        f"network is {run.file(SPEC)}. Go on with a smaller --target-ms")  # fmt: skip
     if not adapted.reached:
         raise Mbv3Error(
             f"NetAdapt could cut no further: {adapted.ms:.3g} ms, over the target of {o.target_ms:g} ms; the smallest "
@@ -108,7 +113,7 @@ def _write_result(o: Options, run: RunDir[SearchRecord], adapted: Adapted, laten
         ("sampler", o.sampler_name),
         ("seed", o.seed),
         ("table_sha256", r.hashes["table"]),
-        ("weights", "none" if adapted.state is None else "user's images"),
+        ("weights", _origin(run, adapted)),
     )
     spec = replace(adapted.spec, name=f"found_{o.target_ms:g}ms", provenance=provenance)
     run.text(SPEC, dump_spec(spec))
@@ -123,13 +128,24 @@ def _write_result(o: Options, run: RunDir[SearchRecord], adapted: Adapted, laten
     return spec
 
 
-def write_weights(run: RunDir[SearchRecord], spec: ArchSpec, weights: dict[str, Tensor], images: Images) -> None:
-    """weights.safetensors, mobilenetv3.onnx, and what was timed beside it where that is int8."""
+def _origin(run: RunDir[SearchRecord], adapted: Adapted) -> str:
+    """Where the delivered weights are from."""
+    init = run.record.init
+    if adapted.state is None:
+        return "none"
+    return "user's images" if init is None else f"{init.network}, sha256 {init.sha256}"
+
+
+def write_weights(run: RunDir[SearchRecord], spec: ArchSpec, weights: dict[str, Tensor], images: Images | None) -> None:
+    """weights.safetensors, mobilenetv3.onnx, and what was timed beside it where that is int8 and there are images."""
     save_weights(run.file(WEIGHTS), weights, network=spec.name)
     state = {k: v.numpy() for k, v in read_weights(run.file(WEIGHTS)).items()}
     model = network_model(spec, state)
     write_atomic(run.file(ONNX), model)
-    if run.record.device is not None and run.record.device.precision == "int8":
+    timed_int8 = run.record.device is not None and run.record.device.precision == "int8"
+    if timed_int8 and images is None:
+        run.note("the network was timed in int8, whose ranges need images: mbv3 export --precision int8 --data DIR")
+    elif timed_int8 and images is not None:
         int8 = quantized(model, calibration_images(images.train.images, spec.resolution))
         write_atomic(run.file("mobilenetv3.int8.onnx"), int8)
         held = subset(images.held_out, INT8_REPORT)

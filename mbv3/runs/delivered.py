@@ -92,7 +92,8 @@ def _name(x: Alike) -> str:
     c = x.contender
     at = f"@{pixels(c.spec.resolution)}px"
     return {
-        "cut": "found", "found": "found", "lower": f"{c.spec.name} uncut{at}", "l1": f"uniform L1 slimming{at}",
+        "cut": "found", "found": "found", "subnet": "found", "lower": f"{c.spec.name} uncut{at}",
+        "l1": f"uniform L1 slimming{at}",
         "family": c.spec.name, "random": "random of the space",
     }[c.kind]  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mbv3.errors import BadInput
 from mbv3.runs.rundir import file_sha256
+from mbv3.space import parse_scale
 from mbv3.spec import ArchSpec, Classify, load_spec, with_head
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ OTHERS = (
     "accuracy", "space", "scale", "task", "sampler", "reward", "w", "trials", "seed_ratio", "preset", "delta",
     "finetune_steps", "supernet_steps", "supernet_minutes", "rebuild_table", "max_params", "max_madds", "max_mb",
 )  # fmt: skip
+OF_SUPERNET = ("space", "scale", "rebuild_table", "max_params", "max_madds", "max_mb")  # those that go with a supernet
 
 
 class _Options(Protocol):
@@ -39,6 +41,10 @@ class _Options(Protocol):
     def init(self) -> str | None: ...
     @property
     def from_(self) -> str | None: ...
+    @property
+    def space(self) -> str | None: ...
+    @property
+    def scale(self) -> str: ...
 
 
 def check_init(o: _Options, defaults: Mapping[str, object]) -> None:
@@ -47,16 +53,31 @@ def check_init(o: _Options, defaults: Mapping[str, object]) -> None:
         if o.from_ is not None:
             raise BadInput(f"--from {o.from_}: names the network of the weights; give them with --init FILE")
         return
+    if o.from_ is None and o.space is not None:
+        return _check_supernet(o, defaults)
     if o.data is None:
-        raise BadInput(f"--init {o.init}: weights are fine-tuned on images; give them with --data DIR")
+        raise BadInput(f"--init {o.init}: weights of a network are fine-tuned on images; give them with --data DIR. "
+                       "Those of OFA's supernet need none: give --space ofa-mbv3")  # fmt: skip
     if o.from_ is None:
         raise BadInput(f"--init {o.init}: of which network are these weights? Add --from SPEC, such as "
-                       "--from mobilenet_v3_small")  # fmt: skip
+                       "--from mobilenet_v3_small, or --space ofa-mbv3 for the weights of OFA's supernet")  # fmt: skip
     also = [name for name in OTHERS if getattr(o, name) != defaults[name]]
     if also:
         flags = ", ".join("--" + name.replace("_", "-") for name in also)
         raise BadInput(f"{flags}: belongs to a search from nothing; with --init the network of --from is cut; leave "
                        f"{'it' if len(also) == 1 else 'them'} out")  # fmt: skip
+
+
+def _check_supernet(o: _Options, defaults: Mapping[str, object]) -> None:
+    """Likewise where the weights are those of a supernet."""
+    also = [name for name in OTHERS if name not in OF_SUPERNET and getattr(o, name) != defaults[name]]
+    if also:
+        flags = ", ".join("--" + name.replace("_", "-") for name in also)
+        raise BadInput(f"{flags}: with --space {o.space} --init FILE the network within the target is taken out of the "
+                       f"supernet as it is; leave {'it' if len(also) == 1 else 'them'} out")  # fmt: skip
+    fixed = parse_scale(o.scale)
+    if fixed is not None and fixed[0] != 1:
+        raise BadInput(f"--scale {o.scale}: the weights of --init have one width; give --resolution, or --scale 1xSIDE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +108,6 @@ def inherited(init: str, network: ArchSpec | str, classes: int, seed: int) -> In
         raise BadInput(f"--from {spec.name}: is no classifier; --init takes a classifier and its weights")
     path = Path(init)
     found = read_any_weights(path, spec)
-    if any("to5_matrix" in name or "to3_matrix" in name for name in found.state):
-        raise BadInput(f"{init}: holds the shared weights of a supernet, not those of one network; give a file of "
-                       f"{spec.name}")  # fmt: skip
     sized = with_head(found.spec, found.spec.head, classes)
     net = build(sized, seed)
     try:

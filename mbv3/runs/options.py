@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from mbv3.accuracy import OFA, PAPER
 from mbv3.errors import BadInput
 from mbv3.runs.declare import always, as_args, check, command_line, counted, declared, existing, from_args, option
 from mbv3.runs.init_options import check_init
@@ -70,7 +71,8 @@ class Options:
     data: str | None = option(None, "your images: one folder a class", metavar="DIR", is_path=always)
     test: str | None = option(None, "images that are reported on, once (default: a tenth of --data)", metavar="DIR",
                               is_path=always)  # fmt: skip
-    init: str | None = option(None, "public or own weights to start from; the network is cut and fine-tuned on --data",
+    init: str | None = option(None, "public or own weights to start from: of the network --from, which is cut and "
+                              "fine-tuned on --data; of OFA's supernet, with --space ofa-mbv3",
                               metavar="FILE", is_path=always)  # fmt: skip
     from_: str | None = option(None, "the network of the weights of --init: mobilenet_v3_small, a YAML file",
                                metavar="SPEC", is_path=existing)  # fmt: skip
@@ -182,6 +184,16 @@ class Options:
     def estimate_only(self) -> bool:
         """The device is a table: nothing is timed."""
         return self.device != "this-cpu"
+
+    @property
+    def supernet(self) -> bool:
+        """The weights of --init are those of a supernet, of which the networks of --space are parts."""
+        return self.init is not None and self.from_ is None
+
+    @property
+    def recipe(self) -> str:
+        """The training that the ImageNet model answers for."""
+        return OFA if self.supernet else PAPER
 
     @property
     def segment(self) -> bool:

@@ -164,7 +164,7 @@ def _scale_of_table(
     if table.model is not None and o.accuracy_kind == "imagenet" and width is None:
         choice = choose_scale_by_accuracy(
             latency, _of_classes(base), o.target_ms, resolution=base.resolution or o.pinned_resolution, exact=latency,
-            limits=o.limits, judged=judged,
+            limits=o.limits, judged=judged, recipe=o.recipe,
         )  # fmt: skip
         return choice.space, choice.why
     if table.model is not None:
@@ -248,7 +248,7 @@ def _scale_here(o: Options, base: _Base, runtime: Runtime, judged: Judged) -> tu
     if o.accuracy_kind == "imagenet" and width is None:
         choice = choose_scale_by_accuracy(
             times, _of_classes(base), o.target_ms, resolution=base.resolution or o.pinned_resolution, limits=o.limits,
-            judged=judged,
+            judged=judged, recipe=o.recipe,
         )  # fmt: skip
     else:
         choice = choose_scale(

@@ -37,7 +37,8 @@ from mbv3.stages import (
 )
 from mbv3.tables import REFERENCE, VERDICT_PARTS, Latency, read_table, reference_of
 
-__all__ = ["by_hand", "check_road", "initial", "road_stages"]
+__all__ = ["LEAST_TABLE_MINUTES", "MOST_TABLE_MINUTES", "TABLE_SHARE", "by_hand", "check_road", "initial",
+           "road_stages"]  # fmt: skip
 
 TABLE_SHARE, LEAST_TABLE_MINUTES, MOST_TABLE_MINUTES = 0.08, 0.3, 2.0  # of the minutes of a run
 

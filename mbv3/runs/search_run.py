@@ -27,6 +27,8 @@ from mbv3.runs.result import Found
 from mbv3.runs.road import check_road, initial, road_stages
 from mbv3.runs.rundir import RunDir, versions
 from mbv3.runs.shared import Shared
+from mbv3.runs.supernet import OFA_ADVICE, check_supernet, supernet_initial
+from mbv3.runs.supernet_road import supernet_stages
 from mbv3.search import REWARDS, SAMPLERS, register_reward, register_sampler
 from mbv3.space import load_space, scale
 from mbv3.spec import dump_spec, load_spec
@@ -108,9 +110,16 @@ def find_events(
         record = replace(record, network=dump_spec(network), init=initial(start))
     run = RunDir.create(Path(out) if out is not None else _free_folder(o.target_ms), record)
     yield RunStarted(run.path)
-    if o.data is not None and start is None:
+    if o.data is not None and o.init is None:
         yield Note("search", ADVICE, warning=True)
-    return (yield from guarded(run, (road_stages if start else chain)(o, run)))
+    elif o.init is None and o.space_name.startswith("ofa-mbv3"):
+        yield Note("search", OFA_ADVICE, warning=True)
+    return (yield from guarded(run, road_stages(o, run) if start else _searched(o, run)))
+
+
+def _searched(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -> Generator[Event, None, Found]:
+    """The stages of a search over a space."""
+    return supernet_stages(o, run) if o.supernet and o.data is not None else chain(o, run, shared)
 
 
 def resumed(
@@ -130,10 +139,10 @@ def resumed(
         yield Done("run", f"{run.path} is finished")
         return found
     there(o.as_dict(), run.path)
-    if run.record.init is not None:
+    if run.record.init is not None and run.record.network is not None:
         work = road_stages(o, run)
     else:
-        work = chain(o, run, shared) if run.record.network is None else adapt_stages(o, run)
+        work = _searched(o, run, shared) if run.record.network is None else adapt_stages(o, run)
     return (yield from guarded(run, work))
 
 
@@ -150,8 +159,10 @@ def check_search(o: Options) -> None:
     if not o.estimate_only:
         open_runtime(o.runtime, o.threads)
     space = load_space(o.space_name)
+    if o.supernet:
+        check_supernet(o, space)
     o.headed(scale(space, 1.0, o.pinned_resolution))
-    if o.data is not None and o.init is None:
+    if o.data is not None and (o.init is None or o.supernet):
         peek_photos(Path(o.data), Path(o.test) if o.test else None)
     if o.estimate_only:
         tables = [read_table(device, o.runtime, o.threads, o.force_table)[0] for device in o.devices]
@@ -165,8 +176,9 @@ def check_search(o: Options) -> None:
 
 def new_record(o: Options) -> SearchRecord:
     """The record of a run that begins."""
+    init = supernet_initial(check_supernet(o, load_space(o.space_name))) if o.supernet else None
     return SearchRecord(
-        version=VERSION, command=o.command(), args=o.as_dict(), target_ms=o.target_ms, versions=versions(),
+        version=VERSION, command=o.command(), init=init, args=o.as_dict(), target_ms=o.target_ms, versions=versions(),
         seeds={"search": o.seed}, started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), hashes={},
         status="running", exit=None, stages={}, notes=(),
     )  # fmt: skip

@@ -62,7 +62,8 @@ class Gene:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """`l` layers at one resolution: the first has the stride of the block, the others are equal with stride 1."""
+    """`l` layers at one resolution: the first has the stride of the block, the others are equal with stride 1. Of none,
+    where `l` may be 0, the map stays what it is."""
 
     name: str
     s: int
@@ -83,6 +84,7 @@ class SearchSpace:
     """Blocks with choices around a fixed stem, tail and head.
 
     `width` and `resolution` are the scale: every width is multiplied and rounded by make_divisible.
+    `widths` and `sides` are what --scale auto chooses from; of nothing, from any.
     `se_of`: squeeze channels are a share of the "input" of the layer (MnasNet) or of its "expansion" (MobileNetV3).
     """
 
@@ -99,6 +101,8 @@ class SearchSpace:
     se_ratio: float = 0.25
     width: float = 1.0
     source: str = ""
+    widths: tuple[float, ...] = field(default=(), repr=False)
+    sides: tuple[int, ...] = field(default=(), repr=False)  # of a square input, in pixels
     dense: tuple[str, int] | None = field(default=None, repr=False)  # name and classes of the head of deployed networks
     output_stride: int | None = field(default=None, repr=False)  # beyond it blocks are dilated instead of strided
     genes: tuple[Gene, ...] = field(init=False)

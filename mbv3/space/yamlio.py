@@ -32,7 +32,10 @@ from mbv3.spec import (
 __all__ = ["FORMAT", "load_space", "parse_space", "preset_names", "space_text"]
 
 FORMAT = "mbv3-space/1"
-PRESETS = ("mnasnet", "mnasnet-imagenet", "mobilenetv3", "mobilenetv4", "nas-bench-macro")
+PRESETS = (
+    "mnasnet", "mnasnet-imagenet", "mobilenetv3", "mobilenetv4", "nas-bench-macro", "ofa-mbv3-w1.0", "ofa-mbv3-w1.2",
+)  # fmt: skip
+OTHER_NAMES = {"ofa-mbv3": "ofa-mbv3-w1.0"}
 _OPS = (*ROWS, "identity")
 _DEFAULTS: dict[str, Any] = {
     "op": "mbconv", "e": 1, "k": 3, "l": 1, "se": 0, "width": 1, "nl": "RE", "skip": "identity",
@@ -59,7 +62,7 @@ def _value(r: Reader, path: str, name: str, value: Any) -> Any:
     low, high, rule = {
         "e": (0.25, 16.0, "a number"),
         "k": (1, 31, "an odd whole number"),
-        "l": (1, 32, "a whole number"),
+        "l": (0, 32, "a whole number"),
         "se": (0, 1, "0 or 1, a number"),
         "out": (1, MAX_CHANNELS, "a whole number"),
         "width": (0.05, 8.0, "a number"),
@@ -127,13 +130,18 @@ def _block(r: Reader) -> Block:
     return block
 
 
-def _most(block: Block, name: str) -> Any:
-    """The largest value of a field of a block."""
-    pairs = [*block.fixed]
+def _every(block: Block, name: str) -> set[Any]:
+    """The values that a field of a block can have."""
+    pairs = [(f, v) for f, v in dict(block.fixed).items() if not any(gene.field == f for gene in block.genes)]
     for gene in block.genes:
         for value in gene.values:
             pairs += value.fields if isinstance(value, Variant) else [(gene.field, value)]
-    return max(v for f, v in pairs if f == name)
+    return {v for f, v in pairs if f == name}
+
+
+def _most(block: Block, name: str) -> Any:
+    """The largest value of a field of a block."""
+    return max(_every(block, name))
 
 
 def _size(r: Reader, blocks: tuple[Block, ...], stem: Conv) -> None:
@@ -146,6 +154,17 @@ def _size(r: Reader, blocks: tuple[Block, ...], stem: Conv) -> None:
         if max(out, _most(block, "e") * max(cin, out if _most(block, "l") > 1 else 0)) > MAX_CHANNELS:
             r.fault(f"blocks[{i}]", f"its largest layer has more than {MAX_CHANNELS} channels")
         cin = out
+
+
+def _absent(r: Reader, blocks: tuple[Block, ...], stem: Conv) -> None:
+    """Record faults of blocks that may be left out (`l` of 0) and change the map that they would leave."""
+    widths = {float(stem.out)}
+    for i, block in enumerate(blocks):
+        own = {o * w for o, w in itertools.product(_every(block, "out"), _every(block, "width"))}
+        if 0 in _every(block, "l") and (block.s != 1 or len(own) != 1 or own != widths):
+            rule = "only a block of stride 1 that is as wide as the one before it can be left out"
+            r.fault(f"blocks[{i}].l", rule, 0, "give it one layer or more")
+        widths = own
 
 
 def _possible(r: Reader, block: Block) -> None:
@@ -184,6 +203,23 @@ def _plain_conv(r: Reader) -> Conv:
     return conv
 
 
+def _scales(r: Reader) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """(widths, sides in pixels) that --scale auto chooses from."""
+    s = r.child("scales")
+    s.is_mapping()
+    found = []
+    for name, low, high, kinds, rule in (
+        ("widths", 0.05, 8.0, (int, float), "numbers"), ("sides", 16, 2048, (int,), "whole numbers"),
+    ):  # fmt: skip
+        values = s.raw(name)
+        ok = isinstance(values, list) and values and all(type(v) in kinds and low <= v <= high for v in values)
+        if s.has(name) and not ok:
+            s.fault(s.at(name), f"must be a list of {rule} from {low:g} to {high:g}", values)
+        found.append(tuple(values) if ok and isinstance(values, list) else ())
+    s.no_other_keys()
+    return tuple(map(float, found[0])), found[1]
+
+
 def parse_space(text: str, source: str = "space") -> SearchSpace:
     """The space of a YAML text.
 
@@ -212,6 +248,7 @@ def parse_space(text: str, source: str = "space") -> SearchSpace:
         r.fault("blocks", "two blocks have the same name", [b.name for b in blocks])
     if blocks and not any(b.genes for b in blocks):
         r.fault("blocks", "no block offers a choice", cure="give a field a list, such as k: [3, 5]")
+    widths, sides = _scales(r) if r.has("scales") else ((), ())
     tail = _plain_conv(r.child("tail")) if r.has("tail") else None
     h = r.child("head")
     h.is_mapping()
@@ -220,10 +257,11 @@ def parse_space(text: str, source: str = "space") -> SearchSpace:
     r.no_other_keys()
     if not r.faults:
         _size(r, blocks, stem)
+        _absent(r, blocks, stem)
     r.finish()
     return SearchSpace(
         name=name, resolution=res, stem=stem, blocks=blocks, tail=tail, head=head, gate=gate, bn_eps=eps,
-        bn_momentum=momentum, se_of=se_of, se_ratio=se_ratio, source=about,
+        bn_momentum=momentum, se_of=se_of, se_ratio=se_ratio, source=about, widths=widths, sides=sides,
     )  # fmt: skip
 
 
@@ -240,11 +278,13 @@ def load_space(name_or_path: str | Path) -> SearchSpace:
 def space_text(name_or_path: str | Path) -> tuple[str, str]:
     """(YAML, where it is from) of a preset or a file. Raises: BadInput: neither a preset nor a readable file."""
     text = str(name_or_path)
+    text = OTHER_NAMES.get(text, text)
     if text in PRESETS:
         source = f"{text}.yaml"
         return (resources.files("mbv3.space") / "presets" / source).read_text("utf-8"), source
     path = Path(name_or_path)
     # os.path.exists answers False for names that Path.exists() raises on (too long, a NUL byte)
     if not text or (path.suffix not in (".yaml", ".yml") and not os.path.exists(path)):
-        raise BadInput(f"{shown(text)} is neither a YAML file nor one of the spaces {', '.join(PRESETS)}")
+        known = ", ".join((*PRESETS, *OTHER_NAMES))
+        raise BadInput(f"{shown(text)} is neither a YAML file nor one of the spaces {known}")
     return read_text(path, "space"), text

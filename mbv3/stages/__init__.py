@@ -25,6 +25,7 @@ from mbv3.stages.judge import (
 )
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.learn import CHECKPOINT, LOG, Learned, default_device, learn
+from mbv3.stages.linear_head import learn_head
 from mbv3.stages.measure import ReferenceTime, check_reach, fast_enough, network_table, reference_times
 from mbv3.stages.near_rows import near_rows
 from mbv3.stages.photos import Photos, peek_photos, read_photos
@@ -51,6 +52,7 @@ from mbv3.stages.shrink_tune import Tuner
 from mbv3.stages.sizes import Sizes, choose_sizes, sized, sized_table, steady_ms
 from mbv3.stages.slim import cut_by_l1, slimmed
 from mbv3.stages.solve import Solution, best_at_random, solve, solve_targets
+from mbv3.stages.subnets import Subnet, best_sides, drawn_subnet, settled, subnet_contenders, subnets_at
 from mbv3.stages.tune import (
     DISTILL,
     TEMPERATURE,
@@ -63,6 +65,7 @@ from mbv3.stages.tune import (
     tune,
     usual_steps,
 )
+from mbv3.stages.within import Within, best_within
 
 __all__ = [
     "CHECKPOINT",
@@ -99,17 +102,21 @@ __all__ = [
     "Sizes",
     "Solution",
     "SpaceLatency",
+    "Subnet",
     "SupernetJudge",
     "TrainingJudge",
     "Tuned",
     "Tuner",
     "Verdict",
+    "Within",
     "Worth",
     "adapt",
     "adapt_predicted",
     "answers",
     "baselines_at",
     "best_at_random",
+    "best_sides",
+    "best_within",
     "calibration_batches",
     "check_limits",
     "check_range",
@@ -124,10 +131,12 @@ __all__ = [
     "cut_by_l1",
     "default_device",
     "default_w",
+    "drawn_subnet",
     "fast_enough",
     "fewer_strides",
     "imagenet_judge",
     "learn",
+    "learn_head",
     "likely_shapes",
     "most_accurate",
     "natural",
@@ -146,6 +155,7 @@ __all__ = [
     "road",
     "search",
     "search_limits",
+    "settled",
     "shaped_as",
     "shapes_of",
     "shrink",
@@ -159,6 +169,8 @@ __all__ = [
     "steady_ms",
     "step_seconds",
     "steps_of",
+    "subnet_contenders",
+    "subnets_at",
     "subset",
     "supernet_judge",
     "taught_by",

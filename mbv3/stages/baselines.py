@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from mbv3.accuracy import Difference, Estimate, Published, difference, imagenet, zoo
+from mbv3.accuracy import PAPER, Difference, Estimate, Published, difference, imagenet, zoo
 from mbv3.search import Trial
 from mbv3.space import Limits, SearchSpace
 from mbv3.spec import ArchSpec, load_spec, scale_spec
@@ -41,22 +41,23 @@ class Beside:
 
 def baselines_at(
     ms: float, like: ArchSpec, latency: Latency, space: SearchSpace, judge: Judge, cost: SpaceLatency, scored: int,
-    seed: int = 0, limits: Limits | None = None,
+    seed: int = 0, limits: Limits | None = None, recipe: str = PAPER,
 ) -> list[Beside]:  # fmt: skip
     """MobileNetV3-Large and -Small at the resolution and classes of `like`, as wide as `ms` allows, the best of
     `scored` random networks of the space within `ms`, and, for classifiers, the best published network; all within
-    `limits`. `cost`: uncorrected, as `latency` has the correction."""
+    `limits`. `cost`: uncorrected, as `latency` has the correction. `recipe`: of the accuracies."""
     limits = limits or Limits()
-    found = _families(ms, like, latency, limits)
+    found = _families(ms, like, latency, limits, recipe)
     drawn: Trial | None = best_at_random(space, judge, cost, ms / latency.correction, scored, seed, limits.on(space))
     if drawn is not None:
         spec = space.spec(drawn.genome)
-        found.append(Beside(f"best of {scored:,} random", drawn.latency_ms * latency.correction, imagenet(spec), spec))
-    known = _published(ms, latency, limits) if space.dense is None else None
+        name, took = f"best of {scored:,} random", drawn.latency_ms * latency.correction
+        found.append(Beside(name, took, imagenet(spec, recipe=recipe), spec))
+    known = _published(ms, latency, limits, recipe) if space.dense is None else None
     return [*found, known] if known is not None else found
 
 
-def _published(ms: float, latency: Latency, limits: Limits) -> Beside | None:
+def _published(ms: float, latency: Latency, limits: Limits, recipe: str) -> Beside | None:
     """The most accurate network of the zoo within `ms` and `limits`; None where there is none."""
     networks = [p for p in zoo() if limits.hold(p.spec())]
     near = published_times(latency.rough(), ms if latency.device is None else NEAR * ms, networks)
@@ -66,7 +67,7 @@ def _published(ms: float, latency: Latency, limits: Limits) -> Beside | None:
         took = [f.ms for f in some] if latency.device is None else _timed(specs, latency)
         for found, spec, t in zip(some, specs, took, strict=True):
             if t <= (ms if latency.device is None else OVER * ms):
-                return Beside(found.network.name, t, imagenet(spec), spec, found.network)
+                return Beside(found.network.name, t, imagenet(spec, recipe=recipe), spec, found.network)
     return None
 
 
@@ -76,7 +77,7 @@ def _timed(specs: Sequence[ArchSpec], latency: Latency) -> Sequence[float]:
     return latency.device.networks(specs, parts=2, max_s=TIMED_S).ms if specs else ()
 
 
-def _families(ms: float, like: ArchSpec, latency: Latency, limits: Limits) -> list[Beside]:
+def _families(ms: float, like: ArchSpec, latency: Latency, limits: Limits, recipe: str) -> list[Beside]:
     """The widest of each family within `ms` and `limits`, where its narrowest is no slower."""
 
     def at(name: str, width: float) -> ArchSpec:
@@ -102,7 +103,7 @@ def _families(ms: float, like: ArchSpec, latency: Latency, limits: Limits) -> li
         # widths grow with the time
         pick = max(within, key=known.__getitem__) if within else min(known, key=known.__getitem__, default=None)
         if pick is not None:
-            best.append(Beside(pick.name, known[pick], imagenet(pick), pick))
+            best.append(Beside(pick.name, known[pick], imagenet(pick, recipe=recipe), pick))
     return best
 
 

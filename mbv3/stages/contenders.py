@@ -26,7 +26,7 @@ __all__ = ["Contender", "Kind", "baseline_l1", "baseline_lower", "cut_contender"
 
 STAGE = "candidates"
 T = TypeVar("T")
-Kind = Literal["cut", "found", "lower", "l1", "family", "random"]
+Kind = Literal["cut", "found", "subnet", "lower", "l1", "family", "random"]
 AIM = 0.985  # of the target: the verdict asks for two of its own standard errors below the target, about 1 %
 # share of its ms that a cut leaves at least, to rounds of cuts: the candidates learn afterwards, so few rounds do
 ROUNDS = ((0.4, 1), (0.2, 2), (0.0, 3))
@@ -48,14 +48,15 @@ class Contender:
     @property
     def own(self) -> bool:
         """It is the work of the search; the others are what anyone could take."""
-        return self.kind in ("cut", "found")
+        return self.kind in ("cut", "found", "subnet")
 
     @property
     def called(self) -> str:
         """What it is, for a reader."""
         at = f"{pixels(self.spec.resolution)} px, {self.ms:.3f} ms"
         what = {
-            "cut": "cut", "found": "the found network", "lower": "the start uncut", "l1": "uniform L1 slimming",
+            "cut": "cut", "found": "the found network", "subnet": "a network of the supernet",
+            "lower": "the start uncut", "l1": "uniform L1 slimming",
             "family": self.spec.name, "random": "a random network",
         }[self.kind]  # fmt: skip
         return f"{what} at {at}"

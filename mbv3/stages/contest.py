@@ -29,7 +29,7 @@ from mbv3.stages.slim import slimmed
 from mbv3.stages.tune import Tuned, answers, better_by, on_device
 from mbv3.tables import Latency
 
-__all__ = ["ScratchEffort", "contenders_at", "contest", "uniform_at"]
+__all__ = ["ScratchEffort", "contenders_at", "contest", "random_within", "uniform_at"]
 
 FAMILIES = ("mobilenet_v3_small", "mobilenet_v3_large", "mobilenet_v2")
 DRAWN = 20_000  # random networks, of which one near the target competes
@@ -63,7 +63,9 @@ def contenders_at(
     most."""
     aim = target_ms * (AIM if latency.device is not None else 1.0)
     mine = _measured("found", "found", found, latency) if known is None else known
-    drawn = _random(space, cost, aim, limits or Limits(), seed) if space is not None and cost is not None else None
+    drawn = (
+        random_within(space, cost, aim, limits or Limits(), seed) if space is not None and cost is not None else None
+    )
     aims = dict.fromkeys(FAMILIES, aim)
     rivals: list[Contender] = []
     for _ in range(TIMED):
@@ -132,7 +134,7 @@ def _measured(name: str, kind: str, spec: ArchSpec, latency: Latency) -> Contend
     return Contender(name, kind, spec, None, ms, error)  # type: ignore[arg-type]
 
 
-def _random(space: SearchSpace, cost: SpaceLatency, aim: float, limits: Limits, seed: int) -> ArchSpec | None:
+def random_within(space: SearchSpace, cost: SpaceLatency, aim: float, limits: Limits, seed: int) -> ArchSpec | None:
     """A network of the space drawn from those within NEAR of `aim`, else the slowest that was drawn below it."""
     genomes = space.sample(np.random.default_rng((seed, DRAWN)), DRAWN)
     ms = cost.many(genomes)

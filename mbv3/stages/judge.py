@@ -72,6 +72,7 @@ class ImagenetJudge:
     accuracies: Scores
     kind: str = "imagenet"
     note: str = f"ImageNet top-1 predicted from public trainings, recipe {PAPER}"
+    recipe: str = PAPER
 
     def accuracy(self, genome: Genome) -> float:
         return float(self.accuracies(np.array([genome]))[0])
@@ -127,9 +128,10 @@ class TrainingJudge:
         return None
 
 
-def imagenet_judge(space: SearchSpace) -> ImagenetJudge:
-    """A judge of any space at any scale, which knows no images."""
-    return ImagenetJudge(imagenet_space(space))
+def imagenet_judge(space: SearchSpace, recipe: str = PAPER) -> ImagenetJudge:
+    """A judge of any space at any scale, which knows no images. `recipe`: the training that it predicts for."""
+    note = f"ImageNet top-1 predicted from public trainings, recipe {recipe}"
+    return ImagenetJudge(imagenet_space(space, recipe=recipe), note=note, recipe=recipe)
 
 
 def step_seconds(spec: ArchSpec, images: Images, batch: int) -> float:

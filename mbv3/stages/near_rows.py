@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 
-from mbv3.accuracy import imagenet_space
+from mbv3.accuracy import PAPER, imagenet_space
 from mbv3.events import Event, Progress, StageStart
 from mbv3.search import Limit, solve
 from mbv3.space import Genome, SearchSpace, SpaceLimits, layer_keys
@@ -34,6 +34,7 @@ def near_rows(
     limits: SpaceLimits | None = None,
     seed: int = 0,
     keep: Keep | None = None,
+    recipe: str = PAPER,
 ) -> Generator[Event, None, SpaceLatency]:
     """The latency of every network of `space`, measured where it matters.
 
@@ -41,12 +42,13 @@ def near_rows(
     model predicts to be best within each target, and within `ratio` times as much, get the rows that they lack, and are
     looked for again, until they lack none. The table grows in `latency` and is kept, with a row a turn in rows.csv:
     after the last turn a resumed run measures no more. Without the device, or where no row is lacking, nothing is done.
-    `view`: the space as the ImageNet model is asked about it, where that is another one.
+    `view`: the space as the ImageNet model is asked about it, where that is another one; `recipe`: the training that it
+    is asked about.
     """
     cost = space_latency(space, latency)
     if latency.device is None or not cost.estimated:
         return cost
-    limits, keep, score = limits or SpaceLimits(), keep or Memory(), imagenet_space(view or space)
+    limits, keep, score = limits or SpaceLimits(), keep or Memory(), imagenet_space(view or space, recipe=recipe)
     turns = keep.rows(TURNS_FILE)
     if len(turns) >= TURNS or any(row["layers"] == "0" for row in turns):
         return cost

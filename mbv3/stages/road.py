@@ -42,6 +42,7 @@ def road(
     report: ImageSet,
     target_ms: float,
     *,
+    subnets: Sequence[Contender] = (),
     effort: Effort | None = None,
     budget: Budget | None = None,
     seed: int = 0,
@@ -54,7 +55,9 @@ def road(
     candidates are dropped after each of a few short trainings, by their loss on `images.held_out`. The one that is
     left, the start at the lower resolution and its uniform slimming then learn for the same steps, with the uncut start
     as their teacher. The best of them on `images.held_out` is trained for the rest of the time. `effort`: steps by
-    hand. `some`: the sites that may be cut, by default all.
+    hand. `some`: the sites that may be cut, by default all. `subnets`: networks within the target that have weights
+    already, those of a supernet: nothing is cut, they are the candidates, and what of them is not the search's own is a
+    baseline.
     """
     budget, keep = budget or Budget(60.0), keep or Memory()
     pace = Pace(sizes, images, budget, keep, effort)
@@ -65,9 +68,10 @@ def road(
     top1, error = start.chosen_on.top1, start.chosen_on.error
     yield Note("start", f"uncut it answers {top1:.1f} +- {error:.1f} % of {len(images.held_out)} choosing images")
 
-    plain = yield from _baselines(sizes, start, latency, target_ms, keep, some)
-    cuts: list[Contender] = []
-    for spec in sizes.cut:
+    plain = yield from _baselines(sizes, start, latency, target_ms, keep, some, slim=not subnets)
+    plain += [c for c in subnets if not c.own]
+    cuts = [c for c in subnets if c.own]
+    for spec in sizes.cut if not subnets else ():
         yield StageStart(STAGE, f"cutting {spec.name} at {pixels(spec.resolution)} px to {target_ms:g} ms")
         made = partial(cut_contender, spec, start, latency, images, target_ms, cut_steps, seed, keep, some)
         c = yield from kept_contender(keep, f"cut-{pixels(spec.resolution)}", "cut", made)
@@ -77,7 +81,7 @@ def road(
 
     learn = _Learn(images, taught_by(start.spec, start.state, images.train), seed, keep)
     ledger = Ledger(keep, "candidates.csv")
-    cuts, states = yield from _halved(cuts, plain, first, cut_steps, learn, ledger)
+    cuts, states = yield from _halved(cuts, plain, first, 0 if subnets else cut_steps, learn, ledger)
     alike, last_steps = pace.late(len(cuts) + len(plain))
     yield StageStart("training", f"{len(cuts) + len(plain)} networks, {alike} steps each, alike")
     tuned = []
@@ -118,7 +122,13 @@ class _Learn:
 
 
 def _baselines(
-    sizes: Sizes, start: Tuned, latency: Latency, target_ms: float, keep: Keep, some: Collection[Site] | None
+    sizes: Sizes,
+    start: Tuned,
+    latency: Latency,
+    target_ms: float,
+    keep: Keep,
+    some: Collection[Site] | None,
+    slim: bool = True,
 ) -> Generator[Event, None, list[Contender]]:
     """What anyone could take: a lower resolution, uniform slimming, the start itself where that meets the target."""
     lower = yield from kept_contender(
@@ -128,9 +138,9 @@ def _baselines(
         keep, "start-itself", "lower", lambda: start_itself(sizes, start.state, latency, target_ms, lower)
     )
     l1 = None
-    if sizes.cut and itself is None:
-        slim = next((s for s in sizes.cut if s == sizes.start), sizes.cut[-1])
-        slimming = partial(baseline_l1, slim, start.state, latency, target_ms, some)
+    if slim and sizes.cut and itself is None:
+        whole = next((s for s in sizes.cut if s == sizes.start), sizes.cut[-1])
+        slimming = partial(baseline_l1, whole, start.state, latency, target_ms, some)
         l1 = yield from kept_contender(keep, "l1", "l1", slimming)
     return [c for c in (lower, itself, l1) if c is not None]
 
@@ -143,9 +153,9 @@ def _halved(
     left, number, before = list(cuts), 1, cut_steps if cuts else 0
     states: dict[str, Weights] = {c.name: c.state for c in [*cuts, *plain]}
     while len(left) > 1:
-        work = [(c, steps + (0 if c.kind == "cut" else before)) for c in [*left, *plain]]
+        work = [(c, steps + (0 if c.own else before)) for c in [*left, *plain]]
         tuned = yield from one_round(number, work, states, learn, f"{len(left)} candidates, {steps} steps each")
-        left = by_loss([pair for pair in tuned if pair[0].kind == "cut"])[: len(left) // 2]
+        left = by_loss([pair for pair in tuned if pair[0].own])[: len(left) // 2]
         ledger.record(str(number), tuned, [*left, *plain])
         steps, number, before = 2 * steps, number + 1, 0
     return left, states

@@ -140,8 +140,9 @@ def winner(tuned: Sequence[Pair]) -> tuple[Pair, str]:
     if best[0].own or found is None:
         return best, ""
     by, error = better_by(best[1].chosen_on, found[1].chosen_on)
+    mine = "the network that was cut" if found[0].kind == "cut" else found[0].called
     return best, (
-        f"{best[0].called} is better than the network that was cut by {by:.1f} +- {error:.1f} points on the choosing "
+        f"{best[0].called} is better than {mine} by {by:.1f} +- {error:.1f} points on the choosing "
         "images, trained alike: it is what is delivered"
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mbv3.accuracy import Estimate, imagenet, imagenet_space
+from mbv3.accuracy import PAPER, Estimate, imagenet, imagenet_space
 from mbv3.search import Limit, solve
 from mbv3.space import Limits, SearchSpace, SpaceLimits, scale, tabulate
 from mbv3.spec import lower, lower_key, pixels
@@ -52,20 +52,23 @@ def choose_scale_by_accuracy(
     exact: Latency | None = None,
     limits: Limits | None = None,
     judged: Callable[[SearchSpace], SearchSpace] = lambda s: s,
+    recipe: str = PAPER,
 ) -> Scale:
     """The scale at which the most accurate network of the space within `target_ms` is predicted to be best.
 
     `latency_ms`: the device's times of networks, from a few runs: typical networks at up to TIMED scales give ms per
     multiply-add as a smooth function of the scale, which stands in for the table. `exact`: a device of which every
     layer's time is known; its times are used. `resolution` keeps that one. The network is within `limits` too.
-    `judged`: a scaled space as the ImageNet model is asked about it, with the same genomes.
+    `judged`: a scaled space as the ImageNet model is asked about it, with the same genomes; `recipe`: the training that
+    it is asked about. Of a space that has scales of its own one of these is chosen, and a target above its slowest
+    network is met by it.
 
     Raises:
         Unreachable: the target lies outside what the networks of the space take.
     """
     limits = limits or Limits()
-    sides = [resolution] if resolution is not None else [(r, r) for r in SIDES]
-    grid = {(i, j): scale(space, w, r) for i, w in enumerate(WIDTHS) for j, r in enumerate(sides)}
+    sides = [resolution] if resolution is not None else [(r, r) for r in space.sides or SIDES]
+    grid = {(i, j): scale(space, w, r) for i, w in enumerate(space.widths or WIDTHS) for j, r in enumerate(sides)}
     middle = typical(scale(space, 1.0, resolution))
     rate = None if exact is not None else _rate(latency_ms, list(grid.values()), target_ms, middle)
 
@@ -92,7 +95,7 @@ def choose_scale_by_accuracy(
 
     def look(places: Iterable[tuple[int, int]], effort: tuple[int, int, int]) -> None:
         for at in places:
-            solved = _solved(grid[at], judged(grid[at]), cost(grid[at]), target_ms, effort, limits.on(grid[at]))
+            solved = _solved(grid[at], judged(grid[at]), cost(grid[at]), target_ms, effort, limits.on(grid[at]), recipe)
             if solved is not None and (at not in found or solved.least > found[at].least):
                 found[at] = solved
 
@@ -111,7 +114,7 @@ def choose_scale_by_accuracy(
     lower_key.cache_clear()  # fifty thousand layers of scales that were not chosen, which every collection would walk
     madds = tabulate(scaled, lambda k: lower_key(k).madds)
     smallest, largest = latency_ms([scaled.deployed(madds.extreme(big)[1]) for big in (False, True)])
-    check_range(min(target_ms, largest) if limits else target_ms, smallest, largest, scaled, False)
+    check_range(min(target_ms, largest) if limits or space.sides else target_ms, smallest, largest, scaled, False)
     at = f"width {scaled.width:g} at {pixels(scaled.resolution)} px"
     if chosen is None:
         return Scale(scaled, f"{at}, the end of what can be scaled to for {target_ms:g} ms")
@@ -124,15 +127,15 @@ def _madds(s: SearchSpace, genome: tuple[int, ...]) -> float:
 
 def _solved(
     s: SearchSpace, judged: SearchSpace, many: Many, target_ms: float, effort: tuple[int, int, int],
-    limits: SpaceLimits,
+    limits: SpaceLimits, recipe: str,
 ) -> _Solved | None:  # fmt: skip
     """The best network of a scale within the target and the limits; None where there is none."""
     population, generations, starts = effort
     found = solve(
-        s.sizes, imagenet_space(judged), [Limit(many, target_ms), *search_limits(limits)], population=population,
-        generations=generations, starts=starts,
+        s.sizes, imagenet_space(judged, recipe=recipe), [Limit(many, target_ms), *search_limits(limits)],
+        population=population, generations=generations, starts=starts,
     )  # fmt: skip
-    return _Solved(s, imagenet(judged.spec(found.genome))) if found.feasible else None
+    return _Solved(s, imagenet(judged.spec(found.genome), recipe=recipe)) if found.feasible else None
 
 
 def _rate(

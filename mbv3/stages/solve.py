@@ -63,8 +63,8 @@ def solve(
     keep: Keep | None = None,
 ) -> Generator[Event, None, Solution]:
     """The most accurate network of `space` that takes at most `aim` times `target_ms`, and up to `count` networks of
-    `target_ms` to `ratio` times as much: the best ones under each of a few limits. All are within `limits`. Their
-    reward is their accuracy as a share of 1. `first`: networks that the evolution begins with.
+    `target_ms` to `ratio` times as much (1: none): the best ones under each of a few limits. All are within `limits`.
+    Their reward is their accuracy as a share of 1. `first`: networks that the evolution begins with.
 
     Raises:
         BadInput: the judge has no closed form.
@@ -77,7 +77,7 @@ def solve(
     others = search_limits(limits)
     began = time.monotonic()
     yield StageStart("search", f"solve: the best of {space.size:.2g} networks within {target_ms:g} ms")
-    shares = [aim, *(1 + (ratio - 1) * (i + 1) / WINDOWS for i in range(WINDOWS))]
+    shares = [aim, *(1 + (ratio - 1) * (i + 1) / WINDOWS for i in range(WINDOWS) if ratio > 1)]
     found: dict[Genome, tuple[float, float]] = {}
     starts: list[Genome] = []
     best: Genome | None = None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mbv3.space import load_space, preset_names, tabulate
+from mbv3.space import SearchSpace, load_space, preset_names, tabulate
 from mbv3.spec import UIB, LayerKey, MBConv, count, load_spec, lower, lower_key
 
 
@@ -41,6 +42,8 @@ def test_preset_sizes() -> None:
         "mobilenetv3": (3 * 3 * 3 * 2 * 3 * 2) ** 5,
         "mobilenetv4": (2 * 2) * (3 * 2 * 3) ** 3 * (3 * 3 * 3 * 3) * (3 * 3 * 3 * 4) ** 4,
         "nas-bench-macro": 3**8,
+        "ofa-mbv3-w1.0": (9 * 9 * 18 * 18) ** 5,
+        "ofa-mbv3-w1.2": (9 * 9 * 18 * 18) ** 5,
     }
 
 
@@ -69,6 +72,40 @@ def test_mnasnet_imagenet_has_every_published_parameter_count(data: Path) -> Non
     np.testing.assert_array_equal(np.round(tabulate(space, params)(genomes) / 1e6, 6), published)
     for genome, millions in zip(genomes[::500], published[::500], strict=True):
         assert round(count(space.spec(tuple(genome))).params / 1e6, 6) == millions
+
+
+def test_ofa_has_every_published_count(data: Path) -> None:
+    with (data / "ofa_mbv3_subnets_imagenet.csv").open() as f:
+        rows = [row for row in csv.DictReader(f) if row["params_M"]]
+    assert len(rows) == 1081
+    space = load_space("ofa-mbv3")
+    assert space.name == "ofa-mbv3-w1.0"
+    genomes = np.array([ofa_genome(space, *(json.loads(row[c]) for c in ("ks", "e", "d"))) for row in rows])
+    published = {"params_M": params, "macs_M": madds}
+    for column, cost in published.items():
+        np.testing.assert_allclose(tabulate(space, cost)(genomes) / 1e6, [float(r[column]) for r in rows], rtol=1e-9)
+
+
+def ofa_genome(space: SearchSpace, kernels: list[int], expansions: list[int], depths: list[int]) -> tuple[int, ...]:
+    """A network as OFA writes it: four layers a stage, of which the first d are used."""
+    values = {}
+    for stage, depth in enumerate(depths):
+        for j in range(4):
+            name, i = f"block{stage + 1}_{j + 1}", 4 * stage + j
+            values |= {f"{name}_k": kernels[i], f"{name}_e": expansions[i]}
+            values |= {f"{name}_l": int(j < depth)} if j >= 2 else {}
+    return space.encode(values)
+
+
+def test_a_layer_may_be_left_out() -> None:
+    space = load_space("ofa-mbv3-w1.2")
+    small, large = (space.spec(g) for g in (tuple(0 for _ in space.sizes), tuple(n - 1 for n in space.sizes)))
+    assert [len(s.rows) for s in (small, large)] == [11, 21]
+    assert [r.out for r in small.rows] == [24, 32, 32, 48, 48, 96, 96, 136, 136, 192, 192]
+    # of three layers the third has the choices of either block
+    choices = space.decode(tuple(0 for _ in space.sizes))
+    third, fourth = ({**choices, f"block1_{j}_l": 1, f"block1_{j}_k": 7} for j in (3, 4))
+    assert space.spec(space.encode(third), "x") == space.spec(space.encode(fourth), "x")
 
 
 def test_mnasnet_holds_mnasnet_b1_but_for_one_width() -> None:

@@ -101,7 +101,11 @@ RULES = [
     ("k: [3, 5]", "op: [{name: x, kernel: 3}, mbconv]", "blocks[0].op[0].kernel: unknown key"),
     ("k: [3, 5]", "op: [{name: x, k: 4}, mbconv]", "blocks[0].op[0].k: must be an odd whole number"),
     ("k: [3, 5]", "k: [3, 5], op: [{name: x, k: 7}, mbconv]", "blocks[0].k: is set by op and k"),
-    ("l: 2", "l: 0", "blocks[1].l: must be a whole number from 1 to 32"),
+    ("l: 2", "l: 33", "blocks[1].l: must be a whole number from 0 to 32"),
+    ("l: 2", "l: 0", "blocks[1].l: only a block of stride 1 that is as wide as the one before it can be left out"),
+    ("name: mine", "name: mine\nscales: {widths: [0]}", "scales.widths: must be a list of numbers from 0.05 to 8"),
+    ("name: mine", "name: mine\nscales: {sides: [32.5]}", "scales.sides: must be a list of whole numbers from 16"),
+    ("name: mine", "name: mine\nscales: {side: [32]}", "scales.side: unknown key"),
 ]
 
 
