@@ -22,7 +22,6 @@ from mbv3.export.target import STEM, Target
 from mbv3.export.timm import TIMM
 from mbv3.export.torchvision import TORCHVISION
 from mbv3.graph import Batch, portable
-from mbv3.nn import MEAN, STD
 from mbv3.spec import ArchSpec, Classify
 
 __all__ = ["FRAMEWORKS", "PRECISIONS", "RUNTIMES", "TARGETS", "Exported", "app_properties", "export", "import_state"]
@@ -112,7 +111,9 @@ def app_properties(spec: ArchSpec, labels: Sequence[str]) -> dict[str, str]:
     if labels and len(labels) != classes and (len(labels) + 1 != classes or isinstance(spec.head, Classify)):
         raise BadInput(f"{len(labels)} labels for a network of {classes} classes: give the weights and the spec of one "
                        "training")  # fmt: skip
-    about: dict[str, Any] = {"network": spec.name, "mean": MEAN, "std": STD, "pixels": "RGB, 0 to 1", "labels": labels}
+    about: dict[str, Any] = {
+        "network": spec.name, "mean": spec.mean, "std": spec.std, "pixels": "RGB, 0 to 1", "labels": labels
+    }  # fmt: skip
     return {"mbv3": json.dumps(about, ensure_ascii=False), **({"labels": "\n".join(labels)} if labels else {})}
 
 
