@@ -80,7 +80,7 @@ def _import(p: argparse.ArgumentParser) -> None:
 
     p.add_argument(
         "source", metavar="SOURCE",
-        help="a .tflite or .onnx file, timm:NAME, torchvision:NAME, or timm: and block strings (ir_r2_k3_s2_e6_c24 ...)",
+        help="a .tflite or .onnx file, timm:NAME, torchvision:NAME, or timm: and block strings (ir_r2_k3_s2_e6_c24)",
     )  # fmt: skip
     add_arguments(p, ImportOptions)
     p.add_argument("--out", metavar="DIR", help="a new folder (default: the network's name)")

@@ -18,6 +18,7 @@ __all__ = ["block_strings", "spec_of_strings"]
 _BLOCK = re.compile(r"(?<![A-Za-z0-9_.])[a-z]+_r[0-9]+[A-Za-z0-9_.\-]*")
 _PART = re.compile(r"([a-z]+)([0-9.]+)?")
 _NLS: dict[str, NL] = {"re": "RE", "r6": "RE6", "hs": "HS", "sw": "SILU"}
+_WHOLE = ("r", "k", "s", "c", "a", "d")
 _KINDS = ("ds", "dsa", "ir", "er", "cn", "uir")
 
 

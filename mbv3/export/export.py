@@ -22,7 +22,7 @@ from mbv3.export.target import STEM, Target
 from mbv3.export.timm import TIMM
 from mbv3.export.torchvision import TORCHVISION
 from mbv3.graph import Batch, portable
-from mbv3.spec import ArchSpec, Classify
+from mbv3.spec import MEAN, STD, ArchSpec, Classify
 
 __all__ = ["FRAMEWORKS", "PRECISIONS", "RUNTIMES", "TARGETS", "Exported", "app_properties", "export", "import_state"]
 
@@ -96,7 +96,8 @@ def export(
     converted = to_theirs(spec, target.names(spec), whole)
     files = {name: text.encode() for name, text in target.source(spec).items()}
     # what a state dict does not say: read again by `read_any_weights`
-    about = {"format": "pt", "mbv3": json.dumps({"bn_eps": spec.bn_eps})}
+    own = {} if (spec.mean, spec.std) == (MEAN, STD) else {"mean": spec.mean, "std": spec.std}
+    about = {"format": "pt", "mbv3": json.dumps({"bn_eps": spec.bn_eps, **own})}
     files[f"{STEM}.safetensors"] = save({k: v.contiguous() for k, v in converted.items()}, metadata=about)
     return Exported(files, target.notes(spec))
 

@@ -123,9 +123,10 @@ def _conv(r: _Reader, label: str, node: Any, name: str) -> Value:
 def _norm(r: _Reader, label: str, node: Any, name: str) -> Value:
     x, eps = _given(node, "input", "eps")
     parts = [r.number(part) for part in _given(node, "weight", "bias", "running_mean", "running_var")]
-    if any(part is None for part in parts):
+    gain, shift, mean, var = parts
+    if gain is None or shift is None or mean is None or var is None:
         refuse(r.source, label, "a batch norm without gain or statistics")
-    return r.pen.norm(label, r.data(x, label), node.name, Norm(*parts, float(eps)))  # type: ignore[arg-type]
+    return r.pen.norm(label, r.data(x, label), node.name, Norm(gain, shift, mean, var, float(eps)))
 
 
 def _act(r: _Reader, label: str, node: Any, name: str) -> Value:
@@ -175,6 +176,8 @@ def _join(r: _Reader, label: str, node: Any, name: str) -> Value:
     number = numbers[0] if numbers[0] is not None else numbers[1]
     assert number is not None
     x = r.data(b if numbers[0] is not None else a, label)
+    scale: Any
+    shift: Any
     scale, shift = {"add": (1.0, number), "mul": (number, 0.0), "div": (1 / number, 0.0), "sub": (1.0, -number)}[name]
     if name in ("div", "sub") and numbers[0] is not None:
         refuse(r.source, label, "of a number and a map")
@@ -183,7 +186,7 @@ def _join(r: _Reader, label: str, node: Any, name: str) -> Value:
 
 def _pad(r: _Reader, label: str, node: Any, name: str) -> Value:
     x, widths = r.data(node.args[0], label), list(node.args[1])
-    mode, value = (_given(node, "mode", "value") + [None])[:2] if name == "pad" else ("constant", 0)
+    mode, value = _given(node, "mode", "value") if name == "pad" else ("constant", 0)
     if len(widths) != 4 or mode != "constant" or value not in (None, 0, 0.0):
         refuse(r.source, label, "pads with other than zeros")
     left, right, top, bottom = widths
@@ -199,7 +202,8 @@ def _softmax(r: _Reader, label: str, node: Any, name: str) -> Value:
 
 
 _OPERATORS: dict[str, Callable[[_Reader, str, Any, str], Value]] = {
-    "conv2d": _conv, "batch_norm": _norm, **dict.fromkeys(_ACTS, _act), **dict.fromkeys(("hardtanh", "clamp"), _hardtanh),
+    "conv2d": _conv, "batch_norm": _norm, **dict.fromkeys(_ACTS, _act),
+    **dict.fromkeys(("hardtanh", "clamp"), _hardtanh),
     "mean": _mean, "adaptive_avg_pool2d": _adaptive, **dict.fromkeys(_FLAT, _flat), "linear": _linear,
     **dict.fromkeys(("add", "mul", "div", "sub"), _join), **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(_SAME, _alias), "softmax": _softmax,

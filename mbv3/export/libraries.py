@@ -21,7 +21,7 @@ _RESOLUTION = (224, 224)  # where the library says none
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A network of a library in eval mode, and what its weights were trained with. `tag`: which weights, "" for none."""
+    """A network of a library in eval mode, and what its weights were trained with. `tag`: which they are, or ""."""
 
     net: nn.Module
     tag: str
@@ -68,8 +68,8 @@ def _loaded(library: str, name: str, make: Callable[[], nn.Module]) -> nn.Module
         return make().eval()
     except Exception as e:  # no connection, no such file, another version: each library's own
         raise BadInput(
-            f"{library}:{plain(name)}: {library} cannot load these weights ({_why(e)}); without a connection they must be "
-            f"in its cache; --spec-only takes the network without them"
+            f"{library}:{plain(name)}: {library} cannot load these weights ({_why(e)}); without a connection they must "
+            "be in its cache; --spec-only takes the network without them"
         ) from None
 
 
@@ -87,7 +87,7 @@ def _timm(timm: Any, name: str, weights: bool) -> Published:
         raise BadInput(f"timm:{plain(name)}: {_why(e)}") from None
     if weights and (config is None or not config.has_weights):
         raise BadInput(f"timm:{plain(name)}: timm has no weights of it; --spec-only takes the network without them")
-    net = _loaded("timm", name, lambda: timm.create_model(name, pretrained=weights))  # type: ignore[no-any-return]
+    net = _loaded("timm", name, lambda: timm.create_model(name, pretrained=weights))
     about: dict[str, Any] = getattr(net, "pretrained_cfg", None) or {}
     size = about.get("input_size") or (3, *_RESOLUTION)
     return Published(
@@ -101,13 +101,13 @@ def _torchvision(torchvision: Any, name: str, weights: bool) -> Published:
     base, _, tag = name.partition(".")
     _known("torchvision", base, models.list_models(module=models))
     if not weights:
-        net = _loaded("torchvision", name, lambda: models.get_model(base, weights=None))  # type: ignore[no-any-return]
+        net = _loaded("torchvision", name, lambda: models.get_model(base, weights=None))
         return Published(net, "", _RESOLUTION, MEAN, STD)
     known = models.get_model_weights(base)
     if tag and tag not in known.__members__:
         raise BadInput(f"torchvision:{plain(name)}: its weights are {', '.join(known.__members__)}")
     chosen = known[tag] if tag else known.DEFAULT
-    net = _loaded("torchvision", name, lambda: models.get_model(base, weights=chosen))  # type: ignore[no-any-return]
+    net = _loaded("torchvision", name, lambda: models.get_model(base, weights=chosen))
     how = chosen.transforms()
     side = int(how.crop_size[0])
     labels = tuple(map(str, chosen.meta.get("categories", ())))

@@ -29,7 +29,6 @@ from mbv3.spec import (
     Op,
     Padding,
     Row,
-    Skip,
     far_pads,
     lower,
 )
@@ -321,7 +320,8 @@ def _spec(
     if last_nl != "NONE":
         refuse(source, classify.label, "an activation behind the classifier")
     assert classify.kernel is not None
-    features, nl, norm = 0, cast(NL, "HS"), False
+    features, norm = 0, False
+    nl: NL = "HS"
     if len(head) == 2:
         step, nl = head[0]
         assert step.kernel is not None
@@ -340,7 +340,7 @@ def _common(atom: _Atom, start: str, source: str) -> dict[str, Any]:
     """Fields that the last atom of a row decides."""
     if atom.skip and atom.skip != start:
         refuse(source, atom.conv.label, "what is added to it is not the input of its row")
-    return {"out": atom.out, "skip": cast(Skip, "identity" if atom.skip else "none")}
+    return {"out": atom.out, "skip": "identity" if atom.skip else "none"}
 
 
 def _squeezed(atom: _Atom) -> dict[str, Any]:

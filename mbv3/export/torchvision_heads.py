@@ -81,8 +81,8 @@ def head_notes(head: Dense) -> Iterator[str]:
     if isinstance(head, SSDLite):
         yield (
             "build() normalises images by the network's mean and std, ImageNet's where it has none of its own, as mbv3 "
-            "train does: for weights that came from torchvision's own detector set image_mean and image_std in the file "
-            "to 0.5"
+            "train does: for weights that came from torchvision's own detector set image_mean and image_std in the "
+            "file to 0.5"
         )
         return
     for path, each in _heads(head):

@@ -35,19 +35,19 @@ def unfolded(
         BadInput: no batches.
     """
     net = loaded(spec, state)
-    sums = {name: [0.0, torch.zeros(0), torch.zeros(0)] for name in norms}
-    hooks = [_hook(net.get_submodule(name), sums[name]) for name in norms]
+    sums = {name: _Sums() for name in norms}
+    hooks = [net.get_submodule(name).register_forward_pre_hook(sums[name]) for name in norms]
     with torch.inference_mode():
         for batch in batches:
             net(batch)
     for hook in hooks:
         hook.remove()
     new = dict(state)
-    for name, (n, total, squares) in sums.items():
-        if not n:
+    for name, seen in sums.items():
+        if not seen.n:
             raise BadInput("statistics of batch norms need images: give some")
-        mean = total / n  # type: ignore[operator]
-        var = (squares / n - mean**2).clamp(min=0)  # type: ignore[operator]
+        mean = seen.total / seen.n
+        var = (seen.squares / seen.n - mean**2).clamp(min=0)
         old = {part: state[f"{name}.{part}"].double() for part in ("weight", "bias", "running_mean", "running_var")}
         slope = old["weight"] / (old["running_var"] + spec.bn_eps).sqrt()
         new[f"{name}.running_mean"], new[f"{name}.running_var"] = mean.float(), var.float()
@@ -56,13 +56,15 @@ def unfolded(
     return new
 
 
-def _hook(norm: nn.Module, into: list[float | Tensor]) -> torch.utils.hooks.RemovableHandle:
-    """Counts, sums and squares of what `norm` is given, channel by channel."""
+class _Sums:
+    """Counts, sums and squares of what a batch norm is given, channel by channel."""
 
-    def see(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+    def __init__(self) -> None:
+        self.n = 0
+        self.total = self.squares = torch.zeros((), dtype=torch.float64)
+
+    def __call__(self, norm: nn.Module, given: tuple[Tensor, ...]) -> None:
         x = given[0].double()
-        into[0] = into[0] + x.numel() / x.shape[1]  # type: ignore[operator]
-        into[1] = x.sum((0, 2, 3)) + (into[1] if len(into[1]) else 0)  # type: ignore[arg-type]
-        into[2] = (x * x).sum((0, 2, 3)) + (into[2] if len(into[2]) else 0)  # type: ignore[arg-type]
-
-    return norm.register_forward_pre_hook(see)
+        self.n += x.numel() // x.shape[1]
+        self.total = self.total + x.sum((0, 2, 3))
+        self.squares = self.squares + (x * x).sum((0, 2, 3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,8 @@ def _entered(found: Found, image: Array) -> Array:
         return np.ascontiguousarray(x, np.float32)
     step, zero, kind = found.codes
     ends = np.iinfo(np.dtype(kind))
-    return np.clip(np.round(x / step) + zero, ends.min, ends.max).astype(kind)
+    codes: Array = np.clip(np.round(x / step) + zero, ends.min, ends.max).astype(kind)
+    return codes
 
 
 def _onnx(content: bytes, found: Found, images: Sequence[Array]) -> list[Array]:
@@ -53,19 +55,27 @@ def _onnx(content: bytes, found: Found, images: Sequence[Array]) -> list[Array]:
 
 
 def _litert(content: bytes, found: Found, images: Sequence[Array]) -> list[Array]:
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    net = Interpreter(model_content=content, num_threads=1)
+    def ready(**how: Any) -> Any:
+        net = Interpreter(model_content=content, num_threads=1, **how)
+        first = net.get_input_details()[0]
+        shape = [1, *_entered(found, images[0]).shape[1:]]
+        if list(first["shape"]) != shape:
+            net.resize_tensor_input(first["index"], shape)
+        net.allocate_tensors()
+        return net
+
+    try:
+        net = ready()
+    except RuntimeError:  # XNNPACK takes fewer operators than LiteRT has
+        net = ready(experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
     first, last = net.get_input_details()[0], net.get_output_details()[0]
-    shape = [1, *_entered(found, images[0]).shape[1:]]
-    if list(first["shape"]) != shape:
-        net.resize_tensor_input(first["index"], shape)
-    net.allocate_tensors()
     scale, zero = last["quantization"]
-    made = []
+    made: list[Array] = []
     for x in images:
         net.set_tensor(first["index"], _entered(found, x))
         net.invoke()
-        y = net.get_tensor(last["index"]).astype(np.float32)
-        made.append((y - zero) * scale if scale else y)
+        y: Array = net.get_tensor(last["index"]).astype(np.float32)
+        made.append(np.asarray((y - zero) * scale if scale else y, np.float32))
     return made

@@ -19,7 +19,7 @@ from mbv3.spec import far_pads
 
 __all__ = ["read_onnx"]
 
-_BROKEN = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, OverflowError, MemoryError,
+_BROKEN = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, ArithmeticError, MemoryError,
            NotImplementedError)  # fmt: skip
 _UNSIZED = (224, 224)  # of a file that takes images of any size
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
@@ -30,8 +30,8 @@ def read_onnx(content: bytes, source: str, size: tuple[int, int] | None = None) 
     """The steps of an ONNX file. `size`: height and width of the images where the file takes any (default 224).
 
     Raises:
-        BadInput: it is cut off or damaged, keeps its weights elsewhere, or holds an operator that no step expresses; the
-            first one is named.
+        BadInput: it is cut off or damaged, keeps its weights elsewhere, or holds an operator that no step expresses;
+            the first one is named.
     """
     name = plain(source, 4096)
     try:
@@ -130,6 +130,13 @@ class _Reader:
 
     def node(self, n: int, node: onnx.NodeProto) -> None:
         word = node.op_type
+        if word == "Shape" and (x := self.values.get(node.input[0])) is not None and x.rank in (2, 4):
+            sides = [x.h, x.w, x.c] if x.last else [x.c, x.h, x.w]
+            at = _attributes(node)
+            self.numbers[node.output[0]] = np.array([1, *sides][: x.rank if x.rank == 4 else 2], np.int64)[
+                at.get("start", 0) : at.get("end")
+            ]
+            return
         label = f"operator {n}, {plain(word)} ({plain(node.name or (node.output[0] if node.output else ''), 80)})"
         made = _OPERATORS.get(word) if node.domain in _DOMAINS else None
         fixed = [x for x in node.input if x]
@@ -152,12 +159,12 @@ class _Reader:
                 self.coded[node.output[0]] = self.coded[node.input[0]]
 
     def bound(self) -> str:
-        """The activation that a quantizer left to the ends of the codes, where they begin at 0: ReLU6 where none of
-        them goes beyond 6."""
+        """The activation that a quantizer left to the ends of the codes, where they begin at 0: ReLU6 where the
+        widest of them ends at 6."""
         convs = {node.output[0] for node in self.model.graph.node if node.op_type == "Conv"}
-        tops = [step * 255 for node in self.model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] in convs
-                for step, least in [self.code_ends(node)] if least]  # fmt: skip
-        return "RE6" if tops and max(tops) <= 6.01 else "RE"
+        coded = [n for n in self.model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] in convs]
+        tops = [step * 255 for step, least in map(self.code_ends, coded) if least]
+        return "RE6" if tops and 5.9 <= max(tops) <= 6.01 else "RE"
 
     def code_ends(self, node: onnx.NodeProto) -> tuple[float, bool]:
         """(step, whether the codes begin at 0) of what a QuantizeLinear writes."""
@@ -214,6 +221,18 @@ def _folded(r: _Reader, node: onnx.NodeProto) -> NDArray[Any] | None:
             step, zero = step.reshape(along), zero.reshape(along) if zero.size > 1 else zero
         result: NDArray[Any] = ((x.astype(np.float64) - zero) * step).astype(np.float32)
         return result
+    if word == "Gather":
+        return np.asarray(np.take(x, more[0].astype(np.int64), axis=at.get("axis", 0)))
+    if word == "Concat":
+        return np.concatenate([x, *more], axis=at["axis"])
+    if word == "Slice" and len(more) >= 2:
+        starts, ends, *rest = (v.reshape(-1).astype(int).tolist() for v in more)
+        axes = rest[0] if rest else list(range(len(starts)))
+        steps = rest[1] if len(rest) > 1 else [1] * len(starts)
+        cut = [slice(None)] * x.ndim
+        for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+            cut[axis] = slice(start, end, step)
+        return x[tuple(cut)]
     two: dict[str, Callable[[Any, Any], Any]] = {
         "Add": np.add,
         "Sub": np.subtract,
@@ -262,7 +281,7 @@ def _conv(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
 
 def _norm(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
     gain, shift, mean, var = (r.floats(name, label) for name in node.input[1:5])
-    norm = Norm(gain, shift, mean, var, float(_attributes(node).get("epsilon", 1e-5)))
+    norm = Norm(gain, shift, mean, var, float(f"{_attributes(node).get('epsilon', 1e-5):.6g}"))
     return r.pen.norm(label, r.data(node.input[0], label), node.output[0], norm)
 
 
@@ -358,6 +377,14 @@ def _reshape(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
     return r.pen.reshaped(label, x, rank, last)
 
 
+def _gather(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
+    """The first place of an axis of one, which drops the axis."""
+    x, index, axis = r.data(node.input[0], label), r.const(node.input[1]), _attributes(node).get("axis", 0)
+    if index is None or index.size != 1 or index.ndim or int(index) not in (0, -1) or axis % x.rank in (0, x.axis):
+        refuse(r.source, label, "takes a part of a map")
+    return r.pen.reshaped(label, x, x.rank - 1, last=x.last and x.rank > 3)
+
+
 def _transpose(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
     x, perm = r.data(node.input[0], label), list(_attributes(node).get("perm", []))
     if x.rank == 4 and perm in ([0, 3, 1, 2], [0, 2, 3, 1]) and x.last == (perm == [0, 3, 1, 2]) and not any(x.pads):
@@ -441,10 +468,10 @@ def _softmax(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
 
 
 _OPERATORS: dict[str, Callable[[_Reader, str, onnx.NodeProto], Made]] = {
-    "Conv": _conv, "BatchNormalization": _norm, **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _join), "Relu": _act("RE"),
-    "Sigmoid": _act("SIGMOID"), "HardSwish": _act("HS"), "Swish": _act("SILU"), "Clip": _clip,
+    "Conv": _conv, "BatchNormalization": _norm, **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _join),
+    "Relu": _act("RE"), "Sigmoid": _act("SIGMOID"), "HardSwish": _act("HS"), "Swish": _act("SILU"), "Clip": _clip,
     "HardSigmoid": _hard_sigmoid, "GlobalAveragePool": _gpool, "AveragePool": _pool, "ReduceMean": _mean,
-    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape), "Transpose": _transpose,
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape), "Transpose": _transpose, "Gather": _gather,
     **dict.fromkeys(("Gemm", "MatMul"), _dense), "Pad": _pad,
     **dict.fromkeys(("Identity", "Dropout", "Cast"), _alias), "QuantizeLinear": _code, "DequantizeLinear": _value,
     "Softmax": _softmax,

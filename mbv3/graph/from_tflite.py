@@ -17,8 +17,8 @@ from mbv3.spec import far_pads
 
 __all__ = ["read_tflite"]
 
-_BROKEN = (struct.error, IndexError, ValueError, TypeError, KeyError, AttributeError, OverflowError, UnicodeDecodeError,
-           MemoryError, RecursionError)  # fmt: skip
+_BROKEN = (struct.error, IndexError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, MemoryError,
+           RecursionError)  # fmt: skip
 _TYPES = {"FLOAT32": "f4", "FLOAT16": "f2", "INT8": "i1", "UINT8": "u1", "INT32": "i4", "INT64": "i8", "INT16": "i2",
           "FLOAT64": "f8"}  # fmt: skip
 _INTEGERS = ("INT8", "UINT8", "INT16")
@@ -122,8 +122,8 @@ class _Reader:
         signature = [] if first.shapeSignature is None else [int(n) for n in first.shapeSignature]
         notes: tuple[str, ...] = ()
         if len(shape) != 4:
-            raise BadInput(f"{plain(self.source, 4096)}: its input has the shape {tuple(shape)}; a classifier of images "
-                           "takes (1, height, width, channels)")  # fmt: skip
+            raise BadInput(f"{plain(self.source, 4096)}: its input has the shape {tuple(shape)}; a classifier of "
+                           "images takes (1, height, width, channels)")  # fmt: skip
         _, h, w, c = shape
         if len(signature) == 4 and -1 in signature[1:3] and min(h, w) < 8:
             raise BadInput(f"{plain(self.source, 4096)}: takes images of any size; convert it with a fixed one")
@@ -242,8 +242,7 @@ def _join(r: _Reader, label: str, ins: list[int], out: int, options: Any) -> Mad
     if consts[0] is None and consts[1] is None:
         if word in ("SUB", "DIV"):
             refuse(r.source, label, "of two maps")
-        kind = "add" if word == "ADD" else "mul"
-        y = r.pen.join(kind, label, *(r.data(i, label) for i in ins), f"{out}")  # type: ignore[arg-type,misc]
+        y = r.pen.join("add" if word == "ADD" else "mul", label, r.data(ins[0], label), r.data(ins[1], label), f"{out}")
         return r.fused(label, y, options)
     number = consts[0] if consts[0] is not None else consts[1]
     assert number is not None
@@ -251,6 +250,8 @@ def _join(r: _Reader, label: str, ins: list[int], out: int, options: Any) -> Mad
     flipped = consts[0] is not None
     if word == "DIV" and flipped:
         refuse(r.source, label, "divides by a map")
+    scale: Any
+    shift: Any
     scale, shift = {
         "ADD": (1.0, number), "MUL": (number, 0.0), "DIV": (1 / number if word == "DIV" else 1.0, 0.0),
         "SUB": (-1.0 if flipped else 1.0, number if flipped else -number),
@@ -293,7 +294,7 @@ def _pad(r: _Reader, label: str, ins: list[int], out: int, options: Any) -> Made
     if value is not None and value.any():
         refuse(r.source, label, "pads with other than zeros")
     (_, (top, bottom), (left, right), _) = widths.tolist()
-    return replace(x, pads=tuple(a + b for a, b in zip(x.pads, (top, left, bottom, right), strict=True)))  # type: ignore[arg-type]
+    return replace(x, pads=(x.pads[0] + top, x.pads[1] + left, x.pads[2] + bottom, x.pads[3] + right))
 
 
 def _alias(r: _Reader, label: str, ins: list[int], out: int, options: Any) -> Made:

@@ -36,9 +36,8 @@ def _is(step: Step | None, scale: float, shift: float) -> bool:
     """Whether a step is x * scale + shift with these two numbers."""
     if step is None or step.kind != "affine" or step.scale is None or step.shift is None:
         return False
-    near = (abs(v - want) <= _NEAR * max(abs(want), 1.0 / 6) for want, part in ((scale, step.scale), (shift, step.shift))
-            for v in part.tolist())  # fmt: skip
-    return all(near)
+    pairs = ((scale, step.scale), (shift, step.shift))
+    return all(bool((abs(part - want) <= _NEAR * max(abs(want), 1 / 6)).all()) for want, part in pairs)
 
 
 def _act(step: Step | None, nl: str) -> bool:
@@ -89,19 +88,21 @@ def _once(steps: list[Step], output: str) -> tuple[list[Step], str] | None:
                 if inner is not None and _is(inner, 1, 3):
                     return become((step, replace(step, kind="act", nl="HSIGMOID", inputs=inner.inputs)))
                 if inner is not None and inner.kind == "conv" and uses[inner.output] == 1:
-                    gate = replace(step, kind="act", nl="HSIGMOID", inputs=(inner.output,))
-                    return become((inner, _lowered(inner)), (before, None), (step, gate))
-        if step.kind == "act" and step.nl in ("RE", "RE6") and before is not None and before.kind == "act":
-            if before.nl == "RE6" or before.nl == step.nl == "RE":
-                return without(step)
+                    whole = replace(step, kind="act", nl="HSIGMOID", inputs=(inner.output,))
+                    return become((inner, _lowered(inner)), (before, None), (step, whole))
+        if _act(step, "RE") and (_act(before, "RE") or _act(before, "RE6")):
+            return without(step)
+        if _act(step, "RE6") and _act(before, "RE6"):
+            return without(step)
         if step.kind == "norm" and before is not None and alone:
             if before.kind == "conv" and before.norm is None:
                 return become((step, _normed(before, step)), (before, None))
             if before.kind == "affine":
                 return become((step, _plain(step)))
         if step.kind == "mul":
-            for x, gate in (step.inputs, step.inputs[::-1]):
-                inner = of(gate)
+            a, b = step.inputs
+            for x, other in ((a, b), (b, a)):
+                inner = of(other)
                 if inner is None or inner.kind != "act":
                     continue
                 if inner.inputs == (x,) and inner.nl in ("HSIGMOID", "SIGMOID"):

@@ -18,15 +18,15 @@ class ImportOptions:
 
     data: str | None = option(
         None,
-        "a folder of images, yours where you have some: a file's batch norms get their statistics from 128 of them, and "
+        "a folder of images, yours where you have some: 128 of them give a file's batch norms their statistics, and "
         "16 are what the answers are compared on",
         metavar="DIR",
         is_path=always,
     )
     resolution: str | None = option(None, "the input in pixels, where the network takes images of any size",
                                     metavar="H|HxW")  # fmt: skip
-    mean: str | None = option(None, "what the file's own input subtracts from RGB of 0 to 1, one number or three, where "
-                              "the file does not say it", metavar="M|R,G,B")  # fmt: skip
+    mean: str | None = option(None, "what the file's own input subtracts from RGB of 0 to 1, one number or three, "
+                              "where the file does not say it", metavar="M|R,G,B")  # fmt: skip
     std: str | None = option(None, "what it divides by then", metavar="S|R,G,B")
     spec_only: bool = option(False, "for timm: and torchvision: names: the network without its weights")
     stem: int | None = option(None, "for timm's block strings: channels of the first convolution", metavar="N", low=1,

@@ -67,8 +67,8 @@ class Checked:
         return self.difference / max(self.largest, 1e-12)
 
     def line(self) -> str:
-        return (f"{self.n} {self.on}, run by {self.by}: answers differ by at most {self.difference:.2g}, the largest is "
-                f"{self.largest:.3g} ({self.relative:.1e} of it); the same class on {self.agree} of {self.n}")  # fmt: skip
+        return (f"{self.n} {self.on}, run by {self.by}: answers differ by at most {self.difference:.2g}, which is "
+                f"{self.relative:.1e} of the largest; the same class on {self.agree} of {self.n}")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,9 +169,9 @@ def import_events(
         batches = _batches(pixels, spec)
         state, seen = unfolded(spec, state, read.folded, batches), len(pixels)
     elif read.folded:
-        notes += (f"{len(read.folded)} batch norms are folded into the weights of this file, so their statistics are lost "
-                  "and they only add their bias. Answers are right, but the first step of a training would destroy "
-                  "them: give images with --data DIR, a few dozen of what you will train on",)  # fmt: skip
+        notes += (f"{len(read.folded)} batch norms are folded into the weights of this file, so their statistics are "
+                  "lost and they only add their bias. Answers are right, but the first step of a training would "
+                  "destroy them: give images with --data DIR, a few dozen of what you will train on",)  # fmt: skip
     checked = _checked(original, read, spec, state, pixels[:COMPARED], o.data)
     if checked.exact and checked.relative > CLOSE:
         raise Mbv3Error(f"{text}: what was read of it answers otherwise, so nothing is written: {checked.line()}")
@@ -234,8 +234,8 @@ def _file(path: Path, o: ImportOptions) -> _Original:
 
 _OTHERS = {
     b"\x89HDF": "is an HDF5 file of Keras; convert it with TensorFlow's TFLiteConverter, and import the .tflite",
-    b"PK\x03\x04": "is a zip file, as torch.save and Keras write it, and not a network in operators; weights of a known "
-    "network are taken with --init",
+    b"PK\x03\x04": "is a zip file, as torch.save and Keras write it, and not a network in operators; weights of a "
+    "known network are taken with --init",
     b"version https://git-lfs": "is a pointer of Git LFS, not the network; run: git lfs pull",
 }
 
@@ -280,14 +280,14 @@ def _own_statistics(found: Found, given: Statistics | None, run: str) -> tuple[S
     if first is not None and first.kind == "affine" and first.inputs == (found.input,) and first.scale is not None:
         whole = float(np.abs(first.scale).max()) < 0.1
         return ((0.0,) * 3, (1 / 255 if whole else 1.0,) * 3), (
-            f"its input is taken to be RGB from 0 to {255 if whole else 1}, for it is rescaled inside; other numbers with "
-            "--mean and --std",)  # fmt: skip
+            f"its input is taken to be RGB from 0 to {255 if whole else 1}, for it is rescaled inside; other numbers "
+            "with --mean and --std",)  # fmt: skip
     if run == "LiteRT":
         return ((0.5,) * 3, (0.5,) * 3), (
-            "the file does not say what numbers its input takes: RGB from -1 to 1 is assumed, as Keras' MobileNets take "
-            "it; others with --mean and --std",)  # fmt: skip
-    return (MEAN, STD), ("the file does not say what numbers its input takes: ImageNet's mean and deviation are assumed; "
-                         "others with --mean and --std",)  # fmt: skip
+            "the file does not say what numbers its input takes: RGB from -1 to 1 is assumed, as Keras' MobileNets "
+            "take it; others with --mean and --std",)  # fmt: skip
+    return (MEAN, STD), ("the file does not say what numbers its input takes: ImageNet's mean and deviation are "
+                         "assumed; others with --mean and --std",)  # fmt: skip
 
 
 def _statistics(read: Recognised, by: Statistics) -> Statistics:
