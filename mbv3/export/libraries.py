@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib import import_module
 from typing import Any
 
 from torch import nn
@@ -40,7 +39,7 @@ def library_network(library: str, name: str, weights: bool = True) -> Published:
     """
     load: Callable[[Any, str, bool], Published] = {"timm": _timm, "torchvision": _torchvision}[library]
     try:
-        module = import_module(library)
+        module = _opened(library)
     except ModuleNotFoundError as e:
         raise BadInput(f"{library}:{plain(name)}: {library} is not installed ({e}); pip install "
                        f"'mbv3-search[{library}]', or import a file") from None  # fmt: skip
@@ -48,6 +47,16 @@ def library_network(library: str, name: str, weights: bool = True) -> Published:
         raise BadInput(f"{library}:{plain(name)}: {library} is installed but cannot be loaded ({_why(e)}); install the "
                        "build of it that belongs to this torch") from None  # fmt: skip
     return load(module, name, weights)
+
+
+def _opened(library: str) -> Any:
+    if library == "timm":
+        import timm
+
+        return timm
+    import torchvision
+
+    return torchvision
 
 
 def _why(e: Exception) -> str:

@@ -117,7 +117,7 @@ def read_any_weights(path: Path, spec: ArchSpec) -> Weights:
                      "network then takes")  # fmt: skip
     if folded := _folded(state):
         notes.append(f"{path}: its {folded} batch norms were folded and have no statistics, so a training would "
-                     "destroy the weights; import their file again with images: mbv3 import FILE --data DIR")  # fmt: skip
+                     "destroy the weights; import their file with images: mbv3 import FILE --data DIR")  # fmt: skip
     return Weights(state, best.framework, spec, tuple(notes), _labels(file))
 
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from mbv3.export.atoms import Array, Atom, AtomWalk
 from mbv3.graph import Found, Step, refuse, tidy
 from mbv3.spec import (
-    GATES,
-    MAX_ROWS,
     NL,
-    NLS,
     UIB,
     ArchSpec,
     Classify,
@@ -29,13 +26,11 @@ from mbv3.spec import (
     Op,
     Padding,
     Row,
-    far_pads,
     lower,
 )
 
 __all__ = ["Recognised", "recognise"]
 
-Array = NDArray[np.float32]
 EPS = 1e-3  # of batch norms that a file has folded
 
 
@@ -55,56 +50,6 @@ class Recognised:
     found: Found
 
 
-@dataclass(frozen=True, slots=True)
-class _Atom:
-    """A convolution with its activation and squeeze-and-excitation. `skip`: the value that is added after it."""
-
-    conv: Step
-    cin: int
-    size: tuple[int, int]  # height and width of its input
-    nl: NL
-    squeeze: tuple[Step, NL, Step, str] | None  # reduce, its activation, expand, gate
-    source: str
-    end: str  # the value after all of it, an addition included
-    skip: str = ""
-
-    @property
-    def k(self) -> int:
-        assert self.conv.kernel is not None
-        return int(self.conv.kernel.shape[2])
-
-    @property
-    def out(self) -> int:
-        assert self.conv.kernel is not None
-        return int(self.conv.kernel.shape[0])
-
-    @property
-    def depthwise(self) -> bool:
-        return self.conv.groups == self.cin == self.out and self.cin > 1
-
-    @property
-    def point(self) -> bool:
-        return self.k == 1 and self.conv.groups == 1 and self.s == 1
-
-    @property
-    def s(self) -> int:
-        return self.conv.stride[0]
-
-    @property
-    def se(self) -> int:
-        if self.squeeze is None:
-            return 0
-        reduce = self.squeeze[0].kernel
-        assert reduce is not None
-        return int(reduce.shape[0])
-
-    def steps(self) -> Iterator[Step]:
-        yield self.conv
-        if self.squeeze is not None:
-            yield self.squeeze[0]
-            yield self.squeeze[2]
-
-
 def recognise(found: Found, name: str, source: str) -> Recognised:
     """The spec and the weights that `found` is; both answer alike. `source` names the file in messages.
 
@@ -112,7 +57,7 @@ def recognise(found: Found, name: str, source: str) -> Recognised:
         BadInput: a spec cannot express it; the first operator in the way is named.
     """
     found = tidy(found)
-    walk = _Walk(found, source)
+    walk = AtomWalk(found, source)
     before = walk.image()
     atoms = list(walk.trunk())
     head = walk.head()
@@ -123,175 +68,11 @@ def recognise(found: Found, name: str, source: str) -> Recognised:
     return Recognised(spec, state, folded, before, softmax, found)
 
 
-class _Walk:
-    """From the image to the answers, one convolution after the other."""
-
-    def __init__(self, found: Found, source: str) -> None:
-        self.found, self.source = found, source
-        self.takers: dict[str, list[Step]] = {}
-        for step in found.steps:
-            for value in step.inputs:
-                self.takers.setdefault(value, []).append(step)
-        self.here = found.input
-        self.pads: dict[str, str] = {}  # strided convolutions that pad in one way only, by label
-
-    def refuse(self, step: Step, rule: str) -> Any:
-        refuse(self.source, step.label, rule)
-
-    def next(self) -> list[Step]:
-        return self.takers.get(self.here, [])
-
-    def image(self) -> tuple[Array, Array]:
-        channels = self.found.shapes[self.found.input][0]
-        scale, shift = np.ones(channels, np.float32), np.zeros(channels, np.float32)
-        if len(taken := self.next()) == 1 and taken[0].kind == "affine":
-            [step] = taken
-            assert step.scale is not None and step.shift is not None
-            if (step.scale <= 0).any():
-                self.refuse(step, "turns the image into its negative")
-            scale, shift = scale * step.scale, shift + step.shift
-            self.here = step.output
-        return scale, shift
-
-    def act(self) -> NL:
-        """The activation that comes next, passed; NONE where none does."""
-        taken = self.next()
-        if len(taken) == 1 and taken[0].kind == "act":
-            [step] = taken
-            if step.nl not in NLS:
-                self.refuse(step, f"{step.nl.lower()} stands where a spec has {', '.join(NLS)}")
-            self.here = step.output
-            return cast(NL, step.nl)
-        return "NONE"
-
-    def trunk(self) -> Iterator[_Atom]:
-        """The convolutions up to the average over the whole map."""
-        seen = {self.here}
-        while True:
-            taken = self.next()
-            convs = [s for s in taken if s.kind == "conv"]
-            others = [s for s in taken if s.kind not in ("conv", "add")]
-            if not convs and len(taken) == 1 and taken[0].kind == "gpool":
-                return
-            if others or len(convs) != 1:
-                odd = next(iter(others or convs[1:] or taken), None)
-                if odd is None:
-                    last = next((s for s in self.found.steps if s.output == self.here), self.found.steps[-1])
-                    self.refuse(last, "ends the network before an average over the whole map")
-                self.refuse(cast(Step, odd), "stands where a spec has the next convolution")
-            atom = self.atom(convs[0])
-            seen.add(atom.end)
-            yield atom
-            if len(seen) > 4 * MAX_ROWS:
-                self.refuse(convs[0], f"a spec has at most {MAX_ROWS} rows")
-
-    def atom(self, conv: Step) -> _Atom:
-        source, (cin, *size) = self.here, self.found.shapes[self.here]
-        self.check(conv, size[0], size[1])
-        self.here = conv.output
-        nl = self.act()
-        squeeze = self.squeeze()
-        if squeeze is not None and len(after := self.next()) == 1 and after[0].kind == "act":
-            self.refuse(after[0], "an activation after squeeze-and-excitation; a spec has it before")
-        skip = ""
-        taken = self.next()
-        if len(taken) == 1 and taken[0].kind == "add":
-            a, b = taken[0].inputs
-            skip = b if a == self.here else a
-            if skip == self.here:
-                self.refuse(taken[0], "adds a map to itself")
-            self.here = taken[0].output
-            if len(after := self.next()) == 1 and after[0].kind == "act":
-                self.refuse(after[0], "an activation after a residual")
-        return _Atom(conv, cin, (size[0], size[1]), nl, squeeze, source, self.here, skip)
-
-    def squeeze(self) -> tuple[Step, NL, Step, str] | None:
-        trunk, taken = self.here, self.next()
-        if sorted(s.kind for s in taken) != ["gpool", "mul"]:
-            return None
-        pool, mul = sorted(taken, key=lambda s: s.kind)
-        self.here = pool.output
-        convs = []
-        inside: list[NL] = []
-        for last in (False, True):
-            following = self.next()
-            if len(following) != 1 or following[0].kind != "conv":
-                self.refuse(following[0] if following else pool, "is no squeeze-and-excitation of two convolutions")
-            convs.append(following[0])
-            self.here = following[0].output
-            if not last:
-                inside.append(self.act())
-        [gate] = self.next() or [mul]
-        if gate.kind != "act" or gate.nl not in GATES or set(mul.inputs) != {trunk, gate.output}:
-            self.refuse(gate, f"stands where squeeze-and-excitation has its gate, one of {', '.join(GATES)}")
-        self.here = mul.output
-        return convs[0], inside[0], convs[1], gate.nl
-
-    def check(self, conv: Step, h: int, w: int) -> None:
-        """A square kernel, odd, padded as a spec's is."""
-        assert conv.kernel is not None
-        out, _, kh, kw = conv.kernel.shape
-        cin = self.found.shapes[conv.inputs[0]][0]
-        (sh, sw), (dh, dw) = conv.stride, conv.dilation
-        if kh != kw or sh != sw or dh != dw:
-            self.refuse(conv, f"kernel {kh}x{kw}, stride {sh}x{sw}, dilation {dh}x{dw}; a spec has square ones")
-        if kh % 2 == 0:
-            self.refuse(conv, f"a kernel of {kh}x{kh}; a spec has odd ones")
-        if conv.groups != 1 and not (conv.groups == cin == out):
-            self.refuse(conv, f"{conv.groups} groups of {cin} channels to {out}; a spec has full and depthwise ones")
-        _, ho, wo = self.found.shapes[conv.output]
-        if (ho, wo) != (-(-h // sh), -(-w // sw)):
-            self.refuse(conv, f"makes a map of {ho}x{wo} of one of {h}x{w}; a spec pads to {-(-h // sh)}x{-(-w // sw)}")
-        both = (dh * (kh - 1) // 2,) * 2
-        far = (far_pads(h, kh, sh, dh)[0], far_pads(w, kw, sw, dw)[0])
-        before = conv.pads[0], conv.pads[1]
-        ways = [way for way, pads in (("both", both), ("tensorflow", far)) if pads == before]
-        if not ways:
-            self.refuse(
-                conv, f"pads {conv.pads} (top, left, bottom, right); a spec pads both sides alike or as TensorFlow"
-            )
-        if len(ways) == 1:
-            self.pads[conv.label] = ways[0]
-
-    def head(self) -> list[tuple[Step, NL]]:
-        """The layers behind the average."""
-        [pool] = self.next()
-        self.here = pool.output
-        self.averaged()
-        found: list[tuple[Step, NL]] = []
-        while len(taken := self.next()) == 1 and taken[0].kind == "conv":
-            if len(found) == 2:
-                self.refuse(taken[0], "a third layer behind the average; a spec has two")
-            assert taken[0].kernel is not None
-            if taken[0].kernel.shape[2:] != (1, 1) or taken[0].groups != 1:
-                self.refuse(taken[0], "is no fully connected layer, behind the average")
-            self.here = taken[0].output
-            found.append((taken[0], self.act()))
-            self.averaged()
-        if not found:
-            self.refuse(pool, "no classifier follows the average")
-        return found
-
-    def averaged(self) -> None:
-        """Past further averages: of what is one pixel they are nothing."""
-        while len(taken := self.next()) == 1 and taken[0].kind == "gpool":
-            self.here = taken[0].output
-
-    def softmax(self) -> bool:
-        taken = self.next()
-        if len(taken) == 1 and taken[0].kind == "softmax":
-            self.here = taken[0].output
-            taken = self.next()
-        if taken:
-            self.refuse(taken[0], "stands behind the classifier")
-        return any(s.kind == "softmax" for s in self.found.steps)
-
-
 # ---- rows ----------------------------------------------------------------------------------------------------
 
 
 def _spec(
-    found: Found, atoms: Sequence[_Atom], head: Sequence[tuple[Step, NL]], name: str, source: str,
+    found: Found, atoms: Sequence[Atom], head: Sequence[tuple[Step, NL]], name: str, source: str,
     pads: Mapping[str, str],
 ) -> ArchSpec:  # fmt: skip
     if not atoms:
@@ -336,22 +117,22 @@ def _spec(
     )  # fmt: skip
 
 
-def _common(atom: _Atom, start: str, source: str) -> dict[str, Any]:
+def _common(atom: Atom, start: str, source: str) -> dict[str, Any]:
     """Fields that the last atom of a row decides."""
     if atom.skip and atom.skip != start:
         refuse(source, atom.conv.label, "what is added to it is not the input of its row")
     return {"out": atom.out, "skip": "identity" if atom.skip else "none"}
 
 
-def _squeezed(atom: _Atom) -> dict[str, Any]:
+def _squeezed(atom: Atom) -> dict[str, Any]:
     return {"se": atom.se, "se_nl": atom.squeeze[1]} if atom.squeeze is not None else {}
 
 
-def _conv(atom: _Atom) -> Conv:
+def _conv(atom: Atom) -> Conv:
     return Conv(k=atom.k, out=atom.out, nl=atom.nl, s=atom.s, dilation=atom.conv.dilation[0], **_squeezed(atom))
 
 
-def _rows(atoms: Sequence[_Atom], source: str) -> tuple[list[Row], Conv | None]:
+def _rows(atoms: Sequence[Atom], source: str) -> tuple[list[Row], Conv | None]:
     """(rows, tail): the tail is a 1x1 convolution with an activation that nothing follows."""
     rows: list[Row] = []
     i = 0
@@ -371,7 +152,7 @@ def _rows(atoms: Sequence[_Atom], source: str) -> tuple[list[Row], Conv | None]:
     return rows, None
 
 
-def _row(atoms: Sequence[_Atom], source: str) -> tuple[Row, int]:
+def _row(atoms: Sequence[Atom], source: str) -> tuple[Row, int]:
     """(the row that the first atoms are, how many they are)."""
     first = atoms[0]
     second, third, fourth = (atoms[i] if i < len(atoms) else None for i in (1, 2, 3))
@@ -422,7 +203,7 @@ def _universal(row: Row) -> Row:
     return UIB(a=0, **{f.name: getattr(row, f.name) for f in fields(row)})
 
 
-def _ends(expand: _Atom, depthwise: _Atom, project: _Atom) -> bool:
+def _ends(expand: Atom, depthwise: Atom, project: Atom) -> bool:
     """Whether three convolutions are an expansion, a depthwise one and a linear projection."""
     return (
         expand.point and depthwise.depthwise and project.point and project.nl == "NONE" and expand.nl == depthwise.nl
@@ -430,7 +211,7 @@ def _ends(expand: _Atom, depthwise: _Atom, project: _Atom) -> bool:
     )  # fmt: skip
 
 
-def _uib(start: _Atom | None, expand: _Atom, depthwise: _Atom | None, project: _Atom, source: str) -> UIB:
+def _uib(start: Atom | None, expand: Atom, depthwise: Atom | None, project: Atom, source: str) -> UIB:
     first = start or expand
     s, d = 1, 1
     for part in (start, depthwise):

@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 from numpy.typing import NDArray
-from onnx import helper
 
 from mbv3.errors import BadInput, plain
 from mbv3.graph.found import Array, Found, Norm, Pads, Pen, Value, refuse
+from mbv3.graph.onnx_constants import attributes, folded
 from mbv3.spec import far_pads
 
 __all__ = ["read_onnx"]
@@ -132,7 +132,7 @@ class _Reader:
         word = node.op_type
         if word == "Shape" and (x := self.values.get(node.input[0])) is not None and x.rank in (2, 4):
             sides = [x.h, x.w, x.c] if x.last else [x.c, x.h, x.w]
-            at = _attributes(node)
+            at = attributes(node)
             self.numbers[node.output[0]] = np.array([1, *sides][: x.rank if x.rank == 4 else 2], np.int64)[
                 at.get("start", 0) : at.get("end")
             ]
@@ -141,7 +141,8 @@ class _Reader:
         made = _OPERATORS.get(word) if node.domain in _DOMAINS else None
         fixed = [x for x in node.input if x]
         if word == "Constant" or (fixed and all(self.const(x) is not None for x in fixed)):
-            value = _folded(self, node)
+            value = folded(self.const, node)
+            self.integer |= word == "DequantizeLinear"
             if value is not None:
                 self.numbers[node.output[0]] = value
                 return
@@ -184,67 +185,6 @@ class _Reader:
 Made = Value | None
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
-
-
-def _folded(r: _Reader, node: onnx.NodeProto) -> NDArray[Any] | None:
-    """What an operator makes of constants; None where it is not one of the few that converters leave."""
-    at = _attributes(node)
-    if node.op_type == "Constant":
-        for key in ("value", "value_float", "value_floats", "value_int", "value_ints"):
-            if key in at:
-                return onnx.numpy_helper.to_array(at[key]) if key == "value" else np.asarray(at[key])
-        return None
-    x, *more = (v for name in node.input if name and (v := r.const(name)) is not None)
-    word = node.op_type
-    if word in ("Identity", "Cast", "CastLike"):
-        return x
-    if word == "Transpose":
-        return x.transpose(at.get("perm"))
-    if word == "Reshape":
-        return x.reshape(tuple(int(n) for n in more[0])) if -1 in more[0] or math.prod(more[0]) == x.size else None
-    if word in ("Squeeze", "Unsqueeze"):
-        axes = [int(a) for a in (more[0].reshape(-1) if more else at.get("axes", []))]
-        if word == "Unsqueeze":
-            return np.expand_dims(x, tuple(axes))
-        return np.squeeze(x, tuple(axes)) if axes else np.squeeze(x)
-    if word == "DequantizeLinear":
-        r.integer = True
-        step = more[0].astype(np.float64)
-        zero = more[1].astype(np.float64) if len(more) > 1 else np.zeros(1)
-        if at.get("block_size", 0):
-            return None
-        if step.size > 1:
-            along = [1] * x.ndim
-            along[int(at.get("axis", 1))] = step.size
-            step, zero = step.reshape(along), zero.reshape(along) if zero.size > 1 else zero
-        result: NDArray[Any] = ((x.astype(np.float64) - zero) * step).astype(np.float32)
-        return result
-    if word == "Gather":
-        return np.asarray(np.take(x, more[0].astype(np.int64), axis=at.get("axis", 0)))
-    if word == "Concat":
-        return np.concatenate([x, *more], axis=at["axis"])
-    if word == "Slice" and len(more) >= 2:
-        starts, ends, *rest = (v.reshape(-1).astype(int).tolist() for v in more)
-        axes = rest[0] if rest else list(range(len(starts)))
-        steps = rest[1] if len(rest) > 1 else [1] * len(starts)
-        cut = [slice(None)] * x.ndim
-        for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-            cut[axis] = slice(start, end, step)
-        return x[tuple(cut)]
-    two: dict[str, Callable[[Any, Any], Any]] = {
-        "Add": np.add,
-        "Sub": np.subtract,
-        "Mul": np.multiply,
-        "Div": np.divide,
-    }
-    one: dict[str, Callable[[Any], Any]] = {"Neg": np.negative, "Sqrt": np.sqrt, "Reciprocal": lambda v: 1 / v}
-    if word in two:
-        return np.asarray(two[word](x, more[0]))
-    return np.asarray(one[word](x)) if word in one else None
-
-
 def _pads(r: _Reader, label: str, at: dict[str, Any], x: Value, k: tuple[int, int], s: tuple[int, int],
           d: tuple[int, int]) -> Pads:  # fmt: skip
     auto = at.get("auto_pad", b"NOTSET")
@@ -266,7 +206,7 @@ def _first(r: _Reader, label: str, x: Value) -> None:
 
 
 def _conv(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
-    at, x = _attributes(node), r.data(node.input[0], label)
+    at, x = attributes(node), r.data(node.input[0], label)
     kernel = r.floats(node.input[1], label)
     bias = r.floats(node.input[2], label) if len(node.input) > 2 and node.input[2] else None
     _first(r, label, x)
@@ -281,7 +221,7 @@ def _conv(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
 
 def _norm(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
     gain, shift, mean, var = (r.floats(name, label) for name in node.input[1:5])
-    norm = Norm(gain, shift, mean, var, float(f"{_attributes(node).get('epsilon', 1e-5):.6g}"))
+    norm = Norm(gain, shift, mean, var, float(f"{attributes(node).get('epsilon', 1e-5):.6g}"))
     return r.pen.norm(label, r.data(node.input[0], label), node.output[0], norm)
 
 
@@ -310,7 +250,7 @@ def _act(nl: str) -> Callable[[_Reader, str, onnx.NodeProto], Made]:
 
 
 def _clip(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
-    at = _attributes(node)
+    at = attributes(node)
     ends = []
     for i, (name, free) in enumerate((("min", -math.inf), ("max", math.inf)), start=1):
         given = r.floats(node.input[i], label) if len(node.input) > i and node.input[i] else None
@@ -325,7 +265,7 @@ def _clip(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
 
 
 def _hard_sigmoid(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
-    at = _attributes(node)
+    at = attributes(node)
     alpha, beta = at.get("alpha", 0.2), at.get("beta", 0.5)
     if abs(alpha - 1 / 6) > 1e-3 or abs(beta - 0.5) > 1e-3:
         refuse(r.source, label, f"a hard sigmoid of slope {alpha:g}; a spec has that of slope 1/6")
@@ -333,7 +273,7 @@ def _hard_sigmoid(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
 
 
 def _mean(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
-    at, x = _attributes(node), r.data(node.input[0], label)
+    at, x = attributes(node), r.data(node.input[0], label)
     axes: Any = at.get("axes")
     if axes is None and len(node.input) > 1 and node.input[1]:
         axes = r.floats(node.input[1], label).reshape(-1)
@@ -344,7 +284,7 @@ def _mean(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
 
 
 def _pool(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
-    at, x = _attributes(node), r.data(node.input[0], label)
+    at, x = attributes(node), r.data(node.input[0], label)
     _first(r, label, x)
     window = tuple(at.get("kernel_shape", ()))
     if window != (x.h, x.w) or any(at.get("pads", ())):
@@ -367,7 +307,7 @@ def _reshape(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
         rank = len(dims)
         last = rank > 2 and dims[1] == 1 and x.c > 1
     elif node.op_type in ("Squeeze", "Unsqueeze"):
-        at = _attributes(node)
+        at = attributes(node)
         axes = r.const(node.input[1]) if len(node.input) > 1 else np.asarray(at.get("axes", []))
         n = 0 if axes is None else axes.size
         rank = x.rank - (n or 2) if node.op_type == "Squeeze" else x.rank + n
@@ -379,14 +319,14 @@ def _reshape(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
 
 def _gather(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
     """The first place of an axis of one, which drops the axis."""
-    x, index, axis = r.data(node.input[0], label), r.const(node.input[1]), _attributes(node).get("axis", 0)
+    x, index, axis = r.data(node.input[0], label), r.const(node.input[1]), attributes(node).get("axis", 0)
     if index is None or index.size != 1 or index.ndim or int(index) not in (0, -1) or axis % x.rank in (0, x.axis):
         refuse(r.source, label, "takes a part of a map")
     return r.pen.reshaped(label, x, x.rank - 1, last=x.last and x.rank > 3)
 
 
 def _transpose(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
-    x, perm = r.data(node.input[0], label), list(_attributes(node).get("perm", []))
+    x, perm = r.data(node.input[0], label), list(attributes(node).get("perm", []))
     if x.rank == 4 and perm in ([0, 3, 1, 2], [0, 2, 3, 1]) and x.last == (perm == [0, 3, 1, 2]) and not any(x.pads):
         return replace(x, last=not x.last)
     if (x.h, x.w) == (1, 1) and x.rank == 4 and sorted(perm) == [0, 1, 2, 3] and perm[0] == 0:
@@ -400,7 +340,7 @@ def _dense(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
     if (x.h, x.w) != (1, 1):
         refuse(r.source, label, f"takes a map of {x.h}x{x.w}, which no average reduced")
     if node.op_type == "Gemm":
-        at = _attributes(node)
+        at = attributes(node)
         if at.get("transA", 0):
             refuse(r.source, label, "transposes its input")
         weight = at.get("alpha", 1.0) * (weight if at.get("transB", 0) else weight.T)
@@ -415,7 +355,7 @@ def _dense(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
 
 
 def _pad(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
-    at, x = _attributes(node), r.data(node.input[0], label)
+    at, x = attributes(node), r.data(node.input[0], label)
     mode = at.get("mode", b"constant")
     widths: Sequence[Any] = at["pads"] if "pads" in at else r.floats(node.input[1], label).reshape(-1).tolist()
     value = (
@@ -458,8 +398,9 @@ def _value(r: _Reader, label: str, node: onnx.NodeProto) -> Made:
         return x
     scale, shift = new_step / step, new_step * (zero - new_zero)
     if abs(scale - 1 / 6) < 2e-3 and abs(shift - 0.5) < 1e-2:  # codes from -3 to 3 read as 0 to 1: a hard sigmoid
-        moved = r.pen.affine(label, x, f"{node.output[0]}/moved", 1.0, (shift - 0.5) / scale)
-        return r.pen.act(label, moved, node.output[0], "HSIGMOID")
+        if abs(shift - 0.5) > 1e-4:  # half a step, which the bias before it lacks
+            x = r.pen.affine(label, x, f"{node.output[0]}/moved", 1.0, (shift - 0.5) / scale)
+        return r.pen.act(label, x, node.output[0], "HSIGMOID")
     return r.pen.affine(label, x, node.output[0], scale, shift)
 
 
@@ -471,7 +412,8 @@ _OPERATORS: dict[str, Callable[[_Reader, str, onnx.NodeProto], Made]] = {
     "Conv": _conv, "BatchNormalization": _norm, **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _join),
     "Relu": _act("RE"), "Sigmoid": _act("SIGMOID"), "HardSwish": _act("HS"), "Swish": _act("SILU"), "Clip": _clip,
     "HardSigmoid": _hard_sigmoid, "GlobalAveragePool": _gpool, "AveragePool": _pool, "ReduceMean": _mean,
-    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape), "Transpose": _transpose, "Gather": _gather,
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape), "Transpose": _transpose,
+    "Gather": _gather,
     **dict.fromkeys(("Gemm", "MatMul"), _dense), "Pad": _pad,
     **dict.fromkeys(("Identity", "Dropout", "Cast"), _alias), "QuantizeLinear": _code, "DequantizeLinear": _value,
     "Softmax": _softmax,

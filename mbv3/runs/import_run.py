@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
-import zipfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from mbv3.data import decode_all, find_images, normalise
 from mbv3.errors import BadInput, Mbv3Error, plain
@@ -24,20 +22,18 @@ from mbv3.export import (
     LIBRARIES,
     Recognised,
     block_strings,
-    library_network,
     loaded,
-    read_module,
     recognise,
     spec_of_strings,
     unfolded,
 )
 from mbv3.files import vacant, write_folder
-from mbv3.graph import Found, answers, read_onnx, read_tflite
 from mbv3.nn import Statistics
 from mbv3.progress import drain
 from mbv3.runs.declare import takes
 from mbv3.runs.import_options import ImportOptions
-from mbv3.spec import MEAN, STD, ArchSpec, Classify, count, dump_spec, parse_resolution
+from mbv3.runs.import_sources import Original, file_source, library_source, resolution
+from mbv3.spec import MEAN, STD, ArchSpec, Classify, count, dump_spec
 from mbv3.training import weights_bytes
 
 __all__ = ["Checked", "ImportResult", "import_events", "import_from"]
@@ -45,8 +41,6 @@ __all__ = ["Checked", "ImportResult", "import_events", "import_from"]
 NETWORK, WEIGHTS = "network.yaml", "weights.safetensors"
 STATISTICS, COMPARED, DRAWN, BATCH = 128, 16, 8, 16  # images
 CLOSE = 1e-4  # of the largest answer, for a file of floats
-MOST_BYTES = 1 << 30
-_SIDES = {"uint8": 0, "int8": -128}  # the code of a black pixel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,26 +99,6 @@ class ImportResult:
         }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class _Original:
-    """A network to be imported: its steps, what its own input is normalised by, and what runs it."""
-
-    found: Found
-    by: Statistics
-    run: str
-    content: bytes = b""
-    net: nn.Module | None = None
-    labels: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def answers(self, images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """(images, classes) of (1, C, H, W) each, normalised by `by`."""
-        if self.net is None:
-            return answers(self.content, self.found, images)
-        with torch.inference_mode():
-            return np.concatenate([self.net(torch.from_numpy(x)).float().numpy() for x in images])
-
-
 @takes(ImportOptions)
 def import_from(source: str | Path, *, out: Path | str | None = None, **options: Any) -> ImportResult:
     """Read another framework's classifier and write `out`/network.yaml and `out`/weights.safetensors.
@@ -151,11 +125,11 @@ def import_events(
     vacant(folder)
     if text.partition(":")[0] == "timm" and (strings := block_strings(text.partition(":")[2])):
         spec = spec_of_strings(strings, name, stem=o.stem or 0, features=o.features)
-        spec = replace(spec, resolution=_resolution(o) or spec.resolution)
+        spec = replace(spec, resolution=resolution(o) or spec.resolution)
         return (yield from _written(text, _sourced(spec, text, ""), folder, None, None, 0, None, (), ()))
     if o.stem is not None or o.features is not None:
         raise BadInput("--stem, --features: belong to timm's block strings; a network has its own")
-    original = _library(text, o) if text.partition(":")[0] in LIBRARIES else _file(Path(source), o)
+    original = library_source(text, o) if text.partition(":")[0] in LIBRARIES else file_source(Path(source), o)
     read = recognise(original.found, name, text)
     by = _statistics(read, original.by)
     spec = read.spec if read.spec.in_channels != 3 else replace(read.spec, mean=by[0], std=by[1])
@@ -199,97 +173,6 @@ def _sourced(spec: ArchSpec, source: str, sha256: str) -> ArchSpec:
     return replace(spec, provenance=tuple(notes))
 
 
-def _resolution(o: ImportOptions) -> tuple[int, int] | None:
-    return None if o.resolution is None else parse_resolution(o.resolution)
-
-
-# ---- what is imported ----------------------------------------------------------------------------------------
-
-
-def _library(text: str, o: ImportOptions) -> _Original:
-    library, _, name = text.partition(":")
-    if o.statistics is not None:
-        raise BadInput(f"--mean, --std: {library} knows what its weights take; leave them out")
-    got = library_network(library, name, weights=not o.spec_only)
-    found = read_module(got.net, _resolution(o) or got.resolution, text)
-    notes = (f"{text}: weights {got.tag}",) if got.tag else ()
-    return _Original(found, (got.mean, got.std), "torch", net=got.net, labels=got.labels, notes=notes)
-
-
-def _file(path: Path, o: ImportOptions) -> _Original:
-    content = _content(path)
-    if o.spec_only:
-        raise BadInput("--spec-only: is for timm: and torchvision: names; a file has its weights")
-    if content[4:8] == b"TFL3":
-        found, run = read_tflite(content, str(path)), "LiteRT"
-        if o.resolution is not None:
-            raise BadInput(
-                f"--resolution {o.resolution}: a TFLite file has its own; resize with mbv3 train --resolution"
-            )
-    else:
-        found, run = read_onnx(content, str(path), _resolution(o)), "ONNX Runtime"
-    by, note = _own_statistics(found, o.statistics, run)
-    return _Original(found, by, run, content, labels=_labels(found, content), notes=(*note, *found.notes))
-
-
-_OTHERS = {
-    b"\x89HDF": "is an HDF5 file of Keras; convert it with TensorFlow's TFLiteConverter, and import the .tflite",
-    b"PK\x03\x04": "is a zip file, as torch.save and Keras write it, and not a network in operators; weights of a "
-    "known network are taken with --init",
-    b"version https://git-lfs": "is a pointer of Git LFS, not the network; run: git lfs pull",
-}
-
-
-def _content(path: Path) -> bytes:
-    try:
-        if path.is_dir():
-            raise BadInput(f"{path}: is a folder; name the .tflite or .onnx file in it")
-        if not path.is_file():
-            raise BadInput(f"{path}: no such file; give a .tflite or .onnx file, or timm:NAME or torchvision:NAME")
-        if path.stat().st_size > MOST_BYTES:
-            raise BadInput(f"{path}: is larger than 1 GB, which no network of MobileNet kind is")
-        content = path.read_bytes()
-    except OSError as e:
-        raise BadInput(f"{path}: cannot be read ({e.strerror or e})") from None
-    except ValueError:  # a NUL byte
-        raise BadInput(f"{plain(str(path))}: this cannot be the name of a file") from None
-    for start, what in _OTHERS.items():
-        if content.startswith(start):
-            raise BadInput(f"{path}: {what}")
-    if content[8:9] == b"{" and int.from_bytes(content[:8], "little") < len(content):
-        raise BadInput(f"{path}: is a safetensors file: weights and no network; give it to --init or --weights")
-    return content
-
-
-def _own_statistics(found: Found, given: Statistics | None, run: str) -> tuple[Statistics, tuple[str, ...]]:
-    """(mean and deviation of RGB from 0 to 1 that the file's input stands for, a line where that is a guess)."""
-    if given is not None:
-        return given, ()
-    try:
-        about = json.loads(found.texts["mbv3"])
-        mean, std = (tuple(float(v) for v in about[key]) for key in ("mean", "std"))
-        if len(mean) == len(std) == 3 and min(std) > 0:
-            return ((mean[0], mean[1], mean[2]), (std[0], std[1], std[2])), ()
-    except (KeyError, ValueError, TypeError):
-        pass
-    if found.codes is not None and found.codes[2] in _SIDES:  # bytes of pixels, moved for int8
-        step, zero, kind = found.codes
-        mean_, std_ = (zero - _SIDES[kind]) / 255, 1 / (255 * step)
-        return ((mean_,) * 3, (std_,) * 3), ()
-    first = next(iter(found.steps), None)
-    if first is not None and first.kind == "affine" and first.inputs == (found.input,) and first.scale is not None:
-        whole = float(np.abs(first.scale).max()) < 0.1
-        return ((0.0,) * 3, (1 / 255 if whole else 1.0,) * 3), (
-            f"its input is taken to be RGB from 0 to {255 if whole else 1}, for it is rescaled inside; other numbers "
-            "with --mean and --std",)  # fmt: skip
-    if run == "LiteRT":
-        return ((0.5,) * 3, (0.5,) * 3), (
-            "the file does not say what numbers its input takes: RGB from -1 to 1 is assumed, as Keras' MobileNets "
-            "take it; others with --mean and --std",)  # fmt: skip
-    return (MEAN, STD), ("the file does not say what numbers its input takes: ImageNet's mean and deviation are "
-                         "assumed; others with --mean and --std",)  # fmt: skip
-
-
 def _statistics(read: Recognised, by: Statistics) -> Statistics:
     """Of RGB from 0 to 1, what the first convolution takes: the input's, and the scale and shift that follow inside."""
     if read.spec.in_channels != 3:
@@ -298,27 +181,6 @@ def _statistics(read: Recognised, by: Statistics) -> Statistics:
     mean, std = (np.asarray(v, np.float64) for v in by)
     inner, spread = mean - shift * std / scale, std / scale
     return tuple(map(float, inner.round(7))), tuple(map(float, spread.round(9)))  # type: ignore[return-value]
-
-
-def _labels(found: Found, content: bytes) -> tuple[str, ...]:
-    """Class names: in the properties of a file that we wrote, or in the list that TFLite packs behind a model."""
-    try:
-        names = json.loads(found.texts["mbv3"])["labels"]
-        if names:
-            return tuple(map(str, names))
-    except (KeyError, ValueError, TypeError):
-        pass
-    classes = found.shapes[found.output][0]
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as packed:
-            for info in packed.infolist():
-                if info.filename.endswith(".txt") and info.file_size < 1 << 20:
-                    lines = packed.read(info).decode("utf-8", "replace").splitlines()
-                    if len(lines) == classes:
-                        return tuple(lines)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, OSError):
-        pass
-    return ()
 
 
 # ---- images --------------------------------------------------------------------------------------------------
@@ -349,7 +211,7 @@ def _batches(pixels: NDArray[np.uint8], spec: ArchSpec) -> Iterator[Tensor]:
 
 
 def _checked(
-    original: _Original, read: Recognised, spec: ArchSpec, state: dict[str, Tensor], pixels: NDArray[np.uint8],
+    original: Original, read: Recognised, spec: ArchSpec, state: dict[str, Tensor], pixels: NDArray[np.uint8],
     data: str | None,
 ) -> Checked:  # fmt: skip
     """Both networks on the same pixels, each with its own numbers of them."""

@@ -21,7 +21,7 @@ from mbv3.errors import BadInput, Mbv3Error
 from mbv3.export import export, loaded, read_any_weights
 from mbv3.graph import Found, Recipe, calibrate, mixed, network_model, network_tflite, quantized
 from mbv3.nn import build, statistics
-from mbv3.runs import export_to, import_from, import_run, train
+from mbv3.runs import export_to, import_from, import_sources, train
 from mbv3.spec import MEAN, STD, ArchSpec, dump_spec, load_spec, parse_spec
 from mbv3.training import read_weights, save_weights
 
@@ -191,7 +191,7 @@ def test_what_was_imported_is_trained_and_exported(
     """A training takes the file's own mean and deviation, and the exported file says them."""
     import_from(onnx, out=tmp_path / "in", data=str(photos), mean="0.5", std="0.5")
     weights = str(tmp_path / "in" / "weights.safetensors")
-    run = train(tmp_path / "in" / "network.yaml", data=str(photos), init=weights, out=tmp_path / "run", epochs=1)
+    run = train(str(tmp_path / "in" / "network.yaml"), data=str(photos), init=weights, out=tmp_path / "run", epochs=1)
     trained = load_spec(run.folder / "network.yaml")
     assert trained.mean == trained.std == (0.5, 0.5, 0.5) and trained.padding == "tensorflow"
     with (tmp_path / "run" / "weights.safetensors").open("rb") as f:
@@ -210,7 +210,8 @@ def test_a_spec_keeps_its_numbers(spec: ArchSpec) -> None:
     own = replace(spec, mean=(0.5, 0.25, 0.0), std=(1.0, 0.5, 1 / 255))
     assert parse_spec(dump_spec(own)) == own and "mean" not in dump_spec(spec)
     for wrong, match in (
-        ("mean: [0.5, 0.5]", r"input.mean: must be three numbers"), ("std: [0, 1, 1]", r"input.std: must be three numbers"),
+        ("mean: [0.5, 0.5]", r"input.mean: must be three numbers"),
+        ("std: [0, 1, 1]", r"input.std: must be three numbers"),
         ("mean: 0.5", r"input.mean: must be three numbers"), ("mean: [.nan, 0, 0]", r"input.mean"),
     ):  # fmt: skip
         text = dump_spec(spec).replace("channels: 3}", f"channels: 3, {wrong}}}")
@@ -226,12 +227,12 @@ def test_a_spec_keeps_its_numbers(spec: ArchSpec) -> None:
 def test_a_network_that_answers_otherwise_is_not_written(
     onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = import_run.answers
+    real = import_sources.answers
 
     def off(content: bytes, found: Found, images: Any) -> Any:
         return real(content, found, images) * 1.001
 
-    monkeypatch.setattr(import_run, "answers", off)
+    monkeypatch.setattr(import_sources, "answers", off)
     with pytest.raises(Mbv3Error, match=r"net.onnx: what was read of it answers otherwise, so nothing is written: 16 "):
         import_from(onnx, out=tmp_path / "out", data=str(photos))
     assert not (tmp_path / "out").exists()
