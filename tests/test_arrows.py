@@ -51,6 +51,8 @@ EXTRA: dict[tuple[str, str], str] = {
     ("export", "safetensors"): "converted state dicts",
     ("graph", "onnxruntime"): "its quantizer writes the int8 files, and ranges of activations are seen by running",
     ("export", "onnxruntime"): "what an int8 file answers, and how fast, decides what goes into it",
+    ("export", "timm"): "an optional dependency: its networks by name, with the weights that it loads",
+    ("export", "torchvision"): "likewise",
     ("tasks", "datasets"): "an optional dependency: data sets of the Hugging Face hub",
 }
 # scripts that fit the coefficients of a room, and so open its files

@@ -76,6 +76,18 @@ def _export(p: argparse.ArgumentParser) -> None:
     add_common(p)
 
 
+def _import(p: argparse.ArgumentParser) -> None:
+    from mbv3.runs import ImportOptions, add_arguments
+
+    p.add_argument(
+        "source", metavar="SOURCE",
+        help="a .tflite or .onnx file, timm:NAME, torchvision:NAME, or timm: and block strings (ir_r2_k3_s2_e6_c24)",
+    )  # fmt: skip
+    add_arguments(p, ImportOptions)
+    p.add_argument("--out", metavar="DIR", help="a new folder (default: the network's name)")
+    add_common(p)
+
+
 def _show(p: argparse.ArgumentParser) -> None:
     p.add_argument("spec", metavar="SPEC", help=SPEC_HELP)
     add_head(p)
@@ -112,6 +124,7 @@ _VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "netadapt": ("shrink a network to a target", _netadapt),
     "train": ("train a network on your images, and score it", _train),
     "export": ("write a network for another framework", _export),
+    "import": ("another framework's network as spec and weights", _import),
     "accuracy": ("predict the ImageNet top-1 of a network, with its error", _accuracy),
     "zoo": ("published networks: ms on this CPU or a device, published top-1, where the weights are", _zoo),
     "verify": ("rebuild, recount and re-measure what a run claims", _verify),

@@ -287,6 +287,37 @@ def _export(args: Namespace) -> int:
     return 0
 
 
+def _import(args: Namespace) -> int:
+    from mbv3.progress import drain, silent
+    from mbv3.runs import ImportOptions, given, import_events
+
+    watched = sys.stderr.isatty()
+    result = drain(import_events(args.source, out=args.out, **given(args, ImportOptions)), None if watched else silent)
+    for note in () if watched else result.notes:
+        print(note, file=sys.stderr)  # noqa: T201
+    if args.json:
+        dump(result.as_dict())
+        return 0
+    spec = result.spec
+    norms = f"{result.folded} folded"
+    if result.unfolded_on:
+        norms += f", unfolded by statistics of {result.unfolded_on} images"
+    pairs = (
+        f"{name} {', '.join(f'{v:.6g}' for v in values)}" for name, values in (("mean", spec.mean), ("std", spec.std))
+    )
+    lines = [
+        ("network", f"{len(spec.rows)} rows, {result.params:,} parameters, {result.madds / 1e6:.1f} M MAdds, "
+         f"{getattr(spec.head, 'classes', 0)} classes" + (" with names" if result.labels else "")),
+        ("input", f"{spec.resolution[0]}x{spec.resolution[1]}, {', '.join(pairs)}, padding {spec.padding}"),
+        *([("weights", "dequantised from integers")] if result.integer else []),
+        *([("norms", norms)] if result.folded else []),
+        *([("checked", result.checked.line())] if result.checked is not None else []),
+        *(("wrote", str(file)) for file in result.files),
+    ]  # fmt: skip
+    out("\n".join(f"{k:<11}{v}" for k, v in lines))
+    return 0
+
+
 def _predict_accuracy(args: Namespace) -> int:
     from mbv3.accuracy import PAPER, imagenet
 
@@ -361,6 +392,7 @@ _VERBS: dict[str, Callable[[Namespace], int]] = {
     "netadapt": _netadapt,
     "train": _train,
     "export": _export,
+    "import": _import,
     "accuracy": _predict_accuracy,
     "zoo": _zoo,
     "verify": _verify,

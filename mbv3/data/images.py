@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbv3.data.augment import Augment, augmented
-from mbv3.nn import MEAN, STD
+from mbv3.nn import MEAN, STD, Statistics
 
 __all__ = ["ImageSet", "Pixels", "batch_order", "make_batch", "normalise", "split", "split_labels"]
 
-_MEAN, _STD = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (MEAN, STD))
+IMAGENET: Statistics = (MEAN, STD)
 
 
 class Pixels(Protocol):
@@ -85,20 +85,31 @@ def batch_order(n: int, batch: int, seed: int, start: int = 0) -> Iterator[NDArr
         skip, epoch = 0, epoch + 1
 
 
-def normalise(pixels: NDArray[np.uint8], size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
-    """Network input (B, 3, H, W) at `size`, channels_last, from pixels (B, h, w, 3)."""
+def normalise(
+    pixels: NDArray[np.uint8],
+    size: tuple[int, int],
+    device: torch.device | str = "cpu",
+    by: Statistics = IMAGENET,
+) -> Tensor:
+    """Network input (B, 3, H, W) at `size`, channels_last, from pixels (B, h, w, 3). `by`: mean and deviation of values
+    from 0 to 1, as `mbv3.nn.statistics` has them of a network."""
     x = torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
     if tuple(x.shape[2:]) != size:
         x = torch.nn.functional.interpolate(x, size=size, mode="bilinear", antialias=x.shape[2] > size[0])
     x = x.contiguous(memory_format=torch.channels_last)
-    return x.sub_(_MEAN.to(device)).div_(_STD.to(device))
+    mean, std = ((torch.tensor(values).view(1, 3, 1, 1) * 255).to(device) for values in by)
+    return x.sub_(mean).div_(std)
 
 
 def make_batch(
-    data: ImageSet, index: NDArray[np.int64], size: int | tuple[int, int], augment: np.random.Generator | None = None
+    data: ImageSet,
+    index: NDArray[np.int64],
+    size: int | tuple[int, int],
+    augment: np.random.Generator | None = None,
+    by: Statistics = IMAGENET,
 ) -> tuple[Tensor, Tensor]:
     """Images (B, 3, H, W) normalised, channels_last, and labels (B,); with a generator flipped and shifted by it."""
     side = (size, size) if isinstance(size, int) else size
     kind: Augment = "none" if augment is None else "shift"
     pixels, labels = data.batch(index, side, kind, augment or np.random.default_rng(0))
-    return normalise(pixels, side), labels
+    return normalise(pixels, side, by=by), labels

@@ -22,8 +22,7 @@ from mbv3.export.target import STEM, Target
 from mbv3.export.timm import TIMM
 from mbv3.export.torchvision import TORCHVISION
 from mbv3.graph import Batch, portable
-from mbv3.nn import MEAN, STD
-from mbv3.spec import ArchSpec, Classify
+from mbv3.spec import MEAN, STD, ArchSpec, Classify
 
 __all__ = [
     "FRAMEWORKS",
@@ -108,7 +107,8 @@ def export(
     converted = to_theirs(spec, target.names(spec), whole)
     files = {name: text.encode() for name, text in target.source(spec).items()}
     # what a state dict does not say: read again by `read_any_weights`
-    about = {"format": "pt", "mbv3": json.dumps({"bn_eps": spec.bn_eps})}
+    own = {} if (spec.mean, spec.std) == (MEAN, STD) else {"mean": spec.mean, "std": spec.std}
+    about = {"format": "pt", "mbv3": json.dumps({"bn_eps": spec.bn_eps, **own})}
     files[f"{STEM}.safetensors"] = save({k: v.contiguous() for k, v in converted.items()}, metadata=about)
     return Exported(files, target.notes(spec))
 
@@ -123,14 +123,16 @@ def app_properties(spec: ArchSpec, labels: Sequence[str]) -> dict[str, str]:
     if labels and len(labels) != classes and (len(labels) + 1 != classes or isinstance(spec.head, Classify)):
         raise BadInput(f"{len(labels)} labels for a network of {classes} classes: give the weights and the spec of one "
                        "training")  # fmt: skip
-    about: dict[str, Any] = {"network": spec.name, "mean": MEAN, "std": STD, "pixels": "RGB, 0 to 1", "labels": labels}
+    about: dict[str, Any] = {
+        "network": spec.name, "mean": spec.mean, "std": spec.std, "pixels": "RGB, 0 to 1", "labels": labels
+    }  # fmt: skip
     lines = [" ".join(label.splitlines()) for label in labels]  # one a line, whatever it is called
     return {"mbv3": json.dumps(about, ensure_ascii=False), **({"labels": "\n".join(lines)} if lines else {})}
 
 
-def app_note(labels: Sequence[str]) -> str:
+def app_note(spec: ArchSpec, labels: Sequence[str]) -> str:
     """`app_properties` as a line for people."""
-    mean, std = (", ".join(f"{v:g}" for v in values) for values in (MEAN, STD))
+    mean, std = (", ".join(f"{v:g}" for v in values) for values in (spec.mean, spec.std))
     some = ", ".join(plain(label) for label in labels[:5]) + (", ..." if labels[5:] else "")
     return (f"it takes RGB from 0 to 1, minus ({mean}), divided by ({std}); its {len(labels)} classes in order are "
             f"{some}; the file holds both")  # fmt: skip

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from mbv3.errors import Fault
 from mbv3.export.names import Names, classifier, mmpretrain_names
-from mbv3.export.target import PIXEL_MEAN, PIXEL_STD, STEM, Source, Target, intro, loader, row_text, unfit_head
+from mbv3.export.target import STEM, Source, Target, intro, loader, of_bytes, row_text, unfit_head
 from mbv3.spec import ArchSpec, load_spec
 
 __all__ = ["MMPRETRAIN", "Backbone", "nearest"]
@@ -95,8 +95,8 @@ model = dict(
     data_preprocessor=dict(
         type='ClsDataPreprocessor',
         num_classes={head.classes},
-        mean={PIXEL_MEAN},
-        std={PIXEL_STD},
+        mean={of_bytes(spec.mean)},
+        std={of_bytes(spec.std)},
         to_rgb=True,
     ),
     backbone=dict(

@@ -11,7 +11,7 @@ from functools import lru_cache
 from mbv3.errors import Fault
 from mbv3.export.mmpretrain import Backbone, nearest
 from mbv3.export.names import V2_STAGES, Names, mm_backbone, mmseg_head
-from mbv3.export.target import PIXEL_MEAN, PIXEL_STD, STEM, Source, Target, intro, loader, width_at
+from mbv3.export.target import STEM, Source, Target, intro, loader, of_bytes, width_at
 from mbv3.spec import FCN, LRASPP, PSP, ArchSpec, DeepLabV3, DeepLabV3Plus, Dense, Tap, load_spec, taps_of
 
 __all__ = ["MMSEG"]
@@ -163,8 +163,8 @@ model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(
         type='SegDataPreProcessor',
-        mean={PIXEL_MEAN},
-        std={PIXEL_STD},
+        mean={of_bytes(spec.mean)},
+        std={of_bytes(spec.std)},
         bgr_to_rgb=True,
         pad_val=0,
         seg_pad_val=255,

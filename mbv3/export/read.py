@@ -20,7 +20,7 @@ from mbv3.export.export import FRAMEWORKS
 from mbv3.export.names import Names
 from mbv3.export.target import row_text
 from mbv3.export.unpickle import Inert, as_tensor, module_state, read_torch_file
-from mbv3.nn import state_shapes, unusable
+from mbv3.nn import Statistics, state_shapes, unusable
 from mbv3.spec import ArchSpec, Classify, load_spec, with_head
 from mbv3.training import read_tensors
 
@@ -28,6 +28,7 @@ __all__ = ["File", "Weights", "initial_weights", "is_supernet", "load_file", "re
 
 CLASSIFIERS = ("torchvision", "timm", "mmpretrain")
 OURS = "mbv3"
+LIBRARY_NAMES = ("timm:", "torchvision:")
 _DEEP = 8  # levels of a checkpoint that are looked through
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # torch puts them anywhere in a name
 _AVERAGED = re.compile(r"(?<![a-z])(ema|swa|averaged?|avg)(?![a-z])")
@@ -118,7 +119,40 @@ def read_any_weights(path: Path, spec: ArchSpec) -> Weights:
         spec = replace(spec, padding="tensorflow")
         notes.append(f"{path}: trained under TensorFlow's padding, which pads strided convolutions at the far side: "
                      "the network gets `padding: tensorflow`")  # fmt: skip
+    by = _statistics(file)
+    if best.names is None and by is not None and by != (spec.mean, spec.std) and spec.in_channels == 3:
+        spec = replace(spec, mean=by[0], std=by[1])
+        notes.append(f"{path}: trained on images of mean {_three(by[0])} and deviation {_three(by[1])}, which the "
+                     "network then takes")  # fmt: skip
+    if folded := _folded(state):
+        notes.append(f"{path}: its {folded} batch norms were folded and have no statistics, so a training would "
+                     "destroy the weights; import their file with images: mbv3 import FILE --data DIR")  # fmt: skip
     return Weights(state, best.framework, spec, tuple(notes), _labels(file))
+
+
+def _three(values: Sequence[float]) -> str:
+    return ", ".join(f"{v:.6g}" for v in values)
+
+
+def _statistics(file: File) -> Statistics | None:
+    """Mean and deviation that our weights were trained with; None where the file does not say them."""
+    try:
+        about = json.loads(file.texts["mbv3"])
+        (r, g, b), (dr, dg, db) = ([float(v) for v in about[key]] for key in ("mean", "std"))
+        return ((r, g, b), (dr, dg, db)) if min(dr, dg, db) > 0 else None
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _folded(state: Mapping[str, Tensor]) -> int:
+    """How many batch norms only add a bias, where more than half do."""
+    norms = [name.removesuffix(".running_var") for name in state if name.endswith(".running_var")]
+    idle = [
+        n for n in norms
+        if bool((state[f"{n}.running_var"] == 1).all()) and f"{n}.running_mean" in state
+        and not state[f"{n}.running_mean"].any() and f"{n}.bias" in state and bool(state[f"{n}.bias"].any())
+    ]  # fmt: skip
+    return len(idle) if 2 * len(idle) > len(norms) else 0
 
 
 # ---- files ---------------------------------------------------------------------------------------------------
@@ -133,12 +167,17 @@ def load_file(path: Path) -> File:
         with path.open("rb") as f:
             head = f.read(64)
     except FileNotFoundError:
+        if path.name.startswith(LIBRARY_NAMES):
+            raise BadInput(f"{path.name}: names a network of a library; fetch it first: mbv3 import {path.name} --out "
+                           "DIR, then give DIR/weights.safetensors") from None  # fmt: skip
         raise BadInput(f"{path}: no such weights file") from None
     except OSError as e:
         raise BadInput(f"{path}: cannot be read ({e.strerror})") from None
     if not head:
         raise BadInput(f"{path}: is empty; copy or download it again")
-    if path.suffix.lower() in _OTHERS or head[4:8] == b"TFL3":
+    if path.suffix.lower() in (".onnx", ".tflite") or head[4:8] == b"TFL3":
+        raise BadInput(f"{path}: is a network in operators; make weights of it first: mbv3 import {path} --out DIR")
+    if path.suffix.lower() in _OTHERS:
         raise BadInput(f"{path}: is no checkpoint of torch, of which weights are read (safetensors, or torch.save's "
                        "files); save the network's state_dict()")  # fmt: skip
     for start, what in _NOT_WEIGHTS.items():
@@ -162,7 +201,7 @@ def load_file(path: Path) -> File:
     return File(tensors, texts, tuple(strangers))
 
 
-_OTHERS = {".onnx", ".tflite", ".pb", ".keras", ".npz", ".msgpack", ".engine", ".mnn", ".mlmodel", ".yaml", ".json"}
+_OTHERS = {".pb", ".keras", ".npz", ".msgpack", ".engine", ".mnn", ".mlmodel", ".yaml", ".json"}
 _NOT_WEIGHTS = {
     b"version https://git-lfs": "is a pointer of Git LFS, not the weights; run: git lfs pull",
     b"<!doctype": "is a web page, not weights: the download went wrong",
@@ -305,7 +344,7 @@ def _trained_with(path: Path, file: File, best: _Match, spec: ArchSpec) -> tuple
     """(eps of the backbone's batch norms, None where it is this network's, TensorFlow's padding at stride 2)."""
     try:  # written by our own export, which knows
         about = json.loads(file.texts["mbv3"])
-        return float(about["bn_eps"]), False
+        return float(about["bn_eps"]), about.get("padding") == "tensorflow"
     except (KeyError, ValueError, TypeError):
         pass
     # a hub's file is called model.safetensors, and its folder has the network's name

@@ -7,17 +7,15 @@ from dataclasses import dataclass
 
 from mbv3.errors import Fault
 from mbv3.export.names import Names
-from mbv3.nn import MEAN, STD
 from mbv3.spec import ArchSpec, Classify, Row, Tap, count
 
 __all__ = [
-    "PIXEL_MEAN",
-    "PIXEL_STD",
     "Source",
     "Target",
     "intro",
     "kind",
     "loader",
+    "of_bytes",
     "plain_conv",
     "residual",
     "row_text",
@@ -26,9 +24,6 @@ __all__ = [
 ]
 
 STEM = "mobilenetv3"  # of every file that an export writes
-
-# of bytes
-PIXEL_MEAN, PIXEL_STD = ([round(255 * v, 3) for v in values] for values in (MEAN, STD))
 
 Source = dict[str, str]  # file name -> text
 
@@ -59,6 +54,11 @@ def row_text(row: Row, cin: int) -> str:
     dilated = f" dilation {row.dilation}" if row.dilation != 1 else ""
     extra = "".join(f" {name} {value}" for name, value in row.plain().extras())
     return f"{kind(row)} k {row.k}{own} out {row.out} se {row.se} {row.nl} s {row.s}{dilated} skip {row.skip}{extra}"
+
+
+def of_bytes(values: tuple[float, float, float]) -> list[float]:
+    """A mean or deviation of RGB from 0 to 1, as of RGB from 0 to 255."""
+    return [round(255 * v, 3) for v in values]
 
 
 def residual(row: Row, cin: int) -> bool:

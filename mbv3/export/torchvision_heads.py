@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 from mbv3.errors import Fault
 from mbv3.export.target import residual, width_at
-from mbv3.nn import MEAN, STD
 from mbv3.spec import FCN, LRASPP, ArchSpec, DeepLabV3, Dense, SSDLite, Tap, aux_of, lower, taps_of
 
 __all__ = ["head_faults", "head_imports", "head_lines", "head_notes", "torchvision_head", "torchvision_place"]
@@ -81,8 +80,9 @@ def head_notes(head: Dense) -> Iterator[str]:
     """What differs in a system without a change of its outputs."""
     if isinstance(head, SSDLite):
         yield (
-            "build() normalises images by ImageNet's mean and std, as mbv3 train does: for weights that came from "
-            "torchvision's own detector set image_mean and image_std in the file to 0.5"
+            "build() normalises images by the network's mean and std, ImageNet's where it has none of its own, as mbv3 "
+            "train does: for weights that came from torchvision's own detector set image_mean and image_std in the "
+            "file to 0.5"
         )
         return
     for path, each in _heads(head):
@@ -218,6 +218,6 @@ def head_lines(spec: ArchSpec) -> list[str]:
         f"head = SSDLiteHead({outs}, boxes.num_anchors_per_location(), {head.classes}, norm)",
         "net = SSD(",
         f"    backbone, boxes, ({w}, {h}), {head.classes}, head=head, score_thresh=0.001, nms_thresh=0.55,",
-        f"    detections_per_img=300, topk_candidates=300, image_mean={list(MEAN)}, image_std={list(STD)},",
+        f"    detections_per_img=300, topk_candidates=300, image_mean={list(spec.mean)}, image_std={list(spec.std)},",
         ")",
     ]

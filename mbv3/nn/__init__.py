@@ -1,6 +1,6 @@
 """ArchSpec to torch module, heads included; surgery on its weights; what a detector's maps mean."""
 
-from mbv3.nn.build import MEAN, STD, Network, build, state_shapes
+from mbv3.nn.build import MEAN, STD, Network, Statistics, build, state_shapes, statistics
 from mbv3.nn.detection import Detections, decode, default_boxes, detections, encode, flatten_maps, iou, nms
 from mbv3.nn.finite import unusable
 from mbv3.nn.heads import Maps
@@ -14,6 +14,7 @@ __all__ = [
     "Detections",
     "Maps",
     "Network",
+    "Statistics",
     "build",
     "channel_sets",
     "cut_state",
@@ -26,5 +27,6 @@ __all__ = [
     "nms",
     "run_op",
     "state_shapes",
+    "statistics",
     "unusable",
 ]

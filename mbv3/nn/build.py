@@ -11,6 +11,8 @@ from torch.nn import functional
 from mbv3.nn.heads import HeadNet, Maps
 from mbv3.nn.ops import ACTS, OpsNet, run_op
 from mbv3.spec import (
+    MEAN,
+    STD,
     ArchSpec,
     Classify,
     Dense,
@@ -25,10 +27,16 @@ from mbv3.spec import (
     taps_of,
 )
 
-__all__ = ["MEAN", "STD", "Network", "build", "state_shapes"]
+__all__ = ["MEAN", "STD", "Network", "Statistics", "build", "state_shapes", "statistics"]
 
-# channel statistics of ImageNet, for values from 0 to 1: every network takes images normalised by them
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean, deviation of RGB from 0 to 1
+
+
+def statistics(net: nn.Module) -> Statistics:
+    """What images are normalised by for `net`: as its spec says, ImageNet's where it has none."""
+    spec = getattr(net, "spec", None)
+    return (spec.mean, spec.std) if isinstance(spec, ArchSpec) else (MEAN, STD)
 
 
 class RowModule(OpsNet):

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from mbv3.runs.export_options import ExportOptions
     from mbv3.runs.exporting import ExportResult, export_events, export_to
     from mbv3.runs.front_run import Front, find_front, front_events, is_front
+    from mbv3.runs.import_options import ImportOptions
+    from mbv3.runs.import_run import ImportResult, import_events, import_from
     from mbv3.runs.netadapt_run import adapt, adapt_events
     from mbv3.runs.options import NETADAPT, Options
     from mbv3.runs.result import Found, times_text
@@ -25,6 +27,8 @@ _WHERE = {
     "export_options": ("ExportOptions",),
     "exporting": ("ExportResult", "export_events", "export_to"),
     "front_run": ("Front", "find_front", "front_events", "is_front"),
+    "import_options": ("ImportOptions",),
+    "import_run": ("ImportResult", "import_events", "import_from"),
     "netadapt_run": ("adapt", "adapt_events"),
     "options": ("NETADAPT", "Options"),
     "result": ("Found", "times_text"),
@@ -41,6 +45,8 @@ __all__ = [
     "ExportResult",
     "Found",
     "Front",
+    "ImportOptions",
+    "ImportResult",
     "Options",
     "RunDir",
     "TrainOptions",
@@ -56,6 +62,8 @@ __all__ = [
     "find_front",
     "front_events",
     "given",
+    "import_events",
+    "import_from",
     "is_front",
     "moved",
     "times_text",

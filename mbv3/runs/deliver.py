@@ -138,7 +138,7 @@ def _origin(run: RunDir[SearchRecord], adapted: Adapted) -> str:
 
 def write_weights(run: RunDir[SearchRecord], spec: ArchSpec, weights: dict[str, Tensor], images: Images | None) -> None:
     """weights.safetensors, mobilenetv3.onnx, and what was timed beside it where that is int8 and there are images."""
-    save_weights(run.file(WEIGHTS), weights, network=spec.name)
+    save_weights(run.file(WEIGHTS), weights, (spec.mean, spec.std), network=spec.name)
     state = {k: v.numpy() for k, v in read_weights(run.file(WEIGHTS)).items()}
     model = network_model(spec, state)
     write_atomic(run.file(ONNX), model)
@@ -146,10 +146,10 @@ def write_weights(run: RunDir[SearchRecord], spec: ArchSpec, weights: dict[str, 
     if timed_int8 and images is None:
         run.note("the network was timed in int8, whose ranges need images: mbv3 export --precision int8 --data DIR")
     elif timed_int8 and images is not None:
-        int8 = quantized(model, calibration_images(images.train.images, spec.resolution))
+        int8 = quantized(model, calibration_images(images.train.images, spec))
         write_atomic(run.file("mobilenetv3.int8.onnx"), int8)
         held = subset(images.held_out, INT8_REPORT)
-        seen = Inputs(held.images, spec.resolution, np.arange(len(held)))
+        seen = Inputs(held.images, spec.resolution, np.arange(len(held)), (spec.mean, spec.std))
         answers = compared(model, int8, Examples(seen, held.labels))
         run.note(f"mobilenetv3.int8.onnx is the network that was timed: top-1 on {answers.n} held-out images is "
                  f"{answers.fp32:.1f} % in fp32 and {answers.int8:.1f} % in int8; mbv3 export --precision int8 --data "

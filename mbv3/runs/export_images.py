@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mbv3.data import Pixels, class_parts, decode_all, find_class_folder, find_images, normalise
 from mbv3.errors import BadInput, plain
 from mbv3.export import Examples
+from mbv3.nn import Statistics
 from mbv3.spec import ArchSpec, Classify
 
 __all__ = ["Inputs", "examples"]
@@ -25,8 +26,8 @@ Sets = tuple[Examples, Examples, Examples]
 class Inputs(Sequence[NDArray[np.float32]]):
     """Pixels (N, H, W, 3) as inputs of a network, (1, 3, H, W) each, made when they are asked for."""
 
-    def __init__(self, pixels: Pixels, size: tuple[int, int], rows: NDArray[np.int64]) -> None:
-        self.pixels, self.size, self.rows = pixels, size, rows
+    def __init__(self, pixels: Pixels, size: tuple[int, int], rows: NDArray[np.int64], by: Statistics) -> None:
+        self.pixels, self.size, self.rows, self.by = pixels, size, rows, by
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -39,8 +40,8 @@ class Inputs(Sequence[NDArray[np.float32]]):
 
     def __getitem__(self, i: int | slice) -> NDArray[np.float32] | Inputs:
         if isinstance(i, slice):
-            return Inputs(self.pixels, self.size, self.rows[i])
-        one: NDArray[np.float32] = normalise(self.pixels[self.rows[[i]]], self.size).contiguous().numpy()
+            return Inputs(self.pixels, self.size, self.rows[i], self.by)
+        one: NDArray[np.float32] = normalise(self.pixels[self.rows[[i]]], self.size, by=self.by).contiguous().numpy()
         return one
 
 
@@ -78,7 +79,7 @@ def examples(folder: str, spec: ArchSpec, labels: Sequence[str], seed: int = 0) 
     for part in sets:
         index = np.arange(at, at + len(part))
         truth = None if known is None else np.array([known[p] for p in part], np.int64)
-        made.append(Examples(Inputs(decoded.pixels, spec.resolution, index), truth))
+        made.append(Examples(Inputs(decoded.pixels, spec.resolution, index, (spec.mean, spec.std)), truth))
         at += len(part)
     learn, chosen, reported = made if choose else (made[0],) * 3
     return (learn, chosen, reported), (*notes, *decoded.notes)

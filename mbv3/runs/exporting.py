@@ -55,10 +55,10 @@ class ExportResult:
         }  # fmt: skip
 
 
-def calibration_images(images: Pixels, resolution: tuple[int, int]) -> list[NDArray[np.float32]]:
+def calibration_images(images: Pixels, spec: ArchSpec) -> list[NDArray[np.float32]]:
     """A few of `images` as a network takes them, (1, 3, H, W) each."""
     few = images[spread(images.shape[0], INT8_IMAGES)]
-    return np.split(normalise(few, resolution).contiguous().numpy(), len(few))
+    return np.split(normalise(few, spec.resolution, by=(spec.mean, spec.std)).contiguous().numpy(), len(few))
 
 
 def _int8(folder: str, spec: ArchSpec, weights: Weights) -> Generator[Event, None, tuple[Int8, tuple[str, ...]]]:
@@ -135,7 +135,7 @@ def export_events(
         write_folder(place, made.files)
         files = [place / file for file in made.files]
     random = () if o.weights else (f"weights are random (seed {o.seed}): give --weights FILE for trained ones",)
-    known = (app_note(weights.labels),) if suffix and weights.labels else ()
+    known = (app_note(spec, weights.labels),) if suffix and weights.labels else ()
     counts = count(spec)
     result = ExportResult(
         spec=spec.name, to=o.to, precision=o.precision, params=counts.params, aux_params=counts.aux_params,

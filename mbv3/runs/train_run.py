@@ -339,7 +339,11 @@ def _concluded(run: RunDir[TrainRecord], o: TrainOptions, data: TaskData, learne
     metrics = {k: round(v, 3) for k, v in learned.metrics.items()}
     if run.writes:
         save_weights(
-            run.path / "weights.safetensors", learned.state, network=spec.name, classes=json.dumps(data.classes)
+            run.path / "weights.safetensors",
+            learned.state,
+            (spec.mean, spec.std),
+            network=spec.name,
+            classes=json.dumps(data.classes),
         )
         if learned.rows:
             title = f"{spec.name}, recipe {o.recipe_name}"

@@ -1,6 +1,6 @@
 """The ground: what a network is, as a value; YAML; the one lowering; counts."""
 
-from mbv3.spec.arch import MAX_CHANNELS, MAX_ROWS, ArchSpec, Padding, parse_resolution, pixels
+from mbv3.spec.arch import MAX_CHANNELS, MAX_ROWS, MEAN, STD, ArchSpec, Padding, parse_resolution, pixels
 from mbv3.spec.changes import (
     DILATIONS,
     Dilation,
@@ -62,12 +62,14 @@ __all__ = [
     "LRASPP",
     "MAX_CHANNELS",
     "MAX_ROWS",
+    "MEAN",
     "NL",
     "NLS",
     "PSP",
     "RASPP",
     "ROWS",
     "SKIPS",
+    "STD",
     "UIB",
     "ArchSpec",
     "Classify",

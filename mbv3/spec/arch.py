@@ -20,7 +20,9 @@ __all__ = [
     "MAX_CHANNELS",
     "MAX_RESOLUTION",
     "MAX_ROWS",
+    "MEAN",
     "PADDINGS",
+    "STD",
     "ArchSpec",
     "Padding",
     "Scalar",
@@ -32,6 +34,10 @@ MAX_ROWS = 256
 MAX_NOTES = 64  # provenance entries; with the two limits below a dump always fits a document
 MAX_KEY = 100
 MAX_TEXT = 1000
+
+# channel statistics of ImageNet, for values from 0 to 1: what a network takes that says nothing else
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEANS, STDS = (-300.0, 300.0), (1e-6, 1000.0)  # what they may be
 
 Padding = Literal["both", "tensorflow"]
 PADDINGS: tuple[str, ...] = get_args(Padding)
@@ -64,7 +70,8 @@ class ArchSpec:
 
     `bn_eps` and `bn_momentum` are the backbone's; a head with batch norms has its own. `padding`: of the backbone's
     strided convolutions, zeros on both sides as torch's (k - 1) / 2, or as TensorFlow's SAME, which weights trained
-    there need. It costs no multiply-add, so both have one row in a latency table.
+    there need. It costs no multiply-add, so both have one row in a latency table. `mean`, `std`: of RGB from 0 to 1,
+    what images are normalised by, `(p - mean) / std`; images of other channels have none of their own.
 
     Raises:
         DocumentError: the values contradict each other; every fault is listed with its path.
@@ -81,6 +88,8 @@ class ArchSpec:
     bn_momentum: float = 0.01
     in_channels: int = 3
     padding: Padding = "both"
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
     provenance: tuple[tuple[str, Scalar], ...] = ()
 
     def __post_init__(self) -> None:
@@ -225,6 +234,14 @@ def check(spec: ArchSpec) -> Iterator[Fault]:
         yield Fault("gate", f"must be one of {', '.join(GATES)}", shown(spec.gate))
     if spec.padding not in PADDINGS:
         yield Fault("padding", f"must be one of {', '.join(PADDINGS)}", shown(spec.padding))
+    for name, values, (low, high) in (("mean", spec.mean, MEANS), ("std", spec.std, STDS)):
+        if type(values) is not tuple or len(values) != 3:
+            yield Fault(f"input.{name}", "must be three numbers, of red, green and blue", shown(values))
+        else:
+            for value in values:
+                yield from real(f"input.{name}", value, low, high)
+    if spec.in_channels != 3 and (spec.mean, spec.std) != (MEAN, STD):
+        yield Fault("input.mean", "only images of 3 channels have their own", f"{spec.in_channels} channels")
     yield from real("bn.eps", spec.bn_eps, *REALS["bn_eps"])
     yield from real("bn.momentum", spec.bn_momentum, *REALS["bn_momentum"])
     for path, row, cin in spec.convs():

@@ -216,6 +216,19 @@ class Reader:
             return low
         return float(value)
 
+    def triple(
+        self, key: str, low: float, high: float, default: tuple[float, float, float]
+    ) -> tuple[float, float, float]:
+        """Three numbers, of red, green and blue."""
+        value = self._get(key, default)
+        listed = isinstance(value, (list, tuple)) and len(value) == 3
+        if not listed or not all(type(v) in (int, float) and low <= v <= high for v in value):
+            rule = f"must be three numbers from {low:g} to {high:g}, of red, green and blue"
+            self.fault(self.at(key), rule, value)
+            return default
+        red, green, blue = map(float, value)
+        return red, green, blue
+
     def word(self, key: str, words: Sequence[str], default: Any = _MISSING) -> str:
         value = self._get(key, default)
         if value is _MISSING:

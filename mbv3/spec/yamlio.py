@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from mbv3.errors import BadInput, DocumentError
-from mbv3.spec.arch import MAX_RESOLUTION, MAX_ROWS, PADDINGS, ArchSpec, Padding, Scalar
+from mbv3.spec.arch import MAX_RESOLUTION, MAX_ROWS, MEAN, MEANS, PADDINGS, STD, STDS, ArchSpec, Padding, Scalar
 from mbv3.spec.document import Reader, parse_yaml, quoted, read_text, scalar_text
 from mbv3.spec.heads import REALS
 from mbv3.spec.headyaml import head_line, read_head
@@ -76,6 +76,7 @@ def parse_spec(text: str, source: str = "spec") -> ArchSpec:
     inp = r.child("input")
     res = resolution(inp)
     channels = inp.integer("channels", 1, 1024, 3)
+    mean, std = inp.triple("mean", *MEANS, MEAN), inp.triple("std", *STDS, STD)
     inp.no_other_keys()
     padding = r.word("padding", PADDINGS, "both")
     gate = r.word("gate", GATES, "HSIGMOID")
@@ -107,6 +108,8 @@ def parse_spec(text: str, source: str = "spec") -> ArchSpec:
             bn_eps=eps,
             bn_momentum=momentum,
             padding=cast(Padding, padding),
+            mean=mean,
+            std=std,
             provenance=provenance,
         )
     except DocumentError as e:
@@ -127,13 +130,21 @@ def _row_line(row: Row) -> str:
     return "{" + ", ".join(f"{name}: {value}" for name, value in row.pairs()) + "}"
 
 
+def _statistics(spec: ArchSpec) -> str:
+    """What images are normalised by, where it is not ImageNet's mean and deviation."""
+    if (spec.mean, spec.std) == (MEAN, STD):
+        return ""
+    parts = (f"{n}: [{', '.join(map(scalar_text, values))}]" for n, values in (("mean", spec.mean), ("std", spec.std)))
+    return "".join(f", {part}" for part in parts)
+
+
 def dump_spec(spec: ArchSpec) -> str:
     """YAML text of `spec`, one row a line, the same bytes for the same value."""
     h, w = spec.resolution
     lines = [
         f"format: {FORMAT}",
         f"name: {quoted(spec.name)}",
-        f"input: {{resolution: {h if h == w else f'[{h}, {w}]'}, channels: {spec.in_channels}}}",
+        f"input: {{resolution: {h if h == w else f'[{h}, {w}]'}, channels: {spec.in_channels}{_statistics(spec)}}}",
         *([f"padding: {spec.padding}"] if spec.padding != "both" else []),
         f"gate: {spec.gate}",
         f"bn: {{eps: {scalar_text(spec.bn_eps)}, momentum: {scalar_text(spec.bn_momentum)}}}",

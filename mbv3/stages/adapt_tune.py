@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mbv3.data import batch_order, make_batch
 from mbv3.events import Event, StageStart
 from mbv3.netadapt import Start, Tried
-from mbv3.nn import build
+from mbv3.nn import build, statistics
 from mbv3.spec import ArchSpec, Dense, SSDLite
 from mbv3.stages.budget import Budget
 from mbv3.stages.images import Images, calibration_batches, subset
@@ -74,14 +74,15 @@ class FineTune:
         order = batch_order(len(self.images.train), min(BATCH, len(self.images.train)), self.seed + 7919 * step)
         for i in range(steps):
             rng = np.random.default_rng((self.seed, step, i))
-            x, y = make_batch(self.images.train, next(order), self.images.size, rng)
+            x, y = make_batch(self.images.train, next(order), self.images.size, rng, statistics(net))
             # the cosine would bring the last of a few steps to nothing: half-way only
             half = replace(recipe, steps=2 * recipe.steps)
             try:
                 one_step(net, net, optimizer, x.to(self.device), y.to(self.device), half, i, objective)
             except Diverged:  # this proposal is not finite and is not chosen; the others go on
                 return Tried(state, np.full(len(self.held), np.nan), np.zeros(len(self.held), bool))
-        recalibrate(net, (x.to(self.device) for x in calibration_batches(self.images, RECALIBRATED)))
+        batches = calibration_batches(self.images, RECALIBRATED, by=statistics(net))
+        recalibrate(net, (x.to(self.device) for x in batches))
         losses, right = self._answers(net)
         return Tried({k: v.detach().cpu().clone() for k, v in net.state_dict().items()}, losses, right)
 
@@ -91,7 +92,8 @@ class FineTune:
         with torch.inference_mode():
             for start in range(0, len(self.held), 256):
                 index = np.arange(start, min(start + 256, len(self.held)))
-                x, y = (part.to(self.device) for part in make_batch(self.held, index, self.images.size))
+                batch = make_batch(self.held, index, self.images.size, by=statistics(net))
+                x, y = (part.to(self.device) for part in batch)
                 logits = net(x).float()
                 losses.append(nn.functional.cross_entropy(logits, y, reduction="none").double().cpu().numpy())
                 right.append((logits.argmax(1) == y).cpu().numpy())

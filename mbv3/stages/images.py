@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from mbv3.data import ImageSet, make_batch
+from mbv3.nn import Statistics, statistics
 from mbv3.training import Score, evaluate, recalibrate
 
 __all__ = ["Images", "calibration_batches", "rescore", "subset"]
@@ -30,14 +31,14 @@ def subset(data: ImageSet, most: int) -> ImageSet:
     return data.take(np.sort(np.random.default_rng(3).permutation(len(data))[:most]))
 
 
-def calibration_batches(images: Images, count: int, batch: int = 128) -> Iterator[Tensor]:
-    """The same few training batches every time, for batch-norm statistics."""
+def calibration_batches(images: Images, count: int, batch: int = 128, *, by: Statistics) -> Iterator[Tensor]:
+    """The same few training batches every time, for batch-norm statistics; normalised `by` what the network takes."""
     order = np.random.default_rng(0).permutation(len(images.train))
     for i in range(min(count, max(1, len(order) // batch))):
-        yield make_batch(images.train, order[i * batch : (i + 1) * batch], images.size)[0]
+        yield make_batch(images.train, order[i * batch : (i + 1) * batch], images.size, by=by)[0]
 
 
 def rescore(net: nn.Module, images: Images, held: ImageSet, batches: int) -> Score:
     """Recalibrate batch norms, then evaluate."""
-    recalibrate(net, calibration_batches(images, batches))
+    recalibrate(net, calibration_batches(images, batches, by=statistics(net)))
     return evaluate(net, held, images.size)

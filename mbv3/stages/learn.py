@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mbv3.data import batch_order, normalise
 from mbv3.events import Event, Note, Progress, StageStart
-from mbv3.nn import Network, build
+from mbv3.nn import Network, build, statistics
 from mbv3.spec import ArchSpec, count, dump_spec, with_head
 from mbv3.stages.keep import Keep, Memory
 from mbv3.tasks import TaskData, smallest_map, task_of
@@ -198,7 +198,7 @@ def ready(net: nn.Module, train: Batches, recipe: Fit) -> None:
     rng = np.random.default_rng((recipe.seed, 2))
     augment = "none" if recipe.recalibrate_plain else recipe.augment
     batches = (
-        normalise(train.batch(next(order), recipe.size, augment, rng)[0], recipe.size, device)
+        normalise(train.batch(next(order), recipe.size, augment, rng)[0], recipe.size, device, statistics(net))
         for _ in range(min(batches_of, len(train) // recipe.batch))
     )
     recalibrate(net, batches)

@@ -88,20 +88,20 @@ class Tuner:
         plain = classify_objective(recipe)
         return plain if self.teacher is None else distilled(plain, self.teacher, recipe)
 
-    def _batches(self, most: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same training images every time, as they are scored."""
+    def _batches(self, most: int, batch: int, spec: ArchSpec) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same training images every time, as they are scored by a network of `spec`."""
         assert self.device is not None
         train, size = self.images.train, self.images.size
         batch = min(batch, len(train))
         order, rng = batch_order(len(train), batch, self.seed), np.random.default_rng(0)
         for _ in range(max(1, min(most, len(train)) // batch)):
             pixels, y = train.batch(next(order), size, "none", rng)
-            yield normalise(pixels, size, self.device), y.to(self.device)
+            yield normalise(pixels, size, self.device, (spec.mean, spec.std)), y.to(self.device)
 
     def recalibrated(self, spec: ArchSpec, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`state` with the batch-norm statistics of its weights."""
         net = self.net(spec, state)
-        recalibrate(net, (x for x, _ in self._batches(STATISTICS, 64)))
+        recalibrate(net, (x for x, _ in self._batches(STATISTICS, 64, spec)))
         return _state(net)
 
     def score(self, spec: ArchSpec, state: Mapping[str, Tensor]) -> Score:
@@ -112,12 +112,12 @@ class Tuner:
         """What every channel is worth by the loss."""
         recipe = self.recipe(1)
         plain = classify_objective(replace(recipe, label_smoothing=0.0))
-        return channel_scores(self.net(spec, state), kind, self._batches(SCORED, SCORED_BATCH), plain)
+        return channel_scores(self.net(spec, state), kind, self._batches(SCORED, SCORED_BATCH, spec), plain)
 
     def losses(self, spec: ArchSpec, state: Mapping[str, Tensor], scores: Scores, table: Sequence[Menu]) -> list[Menu]:
         """The menus with what their counts are worth by trial: each site is cut alone to a few counts, the batch norms
         are recalibrated, and the loss on training images is taken; between them the worth is a line."""
-        batches = list(self._batches(TRIED, 64))
+        batches = list(self._batches(TRIED, 64, spec))
         uncut = self._loss(spec, state, scores, table[0].site, table[0].counts[-1], batches)
         found = []
         for menu in table:
@@ -153,7 +153,7 @@ class Tuner:
         found: dict[ArchSpec, NDArray[np.float64]] = {}
         for smaller in dict.fromkeys(cuts):
             net = self.net(smaller, cut_state(state, spec, smaller, scores))
-            recalibrate(net, (x for x, _ in self._batches(TRIED, 64)))
+            recalibrate(net, (x for x, _ in self._batches(TRIED, 64, spec)))
             found[smaller] = answers(net, held, self.images.size).loss
         best = 0
         for i, smaller in enumerate(cuts):
@@ -172,7 +172,7 @@ class Tuner:
             objective=self.objective(recipe),
         )  # fmt: skip
         if not recipe.hold_norms:
-            recalibrate(net, (x for x, _ in self._batches(STATISTICS, 64)))
+            recalibrate(net, (x for x, _ in self._batches(STATISTICS, 64, spec)))
         return _state(net)
 
     def forget(self, keep: Keep) -> None:

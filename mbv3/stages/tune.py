@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from mbv3.data import Augment, ImageSet, normalise
 from mbv3.events import Event
-from mbv3.nn import build
+from mbv3.nn import build, statistics
 from mbv3.spec import ArchSpec, dump_spec, parse_spec
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
@@ -113,7 +113,7 @@ def _outputs(
     device = next(net.parameters()).device
     for start in range(0, len(data), BATCH):
         index = np.arange(start, min(start + BATCH, len(data)))
-        x = normalise(np.ascontiguousarray(data.images[index]), size, device)
+        x = normalise(np.ascontiguousarray(data.images[index]), size, device, statistics(net))
         with torch.inference_mode():
             out = net(x)
             if mirror:

@@ -22,6 +22,7 @@ from mbv3.data import (
 )
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note
+from mbv3.nn import statistics
 from mbv3.report import Panel
 from mbv3.spec import ArchSpec, Classify, Head
 from mbv3.tasks.pixels import fingerprint, stored
@@ -117,7 +118,8 @@ def _panels(net: nn.Module, data: Batches, at: tuple[int, int]) -> list[Panel]:
     index = np.random.default_rng(0).permutation(len(data))[:SHEET]
     pixels, _ = data.batch(index, at, "none", np.random.default_rng(0))
     with torch.inference_mode():
-        share = net(normalise(pixels, at, next(net.parameters()).device)).float().softmax(1).cpu().numpy()
+        x = normalise(pixels, at, next(net.parameters()).device, statistics(net))
+        share = net(x).float().softmax(1).cpu().numpy()
     drawn = []
     for image, p, label in zip(pixels, share, data.labels[index], strict=True):
         answer = int(p.argmax())

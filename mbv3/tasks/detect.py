@@ -11,6 +11,7 @@ from torch import nn
 
 from mbv3.data import Annotated, BoxSet, find_boxes, normalise, set_white, split_boxes
 from mbv3.events import Event, Note
+from mbv3.nn import statistics
 from mbv3.report import Box, Panel
 from mbv3.spec import ArchSpec, Head, SSDLite, with_head
 from mbv3.tasks.draws import spread
@@ -90,7 +91,7 @@ def _panels(net: nn.Module, data: BoxSet, at: tuple[int, int], head: SSDLite) ->
     index = spread(len(data), SHEET)
     pixels, _ = data.batch(index, at, "none", np.random.default_rng(0))
     with torch.inference_mode():
-        found = objects(net(normalise(pixels, at, next(net.parameters()).device)), head)
+        found = objects(net(normalise(pixels, at, next(net.parameters()).device, statistics(net))), head)
     scale = np.array([at[1], at[0], at[1], at[0]])
     drawn = []
     for image, answer, i in zip(pixels, found, index, strict=True):

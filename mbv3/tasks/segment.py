@@ -13,6 +13,7 @@ from torch.nn import functional
 from mbv3.data import IGNORED, MaskFiles, MaskSet, class_parts, find_masks, normalise, read_class_names, set_white
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note
+from mbv3.nn import statistics
 from mbv3.report import Panel
 from mbv3.spec import ArchSpec, Dense, Head, SSDLite, head_names, with_head, with_output_stride
 from mbv3.tasks.draws import spread, tenth_out
@@ -141,7 +142,7 @@ def _panels(net: nn.Module, data: Batches, at: tuple[int, int]) -> list[Panel]:
     index = spread(len(data), SHEET)
     pixels, truth = data.batch(index, at, "none", np.random.default_rng(0))
     with torch.inference_mode():
-        logits = net(normalise(pixels, at, next(net.parameters()).device)).float()
+        logits = net(normalise(pixels, at, next(net.parameters()).device, statistics(net))).float()
         answers = functional.interpolate(logits, at, mode="bilinear").argmax(1).cpu()
     drawn = []
     for image, mask, answer in zip(pixels, truth, answers, strict=True):

@@ -1,6 +1,13 @@
 """One training loop; scoring; batch-norm recalibration; checkpoints without pickle."""
 
-from mbv3.training.checkpoint import load_checkpoint, read_tensors, read_weights, save_checkpoint, save_weights
+from mbv3.training.checkpoint import (
+    load_checkpoint,
+    read_tensors,
+    read_weights,
+    save_checkpoint,
+    save_weights,
+    weights_bytes,
+)
 from mbv3.training.detect import DetectMetric, detect_objective, objects
 from mbv3.training.init import adopt
 from mbv3.training.loop import Diverged, Epoch, fit, one_step
@@ -56,5 +63,6 @@ __all__ = [
     "save_weights",
     "together",
     "usual_epochs",
+    "weights_bytes",
     "why_recipe",
 ]

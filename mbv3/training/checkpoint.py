@@ -15,20 +15,25 @@ from torch import Tensor
 
 from mbv3.errors import BadInput
 from mbv3.files import write_atomic
-from mbv3.nn import MEAN, STD
+from mbv3.nn import MEAN, STD, Statistics
 
-__all__ = ["load_checkpoint", "read_tensors", "read_weights", "save_checkpoint", "save_weights"]
+__all__ = ["load_checkpoint", "read_tensors", "read_weights", "save_checkpoint", "save_weights", "weights_bytes"]
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.detach().contiguous().clone() for k, v in state.items()}
 
 
-def save_weights(path: Path, state: Mapping[str, Tensor], **about: str) -> None:
+def save_weights(path: Path, state: Mapping[str, Tensor], by: Statistics = (MEAN, STD), **about: str) -> None:
     """Weights under their state-dict names, with how images are normalised for them. Equal weights give equal bytes."""
+    write_atomic(path, weights_bytes(state, by, **about))
+
+
+def weights_bytes(state: Mapping[str, Tensor], by: Statistics = (MEAN, STD), **about: str) -> bytes:
+    """The file that `save_weights` writes."""
     # safetensors writes several entries in any order, so there is one
-    meta = json.dumps({"format": "mbv3-weights/1", "mean": MEAN, "std": STD, **about}, sort_keys=True)
-    write_atomic(path, save(_plain(state), metadata={"mbv3": meta}))
+    meta = json.dumps({"format": "mbv3-weights/1", "mean": by[0], "std": by[1], **about}, sort_keys=True)
+    return save(_plain(state), metadata={"mbv3": meta})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from mbv3.data import batch_order, normalise
 from mbv3.errors import Mbv3Error
 from mbv3.events import Event, Progress
+from mbv3.nn import statistics
 from mbv3.training.checkpoint import load_checkpoint, save_checkpoint
 from mbv3.training.groups import hold_norms, in_body
 from mbv3.training.init import adopt
@@ -279,7 +280,7 @@ def fit(
             if body.learns_from(step):
                 called = body.wrapped(module if module is not None else net, step)
             pixels, y = ahead.take()
-            x = normalise(pixels, recipe.size, device)
+            x = normalise(pixels, recipe.size, device, statistics(net))
             if recipe.erase:
                 _erase(x, recipe.erase, np.random.default_rng((recipe.seed, step, rank, 1)))
             run = forward(step) if forward else called

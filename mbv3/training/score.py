@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mbv3.data import ImageSet, make_batch, normalise
-from mbv3.nn import Network
+from mbv3.nn import Network, statistics
 from mbv3.training.loop import Diverged
 from mbv3.training.processes import all_agree
 from mbv3.training.task import Batches, Metric
@@ -43,7 +43,7 @@ def evaluate(net: nn.Module, data: ImageSet, size: tuple[int, int], batch: int =
     with torch.inference_mode():
         for start in range(0, len(data), batch):
             index = np.arange(start, min(start + batch, len(data)))
-            x, y = (part.to(device) for part in make_batch(data, index, size))
+            x, y = (part.to(device) for part in make_batch(data, index, size, by=statistics(net)))
             logits = net(x)
             right += int((logits.argmax(1) == y).sum())
             loss += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
@@ -89,7 +89,7 @@ def measure(net: nn.Module, data: Batches, metric: Metric, size: tuple[int, int]
         for start in range(0, len(data), batch):
             index = np.arange(start, min(start + batch, len(data)))
             pixels, _ = data.batch(index, size, "none", rng)
-            out = net(normalise(pixels, size, device))
+            out = net(normalise(pixels, size, device, statistics(net)))
             if not all_agree(_finite(out), device):
                 raise Diverged("scoring: the network's answers are not finite; try a lower learning rate")
             metric.add(out, index)

@@ -19,7 +19,7 @@ from mbv3.events import Progress, result, watched
 from mbv3.export import Compared, Examples, choose_int8, compared, export, read_any_weights
 from mbv3.export.int8 import Candidate, _best, listed
 from mbv3.graph import Recipe, calibrate, mixed, network_model, quantized
-from mbv3.nn import build
+from mbv3.nn import MEAN, STD, build
 from mbv3.runs.export_images import Inputs
 from mbv3.spec import ArchSpec, load_spec
 
@@ -110,7 +110,7 @@ def photographs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     files = find_images(folder)[::5]
     pixels = decode_all(files, (224, 224), folder).pixels
     truth = np.array([int(p.stem.rpartition("_")[2]) for p in files], np.int64)
-    return lambda start: Examples(Inputs(pixels, (224, 224), np.arange(start, 100, 2)), truth[start::2])
+    return lambda start: Examples(Inputs(pixels, (224, 224), np.arange(start, 100, 2), (MEAN, STD)), truth[start::2])
 
 
 @pytest.mark.parametrize(("name", "floats"), [("mobilenet_v3_small", 6), ("mobilenet_v2", 1)])
