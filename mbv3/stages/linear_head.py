@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mbv3.data import ImageSet, normalise
-from mbv3.nn import Network
+from mbv3.nn import Network, statistics
 
 __all__ = ["learn_head"]
 
@@ -30,7 +30,7 @@ def learn_head(net: Network, data: ImageSet, size: tuple[int, int]) -> None:
         for start in range(0, len(data), BATCH):
             some = np.arange(start, min(start + BATCH, len(data)))
             with torch.no_grad():
-                net(normalise(np.ascontiguousarray(data.images[some]), size, device))
+                net(normalise(np.ascontiguousarray(data.images[some]), size, device, statistics(net)))
     finally:
         hook.remove()
     x, y = torch.cat(parts).double(), torch.from_numpy(np.asarray(data.labels)).to(device)

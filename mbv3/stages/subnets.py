@@ -15,7 +15,7 @@ from mbv3.data import ImageSet, normalise
 from mbv3.errors import Unreachable
 from mbv3.events import Event, Note, StageStart
 from mbv3.export import SharedWeights
-from mbv3.nn import Network
+from mbv3.nn import Network, statistics
 from mbv3.search import Limit
 from mbv3.search import solve as solved_under
 from mbv3.space import Limits, SearchSpace, scale
@@ -179,7 +179,8 @@ def settled(spec: ArchSpec, weights: SharedWeights, data: ImageSet, seed: int = 
     device = next(net.parameters()).device
     # the last part may be small: no statistics of a few images
     parts = np.array_split(order, max(1, len(order) // BATCH))
-    recalibrate(net, (normalise(np.ascontiguousarray(some.images[np.sort(i)]), spec.resolution, device) for i in parts))
+    batches = (np.ascontiguousarray(some.images[np.sort(i)]) for i in parts)
+    recalibrate(net, (normalise(x, spec.resolution, device, statistics(net)) for x in batches))
     if fresh:
         learn_head(net, subset(data, LEARNED), spec.resolution)
     return {k: v.detach().cpu().clone() for k, v in net.state_dict().items()}
