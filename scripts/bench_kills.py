@@ -219,6 +219,7 @@ def main() -> None:
     p.add_argument("--only", nargs="+")
     p.add_argument("--out", type=Path)
     args = p.parse_args()
+    said = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     folder = args.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["MBV3_CACHE"], os.environ["OMP_NUM_THREADS"] = str(folder / "cache"), "1"
@@ -245,7 +246,6 @@ def main() -> None:
     good = sum(not r["faults"] for r in rows)
     print(f"{good} of {len(rows)} ended as the whole run")
     if args.out:
-        said = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
         about = {"command": f"python scripts/bench_kills.py FOLDER --kills {args.kills} --terms {args.terms}",
                  "commit": said.stdout.strip(), "seed": args.seed, "n": len(rows), "same": good,
                  "cpu": platform.processor() or platform.machine(), "torch": torch.__version__,

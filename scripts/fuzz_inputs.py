@@ -227,10 +227,10 @@ def main() -> None:
     args = p.parse_args()
     torch.set_num_threads(1)
     args.kept.mkdir(parents=True)
+    said = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     with tempfile.TemporaryDirectory() as cache:
         os.environ["MBV3_CACHE"] = cache
         found = fuzz(args.n, args.seed, args.kept)
-    said = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     about = {"command": f"python scripts/fuzz_inputs.py KEPT --n {args.n} --seed {args.seed}", "seed": args.seed,
              "commit": said.stdout.strip(), "cpu": platform.processor() or platform.machine(),
              "python": platform.python_version(), "torch": torch.__version__, **found}  # fmt: skip
