@@ -20,9 +20,11 @@ REACH, AGAIN = 2, 4  # counts to either side that are measured, and times that t
 LEAST_SCORE, LEAST_SHARE = 1e-30, 1e-4  # of a site, that are divided by
 SWEEPS = 6  # over all sites at one price
 PRICES = 8  # bisections of the price of a millisecond
-# at most; counts above and below a site's that are exchanged; exchanges that are asked for, and those of one site's;
-# share of its time that the others may lack by the sum of single times
-EXCHANGES, UP, DOWN, ASKED, FEW, NEARLY = 24, 3, 3, 24, 3, 0.1
+# at most; counts above and below a site's that are exchanged; share of its time that the others may lack by the sum of
+# single times
+EXCHANGES, UP, DOWN, NEARLY = 24, 3, 3, 0.1
+ASKED, FEW = 100, 12  # exchanges whose time is asked for, and those of one site's
+MEASURED, MEASURED_FEW = 24, 3  # the same where a time costs a measurement
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def refined(spec: ArchSpec, menus: Sequence[Menu], rough: Latency, exact: Latenc
     for _ in range(AGAIN):
         before = choice
         around = [_near(m, choice.counts[m.site]) for m in menus]
-        choice = solve(spec, around, exact, limit_ms)
+        choice = solve(spec, around, exact, limit_ms, measured=True)
         if choice.latency_ms <= limit_ms and choice.counts == before.counts:
             break
     return choice
@@ -135,12 +137,13 @@ def _moved(at: tuple[int, ...], site: int, to: int) -> tuple[int, ...]:
     return (*at[:site], to, *at[site + 1 :])
 
 
-def solve(spec: ArchSpec, menus: Sequence[Menu], latency: Latency, limit_ms: float) -> Choice:
+def solve(spec: ArchSpec, menus: Sequence[Menu], latency: Latency, limit_ms: float, measured: bool = False) -> Choice:
     """The network of most worth within `limit_ms`; that of fewest channels where none is.
 
     A site's time depends on its neighbours' channels, so the knapsack's price of a millisecond is bisected, and at each
     price the sites choose in turn, by the times beside their neighbours as these are now, until none changes. Then what
-    is left of the limit is spent, most worth per ms first.
+    is left of the limit is spent, most worth per ms first. `measured`: times cost a measurement, and fewer are asked
+    for.
     """
     times = _Times(spec, menus, latency)
     worth = [np.array(m.worth) for m in menus]
@@ -181,7 +184,7 @@ def solve(spec: ArchSpec, menus: Sequence[Menu], latency: Latency, limit_ms: flo
             low = price
     best = _filled(times, worth, best, limit_ms)
     for _ in range(EXCHANGES):
-        better = _exchanged(times, worth, best, limit_ms)
+        better = _exchanged(times, worth, best, limit_ms, measured)
         if better == best:
             break
         best = _filled(times, worth, better, limit_ms)
@@ -189,11 +192,13 @@ def solve(spec: ArchSpec, menus: Sequence[Menu], latency: Latency, limit_ms: flo
 
 
 def _exchanged(
-    times: _Times, worth: Sequence[NDArray[np.float64]], at: tuple[int, ...], limit_ms: float
-) -> tuple[int, ...]:
+    times: _Times, worth: Sequence[NDArray[np.float64]], at: tuple[int, ...], limit_ms: float,
+    measured: bool,
+) -> tuple[int, ...]:  # fmt: skip
     """More channels of one site for those of one or two others, where that is worth more and fits: prices reach only
     what lies on the hull of worth over time, and a large step that does not fit leaves time unused. The times of single
     moves add up nearly, so only the most promising exchanges are asked for whole."""
+    asked, few = (MEASURED, MEASURED_FEW) if measured else (ASKED, FEW)
     now = times([at])[0]
     moves = [
         (site, i, float(worth[site][i] - worth[site][at[site]]))
@@ -217,12 +222,12 @@ def _exchanged(
     for u in up:
         fits = now + cost[u] + saved <= limit_ms + NEARLY * cost[u]
         better = np.flatnonzero(fits & (gain[u] + paid > 0) & (sites[one] != sites[u]) & (sites[two] != sites[u]))
-        for k in better[np.argsort(-paid[better])[:FEW]]:
+        for k in better[np.argsort(-paid[better])[:few]]:
             point = at
             for n in {u, int(one[k]), int(two[k])}:
                 point = _moved(point, *moves[n][:2])
             found.append((float(gain[u] + paid[k]), point))
-    points = [point for _, point in sorted(found, reverse=True)[:ASKED]]
+    points = [point for _, point in sorted(found, reverse=True)[:asked]]
     return next((p for p, ms in zip(points, times(points), strict=True) if ms <= limit_ms), at)
 
 
