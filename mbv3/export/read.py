@@ -27,6 +27,7 @@ __all__ = ["Weights", "initial_weights", "read_any_weights"]
 
 CLASSIFIERS = ("torchvision", "timm", "mmpretrain")
 OURS = "mbv3"
+LIBRARY_NAMES = ("timm:", "torchvision:")
 _DEEP = 8  # levels of a checkpoint that are looked through
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # torch puts them anywhere in a name
 _AVERAGED = re.compile(r"(?<![a-z])(ema|swa|averaged?|avg)(?![a-z])")
@@ -157,6 +158,9 @@ def _load(path: Path) -> _File:
         with path.open("rb") as f:
             head = f.read(64)
     except FileNotFoundError:
+        if path.name.startswith(LIBRARY_NAMES):
+            raise BadInput(f"{path.name}: names a network of a library; fetch it first: mbv3 import {path.name} --out "
+                           "DIR, then give DIR/weights.safetensors") from None  # fmt: skip
         raise BadInput(f"{path}: no such weights file") from None
     except OSError as e:
         raise BadInput(f"{path}: cannot be read ({e.strerror})") from None

@@ -121,9 +121,13 @@ def _own_statistics(found: Found, given: Statistics | None, run: str) -> tuple[S
         step, zero, kind = found.codes
         mean_, std_ = (zero - _SIDES[kind]) / 255, 1 / (255 * step)
         return ((mean_,) * 3, (std_,) * 3), ()
-    first = next(iter(found.steps), None)
-    if first is not None and first.kind == "affine" and first.inputs == (found.input,) and first.scale is not None:
-        whole = float(np.abs(first.scale).max()) < 0.1
+    scale, shift, here = np.ones(1), np.zeros(1), found.input
+    for step in found.steps:  # what rescales the image before the first convolution
+        if step.kind != "affine" or step.inputs != (here,) or step.scale is None or step.shift is None:
+            break
+        scale, shift, here = scale * step.scale, shift * step.scale + step.shift, step.output
+    if here != found.input:
+        whole = float(scale.max()) < 0.1  # a deviation of 10 and more is one of bytes
         return ((0.0,) * 3, (1 / 255 if whole else 1.0,) * 3), (
             f"its input is taken to be RGB from 0 to {255 if whole else 1}, for it is rescaled inside; other numbers "
             "with --mean and --std",)  # fmt: skip

@@ -1,4 +1,4 @@
-"""The very names in the files of each framework: what `train --init` takes, `export --weights` takes, and the other way."""
+"""The very names in the files of each framework, and that `export --weights` takes what `train --init` takes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ NAMES: dict[tuple[str, str], tuple[str, ...]] = {
         "features.12.0.weight", "classifier.0.weight", "classifier.3.bias",
     ),
     ("torchvision", "mobilenet_v2"): (
-        "features.0.0.weight", "features.1.conv.0.0.weight", "features.1.conv.1.weight", "features.1.conv.2.running_mean",
-        "features.2.conv.0.1.weight", "features.2.conv.3.running_var", "features.18.0.weight", "classifier.1.weight",
+        "features.0.0.weight", "features.1.conv.0.0.weight", "features.1.conv.1.weight",
+        "features.1.conv.2.running_mean", "features.2.conv.0.1.weight", "features.2.conv.3.running_var",
+        "features.18.0.weight", "classifier.1.weight",
     ),
     ("timm", "mobilenet_v3_small"): (
         "conv_stem.weight", "bn1.running_mean", "blocks.0.0.conv_dw.weight", "blocks.0.0.se.conv_reduce.weight",
@@ -48,9 +49,10 @@ NAMES: dict[tuple[str, str], tuple[str, ...]] = {
         "backbone.layer2.1.conv.2.conv.weight", "backbone.conv2.bn.weight", "head.fc.weight",
     ),
     ("mmseg", "lraspp_m-v3s-d8"): (
-        "backbone.layer0.conv.weight", "backbone.layer1.se.conv1.conv.weight", "backbone.layer1.linear_conv.conv.weight",
-        "backbone.layer12.bn.running_var", "decode_head.convs.conv0.weight", "decode_head.conv_ups.conv_up0.conv.weight",
-        "decode_head.conv_ups.conv_up1.bn.weight", "decode_head.conv_up_input.weight", "decode_head.aspp_conv.bn.weight",
+        "backbone.layer0.conv.weight", "backbone.layer1.se.conv1.conv.weight",
+        "backbone.layer1.linear_conv.conv.weight", "backbone.layer12.bn.running_var", "decode_head.convs.conv0.weight",
+        "decode_head.conv_ups.conv_up0.conv.weight", "decode_head.conv_ups.conv_up1.bn.weight",
+        "decode_head.conv_up_input.weight", "decode_head.aspp_conv.bn.weight",
         "decode_head.image_pool.1.conv.weight", "decode_head.conv_seg.bias",
     ),
 }  # fmt: skip
@@ -93,8 +95,8 @@ def test_a_file_has_these_names_and_begins_a_training_and_an_export(
 def test_weights_of_another_network_are_refused_by_both(tmp_path: Path) -> None:
     torch.save(theirs("torchvision", load_spec("mobilenet_v2")), tmp_path / "w.pth")
     spec = load_spec("mobilenet_v3_small")
-    with pytest.raises(BadInput, match="w.pth"):
+    with pytest.raises(BadInput, match=r"w\.pth"):
         adopt(build(spec, 0), read_any_weights(tmp_path / "w.pth", spec).state, str(tmp_path / "w.pth"))
-    with pytest.raises(BadInput, match="w.pth"):
+    with pytest.raises(BadInput, match=r"w\.pth"):
         export_to(spec, "onnx", weights=str(tmp_path / "w.pth"), out=tmp_path / "n.onnx")
     assert not (tmp_path / "n.onnx").exists()

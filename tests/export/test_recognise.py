@@ -398,3 +398,97 @@ def test_a_file_that_is_cut_off_or_damaged(read: Callable[[bytes, str], Found]) 
             recognise(read(bytes(broken), "f"), "n", "f")
         except BadInput as e:
             assert str(e).startswith("f: ") or "network" in str(e)
+
+
+# ---- TFLite's kinds of numbers -------------------------------------------------------------------------------
+
+
+def rewritten(content: bytes, change: Callable[[Any, Any, Any], None]) -> bytes:
+    """A TFLite file after `change(schema, model, graph)`."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    change(schema, model, model.subgraphs[0])
+    builder = flatbuffers.Builder(1 << 16)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def kernels(schema: Any, model: Any, graph: Any) -> list[tuple[Any, int]]:
+    """(operator, index of its kernel) of every convolution."""
+    words = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D)
+    return [(op, int(op.inputs[1])) for op in graph.operators
+            if model.operatorCodes[op.opcodeIndex].builtinCode in words]  # fmt: skip
+
+
+def floats(model: Any, tensor: Any) -> Any:
+    data = np.asarray(model.buffers[tensor.buffer].data, np.uint8).tobytes()
+    return np.frombuffer(data, "<f4").reshape([int(n) for n in tensor.shape])
+
+
+def test_weights_in_bytes_of_one_step_a_tensor() -> None:
+    """As TensorFlow's first quantizer wrote them: uint8 with a zero point."""
+
+    def change(schema: Any, model: Any, graph: Any) -> None:
+        for _, i in kernels(schema, model, graph):
+            tensor = graph.tensors[i]
+            value = floats(model, tensor)
+            step = float(value.max() - value.min()) / 255
+            zero = round(-float(value.min()) / step)
+            model.buffers[tensor.buffer].data = np.clip(np.round(value / step) + zero, 0, 255).astype(np.uint8).ravel()
+            tensor.type = schema.TensorType.UINT8
+            tensor.quantization = schema.QuantizationParametersT(scale=[step], zeroPoint=[zero])
+
+    was = named("mobilenet_v2@0.35", "tensorflow")
+    net = trained(was)
+    back = recognise(read_tflite(rewritten(network_tflite(was, arrays(net)), change), "f"), "n", "f")
+    assert back.found.integer and back.spec.rows == was.rows
+    plain = recognise(read_tflite(network_tflite(was, arrays(net)), "f"), "n", "f")
+    for name, value in plain.state.items():
+        if value.dim() > 1:  # within half a step of what was written
+            half = float(value.max() - value.min()) / 255 / 2
+            assert float((back.state[name] - value).abs().max()) <= half * 1.01
+    assert all(torch.equal(back.state[n], v) for n, v in plain.state.items() if v.dim() == 1)
+
+
+def test_weights_of_16_bits_behind_a_dequantize() -> None:
+    def change(schema: Any, model: Any, graph: Any) -> None:
+        code = len(model.operatorCodes)
+        model.operatorCodes.append(schema.OperatorCodeT(deprecatedBuiltinCode=6, builtinCode=6, version=1))
+        added = []
+        for op, i in kernels(schema, model, graph):
+            tensor = graph.tensors[i]
+            half = floats(model, tensor).astype(np.float16)
+            model.buffers[tensor.buffer].data = np.frombuffer(half.tobytes(), np.uint8)
+            tensor.type = schema.TensorType.FLOAT16
+            wide = schema.TensorT(shape=tensor.shape, type=schema.TensorType.FLOAT32, buffer=0, name=f"wide{i}")
+            graph.tensors.append(wide)
+            inputs = list(op.inputs)
+            inputs[1] = len(graph.tensors) - 1
+            op.inputs = inputs
+            added.append(schema.OperatorT(opcodeIndex=code, inputs=[i], outputs=[inputs[1]]))
+        graph.operators = added + graph.operators
+
+    was = named("mobilenet_v3_small@0.35")
+    net, x = trained(was), images(was)
+    content = rewritten(network_tflite(was, arrays(net)), change)
+    found = read_tflite(content, "f")
+    back = recognise(found, "n", "f")
+    assert not back.found.integer and back.spec.rows == was.rows
+    got = torch.from_numpy(answers(content, found, [image.numpy()[None] for image in x]))
+    assert relative(answered(loaded(back.spec, back.state), x), got) < 1e-4
+
+
+def test_an_operator_of_tflite_in_the_way_is_named() -> None:
+    def change(schema: Any, model: Any, graph: Any) -> None:
+        at = next(i for i, op in enumerate(graph.operators) if model.operatorCodes[op.opcodeIndex].builtinCode
+                  == schema.BuiltinOperator.HARD_SWISH)  # fmt: skip
+        model.operatorCodes.append(schema.OperatorCodeT(builtinCode=schema.BuiltinOperator.CUSTOM, customCode="Mish",
+                                                        deprecatedBuiltinCode=32, version=1))  # fmt: skip
+        graph.operators[at].opcodeIndex = len(model.operatorCodes) - 1
+
+    was = named("mobilenet_v3_small@0.35")
+    content = rewritten(network_tflite(was, arrays(trained(was))), change)
+    with pytest.raises(BadInput, match=r"f\.tflite: operator \d+, CUSTOM Mish \(stem.*\): this operator is not"):
+        recognise(read_tflite(content, "f.tflite"), "n", "f.tflite")

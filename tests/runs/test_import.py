@@ -274,6 +274,8 @@ def test_places_and_options_that_do_not_go_together(onnx: Path, photos: Path, tm
 def test_init_sends_a_network_here(onnx: Path, spec: ArchSpec) -> None:
     with pytest.raises(BadInput, match=r"net.onnx: is a network in operators; make weights of it first: mbv3 import"):
         read_any_weights(onnx, spec)
+    with pytest.raises(BadInput, match=r"timm:mobilenetv3_small_100: names a network of a library; fetch it first"):
+        read_any_weights(Path("timm:mobilenetv3_small_100"), spec)
 
 
 # ---- the real files ------------------------------------------------------------------------------------------
