@@ -135,6 +135,7 @@ def _conv(atom: Atom) -> Conv:
 def _rows(atoms: Sequence[Atom], source: str) -> tuple[list[Row], Conv | None]:
     """(rows, tail): the tail is a 1x1 convolution with an activation that nothing follows."""
     rows: list[Row] = []
+    widths: list[int] = []  # input channels
     i = 0
     while i < len(atoms):
         made = _row(atoms[i:], source)
@@ -143,9 +144,10 @@ def _rows(atoms: Sequence[Atom], source: str) -> tuple[list[Row], Conv | None]:
             if inner.skip:
                 refuse(source, inner.conv.label, "a residual that ends inside a row")
         rows.append(made[0])
+        widths.append(atoms[i].cin)
         i += used
     if any(isinstance(row, UIB) and row.a for row in rows):  # MobileNetV4: one kind for all of its bottlenecks
-        rows = [_universal(row) for row in rows]
+        rows = [_universal(row, cin) for row, cin in zip(rows, widths, strict=True)]
     last = rows[-1] if rows else None
     if isinstance(last, Conv) and last.k == 1 and last.nl != "NONE" and last.skip == "none":
         return rows[:-1], last
@@ -196,9 +198,9 @@ def _row(atoms: Sequence[Atom], source: str) -> tuple[Row, int]:
     return replace(_conv(first), **_common(first, first.source, source)), 1
 
 
-def _universal(row: Row) -> Row:
+def _universal(row: Row, cin: int) -> Row:
     """An `mbconv` with an expansion as the `uib` that it is."""
-    if type(row) is not MBConv:
+    if type(row) is not MBConv or not row.expands(cin):
         return row
     return UIB(a=0, **{f.name: getattr(row, f.name) for f in fields(row)})
 

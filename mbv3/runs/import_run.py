@@ -28,7 +28,7 @@ from mbv3.export import (
     unfolded,
 )
 from mbv3.files import vacant, write_folder
-from mbv3.nn import Statistics
+from mbv3.nn import Statistics, unusable
 from mbv3.progress import drain
 from mbv3.runs.declare import takes
 from mbv3.runs.import_options import ImportOptions
@@ -40,6 +40,7 @@ __all__ = ["Checked", "ImportResult", "import_events", "import_from"]
 
 NETWORK, WEIGHTS = "network.yaml", "weights.safetensors"
 STATISTICS, COMPARED, DRAWN, BATCH = 128, 16, 8, 16  # images
+MOST_BYTES = 300_000_000  # of pixels
 CLOSE = 1e-4  # of the largest answer, for a file of floats
 
 
@@ -137,6 +138,9 @@ def import_events(
     read = replace(read, spec=spec)
     if o.spec_only:
         return (yield from _written(text, spec, folder, None, read, 0, None, original.labels, original.notes))
+    if broken := unusable(read.state):
+        raise BadInput(f"{text}: weights that no network can answer with: {'; '.join(broken[:5])}"
+                       + (f" and {len(broken) - 5} more" if broken[5:] else ""))  # fmt: skip
     pixels, notes = _images(o, spec)
     state, seen = read.state, 0
     if read.folded and o.data is not None:
@@ -147,7 +151,7 @@ def import_events(
                   "lost and they only add their bias. Answers are right, but the first step of a training would "
                   "destroy them: give images with --data DIR, a few dozen of what you will train on",)  # fmt: skip
     checked = _checked(original, read, spec, state, pixels[:COMPARED], o.data)
-    if checked.exact and checked.relative > CLOSE:
+    if checked.exact and not checked.relative <= CLOSE:
         raise Mbv3Error(f"{text}: what was read of it answers otherwise, so nothing is written: {checked.line()}")
     labels = original.labels if len(original.labels) == _classes(spec) else ()
     return (yield from _written(text, spec, folder, state, read, seen, checked, labels, (*original.notes, *notes)))
@@ -198,7 +202,8 @@ def _images(o: ImportOptions, spec: ArchSpec) -> tuple[NDArray[np.uint8], tuple[
     if spec.in_channels != 3:
         raise BadInput(f"--data {o.data}: images have 3 channels, and this network takes {spec.in_channels}")
     files = find_images(Path(o.data))
-    chosen = [files[i] for i in rng.permutation(len(files))[:STATISTICS]]
+    most = min(STATISTICS, max(MOST_BYTES // (3 * h * w), COMPARED))
+    chosen = [files[i] for i in rng.permutation(len(files))[:most]]
     decoded = decode_all(chosen, spec.resolution, o.data, "middle")
     every = np.arange(len(chosen))
     few = (f"{o.data}: {len(chosen)} images give the statistics of batch norms; 64 or more are better",)

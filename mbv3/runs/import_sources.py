@@ -122,10 +122,10 @@ def _own_statistics(found: Found, given: Statistics | None, run: str) -> tuple[S
         mean_, std_ = (zero - _SIDES[kind]) / 255, 1 / (255 * step)
         return ((mean_,) * 3, (std_,) * 3), ()
     scale, shift, here = np.ones(1), np.zeros(1), found.input
-    for step in found.steps:  # what rescales the image before the first convolution
-        if step.kind != "affine" or step.inputs != (here,) or step.scale is None or step.shift is None:
+    for s in found.steps:  # what rescales the image before the first convolution
+        if s.kind != "affine" or s.inputs != (here,) or s.scale is None or s.shift is None:
             break
-        scale, shift, here = scale * step.scale, shift * step.scale + step.shift, step.output
+        scale, shift, here = scale * s.scale, shift * s.scale + s.shift, s.output
     if here != found.input:
         whole = float(scale.max()) < 0.1  # a deviation of 10 and more is one of bytes
         return ((0.0,) * 3, (1 / 255 if whole else 1.0,) * 3), (

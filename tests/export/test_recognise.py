@@ -368,6 +368,20 @@ def test_the_first_operator_in_the_way_is_named(make: Callable[[Graph], bytes], 
         recognise(read_onnx(make(Graph()), "f.onnx"), "n", "f.onnx")
 
 
+def test_a_bottleneck_without_an_expansion_among_universal_ones() -> None:
+    rows = (
+        MBConv(k=3, exp=8, out=8, skip="identity"), UIB(a=3, k=5, exp=32, out=16, nl="RE", s=2),
+        UIB(a=0, k=3, exp=64, out=16, nl="RE", skip="identity"),
+    )  # fmt: skip
+    was = ArchSpec(
+        name="n", resolution=SIZE, stem=Conv(k=3, out=8, s=2), rows=rows, tail=None, head=Classify(classes=3)
+    )
+    net, x = trained(was), images(was)
+    back = recognise(read_onnx(network_model(was, arrays(net)), "f"), "n", "f")
+    assert back.spec.rows == was.rows
+    assert relative(answered(loaded(back.spec, back.state), x), answered(net, x)) < 1e-5
+
+
 def test_hand_made_rows_are_told_apart() -> None:
     """A plain convolution row, a `uib` without a depthwise convolution, one that expands to as many channels."""
     rows = (

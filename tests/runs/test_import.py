@@ -238,6 +238,16 @@ def test_a_network_that_answers_otherwise_is_not_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_weights_that_are_not_finite(spec: ArchSpec, state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    broken = {**state, "rows.2.expand.conv.weight": state["rows.2.expand.conv.weight"] * float("nan")}
+    (tmp_path / "n.onnx").write_bytes(network_model(spec, arrays(broken)))
+    with pytest.raises(
+        BadInput, match=r"n.onnx: weights that no network can answer with: rows\.2\.expand\.conv\.weight"
+    ):
+        import_from(tmp_path / "n.onnx", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_places_and_options_that_do_not_go_together(onnx: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("x")
