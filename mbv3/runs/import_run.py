@@ -173,7 +173,8 @@ def _name(source: str) -> str:
 
 
 def _sourced(spec: ArchSpec, source: str, sha256: str) -> ArchSpec:
-    notes = [("imported from", plain(source, 900)), *([("sha256", sha256)] if sha256 else [])]
+    named = Path(source).name if sha256 else source  # a folder of one machine says nothing elsewhere
+    notes = [("imported from", plain(named, 900)), *([("sha256", sha256)] if sha256 else [])]
     return replace(spec, provenance=tuple(notes))
 
 
