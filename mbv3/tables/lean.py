@@ -22,7 +22,7 @@ SESSIONS = 0.4  # of the minutes of a part, in opening sessions at most
 LEAST_MS = 0.02  # of a layer: small ones are not as fast as their multiply-adds say
 FILLED = 0.3  # of the minutes of a part, in runs of its items as its multiply-adds say; most layers take longer, and
 # sessions and the reference take as long again
-PART_LIMIT = 0.75  # of the minutes, after which a part is done with its passes
+PART_LIMIT = 0.5  # of the minutes, after which a part is done with its passes
 NETWORKS, FEWEST_NETWORKS = 24, 16  # of 24 a part was off by 1.8 % (leave one out), of 12 by 4.1
 NETWORKS_SHARE = 0.4  # of the time
 LEAST_ROWS = 150  # a cost model of fewer says little
