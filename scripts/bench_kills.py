@@ -15,7 +15,6 @@ import importlib
 import json
 import os
 import pkgutil
-import platform
 import shutil
 import signal
 import subprocess
@@ -36,6 +35,7 @@ from small_inputs import class_folder, computed_table, write_network, write_spac
 from mbv3.cli import main as mbv3_main
 from mbv3.cli import search_main
 from mbv3.files import write_atomic
+from mbv3.latency import open_runtime
 from mbv3.space import load_space, scale
 from mbv3.spec import load_spec
 from mbv3.tables import Latency, read_table
@@ -248,7 +248,7 @@ def main() -> None:
     if args.out:
         about = {"command": f"python scripts/bench_kills.py FOLDER --kills {args.kills} --terms {args.terms}",
                  "commit": said.stdout.strip(), "seed": args.seed, "n": len(rows), "same": good,
-                 "cpu": platform.processor() or platform.machine(), "torch": torch.__version__,
+                 "cpu": open_runtime("onnxruntime", 1).fingerprint.cpu, "torch": torch.__version__,
                  "whole_cpu_s": took, "rows": rows}  # fmt: skip
         write_atomic(args.out, json.dumps(about, indent=1) + "\n")
     raise SystemExit(0 if good == len(rows) else 1)

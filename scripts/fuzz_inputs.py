@@ -42,6 +42,7 @@ from fuzz.readers import Answer, at_once, read
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from mbv3.files import write_atomic
+from mbv3.latency import open_runtime
 
 __all__ = ["inputs", "judged"]
 
@@ -232,7 +233,7 @@ def main() -> None:
         os.environ["MBV3_CACHE"] = cache
         found = fuzz(args.n, args.seed, args.kept)
     about = {"command": f"python scripts/fuzz_inputs.py KEPT --n {args.n} --seed {args.seed}", "seed": args.seed,
-             "commit": said.stdout.strip(), "cpu": platform.processor() or platform.machine(),
+             "commit": said.stdout.strip(), "cpu": open_runtime("onnxruntime", 1).fingerprint.cpu,
              "python": platform.python_version(), "torch": torch.__version__, **found}  # fmt: skip
     print(json.dumps({k: v for k, v in about.items() if k not in ("by_kind", "failing")}))
     if args.out:
