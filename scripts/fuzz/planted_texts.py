@@ -207,7 +207,7 @@ SPACE: tuple[tuple[str, Plant], ...] = (
      _document("space", _put(_block, "k", [3, 4], [0, 3], [3, -5], [3, 99], [3, 5.0], [3, "5"], [3, True], 2))),
     ("an expansion that cannot be", _document("space", _put(_block, "e", [0, 2], [2, -1], [math.nan, 2], [2, math.inf],
                                                             [2, "4"], [2, True], 99))),
-    ("a depth that cannot be", _document("space", _put(_block, "l", [0, 1], [1, -1], [1, 99], [1, 1.5], "2", True))),
+    ("a depth that cannot be", _document("space", _put(_block, "l", [-2, 1], [1, -1], [1, 99], [1, 1.5], "2", True))),
     ("a squeeze that is no switch", _document("space", _put(_block, "se", [0, 2], [0, 0.25], -1, "1", [0, True]))),
     ("a stride that cannot be", _document("space", _put(_block, "s", 0, -1, 9, 1.5, "2", [1, 2]))),
     ("channels that cannot be", _document("space", _put(_block, "out", 0, -8, 2.5, "16", None, 10**9, [16, 0]))),

@@ -209,7 +209,7 @@ def test_a_verdict_that_chance_could_overturn_is_not_taken(
     spec, target = mbv3.load_spec(whole.path / "seed.yaml"), 1.3
     measure, verdicts = Latency.measure, 0
 
-    def unsure(self: Latency, spec: mbv3.ArchSpec, parts: int) -> Whole | None:
+    def unsure(self: Latency, spec: mbv3.ArchSpec, parts: int, decided: object = None) -> Whole | None:
         nonlocal verdicts
         exact = measure(self, spec, parts)
         assert exact is not None

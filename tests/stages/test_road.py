@@ -45,7 +45,7 @@ class Madds:
     def __call__(self, specs: Sequence[ArchSpec]) -> list[float]:
         return [count(s).madds / 1e6 for s in specs]
 
-    def measure(self, spec: ArchSpec, parts: int) -> None:
+    def measure(self, spec: ArchSpec, parts: int, decided: object = None) -> None:
         return None
 
 
