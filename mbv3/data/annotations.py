@@ -137,6 +137,8 @@ def _numbered(images: list[Raw], names: list[str], notes: Notes) -> Annotated:
             if inside[2] - inside[0] <= 0 or inside[3] - inside[1] <= 0:
                 notes.empty.append(shown)
                 continue
+            if (x0, y0) != (left, top):
+                notes.flipped.append(shown)
             if inside != (x0, y0, x1, y1):
                 notes.outside.append(shown)
             edges.append([inside[0] / w, inside[1] / h, inside[2] / w, inside[3] / h])

@@ -52,6 +52,7 @@ class Notes:
     faults: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
+    flipped: list[str] = field(default_factory=list)
     turned: list[str] = field(default_factory=list)
     alone: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
@@ -78,6 +79,7 @@ class Notes:
         for found, what in (
             (self.faults, "faulty annotations left out"), (self.outside, "boxes cut to their image"),
             (self.empty, "boxes without area left out"),
+            (self.flipped, "boxes whose right is left of their left, or whose bottom is above their top, put in order"),
             (self.turned, "photographs turned upright, whose boxes are taken to be of what is then seen"),
             (self.alone, "images without an annotation left out"),
             (self.repeated, "images named twice by a list, taken once"),

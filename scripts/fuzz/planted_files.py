@@ -211,8 +211,6 @@ MASKS: tuple[tuple[str, Plant], ...] = (
         "masks", _as(lambda r, m: image_bytes(np.resize(m, r.choice(((31, 32), (32, 33), (64, 64), (1, 1)))), "png")))),
     ("a mask in colours: no index is in it", _changed(
         "masks", _as(lambda r, m: image_bytes(np.stack([m * 70] * r.choice((3, 4)), -1), "png")), "mask")),
-    ("a mask with an alpha channel", _changed(
-        "masks", _as(lambda r, m: image_bytes(Image.fromarray(m).convert("LA"), "png")), "mask")),
     ("a mask as JPEG: indices are blurred into each other", _changed("masks", lambda r, c: {
         (n := _mask(r, c)): None, n.replace(".png", ".jpg"): image_bytes(_noise(r, 32, 32) % 3, "jpg")}, "JPEG")),
     ("a mask of floats", _changed("masks", lambda r, c: {

@@ -349,8 +349,10 @@ def test_corners_in_another_order_are_the_same_box(tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_bytes(
         raw.replace(b"<xmin>5</xmin>", b"<xmin>14</xmin>").replace(b"<xmax>14</xmax>", b"<xmax>5</xmax>")
     )
-    [boxes] = find_boxes(tmp_path)["training"].boxes
+    found = find_boxes(tmp_path)["training"]
+    [boxes] = found.boxes
     np.testing.assert_allclose(boxes.edges * [40, 20, 40, 20], [[5, 2, 13, 12]], atol=1e-5)
+    assert any("1 boxes whose right is left of their left" in line for line in found.mended)
 
 
 def test_shares_are_not_taken_for_pixels(tmp_path: Path) -> None:
