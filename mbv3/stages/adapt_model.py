@@ -25,7 +25,7 @@ from mbv3.tables import VERDICT_PARTS, Latency, Whole
 __all__ = ["adapt_predicted"]
 
 SLACK = 0.02  # of the target: what is left beyond it is given back as channels
-GIVEN_BACK = 2  # times at most, each with a verdict of its own
+TRIES = 3  # to come nearer to the target once a network is within, each with a verdict of its own
 WIDER = (8, 16)  # channels more that a site is tried with
 MEASURED_S = 20.0  # after this no further start is adapted on the device, and missing rows are estimated
 MOST_STEPS = 60
@@ -221,40 +221,38 @@ def _verified(
     start = deployed.corrected(walk.now, first)
     walk = _Walk(start, (), start)
     good: _Walk | None = None
-    given_back = 0
+    tries = 0
     while True:
         walk = _shrunk(walk, deployed, judge, aim, delta)
         if walk.now.scored.latency_ms <= aim and good is None:
             walk = _wider(walk, deployed, judge, aim)
         verdict = _verdict(deployed, walk.now.spec, target_ms)
         walk = replace(walk, verdict=verdict)
-        if verdict.most_ms <= target_ms:
-            if good is None or walk.now.scored.accuracy > good.now.scored.accuracy:
-                good = walk
-            if verdict.most_ms >= (1 - SLACK) * target_ms or given_back == GIVEN_BACK:
-                return good
-            given_back += 1
-            wider = _wider(replace(walk, now=deployed.corrected(walk.now, verdict)), deployed, judge, aim)
+        within = verdict.most_ms <= target_ms
+        if within and (good is None or walk.now.scored.accuracy > good.now.scored.accuracy):
+            good = walk
+        full = within and verdict.most_ms >= (1 - SLACK) * target_ms
+        least = not within and walk.now.scored.latency_ms > aim  # nothing is left to cut
+        if full or least or (good is not None and tries == TRIES):
+            return good or walk
+        tries += good is not None
+        corrected = replace(walk, now=deployed.corrected(walk.now, verdict))
+        if within:
+            wider = _wider(corrected, deployed, judge, aim)
             if wider.now.step == walk.now.step:
-                return good
+                return good or walk
             yield Note(STAGE, f"{verdict.ms:.3f} ms leaves room: channels are given back")
             walk = wider
-            continue
-        if good is not None or walk.now.scored.latency_ms > aim:  # widened too far, or nothing left to cut
-            return good or walk
-        off = f"{verdict.ms:.3f} +- {verdict.error_ms:.3f} ms"
-        yield Note(STAGE, f"measured whole it takes {off}, not surely within {target_ms:g}: NetAdapt goes on")
-        walk = replace(walk, now=deployed.corrected(walk.now, verdict))
-        aim = min(aim, 0.999 * verdict.ms)
+        else:
+            off = f"{verdict.ms:.3f} +- {verdict.error_ms:.3f} ms"
+            yield Note(STAGE, f"measured whole it takes {off}, not surely within {target_ms:g}: NetAdapt goes on")
+            walk = corrected
+            aim = min(aim, 0.999 * verdict.ms)
 
 
 def _verdict(deployed: Deployed, spec: ArchSpec, target_ms: float) -> Whole:
-    """`spec` measured whole, in half as many parts where they say already that it is over the target or leaves room."""
-
-    def decided(whole: Whole) -> bool:
-        return whole.least_ms > target_ms or whole.most_ms < (1 - SLACK) * target_ms
-
-    verdict = deployed.measure(spec, VERDICT_PARTS, decided)
+    """`spec` measured whole, in half as many parts where they say already that it is over the target."""
+    verdict = deployed.measure(spec, VERDICT_PARTS, lambda whole: whole.least_ms > target_ms)
     assert verdict is not None
     return verdict
 

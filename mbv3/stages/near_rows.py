@@ -21,7 +21,7 @@ COLUMNS = ("turn", "networks", "layers")
 TURNS = 8
 NEAR = 24  # networks within each limit whose rows are measured
 OPTIMISM = 0.5  # held-out errors of the cost model by which a layer without a row is hoped to be faster
-PASSES = 2  # of three that a row of the table has
+PASSES = 2  # as a row of a part of a table has
 
 
 def near_rows(

@@ -24,7 +24,7 @@ __all__ = [
     "measure_whole",
 ]
 
-WHOLE_S = 1.0  # seconds of a part, and three rounds at least
+WHOLE_S = 1.5  # seconds of a part, and three rounds at least
 VERDICT_PARTS = 8  # the error of a part is about 1.5 %, so that of their mean is 0.5 %
 
 
