@@ -53,6 +53,6 @@ def test_it_ends_within_the_target_and_near_it_whatever_a_measurement_says(read:
         found: Adapted = e.value
     assert found.reached and found.verdict is not None
     true = SLOWER * latency.rough(1.0)([found.spec])[0]
-    assert 0.97 * TARGET <= true <= TARGET
+    assert 0.95 * TARGET <= true <= TARGET  # the last measurement may be off too
     if read == (1.0, 0.93):
         assert any("leaves room" in n for n in notes) and any("NetAdapt goes on" in n for n in notes)
