@@ -40,6 +40,7 @@ MAY: dict[str, tuple[set[str], set[str]]] = {
     "netadapt": ({"spec", "nn"}, {"numpy", "torch"}),
     "export": ({"spec", "graph", "nn", "training"}, {"torch", "numpy", "onnx"}),
     "report": ({"spec"}, {"pandas", "matplotlib", "numpy"}),
+    "pipeline": ({"export"}, set()),
     "tasks": ({"spec", "nn", "data", "training", "report"}, {"torch", "numpy", "PIL"}),
 }
 BELOW = set(MAY) - LIGHT
