@@ -16,9 +16,8 @@ from mbv3.spec import NL, UIB, ArchSpec, Classify, Conv, DSConv, Fused, MBConv, 
 __all__ = ["block_strings", "spec_of_strings"]
 
 _BLOCK = re.compile(r"(?<![A-Za-z0-9_.])[a-z]+_r[0-9]+[A-Za-z0-9_.\-]*")
-_PART = re.compile(r"([a-z]+)([0-9.]+)?")
+_PART = re.compile(r"([a-z]+)([0-9]{1,6}(?:\.[0-9]{1,20})?)")
 _NLS: dict[str, NL] = {"re": "RE", "r6": "RE6", "hs": "HS", "sw": "SILU"}
-_WHOLE = ("r", "k", "s", "c", "a", "d")
 _KINDS = ("ds", "dsa", "ir", "er", "cn", "uir")
 
 
@@ -76,11 +75,9 @@ def _decoded(text: str) -> dict[str, Any]:
             found[word] = True
         elif word.startswith("n") and word[1:] in _NLS:
             found["nl"] = _NLS[word[1:]]
-        elif (
-            (part := _PART.fullmatch(word)) and part[1] in ("r", "k", "s", "c", "a", "d") and (part[2] or "").isdigit()
-        ):
+        elif (part := _PART.fullmatch(word)) and part[1] in ("r", "k", "s", "c", "a", "d") and part[2].isdigit():
             found[part[1]] = int(part[2])
-        elif part and part[1] in ("e", "se") and part[2]:
+        elif part and part[1] in ("e", "se"):
             found[part[1]] = float(part[2])
         else:
             raise BadInput(f"{plain(text)}: {plain(word)} has no meaning for a spec")
@@ -89,31 +86,40 @@ def _decoded(text: str) -> dict[str, Any]:
         raise BadInput(f"{plain(text)}: says no {', '.join(missing)} (repeats, kernel, channels)")
     if not 1 <= found["r"] <= 64:
         raise BadInput(f"{plain(text)}: repeats must be from 1 to 64")
+    if found["c"] < 1:
+        raise BadInput(f"{plain(text)}: channels must be 1 or more")
+    if found["e"] <= 0:
+        raise BadInput(f"{plain(text)}: the expansion must be above 0")
+    if found.get("d"):
+        raise BadInput(f"{plain(text)}: d{found['d']} is space-to-depth in timm, which no row has")
+    if "a" in found and kind != "uir":
+        raise BadInput(f"{plain(text)}: a{found['a']} has a meaning for uir blocks only")
     return found
 
 
 def _row(part: dict[str, Any], cin: int, s: int, act: NL, v3: bool) -> Row:
     out = make_divisible(part["c"])
     nl = part.get("nl", act)
-    kind, k, d = part["kind"], part["k"], part.get("d", 1)
+    kind, k = part["kind"], part["k"]
     joined = s == 1 and cin == out and not part.get("noskip", False)
     skip: Any = "identity" if joined else "none"
     mid = make_divisible(cin * part["e"])
     if kind == "cn":
-        return Conv(k=k, out=out, nl=nl, s=s, dilation=d, skip=skip if part.get("skip") else "none")
+        return Conv(k=k, out=out, nl=nl, s=s, skip=skip if part.get("skip") else "none")
     if kind == "er":
-        return Fused(k=k, exp=mid, out=out, nl=nl, s=s, dilation=d, skip=skip, **_squeezed(part, cin, mid, nl, v3))
+        return Fused(k=k, exp=mid, out=out, nl=nl, s=s, skip=skip, **_squeezed(part, cin, mid, nl, v3))
     if kind == "uir":
-        return UIB(a=part.get("a", 0), k=k, exp=mid, out=out, nl=nl, s=s, dilation=d, skip=skip)
+        squeezed = _squeezed(part, cin, mid, nl, v3)
+        return UIB(a=part.get("a", 0), k=k, exp=mid, out=out, nl=nl, s=s, skip=skip, **squeezed)
     if kind == "ir":
         squeezed = _squeezed(part, cin, mid, nl, v3)
         if mid == cin:  # timm's always expands
-            return UIB(a=0, k=k, exp=mid, out=out, nl=nl, s=s, dilation=d, skip=skip, **squeezed)
-        return MBConv(k=k, exp=mid, out=out, nl=nl, s=s, dilation=d, skip=skip, **squeezed)
+            return UIB(a=0, k=k, exp=mid, out=out, nl=nl, s=s, skip=skip, **squeezed)
+        return MBConv(k=k, exp=mid, out=out, nl=nl, s=s, skip=skip, **squeezed)
     squeezed = _squeezed({**part, "e": 1.0}, cin, cin, nl, v3)
     if kind == "dsa":
-        return DSConv(k=k, out=out, nl=nl, out_nl=nl, s=s, dilation=d, **squeezed)
-    return replace(MBConv(k=k, exp=cin, out=out, nl=nl, s=s, dilation=d, **squeezed), skip=skip)
+        return DSConv(k=k, out=out, nl=nl, out_nl=nl, s=s, **squeezed)
+    return replace(MBConv(k=k, exp=cin, out=out, nl=nl, s=s, **squeezed), skip=skip)
 
 
 def _squeezed(part: dict[str, Any], cin: int, mid: int, nl: NL, v3: bool) -> dict[str, Any]:

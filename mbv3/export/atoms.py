@@ -165,7 +165,9 @@ class AtomWalk:
             self.here = following[0].output
             if not last:
                 inside.append(self.act())
-        [gate] = self.next() or [mul]
+        gate, *others = self.next() or [mul]
+        if others:
+            self.refuse(others[0], "takes what only the gate of a squeeze-and-excitation may take")
         if gate.kind != "act" or gate.nl not in GATES or set(mul.inputs) != {trunk, gate.output}:
             self.refuse(gate, f"stands where squeeze-and-excitation has its gate, one of {', '.join(GATES)}")
         self.here = mul.output

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbv3.errors import BadInput, plain
 from mbv3.export.atoms import Array, Atom, AtomWalk
 from mbv3.graph import Found, Step, refuse, tidy
 from mbv3.spec import (
@@ -57,6 +58,8 @@ def recognise(found: Found, name: str, source: str) -> Recognised:
         BadInput: a spec cannot express it; the first operator in the way is named.
     """
     found = tidy(found)
+    if not found.steps:
+        raise BadInput(f"{plain(source, 4096)}: holds no operator between its input and its output")
     walk = AtomWalk(found, source)
     before = walk.image()
     atoms = list(walk.trunk())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mbv3.errors import BadInput
+from mbv3.errors import BadInput, plain
 from mbv3.graph.found import Found
 
 __all__ = ["answers"]
@@ -16,9 +16,9 @@ __all__ = ["answers"]
 Array = NDArray[np.float32]
 
 
-def answers(content: bytes, found: Found, images: Sequence[Array]) -> Array:
+def answers(content: bytes, found: Found, images: Sequence[Array], source: str = "this file") -> Array:
     """(images, classes) of a TFLite or ONNX file, one image after the other on one thread. `images`: (1, C, H, W) each,
-    in the numbers that the file's input stands for.
+    in the numbers that the file's input stands for; answers in those that its output stands for. `source` names it.
 
     Raises:
         BadInput: the runtime cannot run it.
@@ -30,7 +30,8 @@ def answers(content: bytes, found: Found, images: Sequence[Array]) -> Array:
         raise
     except Exception as e:  # each runtime has errors of its own
         why = (str(e).strip() or type(e).__name__).splitlines()[0][:160]
-        raise BadInput(f"{'LiteRT' if run is _litert else 'ONNX Runtime'} cannot run this file ({why})") from None
+        by = "LiteRT" if run is _litert else "ONNX Runtime"
+        raise BadInput(f"{plain(source, 4096)}: {by} cannot run it ({why})") from None
 
 
 def _entered(found: Found, image: Array) -> Array:
@@ -51,7 +52,12 @@ def _onnx(content: bytes, found: Found, images: Sequence[Array]) -> list[Array]:
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return [np.asarray(session.run(None, {found.input: _entered(found, x)})[0], np.float32) for x in images]
+    step, zero = found.end_codes or (1.0, 0)
+    made: list[Array] = []
+    for x in images:
+        y = np.asarray(session.run(None, {found.input: _entered(found, x)})[0], np.float32)
+        made.append(np.asarray((y - zero) * step, np.float32))
+    return made
 
 
 def _litert(content: bytes, found: Found, images: Sequence[Array]) -> list[Array]:

@@ -60,7 +60,8 @@ class Found:
     """A network as a file has it. `shapes`: (C, H, W) of every value by name.
 
     `channels_last`: of the file's input; `codes`: (step, zero) of an input in integers, value = step * (code - zero);
-    `integer`: weights or activations are in integers; `texts`: what the file says about itself, by name.
+    `end_codes`: the same of an output, for ONNX; `integer`: weights or activations are in integers; `texts`: what the
+    file says about itself, by name.
     """
 
     steps: tuple[Step, ...]
@@ -69,6 +70,7 @@ class Found:
     shapes: dict[str, Shape]
     channels_last: bool
     codes: tuple[float, int, str] | None = None
+    end_codes: tuple[float, int] | None = None
     integer: bool = False
     texts: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

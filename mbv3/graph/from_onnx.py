@@ -100,6 +100,12 @@ class _Reader:
         sides = [d.dim_value for d in dims]
         last = sides[3] in (1, 3) and sides[1] not in (1, 3)
         c, h, w = (sides[3], sides[1], sides[2]) if last else (sides[1], sides[2], sides[3])
+        if sides[0] > 1:
+            raise BadInput(f"{name}: takes {sides[0]} images at once; export it with a batch of 1 or a free one")
+        if self.size is not None and any(side and side != want for side, want in zip((h, w), self.size, strict=True)):
+            own = f"{h or 'any'}x{w or 'any'}"
+            raise BadInput(f"--resolution {self.size[0]}x{self.size[1]}: {name} takes images of {own}; resize with "
+                           "mbv3 train --resolution")  # fmt: skip
         if not h or not w:
             free = self.size or _UNSIZED
             h, w = h or free[0], w or free[1]
@@ -122,10 +128,11 @@ class _Reader:
         for n, node in enumerate(graph.node):
             self.node(n, node)
         end = self.data(graph.output[0].name, "the output")
+        end_codes = self.coded[graph.output[0].name][1:] if graph.output[0].name in self.coded else None
         texts = {entry.key: entry.value for entry in self.model.metadata_props}
         return Found(
             steps=tuple(self.pen.steps), input=first, output=end.name, shapes=self.pen.shapes, channels_last=last,
-            codes=codes, integer=self.integer, texts=texts, notes=tuple(self.notes),
+            codes=codes, end_codes=end_codes, integer=self.integer, texts=texts, notes=tuple(self.notes),
         )  # fmt: skip
 
     def node(self, n: int, node: onnx.NodeProto) -> None:
@@ -196,7 +203,8 @@ def _pads(r: _Reader, label: str, at: dict[str, Any], x: Value, k: tuple[int, in
         return 0, 0, 0, 0
     if auto not in ("SAME_UPPER", "SAME_LOWER"):
         refuse(r.source, label, f"pads by {plain(auto)}")
-    (t, b), (left, right) = (far_pads(size, k[i], s[i], d[i]) for i, size in enumerate((x.h, x.w)))
+    h, w = x.h + x.pads[0] + x.pads[2], x.w + x.pads[1] + x.pads[3]
+    (t, b), (left, right) = (far_pads(size, k[i], s[i], d[i]) for i, size in enumerate((h, w)))
     return (t, left, b, right) if auto == "SAME_UPPER" else (b, right, t, left)
 
 

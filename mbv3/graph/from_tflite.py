@@ -22,7 +22,6 @@ _BROKEN = (struct.error, IndexError, ValueError, TypeError, KeyError, AttributeE
 _TYPES = {"FLOAT32": "f4", "FLOAT16": "f2", "INT8": "i1", "UINT8": "u1", "INT32": "i4", "INT64": "i8", "INT16": "i2",
           "FLOAT64": "f8"}  # fmt: skip
 _INTEGERS = ("INT8", "UINT8", "INT16")
-_MOST_AXES = 8
 _FUSED = {"NONE": "NONE", "RELU": "RE", "RELU6": "RE6"}
 _ACTS = {"RELU": "RE", "RELU6": "RE6", "HARD_SWISH": "HS", "LOGISTIC": "SIGMOID"}
 

@@ -125,8 +125,11 @@ def import_events(
     folder = Path(out or name)
     vacant(folder)
     if text.partition(":")[0] == "timm" and (strings := block_strings(text.partition(":")[2])):
+        if o.data is not None or o.spec_only:
+            raise BadInput("--data, --spec-only: belong to networks with weights; timm's block strings have none")
         spec = spec_of_strings(strings, name, stem=o.stem or 0, features=o.features)
-        spec = replace(spec, resolution=resolution(o) or spec.resolution)
+        mean, std = o.statistics or (spec.mean, spec.std)
+        spec = replace(spec, resolution=resolution(o) or spec.resolution, mean=mean, std=std)
         return (yield from _written(text, _sourced(spec, text, ""), folder, None, None, 0, None, (), ()))
     if o.stem is not None or o.features is not None:
         raise BadInput("--stem, --features: belong to timm's block strings; a network has its own")

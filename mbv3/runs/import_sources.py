@@ -34,6 +34,7 @@ class Original:
     found: Found
     by: Statistics
     run: str
+    source: str
     content: bytes = b""
     net: nn.Module | None = None
     labels: tuple[str, ...] = ()
@@ -42,7 +43,7 @@ class Original:
     def answers(self, images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """(images, classes) of (1, C, H, W) each, normalised by `by`."""
         if self.net is None:
-            return answers(self.content, self.found, images)
+            return answers(self.content, self.found, images, self.source)
         with torch.inference_mode():
             return np.concatenate([self.net(torch.from_numpy(x)).float().numpy() for x in images])
 
@@ -58,7 +59,7 @@ def library_source(text: str, o: ImportOptions) -> Original:
     got = library_network(library, name, weights=not o.spec_only)
     found = read_module(got.net, resolution(o) or got.resolution, text)
     notes = (f"{text}: weights {got.tag}",) if got.tag else ()
-    return Original(found, (got.mean, got.std), "torch", net=got.net, labels=got.labels, notes=notes)
+    return Original(found, (got.mean, got.std), "torch", text, net=got.net, labels=got.labels, notes=notes)
 
 
 def file_source(path: Path, o: ImportOptions) -> Original:
@@ -74,7 +75,7 @@ def file_source(path: Path, o: ImportOptions) -> Original:
     else:
         found, run = read_onnx(content, str(path), resolution(o)), "ONNX Runtime"
     by, note = _own_statistics(found, o.statistics, run)
-    return Original(found, by, run, content, labels=_labels(found, content), notes=(*note, *found.notes))
+    return Original(found, by, run, str(path), content, labels=_labels(found, content), notes=(*note, *found.notes))
 
 
 _OTHERS = {

@@ -225,6 +225,14 @@ def test_strings_of_an_efficientnet() -> None:
     assert spec.tail == Conv(k=1, out=1280, nl="SILU") and spec.gate == "SIGMOID"
 
 
+def test_squeezes_of_universal_bottlenecks() -> None:
+    """A share of the input in EfficientNet, of the expansion in MobileNetV3."""
+    text = "uir_r1_a3_k5_s2_e4_c32_se0.25_nre"
+    assert spec_of_strings([text], "n").rows == (UIB(a=3, k=5, exp=128, out=32, se=8, nl="RE", s=2),)
+    v3 = spec_of_strings([text, "cn_r1_k1_s1_c64"], "n")
+    assert v3.rows == (UIB(a=3, k=5, exp=64, out=32, se=16, nl="RE", s=2),)
+
+
 def test_strings_answer_like_timms_own(torchvision: Any) -> None:
     """The rows of timm's own network from the very strings in its source."""
     pytest.importorskip("timm", reason="timm cannot be imported here")
@@ -244,6 +252,12 @@ def test_strings_answer_like_timms_own(torchvision: Any) -> None:
         ("xx_r1_k3_s1_c16", "blocks of kind xx have no row here"),
         ("ir_r1_k3_s1_e4_c16_zz7", "zz7 has no meaning for a spec"),
         ("ir_r1_s1_e4", "says no k, c"),
+        ("ir_r1_k3_s1_e4_c0", "channels must be 1 or more"),
+        ("ir_r1_k3_s1_e1..2_c24", r"e1\.\.2 has no meaning for a spec"),
+        ("ir_r1_k3_s1_e0_c24_se0.25", "the expansion must be above 0"),
+        ("ir_r1_k3_s1_e4_c24_d1", "d1 is space-to-depth in timm"),
+        ("ds_r1_k3_s1_c24_d2", "d2 is space-to-depth in timm"),
+        ("ir_r1_k3_s1_a3_e4_c24", "a3 has a meaning for uir blocks only"),
         ("ir_r999_k3_s1_e4_c16", "repeats must be from 1 to 64"),
         ("", "are like ir_r2_k3_s2_e6_c24_se0.25_nre"),
     ],
@@ -260,5 +274,11 @@ def test_strings_become_a_file(tmp_path: Path) -> None:
     )  # fmt: skip
     spec = load_spec(tmp_path / "s" / "network.yaml")
     assert len(spec.rows) == 3 and spec.resolution == (96, 96) and result.checked is None
+    own = import_from("timm:ir_r1_k3_s2_e4_c24", out=tmp_path / "own", mean="0.5", std="0.25").spec
+    assert own.mean == (0.5,) * 3 and own.std == (0.25,) * 3
+    options: tuple[dict[str, Any], ...] = ({"data": "photos"}, {"spec_only": True})
+    for option in options:
+        with pytest.raises(BadInput, match=r"--data, --spec-only: belong to networks with weights"):
+            import_from("timm:ir_r1_k3_s2_e4_c24", out=tmp_path / "no", **option)
     with pytest.raises(BadInput, match="--stem, --features: belong to timm's block strings"):
         import_from("torchvision:mobilenet_v2", out=tmp_path / "x", stem=8)

@@ -338,6 +338,17 @@ def _two_ways(g: Graph) -> bytes:
     return g.head(g.conv(g.add("Relu", g.conv(x, 8, 8, k=3, s=2, groups=8)), 8, 8), 8)
 
 
+def _gate_twice(g: Graph) -> bytes:
+    x = g.add("Relu", g.conv("x", 3, 8, k=3, s=2))
+    y = g.conv(g.add("Relu", g.conv(g.add("GlobalAveragePool", x), 8, 8)), 8, 8)
+    x = g.add("Mul", x, g.add("Sigmoid", y))
+    return g.head(g.add("Mul", x, g.add("Relu", y)), 8)
+
+
+def _nothing(g: Graph) -> bytes:
+    return g.model(g.add("Identity", "x"), 3)
+
+
 def _third(g: Graph) -> bytes:
     x = g.add("GlobalAveragePool", g.add("Relu", g.conv("x", 3, 8, k=3, s=2)))
     for _ in range(3):
@@ -359,12 +370,50 @@ def _third(g: Graph) -> bytes:
             _two_ways,
             r"Conv \(conv\d+\): pads strided convolutions as (both|tensorflow), others do not; a spec has one way",
         ),
+        (_gate_twice, r"Relu \(relu\d+\): takes what only the gate of a squeeze-and-excitation may take"),
+        (_nothing, r"f\.onnx: holds no operator between its input and its output"),
         (_third, r"a third layer behind the average; a spec has two"),
     ],
 )
 def test_the_first_operator_in_the_way_is_named(make: Callable[[Graph], bytes], match: str) -> None:
     with pytest.raises(BadInput, match=match):
         recognise(read_onnx(make(Graph()), "f.onnx"), "n", "f.onnx")
+
+
+def test_padding_of_a_converter_after_a_pad() -> None:
+    """SAME is of the padded map: 15 and 1 pixels make 16, to which one more is added at the end."""
+    g = Graph(15)
+    x = g.add("Pad", "x", g.const(np.array([0, 0, 0, 0, 0, 0, 1, 1])), mode="constant")
+    kernel = g.const(np.ones((8, 3, 3, 3), np.float32))
+    x = g.add("Conv", x, kernel, auto_pad="SAME_UPPER", kernel_shape=[3, 3], strides=[2, 2])
+    assert read_onnx(g.head(g.add("Relu", x), 8), "f").steps[0].pads == (0, 0, 2, 2)
+
+
+def test_a_file_of_several_images_at_once() -> None:
+    content = portable(network_model(v1(), arrays(trained(v1()))), batch=8)
+    with pytest.raises(BadInput, match=r"f\.onnx: takes 8 images at once; export it with a batch of 1 or a free one"):
+        read_onnx(content, "f.onnx")
+
+
+def test_answers_in_codes_are_read_as_values() -> None:
+    g = Graph()
+    x = g.add("Relu", g.conv("x", 3, 8, k=3, s=2))
+    y = g.add("Relu", g.conv(x, 8, 8))
+    content = g.head(y, 8, softmax=False)
+    model = onnx.load_from_string(content)
+    end = model.graph.output[0].name
+    model.graph.initializer.extend([
+        onnx.numpy_helper.from_array(np.array(0.05, np.float32), "step"),
+        onnx.numpy_helper.from_array(np.array(7, np.int8), "zero"),
+    ])  # fmt: skip
+    model.graph.node.append(helper.make_node("QuantizeLinear", [end, "step", "zero"], ["codes"]))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("codes", TensorProto.INT8, ["n", 5]))
+    pixels = [np.random.default_rng(2).standard_normal((1, 3, 16, 16)).astype(np.float32)]
+    want = answers(content, read_onnx(content, "f"), pixels)
+    coded = model.SerializeToString()
+    assert np.abs(answers(coded, read_onnx(coded, "f"), pixels) - want).max() < 0.026
+    with pytest.raises(BadInput, match=r"f\.onnx: ONNX Runtime cannot run it"):
+        answers(coded, read_onnx(coded, "f"), [pixels[0][:, :, :8]], "f.onnx")
 
 
 def test_a_bottleneck_without_an_expansion_among_universal_ones() -> None:

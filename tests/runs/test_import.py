@@ -229,8 +229,8 @@ def test_a_network_that_answers_otherwise_is_not_written(
 ) -> None:
     real = import_sources.answers
 
-    def off(content: bytes, found: Found, images: Any) -> Any:
-        return real(content, found, images) * 1.001
+    def off(content: bytes, found: Found, images: Any, source: str) -> Any:
+        return real(content, found, images, source) * 1.001
 
     monkeypatch.setattr(import_sources, "answers", off)
     with pytest.raises(Mbv3Error, match=r"net.onnx: what was read of it answers otherwise, so nothing is written: 16 "):
@@ -273,6 +273,7 @@ def test_places_and_options_that_do_not_go_together(onnx: Path, photos: Path, tm
         (onnx, {"mean": "0.5,1", "std": "1"}, "--mean must be one number or three"),
         (onnx, {"mean": "0", "std": "0"}, "--std must be above 0"),
         (onnx, {"spec_only": True}, "--spec-only: is for timm: and torchvision: names"),
+        (onnx, {"resolution": "64"}, r"--resolution 64x64: .*net.onnx takes images of 32x32; resize with mbv3 train"),
         (onnx, {"stem": 8}, "--stem, --features: belong to timm's block strings"),
     ]
     for source, options, match in cases:
