@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from mbv3.runs.prepare import TABLE
 from mbv3.runs.result import Found
 from mbv3.runs.road import by_hand, check_road, initial, road_stages
 from mbv3.runs.rundir import RunDir, file_sha256, versions
-from mbv3.spec import ArchSpec, all_sites, dump_spec, load_spec, named_sites, parse_spec, pixels
+from mbv3.spec import ArchSpec, Site, all_sites, dump_spec, load_spec, named_sites, parse_spec, pixels, sites
 from mbv3.stages import (
     PRESETS,
     adapt_predicted,
@@ -75,10 +75,12 @@ def adapt_events(
     start = None
     if o.init is not None:
         start = check_road(o, spec)
-    elif o.data is not None:
-        peek_photos(Path(o.data), Path(o.test) if o.test else None)  # before anything is made
     else:
-        imagenet(spec)  # what its cuts are judged by
+        _sites(o, spec)
+        if o.data is not None:
+            peek_photos(Path(o.data), Path(o.test) if o.test else None)  # before anything is made
+        else:
+            imagenet(spec)  # what its cuts are judged by
     path = Path(out) if out else Path("runs") / f"netadapt-{spec.name}-{target_ms:g}ms"
     command = command_line("mbv3 netadapt", spec.name, options=o, only=("target_ms", *NETADAPT))
     record = SearchRecord(
@@ -117,12 +119,32 @@ def _joint(o: Options) -> bool:
     return o.data is not None and _engine(o)["engine"] == "joint"
 
 
+def _sites(o: Options, spec: ArchSpec) -> Collection[Site] | None:
+    """The sites that --keep and --only leave to the cuts of this run; None without either.
+
+    Raises:
+        BadInput: the cuts are single, and none is left to them.
+    """
+    some = by_hand(o, spec)
+    if some is None or _joint(o):
+        return some
+    left = frozenset(some).intersection(sites(spec))
+    if not left:
+        flags = (("--only", o.only), ("--keep", o.keep))
+        raise BadInput(
+            f"{' '.join(f'{flag} {text}' for flag, text in flags if text is not None)}: leaves nothing to single cuts, "
+            "which are of expansions and bottlenecks; the stem, the tail and the features are for joint cuts, those of "
+            "--preset fast and thorough on --data"
+        )
+    return left
+
+
 def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, Found]:
     """The stages of `adapt_events`, each resumable."""
     assert run.record.network is not None
     spec = parse_spec(run.record.network, "run.json: network")
     runtime = open_runtime(o.runtime, o.threads)
-    some = by_hand(o, spec)
+    some = _sites(o, spec)
     if run.record.seed_ms is None:
         # joint cuts reach further than single ones
         check_reach(spec, o.target_ms, runtime, some or (all_sites(spec) if _joint(o) else None))

@@ -183,6 +183,7 @@ def _subnets(
             found += [one] if one is not None and all(one.spec.rows != f.spec.rows for f in found) else []
         rows = [(s.name, s.kind, dump_spec(s.spec), s.ms, s.error_ms, s.predicted) for s in found]
         run.value("subnets", partial(list, rows))
+    latency.correction = 1.0  # the last subnet's is not kept, and a resumed run shall choose alike
     kept: Any = run.record.plan["subnets"]
     return [Subnet(name, kind, parse_spec(text, "subnets"), *numbers) for name, kind, text, *numbers in kept]
 

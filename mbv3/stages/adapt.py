@@ -88,7 +88,7 @@ def adapt(
         trace.seed(start)
     else:
         yield Note(STAGE, f"going on after step {start.step}, {start.scored.latency_ms:.3f} ms")
-    plan = planned(start, target_ms, images, steps, delta, budget, seed, keep)
+    plan = planned(start, target_ms, images, steps, delta, budget, seed, keep, some)
     yield StageStart(
         STAGE,
         f"NetAdapt: {start.scored.latency_ms:.3f} -> {target_ms:g} ms, at least "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
 from mbv3.netadapt import Start
-from mbv3.spec import sites
+from mbv3.spec import Site, among, sites
 from mbv3.stages.adapt_tune import FineTune
 from mbv3.stages.budget import Budget
 from mbv3.stages.images import Images
@@ -50,19 +51,22 @@ def planned(
     budget: Budget,
     seed: int,
     keep: Keep,
+    some: Collection[Site] | None = None,
 ) -> Plan:
-    """The plan, so that all of NetAdapt fits the time given; decided once."""
+    """The plan, so that all of NetAdapt fits the time given; decided once. `some`: the sites that may be cut, by
+    default all."""
 
     def decide() -> dict[str, float | int]:
         least = DELTA if delta is None else delta
         if steps is not None or not budget.timed:
             return {"delta": least, "finetune_steps": UNTIMED_T if steps is None else steps}
         fixed, per_step = _proposal_seconds(start, images, seed)
+        places = sum(among(s, some) for s in sites(start.spec))
         gap = max(start.scored.latency_ms - target_ms, 0) / start.scored.latency_ms
         given = budget.seconds("netadapt")
 
         def proposals(least: float) -> float:
-            return max(1.0, 0.8 * gap / least) * len(sites(start.spec))
+            return max(1.0, 0.8 * gap / least) * places
 
         if delta is None:
             needed = proposals(DELTA) * (fixed + LEAST_T * per_step)

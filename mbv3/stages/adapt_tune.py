@@ -68,7 +68,7 @@ class FineTune:
         recipe = Fit(steps=max(steps, 1), size=self.images.size, batch=BATCH, lr=0.01, warmup=0.0, seed=self.seed)
         objective = classify_objective(recipe)
         if self.teacher is not None:
-            objective = distilled(objective, self.teacher, recipe)
+            objective = distilled(objective, self.teacher, recipe, statistics(net))
         optimizer = make_optimizer(net, recipe)
         # another order in every step of NetAdapt, and one that begins alike whatever the number of steps
         order = batch_order(len(self.images.train), min(BATCH, len(self.images.train)), self.seed + 7919 * step)

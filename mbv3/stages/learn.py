@@ -97,7 +97,7 @@ def learn(
     keep.text("network.yaml", dump_spec(spec))
     objective = data.objective(recipe)
     if teacher is not None:
-        objective = distilled(objective, teacher.to(device), recipe)
+        objective = distilled(objective, teacher.to(device), recipe, statistics(net))
     module: nn.Module | None = None
     if net.aux is not None:
         module, objective = WithAux(net), and_aux(objective)

@@ -140,11 +140,13 @@ def search(
     goal = make_reward(reward, target_ms, w) if isinstance(reward, str) else reward
     limits = limits or SpaceLimits()
     wanted = keep.value("trials", lambda: trials or _affordable(space, judge, budget))
-    study = Search(
-        space, judge.accuracy, latency_ms, goal, sampler=sampler or ("evolution" if judge.accuracies else "surrogate"),
-        seed=seed, history=history, target_ms=target_ms, hard=reward == LIMIT, trials=wanted,
-        accuracies=judge.accuracies, share=limits.share,
-    )  # fmt: skip
+    free = judge.accuracies is not None
+    with _one_thread(free):  # it learns from the history, as the run did that left it
+        study = Search(
+            space, judge.accuracy, latency_ms, goal, sampler=sampler or ("evolution" if free else "surrogate"),
+            seed=seed, history=history, target_ms=target_ms, hard=reward == LIMIT, trials=wanted,
+            accuracies=judge.accuracies, share=limits.share,
+        )  # fmt: skip
     done, pending = list(history), list[Trial]()
     began, before = time.monotonic(), len(done)
     yield StageStart(
@@ -155,7 +157,7 @@ def search(
         f"TAR {target_ms:g} ms" + (f", going on after {before}" if before else ""),
     )
     try:
-        with _one_thread(judge.accuracies is not None):
+        with _one_thread(free):
             shown = 0.0
             for trial in study.run(wanted):
                 done.append(trial)

@@ -84,9 +84,10 @@ class Tuner:
         net.load_state_dict(dict(state))
         return net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
-    def objective(self, recipe: Fit) -> Objective:
+    def objective(self, recipe: Fit, spec: ArchSpec) -> Objective:
+        """What a network of `spec` learns by."""
         plain = classify_objective(recipe)
-        return plain if self.teacher is None else distilled(plain, self.teacher, recipe)
+        return plain if self.teacher is None else distilled(plain, self.teacher, recipe, (spec.mean, spec.std))
 
     def _batches(self, most: int, batch: int, spec: ArchSpec) -> Iterator[tuple[Tensor, Tensor]]:
         """The same training images every time, as they are scored by a network of `spec`."""
@@ -147,18 +148,19 @@ class Tuner:
         self, spec: ArchSpec, state: Mapping[str, Tensor], scores: Scores, cuts: Sequence[ArchSpec]
     ) -> tuple[int, list[float]]:
         """(index of the cut of lowest loss, losses of all) on held-out images, batch norms recalibrated, without any
-        fine-tuning (EagleEye, Li 2020, arXiv:2007.02491): the first, unless another one is better by more than the
-        standard error of their difference, image by image."""
+        fine-tuning (EagleEye, Li 2020, arXiv:2007.02491): the first whose loss is finite, unless another one is better
+        by more than the standard error of their difference, image by image."""
         held = subset(self.held, TRIED)
         found: dict[ArchSpec, NDArray[np.float64]] = {}
         for smaller in dict.fromkeys(cuts):
             net = self.net(smaller, cut_state(state, spec, smaller, scores))
             recalibrate(net, (x for x, _ in self._batches(TRIED, 64, spec)))
             found[smaller] = answers(net, held, self.images.size).loss
-        best = 0
-        for i, smaller in enumerate(cuts):
-            gap = found[smaller] - found[cuts[best]]
-            if gap.mean() < -gap.std() / len(gap) ** 0.5:  # false for a loss that is not finite
+        finite = [i for i, smaller in enumerate(cuts) if np.isfinite(found[smaller]).all()]
+        best = finite[0] if finite else 0
+        for i in finite:
+            gap = found[cuts[i]] - found[cuts[best]]
+            if gap.mean() < -gap.std() / len(gap) ** 0.5:
                 best = i
         return best, [float(found[smaller].mean()) for smaller in cuts]
 
@@ -169,7 +171,7 @@ class Tuner:
         net = self.net(spec, state)
         yield from fit(
             net, self.images.train, recipe, stage=STAGE, checkpoint=keep.file(TRAINING), keep=True,
-            objective=self.objective(recipe),
+            objective=self.objective(recipe, spec),
         )  # fmt: skip
         if not recipe.hold_norms:
             recalibrate(net, (x for x, _ in self._batches(STATISTICS, 64, spec)))
@@ -187,7 +189,8 @@ class Tuner:
         spent = 0.0
         for steps in (2, 6):  # the first call chooses kernels
             began = time.monotonic()
-            for _ in fit(net, self.images.train, replace(recipe, steps=steps), objective=self.objective(recipe)):
+            some = replace(recipe, steps=steps)
+            for _ in fit(net, self.images.train, some, objective=self.objective(recipe, spec)):
                 pass
             spent = (time.monotonic() - began) / steps
         return spent

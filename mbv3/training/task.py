@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mbv3.data import IGNORED, Augment
-from mbv3.nn import Network
+from mbv3.nn import Network, Statistics, statistics
 from mbv3.training.recipes import Fit
 
 __all__ = ["Batches", "Metric", "Objective", "WithAux", "and_aux", "classify_objective", "distilled"]
@@ -60,14 +60,19 @@ def classify_objective(recipe: Fit) -> Objective:
     return loss
 
 
-def distilled(plain: Objective, teacher: nn.Module, recipe: Fit) -> Objective:
-    """Knowledge distillation (Hinton 2015, arXiv:1503.02531): the teacher's softened answer beside the truth."""
+def distilled(plain: Objective, teacher: nn.Module, recipe: Fit, by: Statistics) -> Objective:
+    """Knowledge distillation (Hinton 2015, arXiv:1503.02531): the teacher's softened answer beside the truth. `by`:
+    what the pupil's images are normalised by; the teacher sees them by its own statistics."""
     share, t = recipe.distill, recipe.temperature
     teacher.eval()
+    own = statistics(teacher)
+    mean, std, own_mean, own_std = (torch.tensor(values).view(1, 3, 1, 1) for values in (*by, *own))
+    gain, shift = std / own_std, (mean - own_mean) / own_std
 
     def loss(out: Tensor, target: Tensor, x: Tensor) -> Tensor:
         with torch.no_grad():
-            wanted = functional.log_softmax(teacher(x).float() / t, 1)
+            seen = x if own == by else x * gain.to(x.device) + shift.to(x.device)
+            wanted = functional.log_softmax(teacher(seen).float() / t, 1)
         said = functional.log_softmax(out.float() / t, 1)
         apart = functional.kl_div(said, wanted, reduction="none", log_target=True).sum(1).mean()
         return share * t * t * apart + (1 - share) * plain(out, target, x)

@@ -9,7 +9,7 @@ import pytest
 from mbv3.data import split
 from mbv3.netadapt import Scored, Start
 from mbv3.nn import build
-from mbv3.spec import load_spec
+from mbv3.spec import load_spec, named_sites, sites
 from mbv3.stages import Budget, Images, Memory
 from mbv3.stages.adapt_pace import Pace, Plan, keep_pace, planned
 from tests.drawn import drawn_images
@@ -54,6 +54,16 @@ def test_a_run_behind_its_forecast_tunes_less_and_then_cuts_more(
 ) -> None:
     kept = keep_pace(Plan(Pace(first, 0.01), fixed, 100.0, 100.0), Pace(*now), pace)
     assert (kept.steps, kept.delta) == (then[0], pytest.approx(then[1]))
+
+
+def test_the_time_is_shared_by_the_sites_that_may_be_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mbv3.stages.adapt_pace._proposal_seconds", lambda *args: (0.1, 0.01))
+    images = Images(*split(drawn_images(80, 32, 0), 0.25, 16, 0), (32, 32))
+    start = Start(0, load_spec("mobilenet_v3_small"), {}, Scored(2.0, 50.0, 1.0))
+    some = named_sites(start.spec, only="rows[3],tail")
+    taken = [planned(start, 1.0, images, None, 0.01, Budget(1e5), 0, Memory(), s).forecast_s for s in (None, some)]
+    assert taken[0] is not None and taken[1] is not None
+    assert len(some) == 3 and taken[0] / taken[1] == pytest.approx(len(sites(start.spec)) / 2, rel=0.01)
 
 
 def test_steps_given_by_hand_are_not_paced() -> None:

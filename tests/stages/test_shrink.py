@@ -14,16 +14,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from mbv3.data import split
+from mbv3.data import ImageSet, split
 from mbv3.errors import BadInput, Unreachable
 from mbv3.events import Event, Note, result
 from mbv3.files import write_atomic
 from mbv3.latency import LatencyTable
 from mbv3.netadapt import menus, solve
-from mbv3.nn import build
+from mbv3.nn import Network, build
 from mbv3.runs.options import PRESETS as NAMES
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv, all_sites, channels, load_spec, named_sites, smallest
 from mbv3.stages import PRESETS, Adapted, Images, Memory, Tuner, shrink
+from mbv3.stages.tune import Answers
 from mbv3.tables import Latency
 from tests.drawn import CLASSES, drawn_images
 
@@ -227,6 +228,25 @@ def test_the_first_of_cuts_stays_where_no_other_is_better_beyond_the_error() -> 
     assert best == 1 and losses[1] < losses[0] == losses[2]
     assert tuner.lowest(START, WEIGHTS, scores, [slim, bad])[0] == 0
     assert tuner.lowest(START, broken, scores, [bad, slim])[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("losses", "best"), [([math.nan, 1.0, 0.5], 2), ([math.nan, 0.5, 1.0], 1), ([math.inf, 1.0, math.nan], 1)]
+)
+def test_a_cut_whose_loss_is_not_finite_does_not_stay(
+    losses: list[float], best: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = START.rows[0]
+    assert isinstance(row, MBConv)
+    cuts = [replace(START, rows=(replace(row, exp=n), *START.rows[1:])) for n in (32, 48, 56)]
+    of = {cut.rows: loss for cut, loss in zip(cuts, losses, strict=True)}
+
+    def answers(net: Network, held: ImageSet, size: tuple[int, int]) -> Answers:
+        return Answers(np.ones(len(held), bool), np.full(len(held), of[net.spec.rows]))
+
+    monkeypatch.setattr("mbv3.stages.shrink_tune.answers", answers)
+    tuner = Tuner(IMAGES, 0)
+    assert tuner.lowest(START, WEIGHTS, tuner.channels(START, WEIGHTS, "taylor"), cuts)[0] == best
 
 
 def test_only_the_sites_by_hand_are_cut() -> None:

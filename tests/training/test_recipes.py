@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from mbv3.data import normalise
 from mbv3.errors import BadInput
+from mbv3.nn import MEAN, STD, build, statistics
+from mbv3.spec import load_spec
 from mbv3.training import (
     RECIPES,
     Fit,
@@ -120,7 +123,7 @@ def test_distillation_by_hand() -> None:
     recipe = Fit(steps=1, size=(1, 1), label_smoothing=0.0, distill=0.3, temperature=2.0)
     teacher = nn.Linear(3, 4)
     x, said, y = torch.randn(5, 3), torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0])
-    got = float(distilled(classify_objective(recipe), teacher, recipe)(said, y, x).detach())
+    got = float(distilled(classify_objective(recipe), teacher, recipe, (MEAN, STD))(said, y, x).detach())
 
     def soft(z: np.ndarray) -> np.ndarray:
         e = np.exp(z - z.max(1, keepdims=True))
@@ -131,6 +134,25 @@ def test_distillation_by_hand() -> None:
     plain = -np.log(soft(said.numpy())[np.arange(5), y.numpy()]).mean()
     assert got == pytest.approx(0.3 * 4 * apart + 0.7 * plain, rel=1e-4)
     assert not teacher.training
+
+
+def test_a_teacher_sees_images_by_its_own_statistics() -> None:
+    spec = replace(load_spec("mobilenet_v3_small@0.35"), mean=(0.5, 0.4, 0.5), std=(0.5, 0.6, 0.25))
+    teacher = build(replace(spec, head=replace(spec.head, classes=3)), 0)
+    seen, inputs = [], []
+    teacher.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    pixels, said = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8).numpy(), torch.randn(2, 3)
+
+    def plain(out: torch.Tensor, target: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        inputs.append(x)
+        return out.sum()
+
+    own, y = normalise(pixels, (32, 32), by=statistics(teacher)), torch.tensor([0, 1])
+    for by in ((MEAN, STD), statistics(teacher)):
+        x = normalise(pixels, (32, 32), by=by)
+        distilled(plain, teacher, Fit(steps=1, size=(32, 32)), by)(said, y, x)
+        torch.testing.assert_close(seen.pop(), own, rtol=1e-4, atol=1e-5)
+        assert inputs.pop() is x
 
 
 def test_pixels_of_no_class_count_for_nothing() -> None:
