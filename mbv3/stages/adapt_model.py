@@ -25,7 +25,7 @@ from mbv3.tables import VERDICT_PARTS, Latency, Whole
 __all__ = ["adapt_predicted"]
 
 SLACK = 0.02  # of the target: what is left beyond it is given back as channels
-TRIES = 3  # to come nearer to the target once a network is within, each with a verdict of its own
+TRIES = 5  # to come nearer to the target once a network is within, each with a verdict of its own
 WIDER = (8, 16)  # channels more that a site is tried with
 MEASURED_S = 20.0  # after this no further start is adapted on the device, and missing rows are estimated
 MOST_STEPS = 60
