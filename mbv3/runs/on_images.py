@@ -17,6 +17,7 @@ from mbv3.runs.delivered import delivered
 from mbv3.runs.options import Options
 from mbv3.runs.prepare import TABLE
 from mbv3.runs.result import Found
+from mbv3.runs.road_parts import measured_whole
 from mbv3.runs.rundir import RunDir
 from mbv3.spec import dump_spec, parse_spec, pixels
 from mbv3.stages import (
@@ -35,7 +36,7 @@ from mbv3.stages import (
     read_photos,
     shapes_of,
 )
-from mbv3.tables import VERDICT_PARTS, Latency, read_table
+from mbv3.tables import Latency, read_table
 from mbv3.tasks import TASKS
 
 __all__ = ["compete", "own_shape", "photos_of", "spent_s"]
@@ -125,9 +126,7 @@ def compete(
             keep=run,
             effort=None if o.final_epochs is None else ScratchEffort.of(photos.images, o.final_epochs),
         )  # fmt: skip
-    with run.stage("measure"):
-        yield StageStart("measure", "the delivered network, whole")
-        whole = latency.measure(went.found.spec, VERDICT_PARTS)
+    whole = yield from measured_whole(run, went, latency)
     r, spec = run.record, went.found.spec
     assert r.scale is not None
     why = {"found": "the found network", "family": spec.name, "l1": "uniform slimming"}.get(went.found.kind, "random")

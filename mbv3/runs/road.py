@@ -7,40 +7,30 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from mbv3.data import class_parts, peek_class_folder
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note, StageStart
 from mbv3.latency import Device, LatencyTable, open_runtime
-from mbv3.record import Device as DeviceRecord
 from mbv3.record import Initial, Scale, SearchRecord
 from mbv3.runs.delivered import delivered
 from mbv3.runs.init_options import Inherited, inherited
 from mbv3.runs.options import Options
 from mbv3.runs.prepare import TABLE
 from mbv3.runs.result import Found
-from mbv3.runs.rundir import RunDir, file_sha256
+from mbv3.runs.road_parts import RECIPE, finest_photos, given_table, keep_table, table_minutes, told_small, walked
+from mbv3.runs.rundir import RunDir
 from mbv3.spec import ArchSpec, Site, named_sites, parse_resolution, parse_spec, pixels
 from mbv3.stages import (
-    Budget,
-    Effort,
     Outcome,
     Sizes,
     choose_sizes,
     peek_photos,
-    read_photos,
-    road,
     sized_table,
     steady_ms,
-    steps_of,
 )
-from mbv3.tables import REFERENCE, VERDICT_PARTS, Latency, read_table, reference_of
+from mbv3.tables import Latency, reference_of
 
-__all__ = ["LEAST_TABLE_MINUTES", "MOST_TABLE_MINUTES", "TABLE_SHARE", "by_hand", "check_road", "initial",
-           "road_stages"]  # fmt: skip
-
-TABLE_SHARE, LEAST_TABLE_MINUTES, MOST_TABLE_MINUTES = 0.08, 0.3, 2.0  # of the minutes of a run
+__all__ = ["by_hand", "check_road", "initial", "road_stages"]
 
 
 def check_road(o: Options, network: ArchSpec | str) -> Inherited:
@@ -72,37 +62,19 @@ def road_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None,
     for note in start.notes:
         yield Note("start", note)
     side = peek_class_folder(class_parts(Path(o.data))["training"])[2]
-    if side < min(start.spec.resolution):
-        note = f"the photos are smaller ({side} px) than the {min(start.spec.resolution)} px of {start.spec.name}"
-        run.note(note)
-        yield Note("images", note)
+    yield from told_small(run, side, min(start.spec.resolution), start.spec.name)
     sizes, latency = yield from _prepared(o, run, start.spec, side)
-    with run.stage("images"):
-        finest = max((s.resolution for s in sizes.all), key=lambda r: r[0] * r[1])
-        photos = yield from read_photos(
-            Path(o.data), finest, test=Path(o.test) if o.test else None, seed=o.seed, keep=run
-        )  # fmt: skip
-        run.same_images(photos.sha256, o.data)
-    spent = sum(run.record.stages.get(name, 0.0) for name in ("scale", "table", "images")) / 60
-    trained = run.record.stages.get("training", 0.0) / 60  # by a run that was interrupted
-    minutes = max(max(0.5 * o.minutes, o.minutes - spent) - trained, 0.1 * o.minutes)
-    with run.stage("training"):
-        went = yield from road(
-            sizes, start.state, latency, photos.images, photos.report, o.target_ms,
-            budget=Budget(minutes, timed=o.timed), seed=o.seed, keep=run,
-            effort=None if o.final_epochs is None else Effort.of(steps_of(photos.images.train, o.final_epochs)),
-            some=by_hand(o, start.spec),
-        )  # fmt: skip
-    with run.stage("measure"):
-        yield StageStart("measure", "the delivered network, whole")
-        whole = latency.measure(went.found.spec, VERDICT_PARTS)
+    photos = yield from finest_photos(o, run, sizes)
+    went, whole = yield from walked(
+        o, run, sizes, start.state, latency, photos, ("scale", "table", "images"), some=by_hand(o, start.spec)
+    )
     run.text("seed.yaml", run.record.network)
     init = run.record.init
     return (
         yield from delivered(
             o, run, went, whole, photos, latency, origin=(("from", init.network), ("init_sha256", init.sha256)),
             scale=Scale(space=init.network, width=1.0, resolution=pixels(went.found.spec.resolution), why=_why(went)),
-            recipe="finetune, distilled",
+            recipe=RECIPE,
         )
     )  # fmt: skip
 
@@ -117,10 +89,7 @@ def _prepared(
     own = run.file(TABLE)
     pinned = parse_resolution(o.resolution) if o.resolution else None
     if o.estimate_only:
-        table, caveat = read_table(str(own) if own.exists() else o.device, o.runtime, o.threads, o.force_table)
-        if caveat and not own.exists():
-            run.note(caveat)
-            yield Note("table", caveat, warning=True)
+        table = yield from given_table(o, run)
         latency = Latency(table, None)
         with run.stage("scale"):
             sizes = _sizes(run, spec, lambda: choose_sizes(spec, o.target_ms, side, latency, pinned=pinned))
@@ -131,24 +100,16 @@ def _prepared(
             timed = partial(steady_ms, runtime)
             sizes = _sizes(run, spec, lambda: choose_sizes(spec, o.target_ms, side, timed, pinned=pinned))
         with run.stage("table"):
-            minutes = float(np.clip(TABLE_SHARE * o.minutes, LEAST_TABLE_MINUTES, MOST_TABLE_MINUTES))
-            table = LatencyTable.load(own) if own.exists() else (yield from sized_table(sizes, runtime, own, minutes))
+            table = LatencyTable.load(own) if own.exists() else (
+                yield from sized_table(sizes, runtime, own, table_minutes(o))
+            )  # fmt: skip
             table.require(runtime.fingerprint, str(own))
         latency = Latency(table, Device(runtime, reference_of(table), table.reference_ms))
-    if not own.exists():
-        table.save(own)
-    if "table" not in run.record.hashes:
-        run.hash(table=file_sha256(own))
     cut = ", ".join(str(pixels(s.resolution)) for s in sizes.cut)
     why = f"fine-tuned at {pixels(sizes.start.resolution)} px" + (f", cut at {cut} px" if cut else ", not cut")
+    keep_table(run, table, Scale(space=spec.name, width=1.0, resolution=pixels(sizes.start.resolution), why=why))
     yield Note("scale", f"{spec.name}: {why}")
-    run.update(
-        scale=Scale(space=spec.name, width=1.0, resolution=pixels(sizes.start.resolution), why=why),
-        device=DeviceRecord(**table.fingerprint.as_dict()),
-        reference_ms=table.reference_ms,
-        reference=f"{REFERENCE}@1, {pixels(reference_of(table).resolution)} px",
-        seed_ms=round(latency([sizes.start])[0], 4),
-    )
+    run.update(seed_ms=round(latency([sizes.start])[0], 4))
     return sizes, latency
 
 

@@ -9,48 +9,36 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mbv3.data import class_parts, peek_class_folder
 from mbv3.errors import Unreachable
 from mbv3.events import Event, Note, StageStart
 from mbv3.latency import Device, LatencyTable, open_runtime
-from mbv3.record import Device as DeviceRecord
 from mbv3.record import Scale, SearchRecord
 from mbv3.runs.delivered import delivered
 from mbv3.runs.options import Options
 from mbv3.runs.prepare import TABLE
 from mbv3.runs.result import Found
-from mbv3.runs.road import LEAST_TABLE_MINUTES, MOST_TABLE_MINUTES, TABLE_SHARE
-from mbv3.runs.rundir import RunDir, file_sha256
+from mbv3.runs.road_parts import RECIPE, finest_photos, given_table, keep_table, table_minutes, told_small, walked
+from mbv3.runs.rundir import RunDir
 from mbv3.runs.supernet import reopened
 from mbv3.space import SearchSpace, load_space, scale
 from mbv3.spec import ArchSpec, count, dump_spec, parse_spec, pixels
 from mbv3.stages import (
-    Budget,
-    Effort,
-    Photos,
     Sizes,
     Subnet,
     best_sides,
     drawn_subnet,
     quick_ms,
-    read_photos,
-    road,
     settled,
     space_latency,
-    steps_of,
     subnet_contenders,
     subnets_at,
     typical,
 )
 from mbv3.tables import (
-    REFERENCE,
-    VERDICT_PARTS,
     Latency,
     lean_plan,
     open_table,
-    read_table,
     reference_of,
     table_of_several,
 )
@@ -58,7 +46,6 @@ from mbv3.tables import (
 __all__ = ["supernet_stages"]
 
 ENLARGED = 1.25  # of the photos' own size: finer than that there is little to see
-RECIPE = "finetune, distilled"
 
 
 def supernet_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, Found]:
@@ -69,31 +56,20 @@ def supernet_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, N
     classes, _, side = peek_class_folder(class_parts(Path(o.data))["training"])
     space = scale(load_space(o.space_name), 1.0, o.asked_resolution, classes)
     sides = _sides(o, space, side)
-    if side < min(sides):
-        note = f"the photos are smaller ({side} px) than the {min(sides)} px of {space.name}"
-        run.note(note)
-        yield Note("images", note)
+    yield from told_small(run, side, min(sides), space.name)
     latency = yield from _latency(o, run, space, sides)
     subnets = yield from _subnets(o, run, space, sides, latency)
     natural = max(s for s in sides if s <= max(side, min(sides)))
     sizes = _sizes(space, sides, natural, subnets, latency, o.target_ms)
-    photos = yield from _photos(o, run, sizes)
+    photos = yield from finest_photos(o, run, sizes)
+    run.text("seed.yaml", dump_spec(sizes.start))
     with run.stage("start"):
         contenders = yield from subnet_contenders(subnets, weights, photos.images, seed=o.seed, keep=run)
         start = settled(sizes.start, weights, photos.images.train, o.seed)
-    spent = sum(run.record.stages.get(name, 0.0) for name in ("scale", "table", "search", "images", "start")) / 60
-    trained = run.record.stages.get("training", 0.0) / 60  # by a run that was interrupted
-    minutes = max(max(0.5 * o.minutes, o.minutes - spent) - trained, 0.1 * o.minutes)
-    effort = None if o.final_epochs is None else Effort.of(steps_of(photos.images.train, o.final_epochs))
-    with run.stage("training"):
-        went = yield from road(
-            replace(sizes, cut=tuple(c.spec for c in contenders if c.own)), start, latency, photos.images,
-            photos.report, o.target_ms, subnets=contenders, budget=Budget(minutes, timed=o.timed), seed=o.seed,
-            keep=run, effort=effort,
-        )  # fmt: skip
-    with run.stage("measure"):
-        yield StageStart("measure", "the delivered network, whole")
-        whole = latency.measure(went.found.spec, VERDICT_PARTS)
+    went, whole = yield from walked(
+        o, run, replace(sizes, cut=tuple(c.spec for c in contenders if c.own)), start, latency, photos,
+        ("scale", "table", "search", "images", "start"), subnets=contenders,
+    )  # fmt: skip
     found = went.found
     what = "the best of the supernet" if found.own else f"{found.called}, which was not beaten"
     init = run.record.init
@@ -121,10 +97,7 @@ def _latency(
     own = run.file(TABLE)
     with run.stage("table"):
         if o.estimate_only:
-            table, caveat = read_table(str(own) if own.exists() else o.device, o.runtime, o.threads, o.force_table)
-            if caveat and not own.exists():
-                run.note(caveat)
-                yield Note("table", caveat, warning=True)
+            table = yield from given_table(o, run)
             latency = Latency(table, None)
         else:
             runtime = open_runtime(o.runtime, o.threads)
@@ -134,15 +107,7 @@ def _latency(
                 table = yield from _measured(o, run, [scale(space, 1.0, s) for s in sides])
             table.require(runtime.fingerprint, str(own))
             latency = Latency(table, Device(runtime, reference_of(table), table.reference_ms))
-    if not own.exists():
-        table.save(own)
-    if "table" not in run.record.hashes:
-        run.hash(table=file_sha256(own))
-    run.update(
-        scale=Scale(space=space.name, width=1.0, resolution=max(sides), why="the supernet's"),
-        device=DeviceRecord(**table.fingerprint.as_dict()), reference_ms=table.reference_ms,
-        reference=f"{REFERENCE}@1, {pixels(reference_of(table).resolution)} px",
-    )  # fmt: skip
+    keep_table(run, table, Scale(space=space.name, width=1.0, resolution=max(sides), why="the supernet's"))
     return latency
 
 
@@ -151,7 +116,7 @@ def _measured(o: Options, run: RunDir[SearchRecord], spaces: list[SearchSpace]) 
     runtime = open_runtime(o.runtime, o.threads)
     middle = spaces[-1].spec(typical(spaces[-1]))
     rate = run.value("ms_per_madd", lambda: quick_ms(runtime, [middle])[0] / count(middle).madds)
-    minutes = float(np.clip(TABLE_SHARE * o.minutes, LEAST_TABLE_MINUTES, MOST_TABLE_MINUTES))
+    minutes = table_minutes(o)
     plan = lean_plan(table_of_several(spaces), rate, o.target_ms, minutes)
     return (yield from open_table(runtime, plan, rebuild=o.rebuild_table, minutes=minutes))
 
@@ -197,15 +162,3 @@ def _sizes(
     ms = dict(zip(sides, latency.rough()(list(at.values())), strict=True))
     lower = [at[s] for s in sorted(sides, reverse=True) if ms[s] <= target_ms]
     return Sizes(at[natural], tuple(lower), tuple(s.spec for s in subnets if s.kind == "subnet"))
-
-
-def _photos(o: Options, run: RunDir[SearchRecord], sizes: Sizes) -> Generator[Event, None, Photos]:
-    assert o.data is not None
-    with run.stage("images"):
-        finest = max((s.resolution for s in sizes.all), key=lambda r: r[0] * r[1])
-        photos = yield from read_photos(
-            Path(o.data), finest, test=Path(o.test) if o.test else None, seed=o.seed, keep=run
-        )  # fmt: skip
-        run.same_images(photos.sha256, o.data)
-    run.text("seed.yaml", dump_spec(sizes.start))
-    return photos

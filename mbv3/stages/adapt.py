@@ -22,12 +22,11 @@ from mbv3.stages.adapt_workers import workers
 from mbv3.stages.budget import Budget
 from mbv3.stages.images import Images, rescore, subset
 from mbv3.stages.keep import Keep, Memory
-from mbv3.tables import VERDICT_PARTS, Latency, Whole
+from mbv3.tables import AIM, VERDICT_PARTS, Latency, Whole
 
 __all__ = ["Adapted", "adapt"]
 
 CHECK = 0.04  # of the seed's ms cut: the network is measured whole, as predictions drift from it by a few percent
-AIM = 0.985  # of the target: the verdict asks for two of its own standard errors below the target, about 1 %
 
 
 @dataclass(frozen=True)

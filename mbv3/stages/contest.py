@@ -17,7 +17,7 @@ from mbv3.space import Limits, SearchSpace
 from mbv3.spec import ArchSpec, Site, dump_spec, load_spec, parse_spec, scale_spec
 from mbv3.stages.baselines import widest_within
 from mbv3.stages.budget import Budget
-from mbv3.stages.contenders import AIM, Contender
+from mbv3.stages.contenders import Contender
 from mbv3.stages.halving import Halving, most_steps, scratch_steps
 from mbv3.stages.images import Images, subset
 from mbv3.stages.keep import Keep, Memory
@@ -27,7 +27,7 @@ from mbv3.stages.shapes import Shape, shaped_as
 from mbv3.stages.sizes import FINE
 from mbv3.stages.slim import slimmed
 from mbv3.stages.tune import Tuned, answers, better_by, on_device
-from mbv3.tables import Latency
+from mbv3.tables import AIM, Latency
 
 __all__ = ["ScratchEffort", "contenders_at", "contest", "random_within", "uniform_at"]
 

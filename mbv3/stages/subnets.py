@@ -29,8 +29,8 @@ from mbv3.stages.linear_head import learn_head
 from mbv3.stages.near_rows import near_rows
 from mbv3.stages.search import space_latency
 from mbv3.stages.tune import answers, on_device
-from mbv3.stages.within import AIM, best_within
-from mbv3.tables import Latency
+from mbv3.stages.within import best_within
+from mbv3.tables import AIM, Latency
 from mbv3.training import adopt, recalibrate
 
 __all__ = ["Subnet", "best_sides", "drawn_subnet", "settled", "subnet_contenders", "subnets_at"]

@@ -7,6 +7,7 @@ from mbv3.tables.draw import calibration_network, calibration_networks, cut_netw
 from mbv3.tables.kit import WrittenKit, write_space_kit
 from mbv3.tables.lean import lean_plan, minutes_of, part_note
 from mbv3.tables.measure import (
+    AIM,
     VERDICT_PARTS,
     MeasuredList,
     MeasuredTime,
@@ -31,6 +32,7 @@ from mbv3.tables.several import SeveralLatency, one_space
 from mbv3.tables.transfer import transfer_list
 
 __all__ = [
+    "AIM",
     "REFERENCE",
     "TABLE_MINUTES",
     "VERDICT_PARTS",

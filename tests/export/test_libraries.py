@@ -18,20 +18,9 @@ from mbv3.export.arch_strings import block_strings, spec_of_strings
 from mbv3.export.timm import arch_def
 from mbv3.runs import import_from
 from mbv3.spec import UIB, Conv, MBConv, load_spec
+from tests.moved import moved
 
 SIZE = (64, 64)
-
-
-def moved(net: torch.nn.Module) -> torch.nn.Module:
-    """With batch norms that do something."""
-    g = torch.Generator().manual_seed(1)
-    for m in net.modules():
-        if isinstance(m, torch.nn.BatchNorm2d):
-            for value, low, high in ((m.running_mean, -0.3, 0.3), (m.running_var, 0.5, 2.0), (m.weight, 0.7, 1.3),
-                                     (m.bias, -0.3, 0.3)):  # fmt: skip
-                assert value is not None
-                value.data.uniform_(low, high, generator=g)
-    return net.eval()
 
 
 def parity(net: torch.nn.Module, name: str) -> Any:

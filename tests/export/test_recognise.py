@@ -20,6 +20,7 @@ from mbv3.export import loaded, recognise, unfolded
 from mbv3.graph import Found, answers, network_model, network_tflite, portable, quantized, read_onnx, read_tflite
 from mbv3.nn import Network, build
 from mbv3.spec import UIB, ArchSpec, Classify, Conv, DSConv, Fused, MBConv, load_spec
+from tests.moved import moved
 
 SIZE = (32, 48)
 _XNNPACK = "ignore:.*XNNPACK.*"
@@ -74,15 +75,7 @@ SPECS: dict[str, Callable[[], ArchSpec]] = {
 
 
 def trained(spec: ArchSpec) -> Network:
-    """A network whose batch norms all do something, so that a lost one is seen."""
-    net, g = build(spec, 3), torch.Generator().manual_seed(1)
-    for m in net.modules():
-        if isinstance(m, torch.nn.BatchNorm2d):
-            for value, low, high in ((m.running_mean, -0.3, 0.3), (m.running_var, 0.5, 2.0), (m.weight, 0.7, 1.3),
-                                     (m.bias, -0.3, 0.3)):  # fmt: skip
-                assert value is not None
-                value.data.uniform_(low, high, generator=g)
-    return net.eval()
+    return moved(build(spec, 3))
 
 
 def arrays(net: Network) -> dict[str, Any]:

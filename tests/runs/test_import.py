@@ -24,6 +24,7 @@ from mbv3.nn import build, statistics
 from mbv3.runs import export_to, import_from, import_sources, train
 from mbv3.spec import MEAN, STD, ArchSpec, dump_spec, load_spec, parse_spec
 from mbv3.training import read_weights, save_weights
+from tests.moved import moved
 
 SIZE = (32, 32)
 
@@ -36,14 +37,7 @@ def spec() -> ArchSpec:
 
 @pytest.fixture(scope="module")
 def state(spec: ArchSpec) -> dict[str, torch.Tensor]:
-    net, g = build(spec, 3), torch.Generator().manual_seed(1)
-    for m in net.modules():
-        if isinstance(m, torch.nn.BatchNorm2d):
-            for value, low, high in ((m.running_mean, -0.3, 0.3), (m.running_var, 0.5, 2.0), (m.weight, 0.7, 1.3),
-                                     (m.bias, -0.3, 0.3)):  # fmt: skip
-                assert value is not None
-                value.data.uniform_(low, high, generator=g)
-    return net.state_dict()
+    return moved(build(spec, 3)).state_dict()
 
 
 @pytest.fixture(scope="module")
