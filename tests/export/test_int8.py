@@ -47,8 +47,23 @@ def test_what_two_files_answer_by_hand(tiny_spec: ArchSpec) -> None:
     assert found.int8 == pytest.approx(100 * np.mean(z.argmax(1) == truth))
     assert found.agreement == pytest.approx(100 * np.mean(z.argmax(1) == y.argmax(1)))
     assert found.n == 9 and found.loss == pytest.approx(found.fp32 - found.int8)
+    right, also = y.argmax(1) == truth, z.argmax(1) == truth
+    assert (found.lost, found.won) == (int((right & ~also).sum()), int((also & ~right).sum()))
     unlabelled = compared(first, second, Examples(x))
-    assert unlabelled.fp32 is None and unlabelled.loss == pytest.approx((100 - found.agreement) / 2)
+    assert (
+        unlabelled.fp32 is None
+        and unlabelled.lost is None
+        and unlabelled.loss_error is None
+        and unlabelled.loss == pytest.approx((100 - found.agreement) / 2)
+    )
+
+
+def test_the_error_of_a_loss_is_that_of_the_images_that_differ() -> None:
+    seen = Compared(n=100, divergence=0.0, fp32=80.0, int8=77.0, lost=5, won=2)
+    each = np.array([1] * 5 + [-1] * 2 + [0] * 93)
+    assert seen.loss_error == pytest.approx(100 * each.std() / 10)
+    alike = Compared(n=100, divergence=0.0, fp32=80.0, int8=80.0, lost=0, won=0)
+    assert alike.loss_error == pytest.approx(1.0)  # not nothing: one image in a hundred may still differ
 
 
 def test_the_fastest_that_keeps_the_answers() -> None:
