@@ -41,9 +41,9 @@ class Examples:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """Two files on `n` images: top-1 of each in percent, where classes are known; the images that only the first answers
-    right (`lost`) and only the second (`won`); the percent of answers that agree; `divergence`: of the second's answers
-    from the first's, in nats for each answer (Kullback-Leibler), or for outputs that are no classes the squared
+    """Two files on `n` images: top-1 of each in percent, where classes are known, and how many images the first alone
+    has right (`lost`) and the second alone (`won`); the percent of answers that agree; `divergence`: of the second's
+    answers from the first's, in nats for each answer (Kullback-Leibler), or for outputs that are no classes the squared
     difference against the variance."""
 
     n: int
