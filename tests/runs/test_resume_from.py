@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 import mbv3
-from mbv3.runs import Found, adapt_events, find_events
+from mbv3.runs import Found, adapt_events
 from mbv3.stages import passed_in
 
 from .conftest import Said, record, rows
 from .driven import Run
 from .test_find import computed, ended
-from .test_road import arguments, given
 
-__all__ = ["computed", "given"]  # fixtures
+__all__ = ["computed"]  # a fixture
 
 
 def content(run: Path) -> dict[Path, bytes]:
@@ -154,48 +151,3 @@ def test_what_cannot_be_gone_on_from(
     code, _, err = mbv3("netadapt", "--target-ms", "1.4")
     assert code == 2 and "SPEC is missing" in err and "or --resume-from RUN" in err
     assert not (tmp_path / "no").exists()
-
-
-# ---- the road: the fine-tuned start
-
-
-def test_another_target_begins_with_the_start_and_ends_as_a_run_of_its_own(
-    given: dict[str, Any], tmp_path: Path, search: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.set_num_threads(1)
-    first, own, second = (tmp_path / name for name in ("first", "own", "second"))
-    target = round(0.9 * given["target_ms"], 3)
-    ended(find_events(out=first, **given))
-    ended(find_events(out=own, **{**given, "target_ms": target}))
-    before = content(first)
-    from mbv3.stages import tune as module
-
-    trained, began = module.trained, []
-
-    def seen(name: str, *a: Any, **k: Any) -> Any:
-        began.append(name)
-        return trained(name, *a, **k)
-
-    monkeypatch.setattr(module, "trained", seen)
-    steps: list[int] = []
-    one_step = module.fit
-    monkeypatch.setattr(module, "fit", lambda *a, **k: steps.append(len(began)) or one_step(*a, **k))
-    code, out, err = search("--resume-from", first, "--target-ms", target, "--out", second, "--json")
-    assert code == 0, err
-    two: Any = json.loads(out)
-    assert began[0] == "start" and 1 not in steps  # asked for, and nothing of it trained
-    assert two["taken_from"]["file"] == "start.safetensors" and two["taken_from"]["run"] == str(first)
-    assert "start.safetensors is the fine-tuned start" in err
-    alone: Any = record(own)
-    for name in ("accuracy", "baselines", "comparison", "predicted_ms", "init"):
-        assert two[name] == alone[name], name
-    a, b = (load_file(run / "weights.safetensors") for run in (own, second))
-    assert all(torch.equal(a[k], b[k]) for k in a)
-    assert content(first) == before
-    # the options that the run was begun with may be given again, others not
-    again = arguments(given, target_ms=target, final_epochs=None)
-    code, _, err = search(*again, "--resume-from", first, "--resolution", "32", "--out", tmp_path / "no")
-    assert code == 2 and "leave out --resolution" in err
-    (first / "start.safetensors").unlink()
-    code, _, err = search("--resume-from", first, "--target-ms", target, "--out", tmp_path / "no")
-    assert code == 2 and "keeps no fine-tuned start (start.safetensors)" in err
