@@ -111,8 +111,10 @@ def _prepared(
     cut = ", ".join(str(pixels(s.resolution)) for s in sizes.cut)
     why = f"fine-tuned at {pixels(sizes.start.resolution)} px" + (f", cut at {cut} px" if cut else ", not cut")
     keep_table(run, table, Scale(space=spec.name, width=1.0, resolution=pixels(sizes.start.resolution), why=why))
-    yield Note("scale", f"{spec.name}: {why}")
-    run.update(seed_ms=round(latency([sizes.start])[0], 4))
+    ms = latency([sizes.start])[0]
+    meets = "" if ms > o.target_ms else f", within the target of {o.target_ms:g} ms: the resolution may rise instead"
+    yield Note("scale", f"{spec.name}: {why}; uncut it takes {ms:.3g} ms at {pixels(sizes.start.resolution)} px{meets}")
+    run.update(seed_ms=round(ms, 4))
     return sizes, latency
 
 
