@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def check_source(o: Options, source: Source) -> None:
         wrong += _apart("weights", record.init.sha256, lambda: file_sha256(Path(init)), init)
     for name, sha256 in record.hashes.items():
         if name == KEPT_START or name.endswith("ms.safetensors"):
-            wrong += _apart(name, sha256, lambda name=name: file_sha256(source.path / name), str(source.path / name))
+            wrong += _apart(name, sha256, partial(file_sha256, source.path / name), str(source.path / name))
     table = source.path / TABLE
     if not table.exists():
         wrong.append(f"{TABLE}: is not there")
