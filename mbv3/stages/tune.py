@@ -256,7 +256,7 @@ def trained(
     weights = {k: v.detach().cpu().clone() for k, v in net.state_dict().items()}
     if done is not None:
         kept_answers = {"right": torch.from_numpy(found.right).byte(), "loss": torch.from_numpy(found.loss)}
-        about = {"spec": dump_spec(spec), "steps": recipe.steps}
+        about = {"spec": dump_spec(spec), "steps": recipe.steps, "top1": found.top1}
         save_checkpoint(done, {"net": weights, "answers": kept_answers}, about)
     return Tuned(spec, weights, recipe.steps, found)
 

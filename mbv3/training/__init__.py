@@ -1,6 +1,7 @@
 """One training loop; scoring; batch-norm recalibration; checkpoints without pickle."""
 
 from mbv3.training.checkpoint import (
+    checkpoint_meta,
     load_checkpoint,
     read_tensors,
     read_weights,
@@ -43,6 +44,7 @@ __all__ = [
     "WithAux",
     "adopt",
     "and_aux",
+    "checkpoint_meta",
     "classify_objective",
     "detect_objective",
     "distilled",
