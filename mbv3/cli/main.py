@@ -117,6 +117,14 @@ def _verify(p: argparse.ArgumentParser) -> None:
     add_common(p)
 
 
+def _worker(p: argparse.ArgumentParser) -> None:
+    from mbv3.runs import WorkerOptions, add_arguments
+
+    p.add_argument("storage", metavar="STORAGE", help="the --storage of the search, as this machine reaches it")
+    add_arguments(p, WorkerOptions)
+    add_common(p)
+
+
 _VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "search": ("find a network that runs in a given time (also: mbv3-search)", _search),
     "show": ("rows, shapes, parameters, MAdds, predicted ms of a network", _show),
@@ -127,6 +135,7 @@ _VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "import": ("another framework's network as spec and weights", _import),
     "accuracy": ("predict the ImageNet top-1 of a network, with its error", _accuracy),
     "zoo": ("published networks: ms on this CPU or a device, published top-1, where the weights are", _zoo),
+    "worker": ("score networks of a search that runs elsewhere", _worker),
     "verify": ("rebuild, recount and re-measure what a run claims", _verify),
 }
 
@@ -203,8 +212,11 @@ def _guard(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         kept = verbs.resume_hint()
         if not kept:  # no run directory; only the building of a table has a journal
-            journal = args.verb == "latency" and args.action == "build"
-            kept = "what was timed is kept: give the same command again" if journal else "nothing is kept"
+            kept = "nothing is kept"
+            if args.verb == "latency" and args.action == "build":
+                kept = "what was timed is kept: give the same command again"
+            elif args.verb == "worker":
+                kept = "what was scored is kept; the network at work is left to others"
         _say(f"interrupted; {kept}")
         return 4
     except (MemoryError, RuntimeError) as e:

@@ -370,6 +370,16 @@ def _zoo(args: Namespace) -> int:
     return 0
 
 
+def _worker(args: Namespace) -> int:
+    from mbv3.cli.show_events import follow
+    from mbv3.runs import WorkerOptions, given, work_events
+
+    networks = follow(work_events(args.storage, **given(args, WorkerOptions)))
+    if args.json:
+        dump({"networks": networks})
+    return 0
+
+
 def _verify(args: Namespace) -> int:
     from mbv3.runs import verify
 
@@ -397,4 +407,5 @@ _VERBS: dict[str, Callable[[Namespace], int]] = {
     "accuracy": _predict_accuracy,
     "zoo": _zoo,
     "verify": _verify,
+    "worker": _worker,
 }

@@ -208,6 +208,7 @@ def store_pixels(
     digest = hashlib.sha256()
     white = set_white(files, fit) if white is None else white
     about.unlink(missing_ok=True)
+    store.unlink(missing_ok=True)  # another process may have the old one mapped
     try:
         # written, not mapped: a full disk is then an error and no signal
         with store.open("wb") if fits else nullcontext() as out:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mbv3.runs.train_result import TrainResult
     from mbv3.runs.train_run import train, train_events
     from mbv3.runs.verify_run import verify
+    from mbv3.runs.worker_run import WorkerOptions, work, work_events
 
 _WHERE = {
     "declare": ("add_arguments", "declared", "given", "moved"),
@@ -38,6 +39,7 @@ _WHERE = {
     "train_result": ("TrainResult",),
     "train_run": ("train", "train_events"),
     "verify_run": ("verify",),
+    "worker_run": ("WorkerOptions", "work", "work_events"),
 }
 __all__ = [
     "NETADAPT",
@@ -51,6 +53,7 @@ __all__ = [
     "RunDir",
     "TrainOptions",
     "TrainResult",
+    "WorkerOptions",
     "adapt",
     "adapt_events",
     "add_arguments",
@@ -70,6 +73,8 @@ __all__ = [
     "train",
     "train_events",
     "verify",
+    "work",
+    "work_events",
 ]
 
 

@@ -17,6 +17,7 @@ from mbv3.runs.prepare import prepare, whole_view
 from mbv3.runs.result import Found
 from mbv3.runs.rundir import RunDir
 from mbv3.runs.shared import Shared
+from mbv3.runs.shared_search import shared_trials
 from mbv3.runs.supernet import extracted
 from mbv3.search import Trial
 from mbv3.space import SearchSpace, SpaceLimits
@@ -27,10 +28,12 @@ from mbv3.stages import (
     Contender,
     Images,
     Judge,
+    Photos,
     Shape,
     SpaceLatency,
     adapt,
     adapt_predicted,
+    affordable,
     check_limits,
     check_range,
     contenders_at,
@@ -84,7 +87,7 @@ def chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -
     if o.accuracy_kind == "imagenet":
         adapted = yield from _proposed(o, run, space, latency, cost, limits, shape)
     else:
-        adapted = yield from _on_images(o, run, space, latency, cost, limits, images)
+        adapted = yield from _on_images(o, run, space, latency, cost, limits, photos, shape)
     at = shape or Shape(min(space.resolution))
 
     verdict = adapted.verdict
@@ -136,13 +139,14 @@ def _proposed(
 
 def _on_images(
     o: Options, run: RunDir[SearchRecord], space: SearchSpace, latency: Latency, cost: SpaceLatency,
-    limits: SpaceLimits, images: Images,
+    limits: SpaceLimits, photos: Photos, shape: Shape | None,
 ) -> Generator[Event, None, Adapted]:  # fmt: skip
     """What shared weights or short trainings on the images choose, cut on them to the target."""
+    images = replace(photos.images, size=space.resolution)
     with run.stage("accuracy"):
         judge = yield from _judge(o, run, space, images)
     with run.stage("search"):
-        trials = yield from _trials(o, run, space, judge, cost, limits)
+        trials = yield from _trials(o, run, space, judge, cost, limits, photos, shape)
         best = pick_seed(trials, o.target_ms, o.seed_ratio)
     first = space.spec(best.genome, f"seed_{o.target_ms:g}ms")
     _keep_seed(run, space, best, first)
@@ -183,17 +187,24 @@ def _starts(
 
 
 def _trials(
-    o: Options, run: RunDir[SearchRecord], space: SearchSpace, judge: Judge, cost: SpaceLatency, limits: SpaceLimits
-) -> Generator[Event, None, list[Trial]]:
+    o: Options, run: RunDir[SearchRecord], space: SearchSpace, judge: Judge, cost: SpaceLatency, limits: SpaceLimits,
+    photos: Photos | None = None, shape: Shape | None = None,
+) -> Generator[Event, None, list[Trial]]:  # fmt: skip
     tar = o.target_ms * o.seed_ratio
     assert run.record.reference_ms is not None
     large_ms = run.record.reference_ms
     w = run.value("w", lambda: default_w(o.reward, o.target_ms, large_ms) if o.w is None else o.w)
-    trials = yield from search(
-        space, judge, cost, tar, sampler=o.sampler_name, reward=o.reward, w=w, trials=o.trials,
-        budget=budget_of(o), seed=o.seed, estimated=o.estimate_only or cost.estimated, limits=limits,
-        keep=run,
-    )  # fmt: skip
+    if photos is not None and (o.storage is not None or o.workers is not None):
+        wanted = run.value("trials", lambda: o.trials or affordable(space, judge, budget_of(o)))
+        trials = yield from shared_trials(
+            o, run, space, judge, cost, photos, shape, target_ms=tar, w=w, trials=wanted
+        )  # fmt: skip
+    else:
+        trials = yield from search(
+            space, judge, cost, tar, sampler=o.sampler_name, reward=o.reward, w=w, trials=o.trials,
+            budget=budget_of(o), seed=o.seed, estimated=o.estimate_only or cost.estimated, limits=limits,
+            keep=run,
+        )  # fmt: skip
     within = [t for t in trials if limits.hold(t.genome)]
     if trials and not within:
         raise Unreachable(

@@ -53,6 +53,10 @@ def _rewards() -> Iterable[str]:
     return REWARDS
 
 
+def _is_journal(storage: str) -> bool:
+    return "://" not in storage and storage.strip() != ""
+
+
 def _searched() -> Iterable[str]:
     return [name for name, task in TASKS.items() if name == "classify" or task.search_heads]
 
@@ -116,9 +120,15 @@ class Options:
     keep: str | None = option(None, "what `mbv3 netadapt` leaves as it is: rows[3], rows[2:5], expansions, "
                               "bottlenecks, stem, tail, features, several with commas", metavar="SITES")  # fmt: skip
     only: str | None = option(None, "what alone `mbv3 netadapt` cuts, as --keep has it", metavar="SITES")
-    workers: int | None = option(None, "processes that fine-tune the proposals of single cuts (--preset paper, "
+    workers: int | None = option(None, "processes: of a search with --accuracy train or supernet, that score networks; "
+                                 "of mbv3 netadapt, that fine-tune the proposals of single cuts (--preset paper, "
                                  "--delta, --finetune-steps), of one thread each; any count chooses alike",
                                  metavar="N", low=1, high=1024)  # fmt: skip
+    storage: str | None = option(None, "where the networks of a search are kept, so that mbv3 worker scores them on "
+                                 "other machines: a file for Optuna's journal, a URL (postgresql, sqlite), or its "
+                                 "gRPC proxy, grpc://HOST:PORT", metavar="STORAGE", is_path=_is_journal)  # fmt: skip
+    study: str | None = option(None, "the name of the search in --storage (default: that of its folder)",
+                               metavar="NAME")  # fmt: skip
     delta: float | None = option(None, "NetAdapt's smallest cut in one step, as a share of the start network's ms "
                                  "(default 0.01, or what the budget allows)", metavar="SHARE", low=0.001,
                                  high=0.5)  # fmt: skip
@@ -167,6 +177,10 @@ class Options:
                 _need(value is None, f"--{name} belongs to a sampler that learns from trials; add --sampler rnn", value)
         _need(self.w is None or self.reward != "limit", "--w belongs to a reward with an exponent; add --reward "
               "mnasnet-soft or tunas", self.w)  # fmt: skip
+        if self.storage is not None:
+            from mbv3.search import check_storage
+
+            check_storage(self.storage)
         check_devices(self.devices, self.device_weights, self.data)
         if self.device.startswith(("ssh://", "adb:")):
             more = " --runtime litert --benchmark PATH" if self.device.startswith("adb:") else ""

@@ -28,6 +28,7 @@ from mbv3.runs.resume_from import Source, check_source, open_source, same_networ
 from mbv3.runs.road import check_road, initial, road_stages
 from mbv3.runs.rundir import RunDir, versions
 from mbv3.runs.shared import Shared
+from mbv3.runs.shared_search import check_shared
 from mbv3.runs.supernet import OFA_ADVICE, check_supernet, supernet_initial
 from mbv3.runs.supernet_road import supernet_stages
 from mbv3.search import REWARDS, SAMPLERS, register_reward, register_sampler
@@ -171,8 +172,7 @@ def check_search(o: Options) -> None:
         if sites is not None and o.init is None:
             raise BadInput(f"{flag} {sites}: names sites of a network that is given; use it with --init, or with mbv3 "
                            "netadapt")  # fmt: skip
-    if o.workers is not None:
-        raise BadInput(f"--workers {o.workers}: belongs to the single cuts of mbv3 netadapt; leave it out")
+    check_shared(o)
     if not o.estimate_only:
         open_runtime(o.runtime, o.threads)
     space = load_space(o.space_name)

@@ -8,8 +8,11 @@ from mbv3.search.proposer import Proposer, Rewards
 from mbv3.search.reward import LIMIT, REWARDS, Reward, make_reward, register_reward
 from mbv3.search.rnn import RnnSampler
 from mbv3.search.samplers import SAMPLERS, make_sampler, register_sampler
+from mbv3.search.shared import SharedSearch, Standing, space_mark, worker_name
 from mbv3.search.solver import Limit, Solved, solve
+from mbv3.search.storage import check_storage, open_storage, storage_name
 from mbv3.search.study import Search, Trial, pareto
+from mbv3.search.study_book import Offered, offered
 from mbv3.search.surrogate import SurrogateSampler
 
 __all__ = [
@@ -20,6 +23,7 @@ __all__ = [
     "EvolutionSampler",
     "Genomes",
     "Limit",
+    "Offered",
     "OptunaSampler",
     "Proposer",
     "RandomSampler",
@@ -27,14 +31,22 @@ __all__ = [
     "Rewards",
     "RnnSampler",
     "Search",
+    "SharedSearch",
     "Solved",
+    "Standing",
     "SurrogateSampler",
     "Trial",
+    "check_storage",
     "make_reward",
     "make_sampler",
+    "offered",
+    "open_storage",
     "pareto",
     "register_reward",
     "register_sampler",
     "solve",
+    "space_mark",
+    "storage_name",
     "upper_bound",
+    "worker_name",
 ]

@@ -67,11 +67,11 @@ class OptunaSampler(Proposer):
         self.make, self._startup, self._two, self.tries = make, startup, two, tries
         self._distributions = distributions(space)
 
-    def open(self, aim: Aim, study: Study | None = None) -> None:
+    def open(self, aim: Aim) -> None:
         super().open(aim)
         self.two = self.two_of(aim)
         self.startup = min(50, max(5, int(self._startup * aim.trials))) if self._startup else 0
-        self.study = study or optuna.create_study(directions=directions(self.two))
+        self.study = optuna.create_study(directions=directions(self.two))
 
     def two_of(self, aim: Aim) -> bool:
         """Whether a search has two objectives."""
@@ -96,22 +96,26 @@ class OptunaSampler(Proposer):
         attrs: dict[str, Any] = dict(self.study._storage.get_trial(self.asked._trial_id).system_attrs)
         return json.dumps(attrs) if attrs and not isinstance(self.make, BaseSampler) else ""
 
-    def finish(self, genome: Genome, values: Sequence[float] | None, attrs: dict[str, Any] | None = None) -> None:
-        """Values of the trial that was asked for last; None: it failed. `attrs`: its user attributes."""
+    def release(self) -> None:
+        """Give up the trial that was asked for last: it comes back by `add` when it has a score."""
+        self.study.tell(self.asked, state=TrialState.FAIL)
+
+    def add(self, trials: Sequence[tuple[Genome, Sequence[float] | None, str]]) -> None:
+        """Trials that have ended: genomes, their values (None: failed) and what `state` was."""
+        self.study.add_trials([self.frozen(*t) for t in trials])
+
+    def finish(self, genome: Genome, values: Sequence[float] | None) -> None:
+        """Values of the trial that was asked for last; None: it failed."""
         if genome_of(self.space, self.asked.params) != genome:  # Optuna found nothing new, and another was taken
-            self.study.tell(self.asked, state=TrialState.FAIL)
-            self.study.add_trial(self.frozen(genome, values, "", attrs))
+            self.release()
+            self.add([(genome, values, "")])
             return
-        for key, value in (attrs or {}).items():
-            self.asked.set_user_attr(key, value)
         if values is None:
             self.study.tell(self.asked, state=TrialState.FAIL)
         else:
             self.study.tell(self.asked, list(values))
 
-    def frozen(
-        self, genome: Genome, values: Sequence[float] | None, state: str, attrs: dict[str, Any] | None = None
-    ) -> FrozenTrial:
+    def frozen(self, genome: Genome, values: Sequence[float] | None, state: str) -> FrozenTrial:
         """A trial that has ended, as Optuna keeps it."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -120,7 +124,6 @@ class OptunaSampler(Proposer):
                 values=None if values is None else list(values),
                 params=dict(zip(self.space.names, genome, strict=True)),
                 distributions=self._distributions,
-                user_attrs=attrs,
                 system_attrs=json.loads(state) if state else None,
             )
 

@@ -40,6 +40,7 @@ class Proposer(ABC):
         self.sizes = space.sizes
         self.aim = Aim()
         self.seen: set[Genome] = set()
+        self.pending: Genomes = np.zeros((0, len(self.sizes)), dtype=np.int64)  # at work elsewhere
         self._taught = 0
         self._genomes: Genomes = np.zeros((64, len(self.sizes)), dtype=np.int64)
         self._rewards: Rewards = np.zeros(64)
@@ -71,9 +72,10 @@ class Proposer(ABC):
         """A batch that has ended: its finite rewards, higher is better. They are in `self.genomes` already."""
         return
 
-    def ask(self, start: int, n: int) -> list[Genome]:
-        """`n` genomes that are new and may be proposed; fewer where there are no more."""
-        rng = np.random.default_rng((self.seed, start))
+    def ask(self, start: int, n: int, place: int = 0) -> list[Genome]:
+        """`n` genomes that are new and may be proposed; fewer where there are no more. `place`: of several that ask
+        with the same history, so that they draw different ones."""
+        rng = np.random.default_rng((self.seed, start, *([place] if place else [])))
         chosen: list[Genome] = []
         for attempt in range(_ATTEMPTS):
             self._take(chosen, self.propose(rng, start, n - len(chosen), attempt), n)

@@ -1,30 +1,24 @@
-"""A search: propose, score, learn. Our samplers run in memory; Optuna keeps a study for its own, and for storages."""
+"""A search of one process in memory: propose, score, learn."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.samplers import BaseSampler
-from optuna.trial import TrialState
 
-from mbv3.errors import BadInput
 from mbv3.search.aim import Aim, Genomes
-from mbv3.search.optuna_sampler import OptunaSampler, directions, genome_of, quiet
+from mbv3.search.optuna_sampler import OptunaSampler, quiet
 from mbv3.search.proposer import Proposer
 from mbv3.search.reward import Reward
 from mbv3.search.samplers import make_sampler
 from mbv3.space import Genome, SearchSpace
 
 __all__ = ["Search", "Trial", "pareto"]
-
-_BULK = 20  # trials that are written to a storage at once
-_OURS = "mbv3"  # user attribute of a trial in a storage: accuracy, latency, reward
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +50,13 @@ class Search:
     and a method `latency_ms.many` score many genomes (n, genes) at once where they are closed forms. `sampler`: a name
     of SAMPLERS, a Proposer, or an object of Optuna's; the last goes on after a resume, though not with the bits of an
     uninterrupted search. `history`: trials of an interrupted search. `target_ms` is TAR of the reward; with `hard`
-    nothing above it is proposed. `trials`: how many the sampler may plan for. `storage`: where Optuna keeps the trials,
-    by a URL; a search goes on with those that are there. `share(genome)`: what is left of a reward, less than 1 beyond
-    a limit that the reward does not know.
+    nothing above it is proposed. `trials`: how many the sampler may plan for. `share(genome)`: what is left of a
+    reward, less than 1 beyond a limit that the reward does not know.
 
     `exhausted` is set where no network is left to propose.
 
     Raises:
-        BadInput: an unknown sampler, or a storage that cannot be opened.
+        BadInput: an unknown sampler.
     """
 
     def __init__(
@@ -81,8 +74,6 @@ class Search:
         trials: int = 1000,
         accuracies: Callable[[Genomes], NDArray[np.float64]] | None = None,
         share: Callable[[Genome], float] = lambda genome: 1.0,
-        storage: str | None = None,
-        name: str = "mbv3-search",
     ) -> None:
         quiet()
         self.space, self.reward = space, reward
@@ -94,23 +85,11 @@ class Search:
             self._latencies = self._one_by_one
         aim = Aim(self._latencies, target_ms, hard, trials)
         self._optuna = self.sampler if isinstance(self.sampler, OptunaSampler) else None
-        self.study: optuna.Study | None = None
-        self._storage = storage is not None
-        if storage is not None:
-            two = self._optuna is not None and self._optuna.two_of(aim)
-            self.study = _opened(storage, name, directions(two))
-            history = self._stored()
-        if self._optuna is not None:
-            self._optuna.open(aim, self.study)
-            self.study = self._optuna.study
-            if not self._storage and history:
-                self.study.add_trials(
-                    [self._optuna.frozen(t.genome, self._values(t), t.sampler_state) for t in history]
-                )
-        else:
-            self.sampler.open(aim)
+        self.sampler.open(aim)
+        self.study: optuna.Study | None = None if self._optuna is None else self._optuna.study
+        if self._optuna is not None and history:
+            self._optuna.add([(t.genome, self._values(t), t.sampler_state) for t in history])
         self.trials: list[Trial] = list(history)
-        self._written = len(self.trials)
         self.exhausted = False
         self._start = 0  # first trial of the batch that is at work
         self._batch: list[Genome] = []
@@ -120,15 +99,11 @@ class Search:
 
     def run(self, trials: int) -> Iterator[Trial]:
         """Go on until there are `trials` trials, or no network is left to propose."""
-        try:
-            while len(self.trials) < trials:
-                if not self._batch and not self._ask():
-                    self.exhausted = True
-                    return
-                yield self._one()
-        finally:
-            if self._storage and self._optuna is None:
-                self._write()
+        while len(self.trials) < trials:
+            if not self._batch and not self._ask():
+                self.exhausted = True
+                return
+            yield self._one()
 
     def _ask(self) -> bool:
         """Propose the batch at work; False where it has no genome that is not a trial already."""
@@ -156,7 +131,7 @@ class Search:
         trial = Trial(number, genome, accuracy, latency, value, "complete" if ok else "failed", state)
         self.trials.append(trial)
         if self._optuna is not None:
-            self._optuna.finish(genome, self._values(trial), {_OURS: _kept(trial)} if self._storage else None)
+            self._optuna.finish(genome, self._values(trial))
         if not self._batch:
             self._tell(number + 1)
         return trial
@@ -166,8 +141,6 @@ class Search:
         finite = [t.reward if t.state == "complete" else math.nan for t in batch]
         self.sampler.tell([t.genome for t in batch], finite)
         self._start = end
-        if self._storage and self._optuna is None and end - self._written >= _BULK:
-            self._write()
 
     def _values(self, t: Trial) -> list[float] | None:
         if t.state != "complete":
@@ -177,35 +150,3 @@ class Search:
 
     def _one_by_one(self, genomes: Genomes) -> NDArray[np.float64]:
         return np.array([self._latency(tuple(g)) for g in genomes.tolist()], dtype=np.float64)
-
-    # -- a storage
-
-    def _stored(self) -> list[Trial]:
-        assert self.study is not None
-        found: list[Trial] = []
-        for t in self.study.get_trials(deepcopy=False):
-            if t.state.is_finished() and _OURS in t.user_attrs:
-                accuracy, latency, reward = t.user_attrs[_OURS]
-                state = "complete" if t.state == TrialState.COMPLETE else "failed"
-                found.append(Trial(len(found), genome_of(self.space, t.params), accuracy, latency, reward, state))
-        return found
-
-    def _write(self) -> None:
-        assert self.study is not None
-        new = self.trials[self._written :]
-        keep = OptunaSampler(self.space, 0, lambda seed, trials: optuna.samplers.RandomSampler())
-        self.study.add_trials(
-            [keep.frozen(t.genome, [t.reward] if t.state == "complete" else None, "", {_OURS: _kept(t)}) for t in new]
-        )
-        self._written = len(self.trials)
-
-
-def _kept(t: Trial) -> list[float]:
-    return [t.accuracy, t.latency_ms, t.reward]
-
-
-def _opened(storage: str, name: str, directions: list[Literal["maximize", "minimize"]]) -> optuna.Study:
-    try:
-        return optuna.create_study(directions=directions, storage=storage, study_name=name, load_if_exists=True)
-    except Exception as e:  # a storage's driver raises what it likes
-        raise BadInput(f"--storage {storage}: cannot be opened ({type(e).__name__}: {e})") from None

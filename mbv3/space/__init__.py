@@ -1,6 +1,6 @@
 """Search spaces: choices, genomes and networks; scaling; the cost of every network at once."""
 
-from mbv3.space.additive import Additive, layer_keys, tabulate
+from mbv3.space.additive import Additive, BlockTable, layer_keys, tabulate
 from mbv3.space.chain import Chain, chain_of, joined
 from mbv3.space.limits import Limits, SpaceLimit, SpaceLimits
 from mbv3.space.model import Block, Gene, Genome, SearchSpace, Variant, scale, under_head
@@ -10,6 +10,7 @@ from mbv3.space.yamlio import load_space, parse_space, preset_names, space_text
 __all__ = [
     "Additive",
     "Block",
+    "BlockTable",
     "Chain",
     "Gene",
     "Genome",

@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from mbv3.space.model import Genome, SearchSpace
 from mbv3.spec import LayerKey, Row, lower, lower_key
 
-__all__ = ["Additive", "layer_keys", "tabulate"]
+__all__ = ["Additive", "BlockTable", "layer_keys", "tabulate"]
 
 _State = tuple[int, tuple[int, ...]]  # width, channels of the inputs of a dense head
 
 
 @dataclass(frozen=True, slots=True)
-class _BlockTable:
+class BlockTable:
+    """The costs of one block of a space, by the state before it and its settings."""
+
     columns: slice  # of the genome
     strides: NDArray[np.int64]  # from genome columns to the index of the block's settings
     out_of: NDArray[np.int64]  # (state, index) to the state after the block
@@ -34,7 +36,7 @@ class Additive:
     """Sum of layer costs for every genome of a space, and its exact minimum and maximum."""
 
     constant: float  # stem
-    blocks: tuple[_BlockTable, ...]
+    blocks: tuple[BlockTable, ...]
     end: NDArray[np.float64]  # tail and head, by the state after the last block
 
     def __call__(self, genomes: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -117,7 +119,7 @@ def tabulate(space: SearchSpace, cost: Callable[[LayerKey], float]) -> Additive:
     constant, h, w = cost_and_shape(LayerKey(stem, 3, *space.resolution, space.gate))
     # a state is what later layers depend on: the width and the inputs of the head; its value: rows that lead to it
     states: dict[_State, tuple[Row, ...]] = {(stem.out, ()): ()}
-    tables: list[_BlockTable] = []
+    tables: list[BlockTable] = []
     start = 0
     for n, (block, rate) in enumerate(zip(space.blocks, space.rates, strict=True), start=1):
         sizes = [len(g.values) for g in block.genes]
@@ -146,7 +148,7 @@ def tabulate(space: SearchSpace, cost: Callable[[LayerKey], float]) -> Additive:
         states = dict(sorted(new.items()))
         index = {state: i for i, state in enumerate(states)}
         out_of = np.array([[index[state] for state in row] for row in next_of], dtype=np.int64)
-        tables.append(_BlockTable(slice(start, start + len(sizes)), strides, out_of, costs))
+        tables.append(BlockTable(slice(start, start + len(sizes)), strides, out_of, costs))
         start += len(sizes)
         s1 = block.s if rate == 1 else 1
         h, w = -(-h // s1), -(-w // s1)

@@ -13,6 +13,7 @@ from mbv3.stages.contest import ScratchEffort, contenders_at, contest, uniform_a
 from mbv3.stages.curve import Passed, TakenUp, nearest, passed_in, taken_up
 from mbv3.stages.gap import most_accurate
 from mbv3.stages.images import Images, calibration_batches, rescore, subset
+from mbv3.stages.job import Job, ScaledSpace
 from mbv3.stages.judge import (
     ImagenetJudge,
     Judge,
@@ -40,6 +41,7 @@ from mbv3.stages.scale_accuracy import choose_scale_by_accuracy
 from mbv3.stages.search import (
     TRIALS,
     SpaceLatency,
+    affordable,
     default_w,
     pick_seed,
     pick_starts,
@@ -47,6 +49,7 @@ from mbv3.stages.search import (
     space_latency,
     write_trials,
 )
+from mbv3.stages.search_shared import Study, search_shared
 from mbv3.stages.shapes import Shape, choose_shape, fewer_strides, likely_shapes, natural, probe, shaped_as, shapes_of
 from mbv3.stages.shrink import POWERS, PRESETS, Engine, Worth, shrink, site_scores
 from mbv3.stages.shrink_tune import Tuner
@@ -88,6 +91,7 @@ __all__ = [
     "FineTune",
     "ImagenetJudge",
     "Images",
+    "Job",
     "Judge",
     "Keep",
     "Learned",
@@ -98,12 +102,14 @@ __all__ = [
     "PublishedTime",
     "ReferenceTime",
     "Scale",
+    "ScaledSpace",
     "Scores",
     "ScratchEffort",
     "Shape",
     "Sizes",
     "Solution",
     "SpaceLatency",
+    "Study",
     "Subnet",
     "SupernetJudge",
     "TakenUp",
@@ -115,6 +121,7 @@ __all__ = [
     "Worth",
     "adapt",
     "adapt_predicted",
+    "affordable",
     "answers",
     "baselines_at",
     "best_at_random",
@@ -161,6 +168,7 @@ __all__ = [
     "road",
     "search",
     "search_limits",
+    "search_shared",
     "settled",
     "shaped_as",
     "shapes_of",

@@ -21,7 +21,17 @@ from mbv3.stages.judge import Judge
 from mbv3.stages.keep import Keep, Memory
 from mbv3.tables import Latency, SeveralLatency
 
-__all__ = ["TRIALS", "SpaceLatency", "default_w", "pick_seed", "pick_starts", "search", "space_latency", "write_trials"]
+__all__ = [
+    "TRIALS",
+    "SpaceLatency",
+    "affordable",
+    "default_w",
+    "pick_seed",
+    "pick_starts",
+    "search",
+    "space_latency",
+    "write_trials",
+]
 
 TRIALS = {"imagenet": 4000, "supernet": 240, "train": 24}
 LEAST_SCORED, MOST_SCORED = 40, 400  # trials with shared weights, whose time decides
@@ -139,7 +149,7 @@ def search(
     history = _finished(space, keep, estimated)
     goal = make_reward(reward, target_ms, w) if isinstance(reward, str) else reward
     limits = limits or SpaceLimits()
-    wanted = keep.value("trials", lambda: trials or _affordable(space, judge, budget))
+    wanted = keep.value("trials", lambda: trials or affordable(space, judge, budget))
     free = judge.accuracies is not None
     with _one_thread(free):  # it learns from the history, as the run did that left it
         study = Search(
@@ -185,7 +195,7 @@ def search(
     return done
 
 
-def _affordable(space: SearchSpace, judge: Judge, budget: Budget) -> int:
+def affordable(space: SearchSpace, judge: Judge, budget: Budget) -> int:
     """Trials by default; with shared weights as many as their share of the budget scores, by the second of two."""
     if judge.kind != "supernet" or not budget.timed:
         return TRIALS.get(judge.kind, TRIALS["supernet"])

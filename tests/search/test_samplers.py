@@ -4,7 +4,6 @@ unharmed by NaN, at an end where the space is, better than luck."""
 from __future__ import annotations
 
 import csv
-import gc
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -350,47 +349,6 @@ def test_an_object_of_optuna_is_a_sampler_too() -> None:
     assert s.sampler_name == "TPESampler" and len({t.genome for t in trials}) == 30
     assert s.study is not None
     assert len([t for t in s.study.get_trials() if t.state == TrialState.COMPLETE]) == 30
-
-
-# -- persistence
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> Iterator[str]:
-    yield f"sqlite:///{tmp_path / 'study.db'}"
-    gc.collect()
-
-
-def close(s: Search) -> None:
-    assert s.study is not None
-    storage = s.study._storage
-    backend = getattr(storage, "_backend", storage)
-    backend.engine.dispose()
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_a_study_in_a_database_is_continued(name: str, url: str) -> None:
-    n = min(34, trials_of(name) * 2)
-    parts = []
-    for upto in (13, n):
-        s = Search(
-            SPACE, broken, latency, REWARD, sampler=name, seed=2, storage=url, name="mine", target_ms=10.0,
-            trials=trials_of(name),
-        )  # fmt: skip
-        assert s.study is not None and s.study.study_name == "mine"
-        parts.append(list(s.run(upto)))
-        kept = [t for t in s.study.get_trials() if "mbv3" in t.user_attrs]
-        assert [t.state == TrialState.COMPLETE for t in kept] == [t.state == "complete" for t in s.trials]
-        close(s)
-    assert [len(p) for p in parts] == [13, n - 13]
-    assert told([*parts[0], *parts[1]]) == told(list(search(name, broken, seed=2).run(n)))
-
-
-def test_a_storage_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
-    for url in ("nonsense", f"sqlite:///{tmp_path}/no/such/folder/study.db"):
-        with pytest.raises(BadInput, match=r"^--storage .*: cannot be opened"):
-            Search(SPACE, accuracy, latency, REWARD, storage=url)
-    gc.collect()
 
 
 # -- true accuracies

@@ -1,0 +1,118 @@
+"""`--storage` and `--workers`: the study that a run shares, and the processes that it starts beside itself."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from mbv3.errors import BadInput
+from mbv3.events import Event, Note
+from mbv3.record import SearchRecord
+from mbv3.runs.options import Options
+from mbv3.runs.prepare import SPACE
+from mbv3.runs.rundir import RunDir, file_sha256
+from mbv3.search import Trial, open_storage
+from mbv3.space import SearchSpace
+from mbv3.stages import Job, Judge, Photos, ScaledSpace, Shape, SpaceLatency, Study, search_shared
+from mbv3.version import VERSION
+
+__all__ = ["check_shared", "shared_trials"]
+
+JOURNAL, LOG = "study.log", "workers.log"
+WEIGHTS = "supernet.safetensors"  # of a judge with shared weights
+_END_S = 20.0  # for workers to end by themselves
+
+
+def check_shared(o: Options) -> None:
+    """Raises: BadInput: workers for a score that costs nothing, or a storage that cannot be reached."""
+    if o.storage is None and o.workers is None:
+        if o.study is not None:
+            raise BadInput(f"--study {o.study}: names a study of a storage; give it with --storage")
+        return
+    flag = f"--workers {o.workers}" if o.workers is not None else "--storage"
+    if o.accuracy_kind == "imagenet":
+        raise BadInput(
+            f"{flag}: the ImageNet model scores thousands of networks a second, so workers make no sense; they are for "
+            "--accuracy train or supernet"
+        )
+    if o.storage is not None:
+        open_storage(o.storage)
+
+
+def shared_trials(
+    o: Options, run: RunDir[SearchRecord], space: SearchSpace, judge: Judge, cost: SpaceLatency, photos: Photos,
+    shape: Shape | None, *, target_ms: float, w: float, trials: int,
+) -> Generator[Event, None, list[Trial]]:  # fmt: skip
+    """All trials of the search of `o`, scored here and by whoever works on its study."""
+    assert o.data is not None
+    name, storage = o.study or run.path.name, o.storage or str(run.file(JOURNAL))
+    weights = {WEIGHTS: file_sha256(run.file(WEIGHTS))} if judge.kind == "supernet" else {}
+    scaled = ScaledSpace(
+        text=run.file(SPACE).read_text("utf-8"), strides=0 if shape is None else shape.strides, width=space.width,
+        resolution=space.resolution, classes=space.head.classes,
+    )  # fmt: skip
+    if type(cost) is not SpaceLatency:
+        raise BadInput("--workers: the worst of several devices is not shared with workers; give one --device")
+    latency = SpaceLatency(cost.additive, cost.constant_ms, o.estimate_only or cost.estimated)
+    job = Job(
+        version=VERSION, space=scaled, latency=latency, kind=judge.kind, data=o.data, test=o.test,
+        size=photos.images.size, images=photos.sha256, plan={k: run.record.plan[k] for k in _decided(judge.kind)},
+        minutes=o.minutes, timed=o.timed, folder=str(run.path.resolve()), files=weights, target_ms=target_ms,
+        sampler=o.sampler_name, reward=o.reward, w=w, trials=trials, seed=o.seed, limits=o.limits,
+    )  # fmt: skip
+    run.value("study", lambda: name)
+    others = (o.workers or 1) - 1
+    if o.storage is not None:
+        yield Note("search", f"networks are scored by all who run: mbv3 worker {o.storage} --study {name}")
+    with _beside(others, storage, name, run.path) as gone:
+        return (yield from search_shared(job, judge, Study(storage, name, gone=gone), keep=run))
+
+
+def _decided(kind: str) -> tuple[str, ...]:
+    """What of a run's plan the judge of a worker reads."""
+    return ("supernet_steps",) if kind == "supernet" else ("proxy_steps",)
+
+
+@contextmanager
+def _beside(count: int, storage: str, study: str, folder: Path) -> Iterator[Callable[[str], bool]]:
+    """`count` workers in processes of their own, which say what they do in workers.log; whether one has ended."""
+    if not count:
+        yield lambda worker: False
+        return
+    cores = max(1, len(os.sched_getaffinity(0)) // (count + 1))
+    threads = torch.get_num_threads()
+    command = [sys.executable, "-m", "mbv3", "worker", storage, "--study", study, "--run", str(folder)]
+    started: dict[str, subprocess.Popen[bytes]] = {}
+    with (folder / LOG).open("ab") as log:
+        for _ in range(count):
+            p = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**os.environ, "OMP_NUM_THREADS": str(min(cores, threads))},
+            )  # fmt: skip
+            started[f"{platform.node() or 'host'}-{p.pid}-"] = p
+
+    def gone(worker: str) -> bool:
+        return any(worker.startswith(name) and p.poll() is not None for name, p in started.items())
+
+    torch.set_num_threads(min(cores, threads))
+    ended = False
+    try:
+        yield gone
+        ended = True
+    finally:
+        torch.set_num_threads(threads)
+        for p in started.values():
+            try:
+                if not ended:
+                    p.terminate()
+                p.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                p.kill()
+                p.wait()
