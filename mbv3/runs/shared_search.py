@@ -37,6 +37,8 @@ def check_shared(o: Options) -> None:
             raise BadInput(f"--study {o.study}: names a study of a storage; give it with --storage")
         return
     flag = f"--workers {o.workers}" if o.workers is not None else "--storage"
+    if o.init is not None:
+        raise BadInput(f"{flag}: with --init no search scores networks; leave it out")
     if o.accuracy_kind == "imagenet":
         raise BadInput(
             f"{flag}: the ImageNet model scores thousands of networks a second, so workers make no sense; they are for "

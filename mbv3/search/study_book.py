@@ -96,7 +96,10 @@ def join_study(storage: BaseStorage, name: str, about: Mapping[str, Any], where:
         BadInput: a study of that name was written by another search.
     """
     quiet()
-    study = optuna.create_study(study_name=name, storage=storage, directions=directions(True), load_if_exists=True)
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        study = optuna.create_study(study_name=name, storage=storage, directions=directions(True), load_if_exists=True)
     theirs = study.user_attrs.get(ABOUT)
     own = dict(about)
     if theirs is None:

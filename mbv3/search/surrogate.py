@@ -58,7 +58,8 @@ class _Inputs:
 
 @dataclass(frozen=True, slots=True)
 class _Process:
-    """A Gaussian process of known genomes and values, with one combination of weights; `share` of the likelihood."""
+    """A Gaussian process of known genomes, the first of which have `values`, with one combination of weights; `share` of
+    the likelihood."""
 
     weights: tuple[float, ...]
     share: float
@@ -69,12 +70,14 @@ class _Process:
         self, cross: tuple[NDArray[np.float64], ...], own: tuple[NDArray[np.float64], ...]
     ) -> NDArray[np.float64]:
         """Expected improvement (n,) of genomes with these kernels to the known ones and to themselves."""
-        alpha = self.root.T @ (self.root @ self.values)
-        size = max(float(self.values @ alpha) / len(self.values), 1e-12)
+        n = len(self.values)
+        valued = self.root[:n, :n]
+        alpha = valued.T @ (valued @ self.values)
+        size = max(float(self.values @ alpha) / n, 1e-12)
         kernel = _weighted(cross, self.weights)
         left = _weighted(own, self.weights) - ((kernel @ self.root.T) ** 2).sum(1)
         spread = np.sqrt(np.maximum(left, 1e-12) * size)
-        z = (kernel @ alpha - self.values.max()) / spread
+        z = (kernel[:, :n] @ alpha - self.values.max()) / spread
         return np.asarray(spread * (z * _below(z) + np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)))
 
 
@@ -108,7 +111,9 @@ class SurrogateSampler(Proposer):
         if attempt > 1:
             return draw(self.sizes, self.aim, rng, 4 * n)
         taught, values = self.instructive(len(self.rewards), _MOST)
-        known = self._inputs(taught)
+        # what is at work elsewhere has no reward yet: it leaves the mean as it is, and makes the spread around it small
+        # (Desautels 2014, section 4)
+        known = self._inputs(np.concatenate([taught, self.pending]) if len(self.pending) else taught)
         parts = known.parts(known)
         processes = [
             _Process(weights, share, np.linalg.inv(_cholesky(parts, weights)), values)

@@ -53,20 +53,23 @@ def search_shared(
     )  # fmt: skip
     search.offer(job.text())
     began = kept = time.monotonic()
-    shown, before = -math.inf, None
+    shown = -math.inf
+    before: int | None = None
     yield StageStart("search", f"{job.sampler}: {job.trials} trials of {space.size:.2g} networks in the study "
                      f"{study.name}, which workers share; reward {job.reward}, TAR {job.target_ms:g} ms")  # fmt: skip
-    for at in search.run():
-        before, now = at.ended if before is None else before, time.monotonic()
-        if now - shown > 1 or at.ended >= job.trials:
-            shown, done = now, at.ended - before
-            text = f"best reward {at.best:.4f}, {at.running} at work"
-            left = (job.trials - at.ended) * (now - began) / done if done else None
-            yield Progress("search", at.ended, job.trials, text, left)
-        if now - kept > _KEPT_S:
-            kept = now
-            write_trials(keep, search.trials, job.latency.estimated)
-    write_trials(keep, search.trials, job.latency.estimated)
+    try:
+        for at in search.run():
+            before, now = at.ended if before is None else before, time.monotonic()
+            if now - shown > 1 or at.ended >= job.trials:
+                shown, done = now, at.ended - before
+                text = f"best reward {at.best:.4f}, {at.running} at work"
+                left = (job.trials - at.ended) * (now - began) / done if done else None
+                yield Progress("search", at.ended, job.trials, text, left)
+            if now - kept > _KEPT_S:
+                kept = now
+                write_trials(keep, search.trials, job.latency.estimated)
+    finally:
+        write_trials(keep, search.trials, job.latency.estimated)
     if search.exhausted:
         if not search.trials:
             raise BadInput(

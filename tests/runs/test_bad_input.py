@@ -80,7 +80,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("--target-ms", "5", "--max-mb", "-1"), ["--max-mb must be a number above 0", r"got -1"]),
         (("--target-ms", "5", "--device", "moon"), ["moon: no such latency table", "mbv3 latency build"]),
         (("--target-ms", "5", "--keep", "tail"), ["--keep tail: names sites of a network", "use it with --init"]),
-        (("--target-ms", "5", "--workers", "2"), ["--workers 2: belongs to the single cuts of mbv3 netadapt"]),
+        (("--target-ms", "5", "--workers", "2"), ["--workers 2: the ImageNet model scores thousands", "make no sense"]),
+        (("--target-ms", "5", "--workers", "0"), ["--workers must be a whole number from 1"]),
+        (("--target-ms", "5", "--storage", "study.log"), ["--storage: the ImageNet model scores thousands"]),
+        (("--target-ms", "5", "--study", "x"), ["--study x: names a study of a storage; give it with --storage"]),
         (("--target-ms", "5", "--wings", "2"), ["unrecognized arguments: --wings 2"]),
     ],
 )  # fmt: skip

@@ -17,12 +17,24 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
 
 from mbv3.errors import BadInput, Mbv3Error
-from mbv3.search import SAMPLERS, Search, SharedSearch, Trial, check_storage, make_reward, open_storage, storage_name
+from mbv3.search import (
+    SAMPLERS,
+    Aim,
+    Search,
+    SharedSearch,
+    Trial,
+    check_storage,
+    make_reward,
+    make_sampler,
+    open_storage,
+    storage_name,
+)
 from mbv3.search import shared as shared_module
 from mbv3.space import Genome, SearchSpace, parse_space
 
@@ -175,6 +187,26 @@ def test_a_small_space_comes_to_its_end(journal: str) -> None:
     assert search.exhausted and len({t.genome for t in search.trials}) == 9
     late = shared(journal, 40, space=few)
     assert told(done(late).trials) == told(search.trials)
+
+
+def test_the_surrogate_leaves_what_is_at_work_elsewhere_and_its_neighbours() -> None:
+    def proposed(pending: Sequence[Genome]) -> list[Genome]:
+        sampler = make_sampler("surrogate", SPACE, 0)
+        sampler.open(Aim(trials=30))
+        genomes = [tuple(g) for g in SPACE.sample(np.random.default_rng(0), 16).tolist()]
+        sampler.tell(genomes, [accuracy(g) for g in genomes])
+        sampler.pending = np.array(pending, dtype=np.int64).reshape(-1, len(SPACE.sizes))
+        sampler.seen.update(pending)
+        return sampler.ask(16, 6)
+
+    plain = proposed(())
+    aware = proposed(plain[:3])
+
+    def away(genomes: Sequence[Genome]) -> float:
+        return float(np.mean([min(sum(a != b for a, b in zip(g, p, strict=True)) for p in plain[:3]) for g in genomes]))
+
+    assert not set(aware) & set(plain[:3])
+    assert away(aware) > away(plain[3:])
 
 
 # -- death

@@ -1,0 +1,157 @@
+"""A search that shares its study: workers in processes of their own, `mbv3 worker`, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mbv3.errors import BadInput
+from mbv3.events import result
+from mbv3.runs import find_events, work
+from mbv3.search import SharedSearch, Standing, offered, open_storage
+from mbv3.search import shared as shared_module
+from mbv3.stages import Job
+
+from .conftest import Said, record, rows
+
+Command = Callable[..., Said]
+QUICK = {"target_ms": 1.45, "finetune_steps": 1, "final_epochs": 0, "delta": 0.1, "budget_minutes": 0.02}
+
+
+@pytest.fixture(autouse=True)
+def short_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_module, "_POLL_S", 0.05)
+
+
+def given(folder: Path) -> dict[str, Any]:
+    return {**QUICK, "device": str(folder / "tiny.csv"), "space": str(folder / "tiny.yaml"),
+            "data": str(folder / "images")}  # fmt: skip
+
+
+def stopped(out: Path, after: int, **options: Any) -> None:
+    """A search that gets Ctrl-C when `after` networks have a score."""
+    run = SharedSearch.run
+
+    def until(self: SharedSearch) -> Iterator[Standing]:
+        for standing in run(self):
+            yield standing
+            if standing.ended >= after:
+                raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(SharedSearch, "run", until)
+        result(find_events(out=out, **options))
+
+
+@pytest.fixture(scope="session")
+def begun(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with an interrupted search `run` by shared weights whose study is in study.log. Copy it."""
+    base = tmp_path_factory.mktemp("shared")
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv("MBV3_CACHE", str(base / "cache"))
+        m.setenv("OMP_NUM_THREADS", "1")
+        stopped(base / "run", 2, **given(folder), accuracy="supernet", supernet_steps=8, trials=8,
+                storage=str(base / "study.log"))  # fmt: skip
+    yield base
+
+
+@pytest.fixture
+def own(begun: Path, tmp_path: Path) -> Path:
+    own = tmp_path / "own"
+    shutil.copytree(begun, own)
+    file = own / "run" / "run.json"
+    file.write_text(file.read_text().replace(str(begun), str(own)))
+    return own
+
+
+def edited(own: Path, **changes: Any) -> None:
+    """What the search wrote for workers, with `changes`."""
+    storage = open_storage(str(own / "study.log"))
+    [study] = storage.get_all_studies()
+    job = {**json.loads(study.user_attrs["mbv3:job"]), **changes}
+    storage.set_study_user_attr(study._study_id, "mbv3:job", json.dumps(job))
+
+
+def said(result: Said) -> str:
+    code, out, err = result
+    assert code == 2 and out == "" and "Traceback" not in err, (code, out, err)
+    line = err.splitlines()[-1]
+    assert line.startswith("error: ")
+    return line
+
+
+def test_a_worker_ends_what_a_stopped_search_left_and_the_search_goes_on_with_it(
+    own: Path, mbv3: Command, search: Command
+) -> None:
+    log = str(own / "study.log")
+    [study] = offered(open_storage(log))
+    assert study.name == "run" and 2 <= study.ended < 8 and not study.finished
+    assert Job.parse(study.job, "a study").text() == study.job
+    code, out, err = mbv3("worker", log, "--run", own / "run", "--json")
+    assert code == 0 and json.loads(out) == {"networks": 8}, err
+    assert "nothing is left for a worker" in said(mbv3("worker", log))
+    scored = {t.user_attrs["genome"]: t.values[0] for t in open_storage(log).get_all_trials(0) if t.values}
+    code, _, err = search("--resume", own / "run")
+    assert code == 0, err
+    networks = rows(own / "run" / "trials.csv")
+    assert record(own / "run")["status"] == "done" and len(networks) == 8
+    assert {r["genome"]: float(r["accuracy"]) for r in networks} == scored
+
+
+def test_processes_beside_the_search_score_what_it_alone_would(folder: Path, tmp_path: Path) -> None:
+    options = {**given(folder), "accuracy": "train", "trials": 8}
+    stopped(tmp_path / "two", 8, **options, workers=2)
+    networks = rows(tmp_path / "two" / "trials.csv")
+    assert len({r["genome"] for r in networks}) == 8 and all(r["state"] == "complete" for r in networks)
+    text = (tmp_path / "two" / "workers.log").read_text()
+    assert "Traceback" not in text
+
+
+def test_what_a_worker_refuses_in_one_line(own: Path, mbv3: Command, tmp_path: Path, folder: Path) -> None:
+    log = str(own / "study.log")
+    before = open_storage(log).get_all_trials(0)
+    assert "has no study other (--study); there are run" in said(mbv3("worker", log, "--study", "other"))
+    assert "there is no folder" in said(mbv3("worker", tmp_path / "none" / "study.log"))
+    assert "holds no search yet; begin one with mbv3-search" in said(mbv3("worker", tmp_path / "new.log"))
+    assert f"--data {tmp_path / 'no'}: the search's images are not there" in said(
+        mbv3("worker", log, "--run", own / "run", "--data", tmp_path / "no")
+    )
+    shutil.copytree(folder / "images", tmp_path / "others")
+    (tmp_path / "others" / "dark" / "0.png").unlink()
+    other = said(mbv3("worker", log, "--run", own / "run", "--data", tmp_path / "others"))
+    assert "these are not the images of the search (SHA-256" in other
+    weights = own / "run" / "supernet.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    assert "is not the supernet.safetensors that the search scores with" in said(
+        mbv3("worker", log, "--run", own / "run")
+    )
+    weights.unlink()
+    assert "the shared weights of the search are not there; mount" in said(mbv3("worker", log, "--run", own / "run"))
+    edited(own, version="0.0.9")
+    assert "study run is of mbv3-search 0.0.9, and this worker is" in said(mbv3("worker", log))
+    edited(own, version="0.1.0", format="mbv3-job/9")
+    assert "what its search wrote for workers cannot be read (its format is not" in said(mbv3("worker", log))
+    after = open_storage(log).get_all_trials(0)
+    assert [(t.number, t.state, t.values) for t in after] == [(t.number, t.state, t.values) for t in before]
+
+
+def test_a_worker_with_its_images_elsewhere(own: Path, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "images", tmp_path / "moved")
+    assert work(str(own / "study.log"), run=str(own / "run"), data=str(tmp_path / "moved")) == 8
+
+
+def test_a_search_of_another_seed_leaves_a_study_alone(own: Path, folder: Path, tmp_path: Path) -> None:
+    options = {**given(folder), "accuracy": "supernet", "supernet_steps": 8, "trials": 8, "seed": 1,
+               "storage": str(own / "study.log"), "study": "run"}  # fmt: skip
+    before = (own / "study.log").read_bytes()
+    with pytest.raises(
+        BadInput, match=r"its study run was written by a search with another seed \(0, here 1, also data"
+    ):
+        result(find_events(out=tmp_path / "run", **options))
+    assert record(tmp_path / "run")["status"] == "failed"
+    assert (own / "study.log").read_bytes() == before
