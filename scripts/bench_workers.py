@@ -107,9 +107,8 @@ def searched(about: dict[str, Any]) -> SharedSearch:
 def work(about: dict[str, Any]) -> None:
     """A process of its own: says that it is ready, waits for a line, works, says the CPU seconds it took."""
     if about["sampler"] == "optuna":
-        from mbv3.search.optuna_sampler import distributions
-
-        choices = distributions(load_space("mobilenetv3"))
+        genes = load_space("mobilenetv3").genes
+        choices = {g.name: optuna.distributions.CategoricalDistribution(range(len(g.values))) for g in genes}
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         study = optuna.create_study(
             study_name=about["name"], storage=about["optuna"], directions=["maximize", "minimize"],

@@ -48,6 +48,7 @@ ABOVE = {"stages": BELOW, "runs": BELOW | {"stages"}, "cli": BELOW | {"stages", 
 # what a room imports beyond MAY, with the reason; an entry that is not used fails
 EXTRA: dict[tuple[str, str], str] = {
     ("netadapt", "scipy"): "isotonic regression: noisy times made monotone in the channel count",
+    ("search", "sqlalchemy"): "what Optuna's databases are written with; its own way asks ninety questions a network",
     ("search", "scipy"): "the linear programmes of the bound",
     ("export", "safetensors"): "converted state dicts",
     ("graph", "onnxruntime"): "its quantizer writes the int8 files, and ranges of activations are seen by running",
