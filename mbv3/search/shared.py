@@ -53,6 +53,7 @@ __all__ = ["SharedSearch", "Standing", "space_mark", "worker_name"]
 
 _FLUSH_S = 0.5  # scores are written at the latest after this
 _MOST_AT_ONCE = 64  # networks that a worker takes where scores cost nothing
+_GOLDEN = (5**0.5 - 1) / 2
 _POLL_S = 1.0  # between two looks at a study where there is nothing to take
 
 
@@ -231,6 +232,8 @@ class SharedSearch:
         # another was first with the same network, or took the last place
         late = [i for i in begun if place.get(i, self.wanted) >= self.wanted]
         self._end([Ended(i, None, {DOUBLE: True}) for i in late])
+        if late:
+            self._chunk = max(1, self._chunk // 2)
         return {i: g for i, g in begun.items() if i not in late}
 
     def _proposed(self, view: View, n: int) -> list[Genome]:
@@ -241,7 +244,9 @@ class SharedSearch:
                 self._batch, self._batch_at = self._asked(at, self.sampler.batch(at), 0, self._told), at
             fresh = [g for g in self._batch if g not in live][:left]
             if fresh:
-                first = self._place % len(fresh)
+                first = int(
+                    self._place * _GOLDEN % 1.0 * len(fresh)
+                )  # far from where others begin, whose number is unknown
                 return [*fresh[first:], *fresh[:first]][:n]
         # the whole batch is at work elsewhere: more by what is known
         self.sampler.pending = np.array(
