@@ -119,7 +119,7 @@ def test_a_worker_alone_scores_what_a_search_in_memory_scores_also_after_a_stop(
     kind: str, name: str, tmp_path: Path
 ) -> None:
     url = str(tmp_path / "study.log") if kind == "journal" else f"sqlite:///{tmp_path / 'study.db'}"
-    n = 8 if name == "gp" else 26
+    n = 7 if name == "gp" else 18
     memory = Search(SPACE, some_fail, latency, REWARD, sampler=name, seed=3, target_ms=8.0, trials=n)
     whole = told(list(memory.run(n)))
     with closing(url) as storage:
@@ -132,8 +132,8 @@ def test_a_worker_alone_scores_what_a_search_in_memory_scores_also_after_a_stop(
 
 
 def test_a_worker_alone_takes_more_at_once_where_scores_cost_nothing(journal: str) -> None:
-    search = done(shared(journal, 120, sampler="random"))
-    assert len(search.study.get_trials(deepcopy=False)) == 120 and search._chunk > 4
+    search = done(shared(journal, 60, sampler="random"))
+    assert len(search.study.get_trials(deepcopy=False)) == 60 and search._chunk > 4
 
 
 # -- several
