@@ -5,7 +5,7 @@ python scripts/bench_workers.py [--parts rate,kills] [--seeds 5] [--out results/
 rate: trials a second of `--workers` processes on a PostgreSQL of one's own on loopback, on SQLite, on a journal and
 through Optuna's gRPC proxy, over the 30 choices of space mobilenetv3, with a score that costs nothing; beside them
 Optuna alone (study.optimize, random sampler) on the same storage. CPU times are those of all workers, and of the
-server.
+server; cpu_share is what they had of a core while they ran, load the machine's.
 
 kills: NAS-Bench-Macro (6,561 networks, all with their true accuracy), where a score is looked up and takes 0.1 to 0.3 s
 of waiting. Four workers on PostgreSQL, two of which get SIGKILL after a quarter and a half of the trials; beside them
@@ -39,7 +39,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 import optuna
-from bench_finetune import device_name
 from optuna.trial import TrialState
 from own_postgres import postgres
 
@@ -272,6 +271,14 @@ def killed(sampler: str, seed: int) -> dict[str, Any]:
 # ---- all ---------------------------------------------------------------------------------------------------------
 
 
+def device() -> str:
+    """The processor and how many cores there are."""
+    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    about = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in reversed(lines))}
+    family = f"family {about.get('cpu family')}, model {about.get('model')}"
+    return f"{about.get('model name', platform.processor())} ({family}), {os.cpu_count()} cores"
+
+
 def summary(kills: list[dict[str, Any]]) -> dict[str, Any]:
     """Regret of four workers with two killed, of one, and their paired difference, with standard errors."""
     found = {}
@@ -300,7 +307,7 @@ def main() -> None:
         return work(json.loads(args.work))
     kept: dict[str, Any] = json.loads(args.out.read_text("utf-8")) if args.out.exists() else {}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    kept |= {"device": device_name(), "python": platform.python_version(), "optuna": optuna.__version__}
+    kept |= {"device": device(), "python": platform.python_version(), "optuna": optuna.__version__}
     kept.setdefault("rate", {})
     kept.setdefault("kills", [])
 
