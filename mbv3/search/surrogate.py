@@ -58,8 +58,8 @@ class _Inputs:
 
 @dataclass(frozen=True, slots=True)
 class _Process:
-    """A Gaussian process of known genomes, the first of which have `values`, with one combination of weights; `share` of
-    the likelihood."""
+    """A Gaussian process of known genomes, the first of which have `values`, with one combination of weights; `share`
+    of the likelihood."""
 
     weights: tuple[float, ...]
     share: float
@@ -116,7 +116,7 @@ class SurrogateSampler(Proposer):
         known = self._inputs(np.concatenate([taught, self.pending]) if len(self.pending) else taught)
         parts = known.parts(known)
         processes = [
-            _Process(weights, share, np.linalg.inv(_cholesky(parts, weights)), values)
+            _Process(weights, share, np.asarray(np.linalg.inv(_cholesky(parts, weights)), dtype=np.float64), values)
             for weights, share in self._likeliest()
         ]
 

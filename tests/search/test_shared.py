@@ -31,11 +31,12 @@ from mbv3.search import (
     Trial,
     check_storage,
     make_reward,
-    make_sampler,
     open_storage,
     storage_name,
+    surrogate,
 )
 from mbv3.search import shared as shared_module
+from mbv3.search.proposer import scaled
 from mbv3.space import Genome, SearchSpace, parse_space
 
 SPACE_TEXT = """\
@@ -189,24 +190,22 @@ def test_a_small_space_comes_to_its_end(journal: str) -> None:
     assert told(done(late).trials) == told(search.trials)
 
 
-def test_the_surrogate_leaves_what_is_at_work_elsewhere_and_its_neighbours() -> None:
-    def proposed(pending: Sequence[Genome]) -> list[Genome]:
-        sampler = make_sampler("surrogate", SPACE, 0)
-        sampler.open(Aim(trials=30))
-        genomes = [tuple(g) for g in SPACE.sample(np.random.default_rng(0), 16).tolist()]
-        sampler.tell(genomes, [accuracy(g) for g in genomes])
-        sampler.pending = np.array(pending, dtype=np.int64).reshape(-1, len(SPACE.sizes))
-        sampler.seen.update(pending)
-        return sampler.ask(16, 6)
+def test_what_is_at_work_elsewhere_promises_less_to_the_surrogate_and_so_do_its_neighbours() -> None:
+    sampler = surrogate.SurrogateSampler(SPACE, 0)
+    sampler.open(Aim(trials=30))
+    genomes = SPACE.sample(np.random.default_rng(0), 200)
+    taught, pending, asked = genomes[:16], genomes[16:17], genomes[16:]
+    values = np.array([accuracy(tuple(g)) for g in taught.tolist()])
 
-    plain = proposed(())
-    aware = proposed(plain[:3])
+    def improvement(known: Any) -> Any:
+        inputs, at, weights = sampler._inputs(known), sampler._inputs(asked), surrogate._WEIGHTS[0]
+        root = np.linalg.inv(surrogate._cholesky(inputs.parts(inputs), weights))
+        return surrogate._Process(weights, 1.0, root, scaled(values)).improvement(at.parts(inputs), at.own())
 
-    def away(genomes: Sequence[Genome]) -> float:
-        return float(np.mean([min(sum(a != b for a, b in zip(g, p, strict=True)) for p in plain[:3]) for g in genomes]))
-
-    assert not set(aware) & set(plain[:3])
-    assert away(aware) > away(plain[3:])
+    plain, aware = improvement(taught), improvement(np.concatenate([taught, pending]))
+    assert (aware <= plain + 1e-12).all() and aware[0] < 0.9 * plain[0]
+    near = (asked != pending).sum(1) == 1
+    assert near.any() and (1 - aware / plain)[near].mean() > 1.5 * (1 - aware / plain)[~near].mean()
 
 
 # -- death
