@@ -22,6 +22,8 @@ from mbv3.search import Trial
 from mbv3.space import SearchSpace, SpaceLimits
 from mbv3.spec import ArchSpec, dump_spec
 from mbv3.stages import (
+    FEWEST,
+    LEAST_TAU,
     TRIALS,
     Adapted,
     Contender,
@@ -29,18 +31,22 @@ from mbv3.stages import (
     Judge,
     Shape,
     SpaceLatency,
+    SupernetJudge,
     adapt,
     adapt_predicted,
     check_limits,
     check_range,
+    check_ranking,
     contenders_at,
     default_w,
     imagenet_judge,
     near_rows,
+    near_target,
     pick_seed,
     pick_starts,
     search,
     supernet_judge,
+    told,
     training_judge,
 )
 from mbv3.tables import Latency
@@ -84,7 +90,8 @@ def chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -
     if o.accuracy_kind == "imagenet":
         adapted = yield from _proposed(o, run, space, latency, cost, limits, shape)
     else:
-        adapted = yield from _on_images(o, run, space, latency, cost, limits, images)
+        chosen = yield from _on_images(o, run, space, latency, cost, limits, images)
+        adapted = chosen or (yield from _proposed(o, run, space, latency, cost, limits, shape))
     at = shape or Shape(min(space.resolution))
 
     verdict = adapted.verdict
@@ -137,10 +144,13 @@ def _proposed(
 def _on_images(
     o: Options, run: RunDir[SearchRecord], space: SearchSpace, latency: Latency, cost: SpaceLatency,
     limits: SpaceLimits, images: Images,
-) -> Generator[Event, None, Adapted]:  # fmt: skip
-    """What shared weights or short trainings on the images choose, cut on them to the target."""
+) -> Generator[Event, None, Adapted | None]:  # fmt: skip
+    """What shared weights or short trainings on the images choose, cut on them to the target; None where the shared
+    weights do not rank."""
     with run.stage("accuracy"):
         judge = yield from _judge(o, run, space, images)
+        if isinstance(judge, SupernetJudge) and (yield from _misleads(o, run, judge, cost, limits, images)):
+            return None
     with run.stage("search"):
         trials = yield from _trials(o, run, space, judge, cost, limits)
         best = pick_seed(trials, o.target_ms, o.seed_ratio)
@@ -154,6 +164,37 @@ def _on_images(
                 delta=o.delta, budget=budget_of(o), seed=o.seed, keep=run,
             )
         )  # fmt: skip
+
+
+def _misleads(
+    o: Options, run: RunDir[SearchRecord], judge: SupernetJudge, cost: SpaceLatency, limits: SpaceLimits, images: Images
+) -> Generator[Event, None, bool]:
+    """Whether the shared weights rank networks near the target too badly to choose by them. Where their steps are given
+    by hand, they are taken as they are."""
+    if o.supernet_steps is not None:
+        yield Note("ranking", f"how well the shared weights rank is not checked: mbv3 supernet check {run.path}")
+        return False
+    budget, scorer = budget_of(o), judge.scorer
+    near = near_target(scorer.supernet.space, cost, o.target_ms, limits=limits, seed=o.seed)
+    found = yield from check_ranking(
+        scorer, [tuple(int(v) for v in g) for g in near], replace(images, held_out=scorer.held_out),
+        seconds=budget.seconds("ranking") if budget.timed else None, seed=o.seed, keep=run,
+    )  # fmt: skip
+    if found is None:
+        note = (
+            f"how well the shared weights rank is not known: the time is too short to train {FEWEST} networks beside "
+            f"them; mbv3 supernet check {run.path} does it"
+        )
+        run.note(note)
+        yield Note("ranking", note, warning=True)
+        return False
+    run.update(ranking=found)
+    if found.tau >= LEAST_TAU:
+        return False
+    note = f"{told(found)}: under {LEAST_TAU}, so the ImageNet model proposes the network instead"
+    run.note(note)
+    yield Note("ranking", note, warning=True)
+    return True
 
 
 def _keep_seed(run: RunDir[SearchRecord], space: SearchSpace, seed: Trial, spec: ArchSpec) -> None:

@@ -194,7 +194,7 @@ def _device_times(o: Options, spec: ArchSpec, latency: Latency) -> tuple[DeviceT
 
 
 def _checkpoints(run: RunDir[SearchRecord]) -> Iterator[Path]:
-    for pattern in ("supernet", "seed-training", "netadapt", "road-*"):
+    for pattern in ("seed-training", "netadapt", "road-*"):
         yield from run.path.glob(f"{pattern}.safetensors")
     yield from run.path.glob("cut-*/netadapt*.safetensors")
     for pattern in ("pixels-*.u8", "pixels-*.json"):

@@ -20,6 +20,7 @@ from mbv3.stages.judge import (
     SupernetJudge,
     TrainingJudge,
     imagenet_judge,
+    shared_scorer,
     step_seconds,
     supernet_judge,
     training_judge,
@@ -31,6 +32,7 @@ from mbv3.stages.measure import ReferenceTime, check_reach, fast_enough, network
 from mbv3.stages.near_rows import near_rows
 from mbv3.stages.photos import Photos, peek_photos, photos_sha256, read_photos
 from mbv3.stages.published import PublishedTime, published_times
+from mbv3.stages.ranking import CHECKED, FEWEST, LEAST_TAU, check_ranking, near_target, told
 from mbv3.stages.reach import check_limits, search_limits, unmet_together
 from mbv3.stages.road import road
 from mbv3.stages.road_pace import Effort
@@ -69,8 +71,11 @@ from mbv3.stages.tune import (
 from mbv3.stages.within import Within, best_within
 
 __all__ = [
+    "CHECKED",
     "CHECKPOINT",
     "DISTILL",
+    "FEWEST",
+    "LEAST_TAU",
     "LOG",
     "POWERS",
     "PRESETS",
@@ -123,6 +128,7 @@ __all__ = [
     "calibration_batches",
     "check_limits",
     "check_range",
+    "check_ranking",
     "check_reach",
     "choose_scale",
     "choose_scale_by_accuracy",
@@ -145,6 +151,7 @@ __all__ = [
     "natural",
     "near_rows",
     "nearest",
+    "near_target",
     "network_table",
     "on_device",
     "passed_in",
@@ -164,6 +171,7 @@ __all__ = [
     "settled",
     "shaped_as",
     "shapes_of",
+    "shared_scorer",
     "shrink",
     "site_scores",
     "sized",
@@ -181,6 +189,7 @@ __all__ = [
     "supernet_judge",
     "taken_up",
     "taught_by",
+    "told",
     "training_judge",
     "tune",
     "typical",

@@ -30,6 +30,7 @@ __all__ = [
     "SupernetJudge",
     "TrainingJudge",
     "imagenet_judge",
+    "shared_scorer",
     "step_seconds",
     "supernet_judge",
     "training_judge",
@@ -201,6 +202,15 @@ def supernet_judge(
         supernet, images.train, replace(recipe, steps=decided), stage="supernet",
         checkpoint=keep.file("supernet.safetensors"), forward=path_forward(supernet, seed), keep=True,
     )  # fmt: skip
-    held = subset(images.held_out, SCORED)
-    yield Note("supernet", f"candidates are scored on {len(held)} held-out images with recalibrated batch norms")
-    return SupernetJudge(SupernetAccuracy(supernet, images.train, held, images.size, recalibration_batches=4))
+    scorer = shared_scorer(supernet, images)
+    yield Note(
+        "supernet", f"candidates are scored on {len(scorer.held_out)} held-out images with recalibrated batch norms"
+    )
+    return SupernetJudge(scorer)
+
+
+def shared_scorer(supernet: Supernet, images: Images) -> SupernetAccuracy:
+    """How a search scores with trained shared weights."""
+    return SupernetAccuracy(
+        supernet, images.train, subset(images.held_out, SCORED), images.size, recalibration_batches=4
+    )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mbv3.data import ImageSet, make_batch
 from mbv3.nn import Network, build
@@ -61,19 +63,27 @@ class SupernetAccuracy:
 
     def network(self, genome: Genome) -> Network:
         """The genome's network with inherited weights, ready to run."""
-        net = build(self.supernet.space.spec(genome))
-        net.load_state_dict(self.supernet.extract(genome))
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        order = np.random.default_rng(0).permutation(len(self.train))
-        n = self.batch
-        recalibrate(
-            net,
-            (
-                make_batch(self.train, order[i * n : (i + 1) * n], self.size)[0]
-                for i in range(min(self.recalibration_batches, max(1, len(order) // n)))
-            ),
-        )
+        net = self._inherited(genome)
+        recalibrate(net, self._calibration)
         return net
 
     def __call__(self, genome: Genome) -> Score:
         return evaluate(self.network(genome), self.held_out, self.size)
+
+    def unsettled(self, genome: Genome) -> Score:
+        """The score with the statistics that the training of the shared weights left."""
+        return evaluate(self._inherited(genome), self.held_out, self.size)
+
+    def _inherited(self, genome: Genome) -> Network:
+        net = build(self.supernet.space.spec(genome))
+        net.load_state_dict(self.supernet.extract(genome))
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return net
+
+    @cached_property
+    def _calibration(self) -> list[Tensor]:
+        """The images that recalibrate, normalised once."""
+        order = np.random.default_rng(0).permutation(len(self.train))
+        n = self.batch
+        count = min(self.recalibration_batches, max(1, len(order) // n))
+        return [make_batch(self.train, order[i * n : (i + 1) * n], self.size)[0] for i in range(count)]
