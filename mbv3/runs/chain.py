@@ -26,6 +26,7 @@ from mbv3.stages import (
     LEAST_TAU,
     TRIALS,
     Adapted,
+    Chosen,
     Contender,
     Images,
     Judge,
@@ -37,6 +38,7 @@ from mbv3.stages import (
     check_limits,
     check_range,
     check_ranking,
+    choose_seed,
     contenders_at,
     default_w,
     imagenet_judge,
@@ -153,10 +155,16 @@ def _on_images(
             return None
     with run.stage("search"):
         trials = yield from _trials(o, run, space, judge, cost, limits)
-        best = pick_seed(trials, o.target_ms, o.seed_ratio)
+        if isinstance(judge, SupernetJudge):
+            chosen = yield from choose_seed(trials, judge, o.target_ms, o.seed_ratio)
+        else:
+            best = pick_seed(trials, o.target_ms, o.seed_ratio)
+            chosen = Chosen(best, best.accuracy, None)
+    best = chosen.trial
     first = space.spec(best.genome, f"seed_{o.target_ms:g}ms")
     _keep_seed(run, space, best, first)
-    run.update(accuracy=Accuracy(value=round(best.accuracy, 3), kind=judge.kind, unit="%", note=judge.note))
+    error = None if chosen.error is None else round(chosen.error, 3)
+    run.update(accuracy=Accuracy(value=round(chosen.top1, 3), error=error, kind=judge.kind, unit="%", note=judge.note))
     with run.stage("netadapt"):
         return (
             yield from adapt(

@@ -11,6 +11,7 @@ from mbv3.stages.budget import SHARES, Budget
 from mbv3.stages.contenders import Contender
 from mbv3.stages.contest import ScratchEffort, contenders_at, contest, uniform_at
 from mbv3.stages.curve import Passed, TakenUp, nearest, passed_in, taken_up
+from mbv3.stages.finalists import Chosen, choose_seed, finalists, first_of
 from mbv3.stages.gap import most_accurate
 from mbv3.stages.images import Images, calibration_batches, rescore, subset
 from mbv3.stages.judge import (
@@ -87,6 +88,7 @@ __all__ = [
     "Answers",
     "Beside",
     "Budget",
+    "Chosen",
     "Contender",
     "Effort",
     "Engine",
@@ -132,6 +134,7 @@ __all__ = [
     "check_reach",
     "choose_scale",
     "choose_scale_by_accuracy",
+    "choose_seed",
     "choose_shape",
     "choose_sizes",
     "compared",
@@ -143,6 +146,8 @@ __all__ = [
     "drawn_subnet",
     "fast_enough",
     "fewer_strides",
+    "finalists",
+    "first_of",
     "imagenet_judge",
     "learn",
     "learn_head",

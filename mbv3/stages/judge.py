@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbv3.accuracy import PAPER, imagenet_space
+from mbv3.data import ImageSet
 from mbv3.events import Event, Note, StageStart
 from mbv3.nn import build
 from mbv3.space import Genome, SearchSpace
 from mbv3.spec import ArchSpec
 from mbv3.stages.budget import Budget
-from mbv3.stages.images import Images, subset
+from mbv3.stages.images import Images, others, subset
 from mbv3.stages.keep import Keep, Memory
 from mbv3.supernet import Supernet, SupernetAccuracy, path_forward, throughput
 from mbv3.training import Diverged, Fit, evaluate, fit
@@ -39,6 +40,7 @@ __all__ = [
 SUPERNET_BATCH = 96
 CANDIDATE_BATCH = 64
 SCORED, TRAINED_SCORED = 1000, 2000  # held-out images that score a candidate
+FRESH = 4000  # others that score the best of them again
 
 
 Scores = Callable[[NDArray[np.int64]], NDArray[np.float64]]  # genomes (n, genes) to percent (n,)
@@ -84,9 +86,10 @@ class ImagenetJudge:
 
 @dataclass(frozen=True)
 class SupernetJudge:
-    """Shared weights, with batch norms recalibrated for every network."""
+    """Shared weights, with batch norms recalibrated for every network. `fresh`: choosing images that score no trial."""
 
     scorer: SupernetAccuracy
+    fresh: ImageSet | None = None
     kind: str = "supernet"
     accuracies: None = None
 
@@ -206,7 +209,7 @@ def supernet_judge(
     yield Note(
         "supernet", f"candidates are scored on {len(scorer.held_out)} held-out images with recalibrated batch norms"
     )
-    return SupernetJudge(scorer)
+    return SupernetJudge(scorer, others(images.held_out, SCORED, FRESH))
 
 
 def shared_scorer(supernet: Supernet, images: Images) -> SupernetAccuracy:
