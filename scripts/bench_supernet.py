@@ -62,6 +62,7 @@ INGREDIENTS: dict[str, dict[str, Any]] = {
     "paths3": {"paths": {"count": 3}},
     "fair3": {"paths": {"count": 3, "fair": True}},
     "fair6": {"paths": {"count": 6, "fair": True}},
+    "near": {"paths": {"near": 0.5}},  # half of the paths are within 5 % of the median multiply-adds
     "sliced": {"apart": False},
     "small": {"small": (0.625, 0.6)},  # share of the side, share of the minutes
     "adamw": {"fit": {"optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.02}},
@@ -109,11 +110,15 @@ class Truth:
 def parts_of(truth: Truth) -> dict[str, Truth]:
     """The networks that are ranked: the same ones always."""
     rng = np.random.default_rng(0)
-    near = np.flatnonzero(np.abs(truth.madds / np.median(truth.madds) - 1) <= WITHIN)
     return {
         "drawn": truth.take(rng.choice(len(truth), DRAWN, replace=False)),
-        "near": truth.take(rng.choice(near, NEAR, replace=False)),
+        "near": truth.take(rng.choice(close(truth), NEAR, replace=False)),
     }
+
+
+def close(truth: Truth) -> NDArray[np.int64]:
+    """Numbers of the networks near one cost."""
+    return np.flatnonzero(np.abs(truth.madds / np.median(truth.madds) - 1) <= WITHIN)
 
 
 def tau(score: NDArray[np.float64], truth: NDArray[np.float64], times: int = 1000) -> dict[str, float]:
@@ -159,7 +164,9 @@ class Run:
         merged = {k: v for c in chosen for k, v in c.get("fit", {}).items()}
         settings: dict[str, Any] = {"batch": 96, "lr": 0.1, "weight_decay": 5e-5, "augment": "shift", **merged}
         self.recipe = Fit(steps=1, size=(32, 32), seed=o.seed, **settings)
-        self.paths = Paths(**{k: v for c in chosen for k, v in c.get("paths", {}).items()})
+        every = Truth.read(o.csv)
+        pool = every.genomes[close(every)]
+        self.paths = Paths(pool=pool, **{k: v for c in chosen for k, v in c.get("paths", {}).items()})
         self.small = next((c["small"] for c in chosen if "small" in c), None)
         self.clock = time.process_time if o.device == "cpu" else time.monotonic
         self.state = self.folder / "state.json"

@@ -21,7 +21,7 @@ from mbv3.spec import ArchSpec
 from mbv3.stages.budget import Budget
 from mbv3.stages.images import Images, others, subset
 from mbv3.stages.keep import Keep, Memory
-from mbv3.supernet import Supernet, SupernetAccuracy, path_forward, throughput
+from mbv3.supernet import Paths, Supernet, SupernetAccuracy, path_forward, throughput
 from mbv3.training import Diverged, Fit, evaluate, fit
 
 __all__ = [
@@ -179,12 +179,14 @@ def supernet_judge(
     *,
     steps: int | None = None,
     minutes: float | None = None,
+    paths: Paths | None = None,
     budget: Budget | None = None,
     seed: int = 0,
     keep: Keep | None = None,
 ) -> Generator[Event, None, SupernetJudge]:
     """Train shared weights over `space` and score with them. `steps` by hand, else what `minutes` (by default the
-    budget's share) allow on this machine; decided once, so that a resumed run trains as many."""
+    budget's share) allow on this machine; decided once, so that a resumed run trains as many. `paths`: those of a step,
+    by default one that is drawn uniformly."""
     budget, keep = budget or Budget(60.0), keep or Memory()
     supernet = Supernet(space, seed)
     batch = min(SUPERNET_BATCH, len(images.train))
@@ -193,7 +195,9 @@ def supernet_judge(
     untimed = 3 * max(1, len(images.train) // batch)
     decided = keep.value(
         "supernet_steps",
-        lambda: budget.amount(steps, untimed, lambda: max(20.0, seconds * throughput(supernet, images.train, recipe))),
+        lambda: budget.amount(
+            steps, untimed, lambda: max(20.0, seconds * throughput(supernet, images.train, recipe, paths=paths))
+        ),
     )
     yield StageStart(
         "supernet",
@@ -203,7 +207,7 @@ def supernet_judge(
     )
     yield from fit(
         supernet, images.train, replace(recipe, steps=decided), stage="supernet",
-        checkpoint=keep.file("supernet.safetensors"), forward=path_forward(supernet, seed), keep=True,
+        checkpoint=keep.file("supernet.safetensors"), forward=path_forward(supernet, seed, paths), keep=True,
     )  # fmt: skip
     scorer = shared_scorer(supernet, images)
     yield Note(
