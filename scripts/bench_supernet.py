@@ -44,8 +44,8 @@ from mbv3.data import ImageSet, load_class_folder, make_batch, split
 from mbv3.events import Event, Note
 from mbv3.search import Trial
 from mbv3.space import Genome, load_space
-from mbv3.stages import Answers, first_of, imagenet_judge
-from mbv3.supernet import Norms, Paths, Supernet, answers_of, path_forward, throughput
+from mbv3.stages import Answers, first_of, imagenet_judge, smoothed
+from mbv3.supernet import ManyAnswers, Norms, Paths, Supernet, answers_of, path_forward, throughput
 from mbv3.training import Epoch, Fit, fit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +53,7 @@ OUT = ROOT / "results" / "supernet.jsonl"
 NOISE = ROOT / "results" / "supernet-noise.json"
 SPACE = load_space("nas-bench-macro")
 DRAWN, NEAR, WITHIN = 500, 300, 0.05
-HELD, SCORED = 5000, 256  # images held out; those that score
+HELD, SCORED = 5000, 512  # images held out; those that score
 PARTS = 20  # of a training, after each of which it can go on
 
 # what a training takes beside the plain single path: fields of Paths, of the supernet and of Fit
@@ -227,25 +227,20 @@ class Run:
             line |= {f"{k}_without_recalibration": v for k, v in self._taus("running", 3).items()}
         line |= {"score_min": round((self.clock() - began) / 60, 2), **device_of(self.o.device)}
         self.plan["lines"].append(line)
+        self.write(line)
+
+    def write(self, line: dict[str, Any]) -> None:
         with self.o.out.open("a", encoding="utf-8") as f:
             f.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)
 
     def _taus(self, norms: Norms, part: int) -> dict[str, Any]:
-        """Tau of the loss and of top-1, by all networks on all images, or by a third of them on half of the images."""
+        """Tau by all networks on all images, or by a third of the networks on a quarter of the images."""
         few = {name: t if part == 1 else t.take(np.arange(len(t) // part)) for name, t in self.truth.items()}
-        n = SCORED if part == 1 else SCORED // 2
+        n = SCORED if part == 1 else SCORED // 4
         found = answers_of(self.net, [g for t in few.values() for g in t.of()], batches_of(self.held, n), norms)
         np.savez(self.folder / f"answers-{norms}.npz", loss=found.loss, right=found.right)
-        loss, right = -found.loss.mean(1), found.right.mean(1)
-        out: dict[str, Any] = {"images": n, "top1": round(100 * float(right.mean()), 2)}
-        first = 0
-        for name, t in few.items():
-            at = slice(first, first := first + len(t))
-            out |= {name: {"n": len(t), **tau(loss[at], t.accuracy)}, f"{name}_by_top1": tau(right[at], t.accuracy)}
-            if norms == "batch":
-                out[f"{name}_known"] = {k: tau(v, t.accuracy, 1)["tau"] for k, v in t.known().items()}
-        return out
+        return taus_of(few, found, norms == "batch")
 
 
 def noise(corr: float = 0.5, deviation: float = 1.0, searches: int = 300) -> dict[str, Any]:
@@ -274,6 +269,44 @@ def noise(corr: float = 0.5, deviation: float = 1.0, searches: int = 300) -> dic
     return {"searches": searches, "corr": corr, "deviation": deviation, "points": named}
 
 
+def taus_of(few: dict[str, Truth], found: ManyAnswers, known: bool) -> dict[str, Any]:
+    """Tau on every set of networks, by their loss, by top-1, by a ridge through the losses of all, and by half of each
+    and of what is known without training."""
+    loss, right = -found.loss.mean(1), found.right.mean(1)
+    genomes = np.concatenate([t.genomes for t in few.values()])
+    ridge = smoothed(genomes, SPACE.sizes, loss)
+    out: dict[str, Any] = {"images": found.loss.shape[1], "top1": round(100 * float(right.mean()), 2)}
+    first = 0
+    for name, t in few.items():
+        at = slice(first, first := first + len(t))
+        out |= {name: {"n": len(t), **tau(loss[at], t.accuracy)}, f"{name}_by_top1": tau(right[at], t.accuracy)}
+        out[f"{name}_by_ridge"] = tau(ridge[at], t.accuracy)
+        if known:
+            without = t.known()
+            out[f"{name}_known"] = {k: tau(v, t.accuracy, 1)["tau"] for k, v in without.items()}
+            both = {k: standard(ridge[at]) + standard(v) for k, v in without.items()}
+            out[f"{name}_ridge_and"] = {k: tau(v, t.accuracy, 1)["tau"] for k, v in both.items()}
+    return out
+
+
+def standard(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray((values - values.mean()) / values.std())
+
+
+def again(o: argparse.Namespace) -> None:
+    """The last line of a finished training once more, from the answers that it kept."""
+    run = Run(o)
+    line = run.plan["lines"][-1]
+    for norms in ("running", "batch"):
+        with np.load(run.folder / f"answers-{norms}.npz") as f:
+            found = ManyAnswers(f["loss"], f["right"])
+        whole = len(found.loss) == DRAWN + NEAR
+        few = {name: t if whole else t.take(np.arange(len(t) // 3)) for name, t in run.truth.items()}
+        end = "" if norms == "batch" else "_without_recalibration"
+        line |= {f"{k}{end}": v for k, v in taus_of(few, found, norms == "batch").items()}
+    run.write(line)
+
+
 def device_of(device: str) -> dict[str, Any]:
     """Where and from what a line is."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
@@ -284,14 +317,16 @@ def device_of(device: str) -> dict[str, Any]:
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("verb", choices=("run", "known", "noise"))
+    p.add_argument("verb", choices=("run", "again", "known", "noise"))
     p.add_argument("--cifar", type=Path)
     p.add_argument("--csv", type=Path)
     p.add_argument("--work", type=Path)
     p.add_argument("--minutes", type=float, default=20.0)
     p.add_argument("--ingredients", default="single", help="joined by +: " + ", ".join(INGREDIENTS))
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--quick", action="store_true", help="a third of the networks on half of the images at the end, too")
+    p.add_argument(
+        "--quick", action="store_true", help="a third of the networks on a quarter of the images at the end, too"
+    )
     p.add_argument("--device", default="cpu")
     p.add_argument("--out", type=Path, default=OUT)
     o = p.parse_args()
@@ -303,6 +338,9 @@ def main() -> None:
         found = [noise(), noise(0.0), noise(0.7, 0.5)]
         NOISE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(json.dumps(found))
+        return
+    if o.verb == "again":
+        again(o)
         return
     for event in Run(o)():
         if isinstance(event, Note):

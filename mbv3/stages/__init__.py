@@ -12,6 +12,7 @@ from mbv3.stages.contenders import Contender
 from mbv3.stages.contest import ScratchEffort, contenders_at, contest, uniform_at
 from mbv3.stages.curve import Passed, TakenUp, nearest, passed_in, taken_up
 from mbv3.stages.finalists import Chosen, choose_seed, finalists, first_of
+from mbv3.stages.finalists import Chosen, choose_seed, finalists, first_of, smoothed
 from mbv3.stages.gap import most_accurate
 from mbv3.stages.images import Images, calibration_batches, rescore, subset
 from mbv3.stages.judge import (
@@ -182,6 +183,7 @@ __all__ = [
     "sized",
     "sized_table",
     "slimmed",
+    "smoothed",
     "solve",
     "solve_targets",
     "space_latency",

@@ -86,7 +86,8 @@ class ImagenetJudge:
 
 @dataclass(frozen=True)
 class SupernetJudge:
-    """Shared weights, with batch norms recalibrated for every network. `fresh`: choosing images that score no trial."""
+    """Shared weights, with batch norms recalibrated for every network. A score is the cross-entropy as a share.
+    `fresh`: choosing images that score no trial."""
 
     scorer: SupernetAccuracy
     fresh: ImageSet | None = None
@@ -95,10 +96,13 @@ class SupernetJudge:
 
     @property
     def note(self) -> str:
-        return f"top-1 on {len(self.scorer.held_out)} held-out images with the supernet's shared weights"
+        return f"top-1 on {len(self.fresh or self.scorer.held_out)} held-out images with the supernet's shared weights"
 
     def accuracy(self, genome: Genome) -> float:
-        return self.scorer(genome).top1
+        """The geometric mean of the shares that the right classes are given, in percent: the cross-entropy as a score.
+        It ranks better than top-1: on NAS-Bench-Macro, by the same 128 images, Kendall's tau is 0.59 instead of 0.33,
+        and 0.27 instead of -0.04 near one cost (results/supernet.jsonl)."""
+        return 100 * math.exp(-self.scorer(genome).loss)
 
     def weights(self, genome: Genome) -> dict[str, Tensor] | None:
         return self.scorer.network(genome).state_dict()
