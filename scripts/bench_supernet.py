@@ -1,11 +1,13 @@
-"""How shared weights rank a space whose every network was trained: NAS-Bench-Macro (Su 2021, arXiv:2103.11922).
+"""How shared weights rank spaces whose every network was trained: NAS-Bench-Macro (Su 2021, arXiv:2103.11922), and with
+--bench channel Channel-Bench-Macro, width settings of one network.
 
     python scripts/bench_supernet.py run --cifar DIR --csv TRUTH.csv --work DIR --minutes 20 --ingredients fair3
     python scripts/bench_supernet.py known --csv TRUTH.csv
 
     python scripts/bench_supernet.py noise
 
-DIR/{train,test}/<class>/*: CIFAR-10. TRUTH.csv: nas_bench_macro_cifar10.csv. `run` trains shared weights on 45,000
+DIR/{train,test}/<class>/*: CIFAR-10. TRUTH.csv: nas_bench_macro_cifar10.csv, or
+channel_bench_macro_mobilenet.csv. `run` trains shared weights on 45,000
 training images at 32 px for so many minutes of this process's own time, on one thread where OMP_NUM_THREADS is 1, by
 the product's own loop. At a quarter, a half and the end of the minutes it scores networks by their cross-entropy on
 images that were held out of the training images: 500 drawn of the space, and 300 drawn of those whose multiply-adds are
@@ -42,8 +44,10 @@ from torch import Tensor
 
 from mbv3.data import ImageSet, load_class_folder, make_batch, split
 from mbv3.events import Event, Note
+from mbv3.nn import build
 from mbv3.search import Trial
-from mbv3.space import Genome, load_space
+from mbv3.space import Genome, SearchSpace, load_space
+from mbv3.spec import ArchSpec, Classify, Conv, MBConv, Skip
 from mbv3.stages import Answers, first_of, imagenet_judge, smoothed
 from mbv3.supernet import ManyAnswers, Norms, Paths, Supernet, answers_of, path_forward, throughput
 from mbv3.training import Epoch, Fit, fit
@@ -51,7 +55,6 @@ from mbv3.training import Epoch, Fit, fit
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "results" / "supernet.jsonl"
 NOISE = ROOT / "results" / "supernet-noise.json"
-SPACE = load_space("nas-bench-macro")
 DRAWN, NEAR, WITHIN = 500, 300, 0.05
 HELD, SCORED = 5000, 512  # images held out; those that score
 PARTS = 20  # of a training, after each of which it can go on
@@ -73,24 +76,67 @@ INGREDIENTS: dict[str, dict[str, Any]] = {
 }
 
 
+class Settings:
+    """The width settings of Channel-Bench-Macro, as far as shared weights ask a space; its genes are quarters."""
+
+    name, sizes = "channel-bench-macro", (4,) * 7
+
+    def sample(self, rng: np.random.Generator, n: int) -> NDArray[np.int64]:
+        return rng.integers(0, 4, size=(n, 7))
+
+    def spec(self, genome: Genome) -> ArchSpec:
+        quarters = [g + 1 for g in genome]
+        a, b, tail = (full * quarters[i] // 4 for i, full in ((0, 128), (4, 256), (6, 1024)))
+        e = [full * quarters[i] // 4 for i, full in ((1, 768), (2, 768), (3, 768), (5, 1536))]
+        shapes: tuple[tuple[int, int, int, Skip], ...] = (
+            (e[0], a, 1, "identity"), (e[1], a, 1, "identity"), (e[2], b, 2, "none"), (e[3], b, 1, "identity"),
+        )  # fmt: skip
+        return ArchSpec(
+            name="widths", resolution=(32, 32), stem=Conv(k=3, out=a, nl="RE", s=2),
+            rows=tuple(MBConv(k=3, exp=exp, out=out, se=0, nl="RE", s=s, skip=skip) for exp, out, s, skip in shapes),
+            tail=Conv(k=1, out=tail, nl="RE"), head=Classify(features=0, nl="RE", dropout=0.0, classes=10),
+        )  # fmt: skip
+
+
+class SettingsNet(Supernet):
+    """The largest of the settings, whose first channels are the others."""
+
+    def __init__(self, seed: int) -> None:
+        torch.nn.Module.__init__(self)
+        self.space, self.apart = Settings(), False  # type: ignore[assignment]
+        self.largest = self.space.spec((3,) * 7)
+        self.net = build(self.largest, seed)
+
+    def rows_of(self, genome: Genome) -> list[int]:
+        return [0, 1, 2, 3]
+
+
+def space_of(bench: str) -> SearchSpace | Settings:
+    return load_space("nas-bench-macro") if bench == "macro" else Settings()
+
+
 @dataclass(frozen=True)
 class Truth:
-    """Every network of the benchmark."""
+    """Every network of a benchmark."""
 
+    space: SearchSpace | Settings
     genomes: NDArray[np.int64]
     accuracy: NDArray[np.float64]
     madds: NDArray[np.float64]
     params: NDArray[np.float64]
 
     @classmethod
-    def read(cls, path: Path) -> Truth:
+    def read(cls, bench: str, path: Path) -> Truth:
         with path.open(encoding="utf-8") as f:
             rows = list(csv.DictReader(f))
-        numbers = (np.array([float(r[name]) for r in rows]) for name in ("mean_acc", "flops", "params"))
-        return cls(np.array([[int(c) for c in r["arch"]] for r in rows]), *numbers)
+        macro = bench == "macro"
+        names = ("mean_acc" if macro else "mean", "flops", "params")
+        numbers = (np.array([float(r[name]) for r in rows]) for name in names)
+        genomes = np.array([[int(c) for c in r["arch" if macro else "widths"]] for r in rows])
+        return cls(space_of(bench), genomes - (not macro), *numbers)
 
     def take(self, index: NDArray[np.int64]) -> Truth:
-        return Truth(self.genomes[index], self.accuracy[index], self.madds[index], self.params[index])
+        return Truth(self.space, self.genomes[index], self.accuracy[index], self.madds[index], self.params[index])
 
     def __len__(self) -> int:
         return len(self.accuracy)
@@ -100,11 +146,11 @@ class Truth:
 
     def known(self) -> dict[str, NDArray[np.float64]]:
         """What tells networks apart without any training."""
-        layers = (self.genomes > 0).sum(1).astype(np.float64)  # identity is choice 0
-        return {
-            "madds": self.madds, "params": self.params, "layers": layers,
-            "imagenet": imagenet_judge(SPACE).accuracies(self.genomes),
-        }  # fmt: skip
+        known = {"madds": self.madds, "params": self.params}
+        if isinstance(self.space, SearchSpace):
+            known["layers"] = (self.genomes > 0).sum(1).astype(np.float64)  # identity is choice 0
+            known["imagenet"] = imagenet_judge(self.space).accuracies(self.genomes)
+        return known
 
 
 def parts_of(truth: Truth) -> dict[str, Truth]:
@@ -153,18 +199,19 @@ class Run:
     """One training of shared weights, its points and their scores."""
 
     def __init__(self, o: argparse.Namespace) -> None:
-        self.o, self.truth = o, parts_of(Truth.read(o.csv))
+        every = Truth.read(o.bench, o.csv)
+        self.o, self.truth, self.space = o, parts_of(every), every.space
         self.names = o.ingredients.split("+")
         chosen = [INGREDIENTS[name] for name in self.names]
-        self.folder = o.work / f"{o.ingredients}-{o.minutes:g}-{o.seed}"
+        self.folder = o.work / f"{'' if o.bench == 'macro' else o.bench + '-'}{o.ingredients}-{o.minutes:g}-{o.seed}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.train, self.held = split(images_of(o.cifar, o.work), 1.0, HELD, 0)
         apart = all(c.get("apart", True) for c in chosen)
-        self.net = Supernet(SPACE, o.seed, apart=apart).to(o.device)
+        shared = Supernet(self.space, o.seed, apart=apart) if o.bench == "macro" else SettingsNet(o.seed)  # type: ignore[arg-type]
+        self.net = shared.to(o.device)
         merged = {k: v for c in chosen for k, v in c.get("fit", {}).items()}
         settings: dict[str, Any] = {"batch": 96, "lr": 0.1, "weight_decay": 5e-5, "augment": "shift", **merged}
         self.recipe = Fit(steps=1, size=(32, 32), seed=o.seed, **settings)
-        every = Truth.read(o.csv)
         pool = every.genomes[close(every)]
         self.paths = Paths(pool=pool, **{k: v for c in chosen for k, v in c.get("paths", {}).items()})
         self.small = next((c["small"] for c in chosen if "small" in c), None)
@@ -218,7 +265,7 @@ class Run:
         """The line of one point."""
         began = self.clock()
         line: dict[str, Any] = {
-            "bench": SPACE.name, "ingredients": self.o.ingredients, "minutes": self.o.minutes, "done": done,
+            "bench": self.space.name, "ingredients": self.o.ingredients, "minutes": self.o.minutes, "done": done,
             "spent_min": round(self.plan["spent_s"] / 60, 2), "steps": round(done * self.plan["steps"]),
             "batch": self.recipe.batch, "seed": self.o.seed,
         }  # fmt: skip
@@ -274,7 +321,7 @@ def taus_of(few: dict[str, Truth], found: ManyAnswers, known: bool) -> dict[str,
     and of what is known without training."""
     loss, right = -found.loss.mean(1), found.right.mean(1)
     genomes = np.concatenate([t.genomes for t in few.values()])
-    ridge = smoothed(genomes, SPACE.sizes, loss)
+    ridge = smoothed(genomes, next(iter(few.values())).space.sizes, loss)
     out: dict[str, Any] = {"images": found.loss.shape[1], "top1": round(100 * float(right.mean()), 2)}
     first = 0
     for name, t in few.items():
@@ -321,6 +368,7 @@ def main() -> None:
     p.add_argument("--cifar", type=Path)
     p.add_argument("--csv", type=Path)
     p.add_argument("--work", type=Path)
+    p.add_argument("--bench", choices=("macro", "channel"), default="macro")
     p.add_argument("--minutes", type=float, default=20.0)
     p.add_argument("--ingredients", default="single", help="joined by +: " + ", ".join(INGREDIENTS))
     p.add_argument("--seed", type=int, default=0)
@@ -331,7 +379,7 @@ def main() -> None:
     p.add_argument("--out", type=Path, default=OUT)
     o = p.parse_args()
     if o.verb == "known":
-        for part, t in parts_of(Truth.read(o.csv)).items():
+        for part, t in parts_of(Truth.read(o.bench, o.csv)).items():
             print(part, len(t), {k: tau(v, t.accuracy) for k, v in t.known().items()})
         return
     if o.verb == "noise":

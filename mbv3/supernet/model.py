@@ -120,7 +120,6 @@ class Supernet(nn.Module):
         places = _places(space, apart)
         self.largest = self._chain(places, 0)
         self.net = build(self.largest, seed)
-        self._stem = lower(self.largest)[0]
         self.depths = tuple(len(p.chosen(0)[1]) for p in places)
         self._starts: list[dict[_Kind, int]] = [{} for _ in places]
         for n in range(max(len(p.rows) for p in places)):
@@ -173,17 +172,13 @@ class Supernet(nn.Module):
     def forward_path(self, genome: Genome, x: Tensor) -> Tensor:
         """Training forward of one path, batch statistics, gradients into the shared weights."""
         net = self.net
-        x = self.stem(x)
         layers = {layer.path: layer for layer in lower(self.space.spec(genome))}
+        x = run_row(net.stem, layers["stem"], x)
         for i, donor in enumerate(self.rows_of(genome)):
             x = run_row(net.rows[donor], layers[f"rows[{i}]"], x)
         if net.tail is not None:
             x = run_row(net.tail, layers["tail"], x)
         return self.answer(x)
-
-    def stem(self, x: Tensor, norms: Norms = "training") -> Tensor:
-        """What every path begins with."""
-        return run_row(self.net.stem, self._stem, x, norms)
 
     def answer(self, x: Tensor) -> Tensor:
         """Logits (N, classes) from the last map."""

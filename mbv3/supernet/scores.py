@@ -41,7 +41,7 @@ def answers_of(
     with torch.inference_mode(), _still(supernet, norms):
         for x, y in batches:
             logits = torch.empty(len(chains), len(x), supernet.largest.head.classes)
-            for at, out in _walk(supernet, chains, list(range(len(chains))), 0, supernet.stem(x, norms), norms):
+            for at, out in _walk(supernet, chains, list(range(len(chains))), 0, x, norms):
                 logits[at] = out.float()
             flat = logits.flatten(0, 1)
             each = nn.functional.cross_entropy(flat, y.repeat(len(chains)), reduction="none")
@@ -50,13 +50,15 @@ def answers_of(
     return ManyAnswers(np.concatenate(loss, 1), np.concatenate(right, 1))
 
 
-_Chain = list[tuple[int, Layer]]  # of each row the supernet's row that lends weights, and what it is; last the tail
+# of each row what lends its weights, a row of the supernet or one of the next two, and what it is
+_Chain = list[tuple[int, Layer]]
+_STEM, _TAIL = -2, -1
 
 
 def _chain(supernet: Supernet, genome: Genome) -> _Chain:
     layers = {layer.path: layer for layer in lower(supernet.space.spec(genome))}
-    chain = [(donor, layers[f"rows[{i}]"]) for i, donor in enumerate(supernet.rows_of(genome))]
-    return [*chain, *([(-1, layers["tail"])] if "tail" in layers else [])]
+    rows = [(donor, layers[f"rows[{i}]"]) for i, donor in enumerate(supernet.rows_of(genome))]
+    return [(_STEM, layers["stem"]), *rows, *([(_TAIL, layers["tail"])] if "tail" in layers else [])]
 
 
 def _walk(
@@ -72,7 +74,8 @@ def _walk(
             groups.setdefault((donor, layer.key), []).append(i)
     for group in groups.values():
         donor, layer = chains[group[0]][depth]
-        module = supernet.net.tail if donor < 0 else supernet.net.rows[donor]
+        net = supernet.net
+        module = net.stem if donor == _STEM else net.tail if donor == _TAIL else net.rows[donor]
         yield from _walk(supernet, chains, group, depth + 1, run_row(module, layer, x, norms), norms)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ def throughput(
     clock: Callable[[], float] = time.monotonic,
 ) -> float:
     """Steps per second of supernet training on this machine, measured on a copy that is thrown away."""
-    trial = Supernet(supernet.space, apart=supernet.apart)
+    trial = copy.deepcopy(supernet)
     trial.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     trial.train()
     optimizer = make_optimizer(trial, recipe)
