@@ -63,6 +63,8 @@ def path_forward(
             if step < chosen.small_steps:
                 size = [round(chosen.small * side) for side in x.shape[2:]]
                 x = functional.interpolate(x, size, mode="bilinear", antialias=True)
+            if len(genomes) == 1:
+                return supernet.forward_path(genomes[0], x)
             parts = x.chunk(len(genomes))  # fewer where there are fewer images than paths
             return torch.cat([supernet.forward_path(g, part) for g, part in zip(genomes, parts, strict=False)])
 
