@@ -11,7 +11,6 @@ from mbv3.stages.budget import SHARES, Budget
 from mbv3.stages.contenders import Contender
 from mbv3.stages.contest import ScratchEffort, contenders_at, contest, uniform_at
 from mbv3.stages.curve import Passed, TakenUp, nearest, passed_in, taken_up
-from mbv3.stages.finalists import Chosen, choose_seed, finalists, first_of
 from mbv3.stages.finalists import Chosen, choose_seed, finalists, first_of, smoothed
 from mbv3.stages.gap import most_accurate
 from mbv3.stages.images import Images, calibration_batches, rescore, subset
@@ -156,8 +155,8 @@ __all__ = [
     "most_accurate",
     "natural",
     "near_rows",
-    "nearest",
     "near_target",
+    "nearest",
     "network_table",
     "on_device",
     "passed_in",
