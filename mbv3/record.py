@@ -28,6 +28,7 @@ __all__ = [
     "LayerTime",
     "Limit",
     "PlanValue",
+    "Ranking",
     "Record",
     "Scale",
     "SearchRecord",
@@ -67,6 +68,19 @@ class Accuracy:
     source: str | None = None
     recipe: str | None = None
     extrapolated: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """How well shared weights rank: Kendall's `tau` of their scores against trainings of `n` networks alone for `steps`
+    each, and its interval of 95 %."""
+
+    tau: float
+    low: float
+    high: float
+    n: int
+    tau_without_recalibration: float
+    steps: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,6 +260,7 @@ class SearchRecord:
     output_stride: int | None = None
     range_ms: tuple[float, float] | None = None  # the fastest and the slowest network of the space
     plan: Mapping[str, PlanValue] = field(default_factory=dict)
+    ranking: Ranking | None = None  # of the shared weights that chose the network
     seed_ms: float | None = None
     seed_trial: int | None = None
     accuracy: Accuracy | None = None

@@ -125,6 +125,18 @@ def _worker(p: argparse.ArgumentParser) -> None:
     add_common(p)
 
 
+def _supernet(p: argparse.ArgumentParser) -> None:
+    actions = p.add_subparsers(dest="action", metavar="ACTION", required=True)
+    c = actions.add_parser("check", help="train a few networks near the target alone, and compare their order")
+    c.add_argument("run", metavar="RUN", help="run directory of a search with --data DIR --accuracy supernet")
+    c.add_argument("--networks", type=int, metavar="K", help="networks that are trained alone (default 6)")
+    c.add_argument("--steps", type=int, metavar="N", help="training steps of each (default: what --minutes allow)")
+    c.add_argument("--minutes", type=float, metavar="M", help="minutes of all trainings together (default 10)")
+    c.add_argument("--data", metavar="DIR", help="where the run's images are now")
+    c.add_argument("--test", metavar="DIR", help="where its test images are now")
+    add_common(c)
+
+
 _VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "search": ("find a network that runs in a given time (also: mbv3-search)", _search),
     "show": ("rows, shapes, parameters, MAdds, predicted ms of a network", _show),
@@ -136,6 +148,7 @@ _VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "accuracy": ("predict the ImageNet top-1 of a network, with its error", _accuracy),
     "zoo": ("published networks: ms on this CPU or a device, published top-1, where the weights are", _zoo),
     "worker": ("score networks of a search that runs elsewhere", _worker),
+    "supernet": ("how well the shared weights of a run rank", _supernet),
     "verify": ("rebuild, recount and re-measure what a run claims", _verify),
 }
 
@@ -215,6 +228,8 @@ def _guard(args: argparse.Namespace) -> int:
             kept = "nothing is kept"
             if args.verb == "latency" and args.action == "build":
                 kept = "what was timed is kept: give the same command again"
+            elif args.verb == "supernet":
+                kept = "what was trained is kept: give the same command again"
             elif args.verb == "worker":
                 kept = "what was scored is kept; the network at work is left to others"
         _say(f"interrupted; {kept}")

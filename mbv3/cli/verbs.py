@@ -380,6 +380,26 @@ def _worker(args: Namespace) -> int:
     return 0
 
 
+def _supernet(args: Namespace) -> int:
+    from mbv3.cli.show_events import follow
+    from mbv3.runs import check_supernet_events
+
+    names = ("networks", "steps", "minutes", "data", "test")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    r = follow(check_supernet_events(args.run, **given))
+    if args.json:
+        low, high, plain = r.low, r.high, r.tau_without_recalibration
+        dump({"tau": r.tau, "low": low, "high": high, "n": r.n, "tau_without_recalibration": plain, "steps": r.steps})
+    else:
+        lines = (
+            ("tau", f"{r.tau:.3f} ({r.low:.3f} to {r.high:.3f} with 95 %)"),
+            ("without", f"{r.tau_without_recalibration:.3f}, batch norms not recalibrated"),
+            ("networks", f"{r.n}, each trained alone for {r.steps} steps"),
+        )
+        out("\n".join(f"{k:<11}{v}" for k, v in lines))
+    return 0
+
+
 def _verify(args: Namespace) -> int:
     from mbv3.runs import verify
 
@@ -406,6 +426,7 @@ _VERBS: dict[str, Callable[[Namespace], int]] = {
     "import": _import,
     "accuracy": _predict_accuracy,
     "zoo": _zoo,
+    "supernet": _supernet,
     "verify": _verify,
     "worker": _worker,
 }

@@ -107,7 +107,8 @@ def trials_info(files: RunFiles) -> TrialsInfo | None:
     final_ms = r.predicted_ms if r.measured_ms is None else r.measured_ms
     about = ", ".join(p for p in (r.accuracy.unit, r.accuracy.kind) if p) if r.accuracy is not None else ""
     known = r.accuracy.value if r.accuracy is not None else None
-    found = r.accuracy is not None and r.accuracy.error is not None  # the model scores trials and result alike
+    # the model scores trials and result alike; shared weights score the trials by their loss
+    found = r.accuracy is not None and r.accuracy.error is not None and r.accuracy.kind != "supernet"
     seed_accuracy = next((p.accuracy for p in points if p.number == r.seed_trial), None) if found else known
     return TrialsInfo(
         points=points,

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mbv3.runs.check_run import check_supernet, check_supernet_events
     from mbv3.runs.declare import add_arguments, declared, given, moved
     from mbv3.runs.export_options import ExportOptions
     from mbv3.runs.exporting import ExportResult, export_events, export_to
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mbv3.runs.worker_run import WorkerOptions, work, work_events
 
 _WHERE = {
+    "check_run": ("check_supernet", "check_supernet_events"),
     "declare": ("add_arguments", "declared", "given", "moved"),
     "export_options": ("ExportOptions",),
     "exporting": ("ExportResult", "export_events", "export_to"),
@@ -57,6 +59,8 @@ __all__ = [
     "adapt",
     "adapt_events",
     "add_arguments",
+    "check_supernet",
+    "check_supernet_events",
     "declared",
     "export_events",
     "export_to",

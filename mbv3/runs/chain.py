@@ -23,27 +23,35 @@ from mbv3.search import Trial
 from mbv3.space import SearchSpace, SpaceLimits
 from mbv3.spec import ArchSpec, dump_spec
 from mbv3.stages import (
+    FEWEST,
+    LEAST_TAU,
     TRIALS,
     Adapted,
+    Chosen,
     Contender,
     Images,
     Judge,
     Photos,
     Shape,
     SpaceLatency,
+    SupernetJudge,
     adapt,
     adapt_predicted,
     affordable,
     check_limits,
     check_range,
+    check_ranking,
+    choose_seed,
     contenders_at,
     default_w,
     imagenet_judge,
     near_rows,
+    near_target,
     pick_seed,
     pick_starts,
     search,
     supernet_judge,
+    told,
     training_judge,
 )
 from mbv3.tables import Latency
@@ -87,7 +95,8 @@ def chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -
     if o.accuracy_kind == "imagenet":
         adapted = yield from _proposed(o, run, space, latency, cost, limits, shape)
     else:
-        adapted = yield from _on_images(o, run, space, latency, cost, limits, photos, shape)
+        chosen = yield from _on_images(o, run, space, latency, cost, limits, photos, shape)
+        adapted = chosen or (yield from _proposed(o, run, space, latency, cost, limits, shape))
     at = shape or Shape(min(space.resolution))
 
     verdict = adapted.verdict
@@ -140,17 +149,26 @@ def _proposed(
 def _on_images(
     o: Options, run: RunDir[SearchRecord], space: SearchSpace, latency: Latency, cost: SpaceLatency,
     limits: SpaceLimits, photos: Photos, shape: Shape | None,
-) -> Generator[Event, None, Adapted]:  # fmt: skip
-    """What shared weights or short trainings on the images choose, cut on them to the target."""
+) -> Generator[Event, None, Adapted | None]:  # fmt: skip
+    """What shared weights or short trainings on the images choose, cut on them to the target; None where the shared
+    weights do not rank."""
     images = replace(photos.images, size=space.resolution)
     with run.stage("accuracy"):
         judge = yield from _judge(o, run, space, images)
+        if isinstance(judge, SupernetJudge) and (yield from _misleads(o, run, judge, cost, limits, images)):
+            return None
     with run.stage("search"):
         trials = yield from _trials(o, run, space, judge, cost, limits, photos, shape)
-        best = pick_seed(trials, o.target_ms, o.seed_ratio)
+        if isinstance(judge, SupernetJudge):
+            chosen = yield from choose_seed(trials, judge, o.target_ms, o.seed_ratio)
+        else:
+            picked = pick_seed(trials, o.target_ms, o.seed_ratio)
+            chosen = Chosen(picked, picked.accuracy, None)
+    best = chosen.trial
     first = space.spec(best.genome, f"seed_{o.target_ms:g}ms")
     _keep_seed(run, space, best, first)
-    run.update(accuracy=Accuracy(value=round(best.accuracy, 3), kind=judge.kind, unit="%", note=judge.note))
+    error = None if chosen.error is None else round(chosen.error, 3)
+    run.update(accuracy=Accuracy(value=round(chosen.top1, 3), error=error, kind=judge.kind, unit="%", note=judge.note))
     with run.stage("netadapt"):
         return (
             yield from adapt(
@@ -158,6 +176,37 @@ def _on_images(
                 delta=o.delta, budget=budget_of(o), seed=o.seed, keep=run,
             )
         )  # fmt: skip
+
+
+def _misleads(
+    o: Options, run: RunDir[SearchRecord], judge: SupernetJudge, cost: SpaceLatency, limits: SpaceLimits, images: Images
+) -> Generator[Event, None, bool]:
+    """Whether the shared weights rank networks near the target too badly to choose by them. Where their steps are given
+    by hand, they are taken as they are."""
+    if o.supernet_steps is not None:
+        yield Note("ranking", f"how well the shared weights rank is not checked: mbv3 supernet check {run.path}")
+        return False
+    budget, scorer = budget_of(o), judge.scorer
+    near = near_target(scorer.supernet.space, cost, o.target_ms, limits=limits, seed=o.seed)
+    found = yield from check_ranking(
+        scorer, [tuple(int(v) for v in g) for g in near], replace(images, held_out=scorer.held_out),
+        seconds=budget.seconds("ranking") if budget.timed else None, seed=o.seed, keep=run,
+    )  # fmt: skip
+    if found is None:
+        note = (
+            f"how well the shared weights rank is not known: the time is too short to train {FEWEST} networks beside "
+            f"them; mbv3 supernet check {run.path} does it"
+        )
+        run.note(note)
+        yield Note("ranking", note, warning=True)
+        return False
+    run.update(ranking=found)
+    if found.tau >= LEAST_TAU:
+        return False
+    note = f"{told(found)}: under {LEAST_TAU}, so the ImageNet model proposes the network instead"
+    run.note(note)
+    yield Note("ranking", note, warning=True)
+    return True
 
 
 def _keep_seed(run: RunDir[SearchRecord], space: SearchSpace, seed: Trial, spec: ArchSpec) -> None:

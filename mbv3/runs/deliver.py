@@ -26,7 +26,7 @@ from mbv3.runs.rundir import RunDir, file_sha256
 from mbv3.spec import ArchSpec, count, dump_spec, pixels
 from mbv3.stages import Adapted, Budget, Images, reference_times, subset
 from mbv3.tables import Latency, SeveralLatency
-from mbv3.training import read_weights, save_weights
+from mbv3.training import load_checkpoint, read_weights, save_checkpoint, save_weights
 
 __all__ = ["SPEC", "WEIGHTS", "budget_of", "deliver", "guarded", "predicted_accuracy", "remove_checkpoints",
            "write_weights"]  # fmt: skip
@@ -194,7 +194,7 @@ def _device_times(o: Options, spec: ArchSpec, latency: Latency) -> tuple[DeviceT
 
 
 def _checkpoints(run: RunDir[SearchRecord]) -> Iterator[Path]:
-    for pattern in ("supernet", "seed-training", "netadapt", "road-*"):
+    for pattern in ("seed-training", "netadapt", "road-*"):
         yield from run.path.glob(f"{pattern}.safetensors")
     yield from run.path.glob("cut-*/netadapt*.safetensors")
     for pattern in ("pixels-*.u8", "pixels-*.json"):
@@ -204,9 +204,14 @@ def _checkpoints(run: RunDir[SearchRecord]) -> Iterator[Path]:
 
 
 def remove_checkpoints(run: RunDir[SearchRecord]) -> None:
-    """Remove what only a resumed run needs."""
+    """Remove what only a resumed run needs. Shared weights stay, for `mbv3 supernet check`, without what their training
+    remembers."""
     for file in _checkpoints(run):
         file.unlink()
+    shared = run.file("supernet.safetensors")
+    found = load_checkpoint(shared)
+    if found is not None and len(found[0]) > 1:
+        save_checkpoint(shared, {"net": found[0]["net"]}, found[1])
 
 
 def _verdict(run: RunDir[SearchRecord], spec: ArchSpec) -> str:

@@ -34,7 +34,7 @@ from mbv3.tables import (
     table_plan,
 )
 
-__all__ = ["TABLE", "prepare", "prepare_several", "table_name", "whole_view"]
+__all__ = ["TABLE", "kept_space", "prepare", "prepare_several", "table_name", "whole_view"]
 
 Judged = Callable[[SearchSpace], SearchSpace]
 
@@ -97,6 +97,13 @@ def whole_view(space: SearchSpace, shape: Shape | None, run: RunDir[SearchRecord
     Its genomes are the same."""
     own = parse_space(run.file(SPACE).read_text("utf-8"), str(run.file(SPACE)))
     return scale(own, space.width, space.resolution if shape is None else shape.view)
+
+
+def kept_space(o: Options, run: RunDir[SearchRecord], shape: Shape | None) -> Generator[Event, None, SearchSpace]:
+    """The scaled space of a run that decided its scale."""
+    base, known = _base(o, (yield from _own_space(o, run)), shape), run.record.scale
+    assert known is not None
+    return scale(base.space, known.width, parse_resolution(str(known.resolution)), base.classes)
 
 
 def prepare(

@@ -1,6 +1,6 @@
 """Reward, samplers, study and solver. Accuracy and latency come in as callables."""
 
-from mbv3.search.aim import Aim, Genomes
+from mbv3.search.aim import Aim, Genomes, around
 from mbv3.search.bound import upper_bound
 from mbv3.search.evolution import EvolutionSampler, RandomSampler
 from mbv3.search.optuna_sampler import OptunaSampler
@@ -36,6 +36,7 @@ __all__ = [
     "Standing",
     "SurrogateSampler",
     "Trial",
+    "around",
     "check_storage",
     "make_reward",
     "make_sampler",

@@ -11,6 +11,7 @@ from mbv3.stages.budget import SHARES, Budget
 from mbv3.stages.contenders import Contender
 from mbv3.stages.contest import ScratchEffort, contenders_at, contest, uniform_at
 from mbv3.stages.curve import Passed, TakenUp, nearest, passed_in, taken_up
+from mbv3.stages.finalists import Chosen, choose_seed, finalists, first_of, smoothed
 from mbv3.stages.gap import most_accurate
 from mbv3.stages.images import Images, calibration_batches, rescore, subset
 from mbv3.stages.job import Job, ScaledSpace
@@ -21,6 +22,7 @@ from mbv3.stages.judge import (
     SupernetJudge,
     TrainingJudge,
     imagenet_judge,
+    shared_scorer,
     step_seconds,
     supernet_judge,
     training_judge,
@@ -32,6 +34,7 @@ from mbv3.stages.measure import ReferenceTime, check_reach, fast_enough, network
 from mbv3.stages.near_rows import near_rows
 from mbv3.stages.photos import Photos, peek_photos, photos_sha256, read_photos
 from mbv3.stages.published import PublishedTime, published_times
+from mbv3.stages.ranking import CHECKED, FEWEST, LEAST_TAU, check_ranking, near_target, told
 from mbv3.stages.reach import check_limits, search_limits, unmet_together
 from mbv3.stages.road import road
 from mbv3.stages.road_pace import Effort
@@ -72,8 +75,11 @@ from mbv3.stages.tune import (
 from mbv3.stages.within import Within, best_within
 
 __all__ = [
+    "CHECKED",
     "CHECKPOINT",
     "DISTILL",
+    "FEWEST",
+    "LEAST_TAU",
     "LOG",
     "POWERS",
     "PRESETS",
@@ -85,6 +91,7 @@ __all__ = [
     "Answers",
     "Beside",
     "Budget",
+    "Chosen",
     "Contender",
     "Effort",
     "Engine",
@@ -130,9 +137,11 @@ __all__ = [
     "calibration_batches",
     "check_limits",
     "check_range",
+    "check_ranking",
     "check_reach",
     "choose_scale",
     "choose_scale_by_accuracy",
+    "choose_seed",
     "choose_shape",
     "choose_sizes",
     "compared",
@@ -144,6 +153,8 @@ __all__ = [
     "drawn_subnet",
     "fast_enough",
     "fewer_strides",
+    "finalists",
+    "first_of",
     "imagenet_judge",
     "learn",
     "learn_head",
@@ -151,6 +162,7 @@ __all__ = [
     "most_accurate",
     "natural",
     "near_rows",
+    "near_target",
     "nearest",
     "network_table",
     "on_device",
@@ -172,11 +184,13 @@ __all__ = [
     "settled",
     "shaped_as",
     "shapes_of",
+    "shared_scorer",
     "shrink",
     "site_scores",
     "sized",
     "sized_table",
     "slimmed",
+    "smoothed",
     "solve",
     "solve_targets",
     "space_latency",
@@ -189,6 +203,7 @@ __all__ = [
     "supernet_judge",
     "taken_up",
     "taught_by",
+    "told",
     "training_judge",
     "tune",
     "typical",

@@ -21,6 +21,7 @@ class Share:
 SHARES = {
     "shapes": Share(0.05, 600.0),  # input sizes and strides, by one network
     "supernet": Share(0.15),  # training of the shared weights
+    "ranking": Share(0.05),  # trainings alone that check the order of the shared weights
     "candidates": Share(0.2),  # --accuracy train: all candidates together
     "search": Share(0.05),  # scores from shared weights
     "start": Share(0.03, 600.0),  # training of the network that NetAdapt starts from

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbv3.accuracy import PAPER, imagenet_space
+from mbv3.data import ImageSet
 from mbv3.events import Event, Note, StageStart
 from mbv3.nn import build
 from mbv3.space import Genome, SearchSpace
 from mbv3.spec import ArchSpec
 from mbv3.stages.budget import Budget
-from mbv3.stages.images import Images, subset
+from mbv3.stages.images import Images, others, subset
 from mbv3.stages.keep import Keep, Memory
-from mbv3.supernet import Supernet, SupernetAccuracy, path_forward, throughput
+from mbv3.supernet import Paths, Supernet, SupernetAccuracy, path_forward, throughput
 from mbv3.training import Diverged, Fit, evaluate, fit
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "SupernetJudge",
     "TrainingJudge",
     "imagenet_judge",
+    "shared_scorer",
     "step_seconds",
     "supernet_judge",
     "training_judge",
@@ -38,6 +40,7 @@ __all__ = [
 SUPERNET_BATCH = 96
 CANDIDATE_BATCH = 64
 SCORED, TRAINED_SCORED = 1000, 2000  # held-out images that score a candidate
+FRESH = 4000  # others that score the best of them again
 
 
 Scores = Callable[[NDArray[np.int64]], NDArray[np.float64]]  # genomes (n, genes) to percent (n,)
@@ -83,18 +86,23 @@ class ImagenetJudge:
 
 @dataclass(frozen=True)
 class SupernetJudge:
-    """Shared weights, with batch norms recalibrated for every network."""
+    """Shared weights, with batch norms recalibrated for every network. A score is the cross-entropy as a share.
+    `fresh`: choosing images that score no trial."""
 
     scorer: SupernetAccuracy
+    fresh: ImageSet | None = None
     kind: str = "supernet"
     accuracies: None = None
 
     @property
     def note(self) -> str:
-        return f"top-1 on {len(self.scorer.held_out)} held-out images with the supernet's shared weights"
+        return f"top-1 on {len(self.fresh or self.scorer.held_out)} held-out images with the supernet's shared weights"
 
     def accuracy(self, genome: Genome) -> float:
-        return self.scorer(genome).top1
+        """The geometric mean of the shares that the right classes are given, in percent: the cross-entropy as a score.
+        It ranks better than top-1: on NAS-Bench-Macro, by the same 512 images, Kendall's tau is 0.72 instead of 0.57,
+        and 0.55 instead of 0.32 near one cost (results/supernet.jsonl)."""
+        return 100 * math.exp(-self.scorer(genome).loss)
 
     def weights(self, genome: Genome) -> dict[str, Tensor] | None:
         return self.scorer.network(genome).state_dict()
@@ -175,12 +183,14 @@ def supernet_judge(
     *,
     steps: int | None = None,
     minutes: float | None = None,
+    paths: Paths | None = None,
     budget: Budget | None = None,
     seed: int = 0,
     keep: Keep | None = None,
 ) -> Generator[Event, None, SupernetJudge]:
     """Train shared weights over `space` and score with them. `steps` by hand, else what `minutes` (by default the
-    budget's share) allow on this machine; decided once, so that a resumed run trains as many."""
+    budget's share) allow on this machine; decided once, so that a resumed run trains as many. `paths`: those of a step,
+    by default one that is drawn uniformly."""
     budget, keep = budget or Budget(60.0), keep or Memory()
     supernet = Supernet(space, seed)
     batch = min(SUPERNET_BATCH, len(images.train))
@@ -189,7 +199,9 @@ def supernet_judge(
     untimed = 3 * max(1, len(images.train) // batch)
     decided = keep.value(
         "supernet_steps",
-        lambda: budget.amount(steps, untimed, lambda: max(20.0, seconds * throughput(supernet, images.train, recipe))),
+        lambda: budget.amount(
+            steps, untimed, lambda: max(20.0, seconds * throughput(supernet, images.train, recipe, paths=paths))
+        ),
     )
     yield StageStart(
         "supernet",
@@ -199,8 +211,17 @@ def supernet_judge(
     )
     yield from fit(
         supernet, images.train, replace(recipe, steps=decided), stage="supernet",
-        checkpoint=keep.file("supernet.safetensors"), forward=path_forward(supernet, seed), keep=True,
+        checkpoint=keep.file("supernet.safetensors"), forward=path_forward(supernet, seed, paths), keep=True,
     )  # fmt: skip
-    held = subset(images.held_out, SCORED)
-    yield Note("supernet", f"candidates are scored on {len(held)} held-out images with recalibrated batch norms")
-    return SupernetJudge(SupernetAccuracy(supernet, images.train, held, images.size, recalibration_batches=4))
+    scorer = shared_scorer(supernet, images)
+    yield Note(
+        "supernet", f"candidates are scored on {len(scorer.held_out)} held-out images with recalibrated batch norms"
+    )
+    return SupernetJudge(scorer, others(images.held_out, SCORED, FRESH))
+
+
+def shared_scorer(supernet: Supernet, images: Images) -> SupernetAccuracy:
+    """How a search scores with trained shared weights."""
+    return SupernetAccuracy(
+        supernet, images.train, subset(images.held_out, SCORED), images.size, recalibration_batches=4
+    )

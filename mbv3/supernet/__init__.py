@@ -1,6 +1,17 @@
-"""Shared weights over a space: sample a path, train it, cut a network out, recalibrate, score."""
+"""Shared weights over a space: sample paths, train them, cut a network out, recalibrate, score."""
 
-from mbv3.supernet.model import Supernet
-from mbv3.supernet.task import SupernetAccuracy, path_forward, throughput
+from mbv3.supernet.model import Norms, Supernet
+from mbv3.supernet.paths import Paths, path_forward
+from mbv3.supernet.scores import ManyAnswers, answers_of
+from mbv3.supernet.task import SupernetAccuracy, throughput
 
-__all__ = ["Supernet", "SupernetAccuracy", "path_forward", "throughput"]
+__all__ = [
+    "ManyAnswers",
+    "Norms",
+    "Paths",
+    "Supernet",
+    "SupernetAccuracy",
+    "answers_of",
+    "path_forward",
+    "throughput",
+]

@@ -1,72 +1,157 @@
-"""A weight-sharing network over a space of mbconv blocks.
+"""A weight-sharing network over a space.
 
 Elastic kernel (centre crop), expansion, depth (the first layers), width and SE by slicing the largest weights
-(Cai 2020, arXiv:1908.09791; the kernel's transform matrices are left out). One path is trained at a time
-(Guo 2020, arXiv:1904.00420), on batch statistics.
+(Cai 2020, arXiv:1908.09791; the kernel's transform matrices are left out). Kinds of rows that a block chooses between
+have weights of their own, as the choices of Guo 2020 (arXiv:1904.00420) have; identity has none, or a 1x1 convolution
+where the shape changes. One path is trained at a time, on batch statistics.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, cast
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mbv3.errors import BadInput
-from mbv3.nn import build, run_op
-from mbv3.space import Genome, SearchSpace
-from mbv3.spec import ArchSpec, Layer, Op, lower
+from mbv3.nn import Network, build, run_op
+from mbv3.space import Block, Genome, SearchSpace, Variant
+from mbv3.spec import ArchSpec, Layer, LayerKey, Op, Row, lower, lower_key
 
-__all__ = ["Supernet"]
+__all__ = ["Norms", "Supernet", "run_row"]
+
+# what batch norms go by: the batch, which the running statistics follow; the batch alone; the running statistics
+Norms = Literal["training", "batch", "running"]
+
+_Kind = tuple[str, ...]  # what has weights of its own in a block: the kind of its rows, and perhaps the choice's name
 
 
-def _largest(space: SearchSpace) -> tuple[ArchSpec, tuple[int, ...]]:
-    """The network that holds every network of the space, and the number of layers each block can have."""
-    genome: list[int] = []
-    for gene in space.genes:
-        values = gene.values
-        if gene.field == "nl":
-            genome.append(0)
-        elif all(isinstance(v, (int, float)) for v in values):
-            genome.append(max(range(len(values)), key=lambda i: float(values[i])))  # type: ignore[arg-type]
-        else:
-            raise BadInput(
-                f"space {space.name!r}: {gene.name} is no size, so weights cannot be shared over it; use "
-                "--accuracy train, or a space of mbconv blocks such as mobilenetv3"
-            )
-    spec = space.spec(tuple(genome), "supernet")
-    if not all(r.SLICEABLE for r in spec.rows):
-        raise BadInput(f"space {space.name!r}: weight sharing needs mbconv blocks only; use --accuracy train")
-    depths = tuple(block.settings(c)["l"] for block, c in space.split(tuple(genome)))
-    owner = [block for block, depth in zip(space.blocks, depths, strict=True) for _ in range(depth)]
-    cin = spec.stem.out
-    for block, row in zip(owner, spec.rows, strict=True):
-        ratios = {v for g in block.genes if g.field == "e" for v in g.values} or {dict(block.fixed)["e"]}
-        if not row.expands(cin) and ratios != {1}:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What a block may be: for every kind of rows those that hold each choice of the kind, the dearest kind first."""
+
+    name: str
+    rows: Mapping[_Kind, tuple[Row, ...]]
+
+    def chosen(self, n: int) -> tuple[_Kind, tuple[Row, ...]]:
+        """The n-th kind; the first one where there are fewer, or where the n-th has no rows."""
+        kinds = list(self.rows)
+        kind = kinds[n] if n < len(kinds) and self.rows[kinds[n]] else kinds[0]
+        return kind, self.rows[kind]
+
+
+def _kind(block: Block, choices: tuple[int, ...], apart: bool) -> _Kind:
+    """What lends weights to these choices of a block; `apart`: every named choice has its own."""
+    op = str(block.settings(choices)["op"])
+    if not apart:
+        return (op,)
+    values = (gene.values[i] for gene, i in zip(block.genes, choices, strict=True))
+    return op, *(v.name for v in values if isinstance(v, Variant))
+
+
+def _most(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The largest of every size. What is no size, such as a nonlinearity, has no weights."""
+    sizes = {f for f, v in settings[0].items() if isinstance(v, (int, float))}
+    return {**settings[0], **{f: max(s[f] for s in settings) for f in sizes}}
+
+
+def _places(space: SearchSpace, apart: bool) -> list[_Place]:
+    """What every block of `space` may be. Raises: BadInput."""
+    places: list[_Place] = []
+    cins = {space.scaled_stem().out}
+    for block, rate in zip(space.blocks, space.rates, strict=True):
+        kinds: dict[_Kind, list[dict[str, Any]]] = {}
+        for choices in itertools.product(*(range(len(g.values)) for g in block.genes)):
+            kinds.setdefault(_kind(block, choices, apart), []).append(block.settings(choices))
+        every = [s for settings in kinds.values() for s in settings]
+        widest = max(every, key=space.block_out)
+        rows: dict[_Kind, tuple[Row, ...]] = {}
+        for kind, settings in kinds.items():
+            largest = _most(settings) | {f: widest[f] for f in ("out", "width")}
+            if kind[0] == "identity":
+                # where the widest network has no 1x1, a narrower one may still need it
+                needed = any(space.block_rows(block, s, c, rate) for c in cins for s in settings)
+                rows[kind] = tuple(space.block_rows(block, largest, 0, rate)) if needed else ()
+            else:
+                rows[kind] = tuple(space.block_rows(block, largest, max(cins), rate))
+                _check_expansion(space, block, rows[kind], max(cins), {s["e"] for s in settings})
+        dear = {kind: _params(r, max(cins), space) for kind, r in rows.items()}
+        order = sorted(rows, key=lambda kind: -dear[kind])
+        places.append(_Place(block.name, {kind: rows[kind] for kind in order}))
+        cins = {space.block_out(s) for s in every}
+    return places
+
+
+def _params(rows: Sequence[Row], cin: int, space: SearchSpace) -> int:
+    total = 0
+    for row in rows:
+        total += lower_key(LayerKey(row, cin, 64, 64, space.gate)).params
+        cin = row.out
+    return total
+
+
+def _check_expansion(space: SearchSpace, block: Block, rows: Sequence[Row], cin: int, ratios: set[Any]) -> None:
+    """Raise BadInput where the largest rows of a block lack an expansion that smaller ones have."""
+    for row in rows:
+        if type(row).word() == "mbconv" and not row.expands(cin) and ratios != {1}:
             raise BadInput(
                 f"space {space.name!r}: block {block.name} has no expansion in its largest network but may have one "
                 f"in others (e of {sorted(ratios, key=str)}), so weights cannot be shared; use e of 1 or more than 1"
             )
         cin = row.out
-    return spec, depths
 
 
 class Supernet(nn.Module):
-    """Weights of the largest network of `space`; any genome runs on slices of them. (N, 3, H, W) to logits."""
+    """Weights that every network of `space` runs on slices of. (N, 3, H, W) to logits.
 
-    def __init__(self, space: SearchSpace, seed: int = 0) -> None:
+    `net` is the largest network; after its rows come those of the other kinds that blocks choose between. `apart`:
+    every named choice of a block (such as MnasNet's mbconv3 and mbconv6) has weights of its own, not only every kind.
+
+    Raises:
+        BadInput: networks of the space have an expansion that the largest one lacks.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int = 0, *, apart: bool = False) -> None:
         super().__init__()
-        self.space = space
-        self.largest, self.depths = _largest(space)
+        self.space, self.apart = space, apart
+        places = _places(space, apart)
+        self.largest = self._chain(places, 0)
         self.net = build(self.largest, seed)
-        self._starts = [sum(self.depths[:i]) for i in range(len(self.depths))]
+        self.depths = tuple(len(p.chosen(0)[1]) for p in places)
+        self._starts: list[dict[_Kind, int]] = [{} for _ in places]
+        for n in range(max(len(p.rows) for p in places)):
+            other = self.net if n == 0 else build(self._chain(places, n), seed + n)
+            self._take(places, n, other)
+
+    def _chain(self, places: Sequence[_Place], n: int) -> ArchSpec:
+        """The network of every block's n-th kind."""
+        return self.space.network([row for p in places for row in p.chosen(n)[1]], "supernet")
+
+    def _take(self, places: Sequence[_Place], n: int, other: Network) -> None:
+        """Put the rows of every block's n-th kind, of which `other` is made, behind those that are there."""
+        first = 0
+        for starts, place in zip(self._starts, places, strict=True):
+            kind, rows = place.chosen(n)
+            if kind not in starts:
+                starts[kind] = first if n == 0 else len(self.net.rows)
+                if n:
+                    self.net.rows.extend(other.rows[first : first + len(rows)])
+            first += len(rows)
 
     def rows_of(self, genome: Genome) -> list[int]:
         """For each row of the genome's network, the supernet's row that lends its weights."""
         out: list[int] = []
-        for i, (block, choices) in enumerate(self.space.split(genome)):
-            out += [self._starts[i] + j for j in range(block.settings(choices)["l"])]
+        cin = self.space.scaled_stem().out
+        for starts, (block, choices) in zip(self._starts, self.space.split(genome), strict=True):
+            settings = block.settings(choices)
+            rows = self.space.block_rows(block, settings, cin)
+            if rows:
+                start = starts[_kind(block, choices, self.apart)]
+                out += range(start, start + len(rows))
+                cin = rows[-1].out
         return out
 
     def extract(self, genome: Genome) -> dict[str, Tensor]:
@@ -86,15 +171,18 @@ class Supernet(nn.Module):
 
     def forward_path(self, genome: Genome, x: Tensor) -> Tensor:
         """Training forward of one path, batch statistics, gradients into the shared weights."""
-        spec = self.space.spec(genome)
         net = self.net
-        x = net.stem(x)
-        layers = {layer.path: layer for layer in lower(spec)}
+        layers = {layer.path: layer for layer in lower(self.space.spec(genome))}
+        x = run_row(net.stem, layers["stem"], x)
         for i, donor in enumerate(self.rows_of(genome)):
-            x = _row(net.rows[donor], layers[f"rows[{i}]"], x)
+            x = run_row(net.rows[donor], layers[f"rows[{i}]"], x)
         if net.tail is not None:
-            x = _row(net.tail, layers["tail"], x)
-        return cast(Tensor, cast(Any, net.head).pooled(x.mean((2, 3))))
+            x = run_row(net.tail, layers["tail"], x)
+        return self.answer(x)
+
+    def answer(self, x: Tensor) -> Tensor:
+        """Logits (N, classes) from the last map."""
+        return cast(Tensor, cast(Any, self.net.head).pooled(x.mean((2, 3))))
 
 
 def _slice(full: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -110,25 +198,27 @@ def _slice(full: Tensor, shape: tuple[int, ...]) -> Tensor:
     return full
 
 
-def _conv(module: Any, op: Op, name: str, x: Tensor) -> Tensor:
-    """A convolution of the path with slices of the shared weights, on batch statistics."""
+def _conv(module: Any, op: Op, name: str, x: Tensor, norms: Norms) -> Tensor:
+    """A convolution of the path with slices of the shared weights."""
     conv: nn.Conv2d = module.get_submodule(name)
     weight = _slice(conv.weight, (op.cout, op.cin // op.groups, op.k, op.k))
     bias = None if conv.bias is None else conv.bias[: op.cout]
     x = F.conv2d(x, weight, bias, op.s, op.dilation * (op.k - 1) // 2, op.dilation, op.groups)
     if op.bn is None:
         return x
-    bn = module.get_submodule(f"{name.removesuffix('conv')}bn")
-    return F.batch_norm(x, None, None, bn.weight[: op.cout], bn.bias[: op.cout], True, 0.0, bn.eps)
+    bn: nn.BatchNorm2d = module.get_submodule(f"{name.removesuffix('conv')}bn")
+    n, momentum = op.cout, (bn.momentum or 0.0) if norms == "training" else 0.0
+    mean, var = cast(Tensor, bn.running_mean)[:n], cast(Tensor, bn.running_var)[:n]
+    return F.batch_norm(x, mean, var, bn.weight[:n], bn.bias[:n], norms != "running", momentum, bn.eps)
 
 
-def _row(module: Any, layer: Layer, x: Tensor) -> Tensor:
-    """One row of the path, its ops on the weights of a larger row."""
+def run_row(module: Any, layer: Layer, x: Tensor, norms: Norms = "training") -> Tensor:
+    """One row of a path, its ops on the weights of a larger row."""
     prefix = layer.path.replace("[", ".").removesuffix("]") + "."
     at = {layer.inputs[0]: x}
     for op in layer.ops:
         if op.kind == "conv":
-            at[op.output] = _conv(module, op, op.name.removeprefix(prefix), at[op.inputs[0]])
+            at[op.output] = _conv(module, op, op.name.removeprefix(prefix), at[op.inputs[0]], norms)
         else:
             at[op.output] = run_op(op, at)
     return at[layer.outputs[0]]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,38 +16,36 @@ from mbv3.data import ImageSet, make_batch
 from mbv3.nn import Network, build
 from mbv3.space import Genome
 from mbv3.supernet.model import Supernet
+from mbv3.supernet.paths import Paths, path_forward
 from mbv3.training import Fit, Score, evaluate, make_optimizer, one_step, recalibrate
 
-__all__ = ["SupernetAccuracy", "path_forward", "throughput"]
+__all__ = ["SupernetAccuracy", "throughput"]
 
 
-def path_forward(supernet: Supernet, seed: int) -> Callable[[int], Callable[[Tensor], Tensor]]:
-    """Single-path uniform sampling (Guo 2020, arXiv:1904.00420): the path of a step is a function of (seed, step)."""
-
-    def at(step: int) -> Callable[[Tensor], Tensor]:
-        rng = np.random.default_rng((seed, step, 7))
-        genome = tuple(int(g) for g in supernet.space.sample(rng, 1)[0])
-        return lambda x: supernet.forward_path(genome, x)
-
-    return at
-
-
-def throughput(supernet: Supernet, data: ImageSet, recipe: Fit, seconds: float = 8.0) -> float:
+def throughput(
+    supernet: Supernet,
+    data: ImageSet,
+    recipe: Fit,
+    seconds: float = 8.0,
+    paths: Paths | None = None,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> float:
     """Steps per second of supernet training on this machine, measured on a copy that is thrown away."""
-    trial = Supernet(supernet.space)
+    trial = copy.deepcopy(supernet)
     trial.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     trial.train()
     optimizer = make_optimizer(trial, recipe)
-    forward = path_forward(trial, recipe.seed)
+    forward = path_forward(trial, recipe.seed, paths)
     rng = np.random.default_rng(0)
     steps, start = 0, 0.0
-    while steps < 4 or time.monotonic() - start < seconds:
+    while steps < 4 or clock() - start < seconds:
         if steps == 2:
-            start = time.monotonic()  # the first steps choose kernels
+            start = clock()  # the first steps choose kernels
         x, y = make_batch(data, rng.integers(0, len(data), recipe.batch), recipe.size, rng)
         one_step(forward(steps), trial, optimizer, x, y, replace(recipe, lr=1e-4), steps)
         steps += 1
-    return (steps - 2) / (time.monotonic() - start)
+    return (steps - 2) / (clock() - start)
 
 
 @dataclass(frozen=True)
@@ -64,19 +64,27 @@ class SupernetAccuracy:
 
     def network(self, genome: Genome) -> Network:
         """The genome's network with inherited weights, ready to run."""
-        net = build(self.supernet.space.spec(genome))
-        net.load_state_dict(self.supernet.extract(genome))
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        order = np.random.default_rng(0).permutation(len(self.train))
-        n = self.batch
-        recalibrate(
-            net,
-            (
-                make_batch(self.train, order[i * n : (i + 1) * n], self.size)[0]
-                for i in range(min(self.recalibration_batches, max(1, len(order) // n)))
-            ),
-        )
+        net = self._inherited(genome)
+        recalibrate(net, self._calibration)
         return net
 
     def __call__(self, genome: Genome) -> Score:
         return evaluate(self.network(genome), self.held_out, self.size)
+
+    def unsettled(self, genome: Genome) -> Score:
+        """The score with the statistics that the training of the shared weights left."""
+        return evaluate(self._inherited(genome), self.held_out, self.size)
+
+    def _inherited(self, genome: Genome) -> Network:
+        net = build(self.supernet.space.spec(genome))
+        net.load_state_dict(self.supernet.extract(genome))
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return net
+
+    @cached_property
+    def _calibration(self) -> list[Tensor]:
+        """The images that recalibrate, normalised once."""
+        order = np.random.default_rng(0).permutation(len(self.train))
+        n = self.batch
+        count = min(self.recalibration_batches, max(1, len(order) // n))
+        return [make_batch(self.train, order[i * n : (i + 1) * n], self.size)[0] for i in range(count)]

@@ -61,7 +61,9 @@ def test_files(whole: Run) -> None:
         "mobilenetv3.yaml", "seed.yaml", "curve", "trials.csv", "netadapt.csv", "latency-table.csv",
         "weights.safetensors", "mobilenetv3.onnx", "report.html", "run.json",
     }  # fmt: skip
-    assert [n for n in names if n.endswith(".safetensors")] == ["weights.safetensors"]  # no checkpoint is left
+    # no checkpoint is left, and of the shared weights only these
+    assert {n for n in names if n.endswith(".safetensors")} == {"supernet.safetensors", "weights.safetensors"}
+    assert all(k.startswith("net/") for k in load_file(whole.path / "supernet.safetensors"))
     trials = rows(whole.path / "trials.csv")
     assert [int(t["number"]) for t in trials] == list(range(30))
     assert {t["estimated"] for t in trials} == {"1"}

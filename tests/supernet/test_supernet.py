@@ -12,7 +12,7 @@ from torch import nn
 from mbv3.errors import BadInput
 from mbv3.nn import build, state_shapes
 from mbv3.space import Genome, SearchSpace, load_space, parse_space, scale
-from mbv3.supernet import Supernet, SupernetAccuracy, path_forward, throughput
+from mbv3.supernet import Paths, Supernet, SupernetAccuracy, answers_of, path_forward, throughput
 from mbv3.training import Fit
 from tests.drawn import drawn_images
 
@@ -39,11 +39,22 @@ FLAT = parse_space(
 POOLED = parse_space(SPACE.replace("name: b, s: 2,", "name: b, s: 1, skip: pool,"))
 PRESET = scale(load_space("mobilenetv3"), 0.25, 32, classes=5)
 IMAGENET = scale(load_space("mnasnet-imagenet"), 0.25, 32, classes=5)
+MNASNET = scale(load_space("mnasnet"), 0.25, 32, classes=5)
+UIB = scale(load_space("mobilenetv4"), 0.25, 32, classes=5)
+MACRO = scale(load_space("nas-bench-macro"), 0.25, 16, classes=5)
+KINDS = parse_space(
+    SPACE.replace("name: tiny", "name: kinds")
+    .replace("e: [1, 2], k: [3, 5], se: [0, 1]}", "e: 2, k: 5, op: [identity, dsconv, fused], skip: [identity, none]}")
+    .replace("out: 16, e: [1, 1.5, 3], k: [3, 5], l: [2, 1], width: [1, 0.5]",
+             "out: 16, op: [{name: none, op: identity}, {name: thin, op: mbconv, e: 2, k: 5}, "
+             "{name: fat, op: mbconv, e: 4, k: 3}, {name: full, op: conv, k: 3}], l: [2, 1]")
+)  # fmt: skip
+ABSENT = parse_space(SPACE.replace("name: a, s: 1, out: 8,", "name: a, s: 1, out: 8, l: [0, 1, 2],"))
 
 
-def randomised(space: SearchSpace, seed: int = 0) -> Supernet:
+def randomised(space: SearchSpace, seed: int = 0, apart: bool = False) -> Supernet:
     """In double precision, with no weight at a value that hides a mistake (0 biases, 1 scales, tiny classifiers)."""
-    supernet = Supernet(space, seed).double()
+    supernet = Supernet(space, seed, apart=apart).double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in supernet.modules():
@@ -63,11 +74,19 @@ def genomes(space: SearchSpace, n: int, seed: int = 0) -> list[Genome]:
 
 
 @pytest.mark.parametrize(
-    ("space", "n"), [(TINY, 40), (FLAT, 15), (POOLED, 15), (PRESET, 3), (IMAGENET, 3)],
-    ids=["tiny", "flat", "pooled", "mobilenetv3", "mnasnet-imagenet"],
+    ("space", "n", "apart"),
+    [
+        (TINY, 40, False), (FLAT, 15, False), (POOLED, 15, False), (PRESET, 3, False), (IMAGENET, 3, False),
+        (MNASNET, 2, False), (MNASNET, 1, True), (UIB, 2, False), (MACRO, 5, True), (MACRO, 3, False),
+        (KINDS, 15, False), (KINDS, 15, True), (ABSENT, 10, False),
+    ],
+    ids=[
+        "tiny", "flat", "pooled", "mobilenetv3", "mnasnet-imagenet", "mnasnet", "mnasnet-apart", "mobilenetv4",
+        "macro-apart", "macro", "kinds", "kinds-apart", "absent",
+    ],
 )  # fmt: skip
-def test_the_path_of_a_genome_is_its_extracted_network(space: SearchSpace, n: int) -> None:
-    supernet = randomised(space).train()
+def test_the_path_of_a_genome_is_its_extracted_network(space: SearchSpace, n: int, apart: bool) -> None:
+    supernet = randomised(space, apart=apart).train()
     x = torch.randn(6, 3, *space.resolution, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     outputs = []
     for genome in genomes(space, n):
@@ -87,7 +106,7 @@ def test_the_path_of_a_genome_is_its_extracted_network(space: SearchSpace, n: in
     assert torch.unique(torch.stack(outputs), dim=0).shape[0] >= 0.9 * len(set(genomes(space, n)))
 
 
-@pytest.mark.parametrize("space", [TINY, FLAT, PRESET, IMAGENET], ids=lambda s: s.name)
+@pytest.mark.parametrize("space", [TINY, FLAT, PRESET, IMAGENET, KINDS], ids=lambda s: s.name)
 def test_extract_has_the_shapes_of_the_spec(space: SearchSpace) -> None:
     supernet = Supernet(space)
     for genome in genomes(space, 6):
@@ -145,16 +164,38 @@ def test_gradients_reach_the_slice_and_nothing_else() -> None:
         assert (touched & lent).sum() > 0.5 * lent.sum(), genome  # dead ReLUs and padded kernel rims get none
 
 
-def test_a_space_with_a_choice_that_is_no_size_is_refused() -> None:
-    with pytest.raises(BadInput, match="space 'nas-bench-macro': layer0_op is no size, so weights cannot be shared"):
-        Supernet(load_space("nas-bench-macro"))
-    with pytest.raises(BadInput, match="a_skip is no size"):
-        Supernet(parse_space(SPACE.replace("k: [3, 5], se: [0, 1]}", "k: [3, 5], skip: [identity, none]}")))
+def test_kinds_have_weights_of_their_own_and_sizes_share_them() -> None:
+    """In KINDS block a is nothing, a dsconv or a fused row; c nothing, two sizes of mbconv, or a convolution."""
+    one, own = Supernet(KINDS), Supernet(KINDS, apart=True)
+    base = KINDS.decode((0,) * len(KINDS.sizes)) | {"b_l": 1, "b_width": 1, "c_l": 2}
+
+    def rows(supernet: Supernet, **values: str) -> list[int]:
+        return supernet.rows_of(KINDS.encode(base | values))
+
+    assert rows(one, a_op="identity", c_op="none") == [1]  # b's first row alone
+    assert [len(rows(one, a_op=op, c_op="none")) for op in ("dsconv", "fused")] == [2, 2]
+    assert rows(one, a_op="dsconv", c_op="none")[0] != rows(one, a_op="fused", c_op="none")[0]
+    thin, fat, full = (rows(one, c_op=op)[-2:] for op in ("thin", "fat", "full"))
+    assert thin == fat and not set(thin) & set(full)
+    thin, fat, full = (rows(own, c_op=op)[-2:] for op in ("thin", "fat", "full"))
+    assert not set(thin) & set(fat) and not set(fat) & set(full)
+    largest = one.net.rows[rows(one, c_op="thin")[-2]]
+    assert largest.get_submodule("depthwise.conv").weight.shape[2] == 5  # of thin, with the expansion of fat
+    assert one.net.rows[rows(one, c_op="thin")[-1]].get_submodule("expand.conv").weight.shape[0] == 4 * 16
 
 
-def test_a_space_of_other_rows_is_refused() -> None:
-    with pytest.raises(BadInput, match="space 'tiny': weight sharing needs mbconv blocks only"):
-        Supernet(parse_space(SPACE.replace("name: a, s: 1, out: 8, e: [1, 2],", "name: a, s: 1, out: 8, op: dsconv,")))
+def test_a_narrow_network_has_the_1x1_that_the_widest_does_without() -> None:
+    text = SPACE.replace(
+        "name: c, s: 1, out: 16, e: [1, 1.5, 3]", "name: c, s: 1, out: 24, op: [identity, mbconv], e: 2"
+    )
+    space = parse_space(text)
+    supernet = Supernet(space)
+    wide = space.decode((0,) * len(space.sizes)) | {"b_width": 1.5, "b_l": 1, "c_op": "identity", "c_width": 1}
+    assert len(supernet.rows_of(space.encode(wide))) == 2  # 24 channels all the way
+    narrow = space.encode(wide | {"b_width": 1})
+    assert len(supernet.rows_of(narrow)) == 3
+    shapes = {k: tuple(v.shape) for k, v in supernet.extract(narrow).items()}
+    assert shapes["rows.2.conv.weight"] == (24, 16, 1, 1)
 
 
 def test_a_space_that_expands_only_small_networks_is_refused() -> None:
@@ -166,7 +207,7 @@ def test_a_space_that_expands_only_small_networks_is_refused() -> None:
 def test_the_path_is_a_function_of_seed_and_step() -> None:
     supernet = Supernet(TINY)
     seen: list[Genome] = []
-    supernet.forward_path = lambda genome, x: seen.append(genome)  # type: ignore[method-assign, assignment]
+    supernet.forward_path = lambda genome, x: seen.append(genome) or x  # type: ignore[method-assign, func-returns-value, assignment]
     x = torch.zeros(1)
     for at in (path_forward(supernet, 0), path_forward(supernet, 0), path_forward(supernet, 1)):
         for step in (0, 1, 2, 40):
@@ -174,6 +215,74 @@ def test_the_path_is_a_function_of_seed_and_step() -> None:
     assert seen[:4] == seen[4:8] and seen[:4] != seen[8:]
     assert len(set(seen[:4])) > 1
     assert all(TINY.check(g) == g for g in seen)
+
+
+def test_fair_paths_take_every_choice_once() -> None:
+    paths = Paths(count=6, fair=True)
+    for step in range(20):
+        drawn = np.array(paths.of(TINY, 3, step))
+        for column, n in zip(drawn.T, TINY.sizes, strict=True):
+            counts = np.bincount(column, minlength=n)
+            assert counts.max() - counts.min() <= (0 if 6 % n == 0 else 1)
+    assert len({tuple(paths.of(TINY, 3, step)) for step in range(20)}) == 20
+
+
+def test_paths_near_a_target_come_from_the_pool() -> None:
+    pool = TINY.sample(np.random.default_rng(5), 3)
+    near = {tuple(int(v) for v in g) for g in pool}
+    for share, low, high in ((0.0, 0.0, 0.02), (0.5, 0.4, 0.6), (1.0, 1.0, 1.0)):
+        paths = Paths(count=4, pool=pool, near=share)
+        drawn = [g for step in range(100) for g in paths.of(TINY, 0, step)]
+        assert low <= np.mean([g in near for g in drawn]) <= high  # 400 draws: sd 0.025
+
+
+def test_a_step_divides_its_images_among_its_paths() -> None:
+    supernet = randomised(TINY)
+    x = torch.randn(7, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    paths = Paths(count=3)
+    out = path_forward(supernet, 1, paths)(4)(x)
+    parts = [supernet.forward_path(g, p) for g, p in zip(paths.of(TINY, 1, 4), x.chunk(3), strict=True)]
+    torch.testing.assert_close(out, torch.cat(parts))
+    assert len(path_forward(supernet, 1, Paths(count=12))(4)(x)) == 7
+
+
+def test_small_images_first() -> None:
+    supernet = Supernet(TINY)
+    seen: list[tuple[int, ...]] = []
+    supernet.forward_path = lambda genome, x: seen.append(tuple(x.shape)) or x  # type: ignore[method-assign, func-returns-value, assignment]
+    at = path_forward(supernet, 0, Paths(small=0.625, small_steps=2))
+    for step in range(3):
+        at(step)(torch.zeros(2, 3, 16, 16))
+    assert seen == [(2, 3, 10, 10), (2, 3, 10, 10), (2, 3, 16, 16)]
+
+
+@pytest.mark.parametrize("space", [TINY, KINDS, MACRO], ids=lambda s: s.name)
+@pytest.mark.parametrize("norms", ["batch", "running"])
+def test_many_answers_are_those_of_the_networks_alone(space: SearchSpace, norms: str) -> None:
+    supernet = randomised(space).float()
+    generator = torch.Generator().manual_seed(2)
+    batches = [
+        (torch.randn(8, 3, *space.resolution, generator=generator), torch.randint(0, 5, (8,), generator=generator))
+        for _ in range(2)
+    ]
+    drawn = genomes(space, 5)
+    for g in drawn[:3]:  # statistics that are not those of the start
+        supernet.forward_path(g, batches[0][0])
+    before = {k: v.clone() for k, v in supernet.state_dict().items()}
+    supernet.train()
+    found = answers_of(supernet, drawn, batches, norms)  # type: ignore[arg-type]
+    assert all(m.training for m in supernet.modules())
+    assert all(torch.equal(before[k], v) for k, v in supernet.state_dict().items() if "num_batches" not in k)
+    for i, g in enumerate(drawn):
+        net = build(space.spec(g))
+        net.load_state_dict(supernet.extract(g))
+        net.train(norms == "batch")
+        with torch.no_grad():
+            out = torch.cat([net(x) for x, _ in batches])
+        y = torch.cat([y for _, y in batches])
+        wanted = nn.functional.cross_entropy(out, y, reduction="none").numpy()
+        np.testing.assert_allclose(found.loss[i], wanted, rtol=1e-3, atol=1e-4)
+        assert np.array_equal(found.right[i], (out.argmax(1) == y).numpy())
 
 
 class TestSupernetAccuracy:

@@ -20,7 +20,6 @@ class MBConv(Expanding):
     """
 
     POINTS: ClassVar[tuple[Point, ...]] = ("expand", "depthwise", "out")
-    SLICEABLE: ClassVar[bool] = True
 
     def expands(self, cin: int) -> bool:
         return self.exp != cin

@@ -42,7 +42,6 @@ class Row:
     POINTS: ClassVar[tuple[Point, ...]] = ("out",)  # what a head may tap, in the order of the ops
     RESIDUAL: ClassVar[bool] = True  # where YAML has no skip: a residual iff stride 1 and in == out
     INNER_MAP: ClassVar[bool] = True  # writes a map of its inner channels and reads it back
-    SLICEABLE: ClassVar[bool] = False  # a smaller one is a slice of a larger one's weights
 
     k: int  # kernel, odd
     out: int  # output channels

@@ -1,0 +1,399 @@
+"""How shared weights rank spaces whose every network was trained: NAS-Bench-Macro (Su 2021, arXiv:2103.11922), and with
+--bench channel Channel-Bench-Macro, width settings of one network.
+
+    python scripts/bench_supernet.py run --cifar DIR --csv TRUTH.csv --work DIR --minutes 20 --ingredients fair3
+    python scripts/bench_supernet.py known --csv TRUTH.csv
+
+    python scripts/bench_supernet.py noise
+
+DIR/{train,test}/<class>/*: CIFAR-10. TRUTH.csv: nas_bench_macro_cifar10.csv, or
+channel_bench_macro_mobilenet.csv. `run` trains shared weights on 45,000
+training images at 32 px for so many minutes of this process's own time, on one thread where OMP_NUM_THREADS is 1, by
+the product's own loop. At a quarter, a half and the end of the minutes it scores networks by their cross-entropy on
+images that were held out of the training images: 500 drawn of the space, and 300 drawn of those whose multiply-adds are
+within 5 % of the median (there is no table of a device: the benchmark gives multiply-adds). Kendall's tau with the true
+accuracy, its interval by 1,000 bootstraps over networks, with batch norms of the scored images and with those that the
+training left, beside multiply-adds, parameters and the number of layers, are appended to --out. What is interrupted
+goes on from its last twentieth. `known` gives what ranks without any training. `--device cuda` takes a GPU; then the
+minutes are those of the clock.
+
+`noise` simulates 300 searches whose 240 scores are top-1 on 1,000 images, and writes how far what is chosen is behind
+the best network, and its score above the truth: by the best score, and by scoring the best eight again on 4,000 other
+images (results/supernet-noise.json).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import kendalltau, norm
+from torch import Tensor
+
+from mbv3.data import ImageSet, load_class_folder, make_batch, split
+from mbv3.events import Event, Note
+from mbv3.nn import build
+from mbv3.search import Trial
+from mbv3.space import Genome, SearchSpace, load_space
+from mbv3.spec import ArchSpec, Classify, Conv, MBConv, Skip
+from mbv3.stages import Answers, first_of, imagenet_judge, smoothed
+from mbv3.supernet import ManyAnswers, Norms, Paths, Supernet, answers_of, path_forward, throughput
+from mbv3.training import Epoch, Fit, fit
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "results" / "supernet.jsonl"
+NOISE = ROOT / "results" / "supernet-noise.json"
+DRAWN, NEAR, WITHIN = 500, 300, 0.05
+HELD, SCORED = 5000, 512  # images held out; those that score
+PARTS = 20  # of a training, after each of which it can go on
+
+# what a training takes beside the plain single path: fields of Paths, of the supernet and of Fit
+INGREDIENTS: dict[str, dict[str, Any]] = {
+    "single": {"paths": {"count": 1}},
+    "paths3": {"paths": {"count": 3}},
+    "fair3": {"paths": {"count": 3, "fair": True}},
+    "fair6": {"paths": {"count": 6, "fair": True}},
+    "near": {"paths": {"near": 0.5}},  # half of the paths are within 5 % of the median multiply-adds
+    "sliced": {"apart": False},
+    "small": {"small": (0.625, 0.6)},  # share of the side, share of the minutes
+    "adamw": {"fit": {"optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.02}},
+    "lr.05": {"fit": {"lr": 0.05}},
+    "lr.2": {"fit": {"lr": 0.2}},
+    "plain-labels": {"fit": {"label_smoothing": 0.0}},
+    "batch192": {"fit": {"batch": 192, "lr": 0.2}},
+}
+
+
+class Settings:
+    """The width settings of Channel-Bench-Macro, as far as shared weights ask a space; its genes are quarters."""
+
+    name, sizes = "channel-bench-macro", (4,) * 7
+
+    def sample(self, rng: np.random.Generator, n: int) -> NDArray[np.int64]:
+        return rng.integers(0, 4, size=(n, 7))
+
+    def spec(self, genome: Genome) -> ArchSpec:
+        quarters = [g + 1 for g in genome]
+        a, b, tail = (full * quarters[i] // 4 for i, full in ((0, 128), (4, 256), (6, 1024)))
+        e = [full * quarters[i] // 4 for i, full in ((1, 768), (2, 768), (3, 768), (5, 1536))]
+        shapes: tuple[tuple[int, int, int, Skip], ...] = (
+            (e[0], a, 1, "identity"), (e[1], a, 1, "identity"), (e[2], b, 2, "none"), (e[3], b, 1, "identity"),
+        )  # fmt: skip
+        return ArchSpec(
+            name="widths", resolution=(32, 32), stem=Conv(k=3, out=a, nl="RE", s=2),
+            rows=tuple(MBConv(k=3, exp=exp, out=out, se=0, nl="RE", s=s, skip=skip) for exp, out, s, skip in shapes),
+            tail=Conv(k=1, out=tail, nl="RE"), head=Classify(features=0, nl="RE", dropout=0.0, classes=10),
+        )  # fmt: skip
+
+
+class SettingsNet(Supernet):
+    """The largest of the settings, whose first channels are the others."""
+
+    def __init__(self, seed: int) -> None:
+        torch.nn.Module.__init__(self)
+        self.space, self.apart = Settings(), False  # type: ignore[assignment]
+        self.largest = self.space.spec((3,) * 7)
+        self.net = build(self.largest, seed)
+
+    def rows_of(self, genome: Genome) -> list[int]:
+        return [0, 1, 2, 3]
+
+
+def space_of(bench: str) -> SearchSpace | Settings:
+    return load_space("nas-bench-macro") if bench == "macro" else Settings()
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Every network of a benchmark."""
+
+    space: SearchSpace | Settings
+    genomes: NDArray[np.int64]
+    accuracy: NDArray[np.float64]
+    madds: NDArray[np.float64]
+    params: NDArray[np.float64]
+
+    @classmethod
+    def read(cls, bench: str, path: Path) -> Truth:
+        with path.open(encoding="utf-8") as f:
+            rows = list(csv.DictReader(f))
+        macro = bench == "macro"
+        names = ("mean_acc" if macro else "mean", "flops", "params")
+        numbers = (np.array([float(r[name]) for r in rows]) for name in names)
+        genomes = np.array([[int(c) for c in r["arch" if macro else "widths"]] for r in rows])
+        return cls(space_of(bench), genomes - (not macro), *numbers)
+
+    def take(self, index: NDArray[np.int64]) -> Truth:
+        return Truth(self.space, self.genomes[index], self.accuracy[index], self.madds[index], self.params[index])
+
+    def __len__(self) -> int:
+        return len(self.accuracy)
+
+    def of(self) -> list[Genome]:
+        return [tuple(int(v) for v in g) for g in self.genomes]
+
+    def known(self) -> dict[str, NDArray[np.float64]]:
+        """What tells networks apart without any training."""
+        known = {"madds": self.madds, "params": self.params}
+        if isinstance(self.space, SearchSpace):
+            known["layers"] = (self.genomes > 0).sum(1).astype(np.float64)  # identity is choice 0
+            known["imagenet"] = imagenet_judge(self.space).accuracies(self.genomes)
+        return known
+
+
+def parts_of(truth: Truth) -> dict[str, Truth]:
+    """The networks that are ranked: the same ones always."""
+    rng = np.random.default_rng(0)
+    return {
+        "drawn": truth.take(rng.choice(len(truth), DRAWN, replace=False)),
+        "near": truth.take(rng.choice(close(truth), NEAR, replace=False)),
+    }
+
+
+def close(truth: Truth) -> NDArray[np.int64]:
+    """Numbers of the networks near one cost."""
+    return np.flatnonzero(np.abs(truth.madds / np.median(truth.madds) - 1) <= WITHIN)
+
+
+def tau(score: NDArray[np.float64], truth: NDArray[np.float64], times: int = 1000) -> dict[str, float]:
+    """Kendall's tau, and its interval of 95 % by a bootstrap over networks."""
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(times):
+        i = rng.integers(len(truth), size=len(truth))
+        drawn.append(kendalltau(score[i], truth[i]).statistic)
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    values = kendalltau(score, truth).statistic, low, high
+    return dict(zip(("tau", "low", "high"), (round(float(v), 4) for v in values), strict=True))
+
+
+def images_of(cifar: Path, work: Path) -> ImageSet:
+    """The training images of CIFAR-10, decoded once."""
+    kept = work / "cifar10-train.npz"
+    if not kept.exists():
+        data = load_class_folder(cifar / "train", 32)
+        np.savez(kept, images=np.asarray(data.images), labels=data.labels, classes=data.classes, sha256=data.sha256)
+    with np.load(kept) as f:
+        return ImageSet(f["images"], f["labels"], tuple(map(str, f["classes"])), str(f["sha256"]))
+
+
+def batches_of(data: ImageSet, n: int) -> list[tuple[Tensor, Tensor]]:
+    """The same held-out images every time, in batches of at most 256."""
+    order = np.random.default_rng(0).permutation(len(data))[:n]
+    return [make_batch(data, order[i : i + 256], 32) for i in range(0, n, 256)]
+
+
+class Run:
+    """One training of shared weights, its points and their scores."""
+
+    def __init__(self, o: argparse.Namespace) -> None:
+        every = Truth.read(o.bench, o.csv)
+        self.o, self.truth, self.space = o, parts_of(every), every.space
+        self.names = o.ingredients.split("+")
+        chosen = [INGREDIENTS[name] for name in self.names]
+        self.folder = o.work / f"{'' if o.bench == 'macro' else o.bench + '-'}{o.ingredients}-{o.minutes:g}-{o.seed}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.train, self.held = split(images_of(o.cifar, o.work), 1.0, HELD, 0)
+        apart = all(c.get("apart", True) for c in chosen)
+        shared = Supernet(self.space, o.seed, apart=apart) if o.bench == "macro" else SettingsNet(o.seed)  # type: ignore[arg-type]
+        self.net = shared.to(o.device)
+        merged = {k: v for c in chosen for k, v in c.get("fit", {}).items()}
+        settings: dict[str, Any] = {"batch": 96, "lr": 0.1, "weight_decay": 5e-5, "augment": "shift", **merged}
+        self.recipe = Fit(steps=1, size=(32, 32), seed=o.seed, **settings)
+        pool = every.genomes[close(every)]
+        self.paths = Paths(pool=pool, **{k: v for c in chosen for k, v in c.get("paths", {}).items()})
+        self.small = next((c["small"] for c in chosen if "small" in c), None)
+        self.clock = time.process_time if o.device == "cpu" else time.monotonic
+        self.state = self.folder / "state.json"
+        self.plan: dict[str, Any] = json.loads(self.state.read_text()) if self.state.exists() else self._planned()
+
+    def _planned(self) -> dict[str, Any]:
+        """Steps that take the minutes, by trial."""
+        seconds = 60 * self.o.minutes
+
+        def rate(paths: Paths) -> float:
+            return throughput(self.net, self.train, self.recipe, 6.0, paths, clock=self.clock)
+
+        small_steps, steps = 0, 0
+        if self.small is not None:
+            share, part = self.small
+            small_steps = round(part * seconds * rate(replace(self.paths, small=share, small_steps=10**9)))
+            seconds *= 1 - part
+        steps = small_steps + max(1, round(seconds * rate(self.paths)))
+        return {"steps": steps, "small_steps": small_steps, "spent_s": 0.0, "lines": []}
+
+    def _keep(self) -> None:
+        self.state.write_text(json.dumps(self.plan))
+
+    def __call__(self) -> Iterator[Event]:
+        steps = self.plan["steps"]
+        paths = self.paths
+        if self.small is not None:
+            paths = replace(paths, small=self.small[0], small_steps=self.plan["small_steps"])
+        recipe = replace(self.recipe, steps=steps, epoch_steps=max(1, steps // PARTS))
+        self._keep()
+        self.began = self.clock()
+        yield from fit(
+            self.net, self.train, recipe, checkpoint=self.folder / "supernet.safetensors", keep=True,
+            forward=path_forward(self.net, self.o.seed, paths), at_epoch=self._point, every_s=1e9,
+        )  # fmt: skip
+
+    def _point(self, e: Epoch) -> Iterator[Event]:
+        self.plan["spent_s"] += self.clock() - self.began
+        done = e.step / self.plan["steps"]
+        part = round(done * PARTS)
+        known = {line["done"] for line in self.plan["lines"]}
+        if (part in (PARTS // 4, PARTS // 2) and part / PARTS not in known) or e.step == self.plan["steps"]:
+            self.score(round(part / PARTS, 2), e.step == self.plan["steps"])
+        self._keep()
+        yield Note("training", f"{100 * done:.0f} %: {self.plan['spent_s'] / 60:.1f} min, loss {e.loss:.3f}")
+        self.began = self.clock()
+
+    def score(self, done: float, last: bool) -> None:
+        """The line of one point."""
+        began = self.clock()
+        line: dict[str, Any] = {
+            "bench": self.space.name, "ingredients": self.o.ingredients, "minutes": self.o.minutes, "done": done,
+            "spent_min": round(self.plan["spent_s"] / 60, 2), "steps": round(done * self.plan["steps"]),
+            "batch": self.recipe.batch, "seed": self.o.seed,
+        }  # fmt: skip
+        line |= self._taus("batch", 1 if last and not self.o.quick else 3)
+        if last:
+            line |= {f"{k}_without_recalibration": v for k, v in self._taus("running", 3).items()}
+        line |= {"score_min": round((self.clock() - began) / 60, 2), **device_of(self.o.device)}
+        self.plan["lines"].append(line)
+        self.write(line)
+
+    def write(self, line: dict[str, Any]) -> None:
+        with self.o.out.open("a", encoding="utf-8") as f:
+            f.write(json.dumps(line) + "\n")
+        print(json.dumps(line), flush=True)
+
+    def _taus(self, norms: Norms, part: int) -> dict[str, Any]:
+        """Tau by all networks on all images, or by a third of the networks on a quarter of the images."""
+        few = {name: t if part == 1 else t.take(np.arange(len(t) // part)) for name, t in self.truth.items()}
+        n = SCORED if part == 1 else SCORED // 4
+        found = answers_of(self.net, [g for t in few.values() for g in t.of()], batches_of(self.held, n), norms)
+        np.savez(self.folder / f"answers-{norms}.npz", loss=found.loss, right=found.right)
+        return taus_of(few, found, norms == "batch")
+
+
+def noise(corr: float = 0.5, deviation: float = 1.0, searches: int = 300) -> dict[str, Any]:
+    """Regret and optimism in points of top-1 of both rules. `corr`: of whether two networks are right on an image, as a
+    normal variable behind it; `deviation`: of the true top-1 of the networks, around 60 %."""
+    rng = np.random.default_rng(1)
+
+    def answered(truth: NDArray[np.float64], n: int) -> NDArray[np.bool_]:
+        hard, own = rng.normal(size=n), rng.normal(size=(len(truth), n))
+        return np.asarray(np.sqrt(corr) * hard + np.sqrt(1 - corr) * own < norm.ppf(truth / 100)[:, None])
+
+    rows = []
+    for _ in range(searches):
+        truth = rng.normal(60, deviation, 240)
+        scores = 100 * answered(truth, 1000).mean(1)
+        best = np.argsort(-scores)[:8]
+        fresh = [Answers(right, np.zeros(len(right))) for right in answered(truth[best], 4000)]
+        trials = [Trial(n, (n,), scores[i], 1 + n / 1000, scores[i], "complete") for n, i in enumerate(best)]
+        i = first_of(trials, fresh)
+        for network, said in ((best[0], scores[best[0]]), (best[i], fresh[i].top1)):
+            rows.append((truth.max() - truth[network], said - truth[network]))
+    means = np.array(rows).reshape(searches, 2, 2).mean(0).round(3)
+    named = {
+        name: {"regret": r, "optimism": o} for name, (r, o) in zip(("best score", "scored again"), means, strict=True)
+    }
+    return {"searches": searches, "corr": corr, "deviation": deviation, "points": named}
+
+
+def taus_of(few: dict[str, Truth], found: ManyAnswers, known: bool) -> dict[str, Any]:
+    """Tau on every set of networks, by their loss, by top-1, by a ridge through the losses of all, and by half of each
+    and of what is known without training."""
+    loss, right = -found.loss.mean(1), found.right.mean(1)
+    genomes = np.concatenate([t.genomes for t in few.values()])
+    ridge = smoothed(genomes, next(iter(few.values())).space.sizes, loss)
+    out: dict[str, Any] = {"images": found.loss.shape[1], "top1": round(100 * float(right.mean()), 2)}
+    first = 0
+    for name, t in few.items():
+        at = slice(first, first := first + len(t))
+        out |= {name: {"n": len(t), **tau(loss[at], t.accuracy)}, f"{name}_by_top1": tau(right[at], t.accuracy)}
+        out[f"{name}_by_ridge"] = tau(ridge[at], t.accuracy)
+        if known:
+            without = t.known()
+            out[f"{name}_known"] = {k: tau(v, t.accuracy, 1)["tau"] for k, v in without.items()}
+            both = {k: standard(ridge[at]) + standard(v) for k, v in without.items()}
+            out[f"{name}_ridge_and"] = {k: tau(v, t.accuracy, 1)["tau"] for k, v in both.items()}
+    return out
+
+
+def standard(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray((values - values.mean()) / values.std())
+
+
+def again(o: argparse.Namespace) -> None:
+    """The last line of a finished training once more, from the answers that it kept."""
+    run = Run(o)
+    line = run.plan["lines"][-1]
+    for norms in ("running", "batch"):
+        with np.load(run.folder / f"answers-{norms}.npz") as f:
+            found = ManyAnswers(f["loss"], f["right"])
+        whole = len(found.loss) == DRAWN + NEAR
+        few = {name: t if whole else t.take(np.arange(len(t) // 3)) for name, t in run.truth.items()}
+        end = "" if norms == "batch" else "_without_recalibration"
+        line |= {f"{k}{end}": v for k, v in taus_of(few, found, norms == "batch").items()}
+    run.write(line)
+
+
+def device_of(device: str) -> dict[str, Any]:
+    """Where and from what a line is."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    name = torch.cuda.get_device_name() if device != "cpu" else f"{cpu[1] if cpu else platform.machine()}, one thread"
+    return {"device": name, "threads": torch.get_num_threads(), "commit": commit.stdout.strip()}
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("verb", choices=("run", "again", "known", "noise"))
+    p.add_argument("--cifar", type=Path)
+    p.add_argument("--csv", type=Path)
+    p.add_argument("--work", type=Path)
+    p.add_argument("--bench", choices=("macro", "channel"), default="macro")
+    p.add_argument("--minutes", type=float, default=20.0)
+    p.add_argument("--ingredients", default="single", help="joined by +: " + ", ".join(INGREDIENTS))
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument(
+        "--quick", action="store_true", help="a third of the networks on a quarter of the images at the end, too"
+    )
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--out", type=Path, default=OUT)
+    o = p.parse_args()
+    if o.verb == "known":
+        for part, t in parts_of(Truth.read(o.bench, o.csv)).items():
+            print(part, len(t), {k: tau(v, t.accuracy) for k, v in t.known().items()})
+        return
+    if o.verb == "noise":
+        found = [noise(), noise(0.0), noise(0.7, 0.5)]
+        NOISE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        print(json.dumps(found))
+        return
+    if o.verb == "again":
+        again(o)
+        return
+    for event in Run(o)():
+        if isinstance(event, Note):
+            print(event.text, flush=True)
+
+
+if __name__ == "__main__":
+    main()
