@@ -56,6 +56,11 @@ class BoxSet:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def take(self, index: NDArray[np.int64]) -> BoxSet:
+        """The images at `index`."""
+        boxes = [self.boxes[i] for i in index]
+        return BoxSet(self.images[index], boxes, self.sizes[index], self.classes, self.sha256)
+
     def batch(
         self, index: NDArray[np.int64], size: tuple[int, int], augment: Augment, rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], Target]:

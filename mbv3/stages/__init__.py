@@ -11,7 +11,7 @@ from mbv3.stages.budget import SHARES, Budget
 from mbv3.stages.contenders import Contender
 from mbv3.stages.contest import ScratchEffort, contenders_at, contest, uniform_at
 from mbv3.stages.gap import most_accurate
-from mbv3.stages.images import Images, calibration_batches, rescore, subset
+from mbv3.stages.images import Images, calibration_batches, photos_in, rescore, subset
 from mbv3.stages.judge import (
     ImagenetJudge,
     Judge,
@@ -28,11 +28,11 @@ from mbv3.stages.learn import CHECKPOINT, LOG, Learned, default_device, learn
 from mbv3.stages.linear_head import learn_head
 from mbv3.stages.measure import ReferenceTime, check_reach, fast_enough, network_table, reference_times
 from mbv3.stages.near_rows import near_rows
-from mbv3.stages.photos import Photos, peek_photos, read_photos
+from mbv3.stages.photos import Photos, peek_photos, read_photos, task_photos
 from mbv3.stages.published import PublishedTime, published_times
 from mbv3.stages.reach import check_limits, search_limits, unmet_together
 from mbv3.stages.road import road
-from mbv3.stages.road_pace import Effort
+from mbv3.stages.road_pace import Effort, check_minutes
 from mbv3.stages.rounds import Alike, Outcome
 from mbv3.stages.scale import Scale, check_range, choose_scale, quick_ms, typical
 from mbv3.stages.scale_accuracy import choose_scale_by_accuracy
@@ -56,9 +56,7 @@ from mbv3.stages.subnets import Subnet, best_sides, drawn_subnet, settled, subne
 from mbv3.stages.tune import (
     DISTILL,
     TEMPERATURE,
-    Answers,
     Tuned,
-    answers,
     on_device,
     steps_of,
     taught_by,
@@ -78,7 +76,6 @@ __all__ = [
     "TRIALS",
     "Adapted",
     "Alike",
-    "Answers",
     "Beside",
     "Budget",
     "Contender",
@@ -112,13 +109,13 @@ __all__ = [
     "Worth",
     "adapt",
     "adapt_predicted",
-    "answers",
     "baselines_at",
     "best_at_random",
     "best_sides",
     "best_within",
     "calibration_batches",
     "check_limits",
+    "check_minutes",
     "check_range",
     "check_reach",
     "choose_scale",
@@ -144,6 +141,7 @@ __all__ = [
     "network_table",
     "on_device",
     "peek_photos",
+    "photos_in",
     "pick_seed",
     "pick_starts",
     "probe",
@@ -173,6 +171,7 @@ __all__ = [
     "subnets_at",
     "subset",
     "supernet_judge",
+    "task_photos",
     "taught_by",
     "training_judge",
     "tune",

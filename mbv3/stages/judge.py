@@ -18,10 +18,10 @@ from mbv3.nn import build
 from mbv3.space import Genome, SearchSpace
 from mbv3.spec import ArchSpec
 from mbv3.stages.budget import Budget
-from mbv3.stages.images import Images, subset
+from mbv3.stages.images import Images, photos_in, subset
 from mbv3.stages.keep import Keep, Memory
 from mbv3.supernet import Supernet, SupernetAccuracy, path_forward, throughput
-from mbv3.training import Diverged, Fit, evaluate, fit
+from mbv3.training import Diverged, Fit, fit
 
 __all__ = [
     "ImagenetJudge",
@@ -122,7 +122,7 @@ class TrainingJudge:
                 pass
         except Diverged:
             return math.nan  # a failed trial, never a parent
-        return evaluate(net, subset(self.images.held_out, TRAINED_SCORED), self.images.size).top1
+        return self.images.work.answers(net, subset(self.images.held_out, TRAINED_SCORED), self.images.size).score
 
     def weights(self, genome: Genome) -> None:
         return None
@@ -138,10 +138,11 @@ def step_seconds(spec: ArchSpec, images: Images, batch: int) -> float:
     """Seconds of one training step of a network on this machine."""
     net = build(spec, 0)
     recipe = Fit(steps=2, size=images.size, batch=batch)
-    for _ in fit(net, images.train, recipe):
+    objective = images.work.objective(recipe)
+    for _ in fit(net, images.train, recipe, objective=objective):
         pass
     began, steps = time.monotonic(), 4
-    for _ in fit(net, images.train, replace(recipe, steps=steps)):
+    for _ in fit(net, images.train, replace(recipe, steps=steps), objective=objective):
         pass
     return (time.monotonic() - began) / steps
 
@@ -189,7 +190,9 @@ def supernet_judge(
     untimed = 3 * max(1, len(images.train) // batch)
     decided = keep.value(
         "supernet_steps",
-        lambda: budget.amount(steps, untimed, lambda: max(20.0, seconds * throughput(supernet, images.train, recipe))),
+        lambda: budget.amount(
+            steps, untimed, lambda: max(20.0, seconds * throughput(supernet, photos_in(images.train), recipe))
+        ),
     )
     yield StageStart(
         "supernet",
@@ -203,4 +206,5 @@ def supernet_judge(
     )  # fmt: skip
     held = subset(images.held_out, SCORED)
     yield Note("supernet", f"candidates are scored on {len(held)} held-out images with recalibrated batch norms")
-    return SupernetJudge(SupernetAccuracy(supernet, images.train, held, images.size, recalibration_batches=4))
+    train, held_out = photos_in(images.train), photos_in(held)
+    return SupernetJudge(SupernetAccuracy(supernet, train, held_out, images.size, recalibration_batches=4))

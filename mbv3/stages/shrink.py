@@ -25,6 +25,7 @@ from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.shrink_trace import ShrinkTrace
 from mbv3.stages.shrink_tune import STAGE, Tuner, adopted
 from mbv3.tables import VERDICT_PARTS, Latency, Whole
+from mbv3.training import Answers
 
 __all__ = ["POWERS", "PRESETS", "Engine", "Worth", "shrink", "site_scores"]
 
@@ -142,7 +143,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.rounds = self.given_rounds or 1
-        self.deployed = Deployed(self.latency, len(self.images.train.classes))
+        self.deployed = Deployed(self.latency, self.images.work.outputs)
         self.tuner = Tuner(self.images, self.seed, self.teacher)
         self.trace = ShrinkTrace(self.keep, self.deployed)
 
@@ -155,7 +156,7 @@ class _Run:
     ) -> Generator[Event, None, Adapted]:
         found = self.trace.restore()
         if found is None:
-            spec = with_classes(spec, len(self.images.train.classes))
+            spec = with_classes(spec, self.images.work.outputs)
             self._check_reach(spec)
             start = yield from self._start(spec, weights)
             self.trace.seed(start)
@@ -163,7 +164,7 @@ class _Run:
         else:
             start, now, cut = found
             yield Note(STAGE, f"going on in round {now.step + (not cut)}, {now.scored.latency_ms:.3f} ms")
-        if self.teacher is None:
+        if self.teacher is None and self.images.work.taught:
             self.tuner.teacher = self.tuner.net(start.spec, start.state)
         steps = self._steps(start, by_hand)
         first_ms = start.scored.latency_ms
@@ -234,8 +235,8 @@ class _Run:
         if whole is not None:
             self.latency.correct(self.deployed.spec(spec), whole.ms)
         ms = self.deployed([spec])[0]
-        yield Note(STAGE, f"uncut: {ms:.3f} ms, {score.top1:.1f} % of {score.n} held-out images")
-        return Start(0, spec, state, Scored(ms, score.top1, score.loss))
+        yield Note(STAGE, f"uncut: {ms:.3f} ms, {score.score:.1f} % of {len(score)} held-out images")
+        return Start(0, spec, state, scored(ms, score))
 
     def _steps(self, start: Start, by_hand: int | None) -> int:
         def measured() -> float:
@@ -325,7 +326,12 @@ class _Run:
         recipe = replace(self.tuner.recipe(share), seed=self.seed * 1009 + now.step)
         state = yield from self.tuner.tune(now.spec, now.state, recipe, self.keep)
         score = self.tuner.score(now.spec, state)
-        return replace(now, state=state, scored=Scored(now.scored.latency_ms, score.top1, score.loss))
+        return replace(now, state=state, scored=scored(now.scored.latency_ms, score))
+
+
+def scored(ms: float, answers: Answers) -> Scored:
+    """What a network takes and answers, as NetAdapt has it."""
+    return Scored(ms, answers.score, float(answers.loss.mean()))
 
 
 def usual_rounds(now_ms: float, target_ms: float) -> int:
