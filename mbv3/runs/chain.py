@@ -209,7 +209,7 @@ def _caveats(o: Options, run: RunDir[SearchRecord], space: SearchSpace) -> Gener
         note = f"nothing was timed in this run: latencies are predictions from the table {names}"
         run.note(note)
         yield Note("table", note, warning=True)
-    if o.segment:
+    if o.under_head:
         run.update(task=o.task, head=o.dense, classes=o.dense_classes, output_stride=space.output_stride)
         note = (
             f"the search ranked backbones by their predicted accuracy as classifiers; the {o.dense} head counts with "

@@ -24,18 +24,20 @@ from mbv3.runs.prepare import TABLE
 from mbv3.runs.result import Found
 from mbv3.runs.road import by_hand, check_road, initial, road_stages
 from mbv3.runs.rundir import RunDir, file_sha256, versions
+from mbv3.runs.task_images import dressed, looked_at
 from mbv3.spec import ArchSpec, Site, all_sites, dump_spec, load_spec, named_sites, parse_spec, pixels, sites
 from mbv3.stages import (
     PRESETS,
+    Photos,
     adapt_predicted,
     check_reach,
     fast_enough,
     network_table,
-    peek_photos,
     shrink,
     uniform_at,
 )
 from mbv3.tables import Latency, reference_of
+from mbv3.tasks import task_of
 from mbv3.version import VERSION
 
 __all__ = ["adapt", "adapt_events", "adapt_stages"]
@@ -68,6 +70,8 @@ def adapt_events(
         raise BadInput(
             f"--target-ms {','.join(f'{t:g}' for t in target_ms)}: a network is shrunk to one target; give one"
         )
+    if options.get("data") is not None:
+        options = {"task": task_of(spec).name, **options}  # what its images have is by its head
     o = Options.of({"target_ms": target_ms, **options, **({"from_": spec.name} if options.get("init") else {})})
     open_runtime(o.runtime, o.threads)
     _engine(o)
@@ -78,7 +82,7 @@ def adapt_events(
     else:
         _sites(o, spec)
         if o.data is not None:
-            peek_photos(Path(o.data), Path(o.test) if o.test else None)  # before anything is made
+            dressed(o, spec, looked_at(o))  # before anything is made
         else:
             imagenet(spec)  # what its cuts are judged by
     path = Path(out) if out else Path("runs") / f"netadapt-{spec.name}-{target_ms:g}ms"
@@ -105,6 +109,9 @@ def _engine(o: Options) -> dict[str, Any]:
     given = {name: value for name, value in by_hand.items() if value is not None}
     if given:
         chosen |= {"engine": "netadapt", **given}
+    if chosen["engine"] == "netadapt" and o.data is not None and o.under_head:
+        raise BadInput("--preset paper, --delta, --finetune-steps: single cuts are judged on class folders alone; "
+                       "under a head of another task leave them out, for joint cuts (--preset fast or thorough)")  # fmt: skip
     if o.workers is not None:
         if chosen["engine"] != "netadapt" or o.data is None or o.init is not None:
             raise BadInput(
@@ -148,7 +155,11 @@ def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None
     if run.record.seed_ms is None:
         # joint cuts reach further than single ones
         check_reach(spec, o.target_ms, runtime, some or (all_sites(spec) if _joint(o) else None))
-    photos = (yield from photos_of(o, run, spec.resolution)) if o.data is not None else None
+    photos: Photos | None = None
+    if o.data is not None:
+        if o.under_head:
+            spec = replace(dressed(o, spec, looked_at(o)), resolution=spec.resolution)
+        photos = yield from photos_of(o, run, spec.resolution, spec)
     own = run.file(TABLE)
     with run.stage("table"):
         table = LatencyTable.load(own) if own.exists() else (yield from network_table(spec, runtime, own))

@@ -52,10 +52,6 @@ def _rewards() -> Iterable[str]:
     return REWARDS
 
 
-def _searched() -> Iterable[str]:
-    return [name for name, task in TASKS.items() if name == "classify" or task.search_heads]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """The options of `mbv3-search` and `mbv3.find`. None: the run chooses, and records it in its plan."""
@@ -85,7 +81,7 @@ class Options:
     resolution: str | None = option(None, "input in pixels; --scale auto then chooses the width only (segment: 512)",
                                     metavar="H|HxW")  # fmt: skip
     task: str = option("classify", "classify, or segment: backbones under a segmentation head", metavar="NAME",
-                       choices=_searched)  # fmt: skip
+                       choices=lambda: TASKS)  # fmt: skip
     head: str | None = option(None, "head of --task segment, as `mbv3 show --head` has them (default "
                               "lraspp-torchvision)", metavar="NAME")  # fmt: skip
     classes: int | None = option(None, "classes of --task segment (default 19)", metavar="N", low=1, high=10**6)
@@ -142,15 +138,7 @@ class Options:
             parse_resolution(self.resolution)
             _need(not (fixed and fixed[1]), "--scale and --resolution both give a resolution; leave one out",
                   self.scale)  # fmt: skip
-        if self.segment:
-            heads = TASKS[self.task].search_heads
-            _need(self.dense in heads, f"--head must be one of {', '.join(heads)}", self.head)
-            _need(self.data is None, f"--task {self.task} searches without --data: the ImageNet model ranks the "
-                  "backbones and the head adds its time; leave --data out", self.data)  # fmt: skip
-        else:
-            for name in ("head", "classes", "output_stride"):
-                value = getattr(self, name)
-                _need(value is None, f"--{name.replace('_', '-')} belongs to --task segment; add it", value)
+        self._check_task()
         if self.data is None:
             _need(self.accuracy in (None, "imagenet"), "--accuracy supernet and train need images: give --data DIR",
                   self.accuracy)  # fmt: skip
@@ -170,6 +158,26 @@ class Options:
                 f"--device {self.device}: measure its table first (mbv3 latency build --device {self.device}{more} "
                 f"--space {self.space_name} --scale 1 --out board.csv), then search with --device board.csv"
             )
+
+    def _check_task(self) -> None:
+        """Raises: BadInput: options that the task does not take."""
+        task = TASKS[self.task]
+        if not self.under_head:
+            for name in ("head", "classes", "output_stride"):
+                value = getattr(self, name)
+                _need(value is None, f"--{name.replace('_', '-')} belongs to --task segment; add it", value)
+            return
+        _need(self.dense in task.search_heads, f"--head must be one of {', '.join(task.search_heads)}", self.head)
+        if self.data is None:
+            _need(task.search_classes > 0, f"--task {self.task} searches on images: give --data DIR", None)
+            return
+        _need(self.init is not None, f"--data with --task {self.task} starts from weights; add --init FILE --from "
+              "SPEC, or leave --data out", self.data)  # fmt: skip
+        _need(self.classes is None, "--classes is for a search without images: those of --data are counted; leave it "
+              "out", self.classes)  # fmt: skip
+        for name in ("test", "output_stride"):
+            value, why = getattr(self, name), task.refuses.get(name)
+            _need(value is None or why is None, f"--{name.replace('_', '-')} {why}", value)
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -197,7 +205,7 @@ class Options:
         return OFA if self.supernet else PAPER
 
     @property
-    def segment(self) -> bool:
+    def under_head(self) -> bool:
         """Whether networks are searched under a head of another task."""
         return self.task != "classify"
 
@@ -223,11 +231,12 @@ class Options:
         """The resolution that --scale auto keeps; None where it chooses one too."""
         return self.asked_resolution or TASKS[self.task].search_resolution
 
-    def headed(self, space: SearchSpace) -> SearchSpace:
-        """`space` with its networks under the task's head; for a classifier as it is. Raises: BadInput."""
-        if not self.segment:
+    def headed(self, space: SearchSpace, classes: int | None = None) -> SearchSpace:
+        """`space` with its networks under the task's head, of so many classes (None: as asked for); for a classifier as
+        it is. Raises: BadInput."""
+        if not self.under_head:
             return space
-        return under_head(space, self.dense, self.dense_classes, self.output_stride)
+        return under_head(space, self.dense, classes or self.dense_classes, self.output_stride)
 
     @property
     def limits(self) -> Limits:
@@ -250,7 +259,7 @@ class Options:
 
     @property
     def space_name(self) -> str:
-        return self.space or ("mnasnet-imagenet" if self.segment else "mobilenetv3")
+        return self.space or ("mnasnet-imagenet" if self.under_head else "mobilenetv3")
 
     @property
     def minutes(self) -> float:

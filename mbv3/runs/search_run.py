@@ -29,12 +29,10 @@ from mbv3.runs.rundir import RunDir, versions
 from mbv3.runs.shared import Shared
 from mbv3.runs.supernet import OFA_ADVICE, check_supernet, supernet_initial
 from mbv3.runs.supernet_road import supernet_stages
+from mbv3.runs.task_images import looked_at
 from mbv3.search import REWARDS, SAMPLERS, register_reward, register_sampler
 from mbv3.space import load_space, scale
 from mbv3.spec import dump_spec, load_spec
-from mbv3.stages import (
-    peek_photos,
-)
 from mbv3.tables import one_space, read_table
 from mbv3.version import VERSION
 
@@ -158,12 +156,12 @@ def check_search(o: Options) -> None:
         raise BadInput(f"--workers {o.workers}: belongs to the single cuts of mbv3 netadapt; leave it out")
     if not o.estimate_only:
         open_runtime(o.runtime, o.threads)
-    space = load_space(o.space_name)
-    if o.supernet:
-        check_supernet(o, space)
-    o.headed(scale(space, 1.0, o.pinned_resolution))
-    if o.data is not None and (o.init is None or o.supernet):
-        peek_photos(Path(o.data), Path(o.test) if o.test else None)
+    if o.from_ is None:
+        space = load_space(o.space_name)
+        if o.supernet:
+            check_supernet(o, space)
+        peek = None if o.data is None else looked_at(o)
+        o.headed(scale(space, 1.0, o.pinned_resolution), None if peek is None else peek.outputs)
     if o.estimate_only:
         tables = [read_table(device, o.runtime, o.threads, o.force_table)[0] for device in o.devices]
         one_space(o.devices, tables)
