@@ -40,6 +40,7 @@ from mbv3.stages import (
     pick_seed,
     pick_starts,
     search,
+    shrink,
     supernet_judge,
     training_judge,
 )
@@ -53,7 +54,7 @@ PROPOSED = "the ImageNet model proposes a network, and the images decide between
 
 def chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -> Generator[Event, None, Found]:
     """From a target to a run directory with its network. `shared`: of the runs that it is one of."""
-    shape, photos = (yield from own_shape(o, run)) if o.data is not None else (None, None)
+    shape, photos = (yield from own_shape(o, run)) if o.data is not None and not o.under_head else (None, None)
     space, latency = yield from prepare(o, run, shape)
     yield from _caveats(o, run, space)
     limits = o.limits.on(space)
@@ -62,7 +63,7 @@ def chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -
         latency.table = shared.table
     with run.stage("rows"):
         cost = yield from near_rows(
-            space, latency, targets, view=space if o.data is None else whole_view(space, shape, run),
+            space, latency, targets, view=space if o.data is None or o.under_head else whole_view(space, shape, run),
             ratio=o.seed_ratio, limits=limits, seed=o.seed, keep=run, recipe=o.recipe,
         )  # fmt: skip
     if shared is not None:
@@ -79,7 +80,8 @@ def chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -
     if o.data is None:
         return (yield from _predicted(o, run, space, latency, cost, limits, shared))
     if photos is None:
-        photos = yield from photos_of(o, run, space.resolution)
+        example = space.deployed((0,) * len(space.sizes)) if o.under_head else None
+        photos = yield from photos_of(o, run, space.resolution, example)
     images = replace(photos.images, size=space.resolution)
     if o.accuracy_kind == "imagenet":
         adapted = yield from _proposed(o, run, space, latency, cost, limits, shape)
@@ -123,7 +125,7 @@ def _proposed(
     """With images: what the ImageNet model proposes for them."""
     run.update(accuracy=Accuracy(value=None, kind="imagenet", unit="%", note=PROPOSED))
     yield Note("search", f"{PROPOSED}; --accuracy supernet searches by shared weights that are trained on the images")
-    judge = imagenet_judge(whole_view(space, shape, run))
+    judge = imagenet_judge(space if o.under_head else whole_view(space, shape, run))
     starts, _ = yield from _starts(o, run, space, judge, cost, limits, None)
     # of networks without their first strides the model knows nothing: NetAdapt then only cuts what is over the target
     few = starts[: FEW_STARTS if shape is None or not shape.strides else 1]
@@ -148,6 +150,13 @@ def _on_images(
     _keep_seed(run, space, best, first)
     run.update(accuracy=Accuracy(value=round(best.accuracy, 3), kind=judge.kind, unit="%", note=judge.note))
     with run.stage("netadapt"):
+        if o.under_head:  # joint cuts, whose head is the deployed one
+            return (
+                yield from shrink(
+                    space.dress(first), latency, images, o.target_ms, weights=judge.weights(best.genome),
+                    budget=budget_of(o), seed=o.seed, keep=run,
+                )
+            )  # fmt: skip
         return (
             yield from adapt(
                 first, latency, images, o.target_ms, weights=judge.weights(best.genome), steps=o.finetune_steps,
@@ -210,7 +219,9 @@ def _caveats(o: Options, run: RunDir[SearchRecord], space: SearchSpace) -> Gener
         run.note(note)
         yield Note("table", note, warning=True)
     if o.under_head:
-        run.update(task=o.task, head=o.dense, classes=o.dense_classes, output_stride=space.output_stride)
+        assert space.dense is not None
+        run.update(task=o.task, head=o.dense, classes=space.dense[1], output_stride=space.output_stride)
+    if o.under_head and o.accuracy_kind == "imagenet":
         note = (
             f"the search ranked backbones by their predicted accuracy as classifiers; the {o.dense} head counts with "
             "its time"

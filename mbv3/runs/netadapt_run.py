@@ -109,9 +109,6 @@ def _engine(o: Options) -> dict[str, Any]:
     given = {name: value for name, value in by_hand.items() if value is not None}
     if given:
         chosen |= {"engine": "netadapt", **given}
-    if chosen["engine"] == "netadapt" and o.data is not None and o.under_head:
-        raise BadInput("--preset paper, --delta, --finetune-steps: single cuts are judged on class folders alone; "
-                       "under a head of another task leave them out, for joint cuts (--preset fast or thorough)")  # fmt: skip
     if o.workers is not None:
         if chosen["engine"] != "netadapt" or o.data is None or o.init is not None:
             raise BadInput(

@@ -171,10 +171,12 @@ class Options:
         if self.data is None:
             _need(task.search_classes > 0, f"--task {self.task} searches on images: give --data DIR", None)
             return
-        _need(self.init is not None, f"--data with --task {self.task} starts from weights; add --init FILE --from "
-              "SPEC, or leave --data out", self.data)  # fmt: skip
         _need(self.classes is None, "--classes is for a search without images: those of --data are counted; leave it "
               "out", self.classes)  # fmt: skip
+        single = self.delta is not None or self.finetune_steps is not None or self.preset == "paper"
+        _need(not single, "--delta, --finetune-steps and --preset paper are of single cuts, which are judged on class "
+              f"folders alone; leave them out, for joint cuts under the head (--task {self.task})", self.delta
+              or self.finetune_steps or self.preset)  # fmt: skip
         for name in ("test", "output_stride"):
             value, why = getattr(self, name), task.refuses.get(name)
             _need(value is None or why is None, f"--{name.replace('_', '-')} {why}", value)
@@ -236,7 +238,10 @@ class Options:
         it is. Raises: BadInput."""
         if not self.under_head:
             return space
-        return under_head(space, self.dense, classes or self.dense_classes, self.output_stride)
+        stride = self.output_stride
+        if TASKS[self.task].own_stride:
+            stride = space.spec((0,) * len(space.sizes)).stride
+        return under_head(space, self.dense, classes or self.dense_classes, stride)
 
     @property
     def limits(self) -> Limits:
@@ -245,8 +250,10 @@ class Options:
 
     @property
     def accuracy_kind(self) -> str:
-        shared = self.supernet_steps is not None or self.supernet_minutes is not None
-        return self.accuracy or ("supernet" if shared and self.data is not None else "imagenet")
+        # the ImageNet model knows classifiers: where masks or boxes are at hand, they score
+        shared = self.supernet_steps is not None or self.supernet_minutes is not None or self.under_head
+        given = self.data is not None and self.init is None
+        return self.accuracy or ("supernet" if shared and given else "imagenet")
 
     @property
     def sampler_name(self) -> str:

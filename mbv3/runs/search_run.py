@@ -29,7 +29,7 @@ from mbv3.runs.rundir import RunDir, versions
 from mbv3.runs.shared import Shared
 from mbv3.runs.supernet import OFA_ADVICE, check_supernet, supernet_initial
 from mbv3.runs.supernet_road import supernet_stages
-from mbv3.runs.task_images import looked_at
+from mbv3.runs.task_images import input_size, looked_at
 from mbv3.search import REWARDS, SAMPLERS, register_reward, register_sampler
 from mbv3.space import load_space, scale
 from mbv3.spec import dump_spec, load_spec
@@ -161,7 +161,10 @@ def check_search(o: Options) -> None:
         if o.supernet:
             check_supernet(o, space)
         peek = None if o.data is None else looked_at(o)
-        o.headed(scale(space, 1.0, o.pinned_resolution), None if peek is None else peek.outputs)
+        if peek is not None and o.under_head:
+            o.headed(scale(space, 1.0, input_size(o, peek)), peek.outputs)
+        else:
+            o.headed(scale(space, 1.0, o.pinned_resolution))
     if o.estimate_only:
         tables = [read_table(device, o.runtime, o.threads, o.force_table)[0] for device in o.devices]
         one_space(o.devices, tables)

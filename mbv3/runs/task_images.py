@@ -15,7 +15,7 @@ from mbv3.spec import ArchSpec, Classify, with_head
 from mbv3.stages import Photos, peek_photos, read_photos, task_photos
 from mbv3.tasks import TASKS, Peek, Source, shaped, task_of
 
-__all__ = ["LEAST_SIDE", "dressed", "looked_at", "read_images"]
+__all__ = ["LEAST_SIDE", "dressed", "input_size", "looked_at", "read_images"]
 
 LEAST_SIDE = 32  # pixels of an image whose places are told apart
 FINE = 8  # pixels between two input sizes
@@ -45,8 +45,15 @@ def dressed(o: Options, spec: ArchSpec, peek: Peek) -> ArchSpec:
                            "give that task")  # fmt: skip
         return with_head(spec, spec.head, peek.outputs)
     made = shaped(spec, TASKS[o.task], head=o.head, output_stride=o.output_stride)
+    return replace(with_head(made, made.head, peek.outputs), resolution=input_size(o, peek))
+
+
+def input_size(o: Options, peek: Peek) -> tuple[int, int]:
+    """(height, width) of the input of networks under a head: as asked for, else the images' own."""
+    if o.asked_resolution is not None:
+        return o.asked_resolution
     h, w = (max(FINE, FINE * round(v / FINE)) for v in peek.shape)
-    return replace(with_head(made, made.head, peek.outputs), resolution=(h, w))
+    return h, w
 
 
 def read_images(

@@ -71,9 +71,9 @@ def contenders_at(
     rivals: list[Contender] = []
     for _ in range(TIMED):
         made = {name: _family(name, shape, found, latency.rough(), most, limits) for name, most in aims.items()}
-        specs = {name: spec for name, spec in made.items() if spec is not None}
-        if drawn is not None and drawn.rows != found.rows:
-            specs["random"] = drawn
+        specs = {name: latency.dress(spec) for name, spec in made.items() if spec is not None}
+        if drawn is not None and latency.dress(drawn).rows != found.rows:
+            specs["random"] = latency.dress(drawn)
         if not specs:
             break
         if latency.device is None:

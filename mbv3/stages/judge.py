@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,11 @@ from mbv3.nn import build
 from mbv3.space import Genome, SearchSpace
 from mbv3.spec import ArchSpec
 from mbv3.stages.budget import Budget
-from mbv3.stages.images import Images, photos_in, subset
+from mbv3.stages.images import Images, subset
 from mbv3.stages.keep import Keep, Memory
-from mbv3.supernet import Supernet, SupernetAccuracy, path_forward, throughput
-from mbv3.training import Diverged, Fit, fit
+from mbv3.supernet import SupernetAccuracy, path_forward, supernet_of, throughput
+from mbv3.tasks import TASKS
+from mbv3.training import Diverged, Fit, fit, recipe_for
 
 __all__ = [
     "ImagenetJudge",
@@ -38,6 +39,7 @@ __all__ = [
 SUPERNET_BATCH = 96
 CANDIDATE_BATCH = 64
 SCORED, TRAINED_SCORED = 1000, 2000  # held-out images that score a candidate
+DENSE = 32  # images of a batch that recalibrates, where every place of an image counts
 
 
 Scores = Callable[[NDArray[np.int64]], NDArray[np.float64]]  # genomes (n, genes) to percent (n,)
@@ -86,15 +88,16 @@ class SupernetJudge:
     """Shared weights, with batch norms recalibrated for every network."""
 
     scorer: SupernetAccuracy
+    metric: str = "top-1"
     kind: str = "supernet"
     accuracies: None = None
 
     @property
     def note(self) -> str:
-        return f"top-1 on {len(self.scorer.held_out)} held-out images with the supernet's shared weights"
+        return f"{self.metric} on {len(self.scorer.held_out)} held-out images with the supernet's shared weights"
 
     def accuracy(self, genome: Genome) -> float:
-        return self.scorer(genome).top1
+        return self.scorer.score(genome)
 
     def weights(self, genome: Genome) -> dict[str, Tensor] | None:
         return self.scorer.network(genome).state_dict()
@@ -113,12 +116,12 @@ class TrainingJudge:
     @property
     def note(self) -> str:
         scored = min(len(self.images.held_out), TRAINED_SCORED)
-        return f"top-1 on {scored} held-out images after {self.recipe.steps} training steps"
+        return f"{self.images.work.metric} on {scored} held-out images after {self.recipe.steps} training steps"
 
     def accuracy(self, genome: Genome) -> float:
-        net = build(self.space.spec(genome), self.recipe.seed)
+        net = build(self.space.deployed(genome), self.recipe.seed)
         try:
-            for _ in fit(net, self.images.train, self.recipe):
+            for _ in fit(net, self.images.train, self.recipe, objective=self.images.work.objective(self.recipe)):
                 pass
         except Diverged:
             return math.nan  # a failed trial, never a parent
@@ -159,15 +162,25 @@ def training_judge(
 ) -> TrainingJudge:
     """A judge that trains each of `trials` candidates for `steps` steps, by default as many as the budget allows."""
     budget = budget or Budget(60.0)
-    batch = CANDIDATE_BATCH
+    recipe = _recipe(images, CANDIDATE_BATCH, 0.05, seed)
+    batch = recipe.batch
     epoch = max(1, len(images.train) // batch)
 
     def measured() -> float:
-        seconds = step_seconds(space.spec(tuple(n // 2 for n in space.sizes)), images, batch)
+        seconds = step_seconds(space.deployed(tuple(n // 2 for n in space.sizes)), images, batch)
         return float(np.clip(int(budget.seconds("candidates") / trials / seconds), 10, 5 * epoch))
 
     decided = (keep or Memory()).value("proxy_steps", lambda: budget.amount(steps, epoch, measured))
-    return TrainingJudge(space, images, Fit(steps=decided, size=images.size, batch=batch, lr=0.05, seed=seed))
+    return TrainingJudge(space, images, replace(recipe, steps=decided))
+
+
+def _recipe(images: Images, batch: int, lr: float, seed: int) -> Fit:
+    """How candidates and shared weights learn: photos by plain SGD, other tasks by their own recipe, which knows what
+    batches and rates their losses want."""
+    if images.work.task == "classify":
+        return Fit(steps=1, size=images.size, batch=batch, lr=lr, seed=seed)
+    own = recipe_for(TASKS[images.work.task].recipe, len(images.train), images.size, seed=seed)
+    return replace(own, steps=1, ema=0.0)
 
 
 def supernet_judge(
@@ -183,15 +196,15 @@ def supernet_judge(
     """Train shared weights over `space` and score with them. `steps` by hand, else what `minutes` (by default the
     budget's share) allow on this machine; decided once, so that a resumed run trains as many."""
     budget, keep = budget or Budget(60.0), keep or Memory()
-    supernet = Supernet(space, seed)
-    batch = min(SUPERNET_BATCH, len(images.train))
-    recipe = Fit(steps=1, size=images.size, batch=batch, lr=0.1, seed=seed)
+    supernet = supernet_of(space, seed)
+    recipe = _recipe(images, min(SUPERNET_BATCH, len(images.train)), 0.1, seed)
+    batch, objective = recipe.batch, images.work.objective(recipe)
     seconds = 60 * minutes if minutes else budget.seconds("supernet")
     untimed = 3 * max(1, len(images.train) // batch)
     decided = keep.value(
         "supernet_steps",
         lambda: budget.amount(
-            steps, untimed, lambda: max(20.0, seconds * throughput(supernet, photos_in(images.train), recipe))
+            steps, untimed, lambda: max(20.0, seconds * throughput(supernet, images.train, recipe, objective=objective))
         ),
     )
     yield StageStart(
@@ -203,8 +216,10 @@ def supernet_judge(
     yield from fit(
         supernet, images.train, replace(recipe, steps=decided), stage="supernet",
         checkpoint=keep.file("supernet.safetensors"), forward=path_forward(supernet, seed), keep=True,
+        objective=objective,
     )  # fmt: skip
     held = subset(images.held_out, SCORED)
     yield Note("supernet", f"candidates are scored on {len(held)} held-out images with recalibrated batch norms")
-    train, held_out = photos_in(images.train), photos_in(held)
-    return SupernetJudge(SupernetAccuracy(supernet, train, held_out, images.size, recalibration_batches=4))
+    some: dict[str, Any] = {} if images.work.task == "classify" else {"batch": DENSE, "answers": images.work.answers}
+    scorer = SupernetAccuracy(supernet, images.train, held, images.size, recalibration_batches=4, **some)
+    return SupernetJudge(scorer, images.work.metric)

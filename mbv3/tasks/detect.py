@@ -32,6 +32,7 @@ class _Detect(Task):
     recipe = "small-detect"
     augments = ("none", "ssd")
     head = "ssdlite"
+    own_stride = True
     search_heads = tuple(n for n in head_names() if n.startswith("ssdlite"))
     refuses = MappingProxyType(
         {"test": "is for class folders; a data set with boxes has its own test part",

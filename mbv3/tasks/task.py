@@ -119,6 +119,7 @@ class Task(ABC):
     # `mbv3-search --task`: the heads that a search may put on its backbones, and their defaults
     search_heads: ClassVar[tuple[str, ...]] = ()
     search_classes: ClassVar[int] = 0
+    own_stride: ClassVar[bool] = False  # the last map under a head keeps its stride
     search_resolution: ClassVar[tuple[int, int] | None] = None
 
     @abstractmethod
