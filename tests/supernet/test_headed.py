@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from mbv3.events import result
 from mbv3.nn import Maps, build
 from mbv3.space import Genome, SearchSpace, load_space, scale, under_head
+from mbv3.stages import supernet_judge, task_photos
 from mbv3.supernet import HeadedSupernet, Supernet, supernet_of
+from mbv3.tasks import TASKS, Source
 
 PLAIN = scale(load_space("mnasnet-imagenet"), 0.25, (64, 96))
 SEGMENT = under_head(PLAIN, "lraspp-torchvision", 3)
@@ -64,3 +68,14 @@ def test_gradients_reach_the_head_and_the_taps() -> None:
 def test_a_space_without_a_head_is_as_it_was() -> None:
     assert type(supernet_of(PLAIN, 0)) is Supernet
     assert type(supernet_of(replace(SEGMENT, dense=None, output_stride=None), 0)) is Supernet
+
+
+def test_boxes_score_a_genome(boxes: Path) -> None:
+    """Shared weights of detectors learn boxes, and average precision on held-out images scores them alike each time."""
+    example = DETECT.deployed((0,) * len(DETECT.sizes))
+    photos = result(task_photos(TASKS["detect"], example, source := Source(path=boxes), TASKS["detect"].peek(source)))
+    judge = result(supernet_judge(under_head(PLAIN, "ssdlite", 3, 32), photos.images, steps=2))
+    first, *_ = genomes(DETECT, 0)
+    scores = [judge.accuracy(first) for _ in range(2)]
+    assert scores[0] == scores[1] and 0 <= scores[0] <= 100
+    assert "mAP@.5 on 4 held-out images" in judge.note
