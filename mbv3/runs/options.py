@@ -64,7 +64,12 @@ class Options:
                                         "the slowest counts)", metavar="W,W")  # fmt: skip
     runtime: str = option("onnxruntime", "onnxruntime, onnxruntime-int8 or litert (TFLite)", metavar="NAME")
     threads: int = option(1, "threads of one inference", metavar="N", low=1)
-    data: str | None = option(None, "your images: one folder a class", metavar="DIR", is_path=always)
+    data: str | None = option(
+        None,
+        "your images: one folder a class; with --task segment or detect, masks or boxes as `mbv3 train` takes them",
+        metavar="DIR",
+        is_path=always,
+    )
     test: str | None = option(None, "images that are reported on, once (default: a tenth of --data)", metavar="DIR",
                               is_path=always)  # fmt: skip
     init: str | None = option(None, "public or own weights to start from: of the network --from, which is cut and "
@@ -75,16 +80,20 @@ class Options:
     accuracy: str | None = option(None, "what scores a network: imagenet, a model of public trainings; supernet, "
                                   "shared weights trained on --data; train, a short training each (default imagenet)",
                                   metavar="|".join(ACCURACIES), choices=ACCURACIES)  # fmt: skip
-    space: str | None = option(None, "search space (default mobilenetv3, mnasnet-imagenet with --task segment)",
+    space: str | None = option(None, "search space (default mobilenetv3; with --task mnasnet-imagenet)",
                                metavar="NAME|FILE", is_path=existing)  # fmt: skip
     scale: str = option("auto", "width and resolution of the space", metavar="auto|1|WIDTHxRES")
-    resolution: str | None = option(None, "input in pixels; --scale auto then chooses the width only (segment: 512)",
+    resolution: str | None = option(None, "input in pixels; --scale auto then chooses the width only (with --task: "
+                                    "that of the images, 512 without any)",
                                     metavar="H|HxW")  # fmt: skip
-    task: str = option("classify", "classify, or segment: backbones under a segmentation head", metavar="NAME",
+    task: str = option("classify", "classify; segment or detect: networks under a head, scored on masks or "
+                       "boxes of --data; segment also without images", metavar="NAME",
                        choices=lambda: TASKS)  # fmt: skip
-    head: str | None = option(None, "head of --task segment, as `mbv3 show --head` has them (default "
-                              "lraspp-torchvision)", metavar="NAME")  # fmt: skip
-    classes: int | None = option(None, "classes of --task segment (default 19)", metavar="N", low=1, high=10**6)
+    head: str | None = option(None, "head of --task, as `mbv3 show --head` has them (default "
+                              "lraspp-torchvision; ssdlite for detect)", metavar="NAME")  # fmt: skip
+    classes: int | None = option(
+        None, "classes of --task segment without --data (default 19)", metavar="N", low=1, high=10**6
+    )
     output_stride: int | None = option(None, "output stride of --task segment (default 16)", metavar="8|16|32", low=1)
     sampler: str | None = option(None, "what proposes networks: solve is exact to a local search and needs no trials; "
                                  "surrogate learns the score and needs the fewest trials, rnn is the RNN controller, "

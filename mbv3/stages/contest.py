@@ -27,7 +27,7 @@ from mbv3.stages.sizes import FINE
 from mbv3.stages.slim import slimmed
 from mbv3.stages.tune import Tuned, on_device
 from mbv3.tables import AIM, Latency
-from mbv3.tasks import Work
+from mbv3.tasks import Work, without_strides
 from mbv3.training import ImageData
 
 __all__ = ["ScratchEffort", "contenders_at", "contest", "random_within", "uniform_at"]
@@ -112,7 +112,8 @@ def _family(
         return None
     if best[1] < NEAR * aim and found.resolution[0] == found.resolution[1]:
         step = FINE if shape.side >= 64 else FINE // 2
-        sides = [shape.side + step * n for n in range(-SIDES, SIDES + 1) if n and shape.side + step * n >= 16]
+        least = max(16, without_strides(base, shape.strides).stride)
+        sides = [shape.side + step * n for n in range(-SIDES, SIDES + 1) if n and shape.side + step * n >= least]
         others = [made for side in sides if (made := widest(side)) is not None]
         best = max([best, *others], key=lambda one: one[1])
     return best[0]

@@ -27,6 +27,7 @@ def given(folder: Path, masks: Path) -> dict[str, Any]:
     return {
         "target_ms": 4.5, "space": str(folder / "tiny.yaml"), "device": str(folder / "tiny.csv"), "scale": "1x32",
         "trials": 3, "supernet_steps": 2, "final_epochs": 1, "task": "segment", "data": str(masks), "head": "raspp",
+        "max_params": 200_000,
     }  # fmt: skip
 
 
