@@ -33,6 +33,7 @@ from mbv3.stages import (
     adapt_predicted,
     check_limits,
     check_range,
+    check_scratch_minutes,
     contenders_at,
     default_w,
     imagenet_judge,
@@ -43,6 +44,7 @@ from mbv3.stages import (
     shrink,
     supernet_judge,
     training_judge,
+    typical,
 )
 from mbv3.tables import Latency
 
@@ -82,6 +84,8 @@ def chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -
     if photos is None:
         example = space.deployed((0,) * len(space.sizes)) if o.under_head else None
         photos = yield from photos_of(o, run, space.resolution, example)
+        if o.under_head and o.final_epochs is None and "contenders" not in run.record.plan:
+            check_scratch_minutes(space.deployed(typical(space)), photos.images, budget_of(o))
     images = replace(photos.images, size=space.resolution)
     if o.accuracy_kind == "imagenet":
         adapted = yield from _proposed(o, run, space, latency, cost, limits, shape)

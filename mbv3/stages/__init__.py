@@ -32,7 +32,7 @@ from mbv3.stages.photos import Photos, peek_photos, read_photos, task_photos
 from mbv3.stages.published import PublishedTime, published_times
 from mbv3.stages.reach import check_limits, search_limits, unmet_together
 from mbv3.stages.road import road
-from mbv3.stages.road_pace import Effort, check_minutes
+from mbv3.stages.road_pace import Effort, check_minutes, check_scratch_minutes
 from mbv3.stages.rounds import Alike, Outcome
 from mbv3.stages.scale import Scale, check_range, choose_scale, quick_ms, typical
 from mbv3.stages.scale_accuracy import choose_scale_by_accuracy
@@ -118,6 +118,7 @@ __all__ = [
     "check_minutes",
     "check_range",
     "check_reach",
+    "check_scratch_minutes",
     "choose_scale",
     "choose_scale_by_accuracy",
     "choose_shape",

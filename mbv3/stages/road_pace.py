@@ -14,15 +14,16 @@ from mbv3.stages.budget import Budget
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.sizes import Sizes
-from mbv3.stages.tune import fit_of, seconds_of_step, usual_steps
+from mbv3.stages.tune import fit_of, scratch_fit, seconds_of_step, usual_steps
 
-__all__ = ["Effort", "Pace", "check_minutes"]
+__all__ = ["Effort", "Pace", "check_minutes", "check_scratch_minutes"]
 
 ALIKE = 0.4  # of the time that is left when the candidates are down to one; the rest belongs to what is delivered
 ALIKE_MOST, LAST_MOST = 2.0, 6.0  # times the usual steps of a fine-tuning
 LEAST = 10  # steps
 START_LEAST = 20  # of the start
 MOST_COMPARED = 3  # networks that are trained alike: what is left of the candidates, and two that anyone could take
+SCRATCH_LEAST = 100  # steps of a search without weights: of shared weights, the seed, its cut, what is compared
 TRAINED = 0.8  # of the minutes, the rest goes to scores and measurements
 SENSIBLE = 10  # times the least: a tenth of a usual fine-tuning
 
@@ -84,13 +85,7 @@ class Pace:
         cuts = max(len(self.sizes.cut), 1)
         whole = (START_LEAST + cuts * LEAST) * self._step_s(self.sizes.start)
         small = (trainings(cuts) * LEAST + 2 * LEAST * (1 + MOST_COMPARED)) * self._small_s()
-        least = (whole + small) / TRAINED / 60
-        if least > self.budget.minutes:
-            raise BadInput(
-                f"--budget-minutes {self.budget.minutes:.3g}: too short to train anything on these images here; give "
-                f"at least {math.ceil(10 * least) / 10:g}, and {math.ceil(SENSIBLE * least):g} for networks worth "
-                "comparing"
-            )
+        _enough(whole + small, self.budget)
 
     def late(self, networks: int) -> tuple[int, int]:
         """Steps of each of the `networks` that are compared, and of the delivered one after that, from what is left of
@@ -125,6 +120,23 @@ class Pace:
 def check_minutes(sizes: Sizes, images: Images, budget: Budget) -> None:
     """Raises: BadInput: the minutes are too few to train anything on this machine."""
     Pace(sizes, images, budget, Memory()).check()
+
+
+def check_scratch_minutes(spec: ArchSpec, images: Images, budget: Budget) -> None:
+    """Likewise for a search without weights, whose networks train about as fast as `spec`. Raises: BadInput."""
+    if budget.timed:
+        step_s = seconds_of_step(spec, images, scratch_fit(images, spec.resolution, 5))
+        _enough(SCRATCH_LEAST * step_s, budget)
+
+
+def _enough(seconds: float, budget: Budget) -> None:
+    """Raises: BadInput: so many seconds of training are more than the budget has."""
+    least = seconds / TRAINED / 60
+    if least > budget.minutes:
+        raise BadInput(
+            f"--budget-minutes {budget.minutes:.3g}: too short to train anything on these images here; give at least "
+            f"{math.ceil(10 * least) / 10:g}, and {math.ceil(SENSIBLE * least):g} for networks worth comparing"
+        )
 
 
 def trainings(cuts: int) -> int:

@@ -48,6 +48,13 @@ def test_masks_score(given: dict[str, Any], tmp_path: Path, mbv3: Callable[..., 
     assert code == 0, said + err
 
 
+def test_a_budget_that_trains_nothing_is_told_first(given: dict[str, Any], tmp_path: Path) -> None:
+    o = {**given, "final_epochs": None, "budget_minutes": 0.01}
+    with pytest.raises(BadInput, match=r"--budget-minutes 0.01: too short to train anything .* at least [0-9.]+, and "):
+        ended(find_events(out=tmp_path / "run", **o))
+    assert not (tmp_path / "run" / "trials.csv").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
