@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mbv3.data.augment import Augment, colours
 from mbv3.data.decode import BROKEN, IGNORED, SUFFIXES, image_header, listed, read_mask
-from mbv3.data.images import Pixels
+from mbv3.data.images import Chosen, Pixels
 from mbv3.data.listing import is_image, text_of, walk
 from mbv3.errors import BadInput
 
@@ -149,7 +149,8 @@ class MaskSet:
     def take(self, index: NDArray[np.int64]) -> MaskSet:
         """The images at `index`."""
         files = [self.files[i] for i in index]
-        return MaskSet(self.images[index], self.masks[index], files, self.classes, self.sha256)
+        images, masks = Chosen(self.images, index), Chosen(self.masks, index)
+        return MaskSet(images, masks, files, self.classes, self.sha256)
 
     def batch(
         self, index: NDArray[np.int64], size: tuple[int, int], augment: Augment, rng: np.random.Generator

@@ -84,3 +84,20 @@ def test_class_answers_are_kept(tmp_path: Path) -> None:
     again = answers_of(one.tensors())
     assert isinstance(again, ClassAnswers) and again.score == 50.0 and again.better_by(one) == (0.0, 0.0)
     assert torch.equal(one.tensors()["loss"], torch.tensor([0.1, 2.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("task", ["segment", "detect"])
+def test_a_part_of_the_images_answers_as_they_do(task: str, tiny_spec: ArchSpec, masks: Path, boxes: Path) -> None:
+    """A part is read where it lies; masks follow the size of the input, boxes are shares of it."""
+    spec, data = given(task, tiny_spec, {"segment": masks, "detect": boxes}[task])
+    index = np.array([5, 1, 9])
+    part, rng = data.train.take(index), np.random.default_rng(0)
+    pixels, _ = part.batch(np.array([2, 0]), (64, 64), "none", rng)
+    whole, _ = data.train.batch(np.array([9, 5]), (64, 64), "none", rng)
+    assert len(part) == 3 and np.array_equal(pixels, whole)
+    net = build(spec, 0).eval()
+    every, some = (data.work.answers(net, d, spec.resolution).loss for d in (data.train, part))
+    assert some == pytest.approx(every[index], rel=1e-4)
+    if task == "segment":
+        _, target = part.batch(np.array([0]), (32, 48), "none", rng)
+        assert target.shape == (1, 32, 48) and set(target.unique().tolist()) <= {0, 1, 2}
