@@ -31,6 +31,7 @@ __all__ = [
     "Record",
     "Scale",
     "SearchRecord",
+    "TakenFrom",
     "TrainRecord",
     "as_json",
     "hashed",
@@ -189,6 +190,31 @@ class Initial:
     network: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenFrom:
+    """The run that this one goes on from, for another target. `file` of that run: the network that was taken, whose
+    `sha256` it has; it was `ms` fast and answered `accuracy` percent of the held-out images. `steps` of cuts were
+    behind it. `target_ms`, `delivered_ms`, `delivered_accuracy` and `total_s`: of that run, as far as it had come."""
+
+    run: str
+    file: str
+    sha256: str
+    steps: int
+    ms: float
+    accuracy: float
+    target_ms: float
+    delivered_ms: float | None = None
+    delivered_accuracy: Accuracy | None = None
+    total_s: float | None = None
+
+    @property
+    def text(self) -> str:
+        """What was taken from where, for a reader."""
+        what = "the fine-tuned start" if self.steps == 0 else f"the network after step {self.steps}"
+        of = f"{what} of {self.run} (target {self.target_ms:g} ms)"
+        return f"{of}: {self.ms:.3g} ms, {self.accuracy:.1f} % of the held-out images"
+
+
 # ---- the records ---------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +234,7 @@ class SearchRecord:
     hashes: Mapping[str, str]  # SHA-256 by file name; `table` and `data` for those
     network: str | None = None  # YAML of the network given to `mbv3 netadapt`
     init: Initial | None = None
+    taken_from: TakenFrom | None = None
     status: Literal["unknown", "running", "done", "failed", "interrupted", "unreachable"]
     exit: int | None
     stages: Mapping[str, float]  # seconds by stage

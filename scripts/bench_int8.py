@@ -1,26 +1,28 @@
 """What int8 loses and gains, setting by setting: results/int8.json.
 
 python scripts/bench_int8.py mobilenet_v3_small --weights FILE --data DIR [--padding tensorflow] [--seeds 0 1 2]
-                             [--resolution PX] [--only-choice] [--out results/int8.json]
+                             [--resolution PX] [--turns 3] [--only-choice] [--out results/int8.json]
 python scripts/bench_int8.py table [--out results/int8.json]
 
 DIR: photographs called <anything>_<class index>.jpg, or class folders with the network's classes. For each seed the
-photographs are divided: a third calibrates, a third chooses, a third reports. Rows: ONNX Runtime's quantizer by its own
-options, then our files, each setting changed alone, and the file that `mbv3 export` would choose. `times_as_fast` is
-the ratio to fp32 on one thread, both timed by turns. A row of a seed and network that is there is replaced. `table`
-prints the means over seeds, in Markdown.
+photographs are divided: a third calibrates, a third chooses, a third reports. With --turns 3 the thirds change places,
+so that every photograph reports once a seed, by a file that it had no part in. Rows: ONNX Runtime's quantizer by its
+own options, then our files, each setting changed alone, and the file that `mbv3 export` would choose. `times_as_fast`
+is the ratio to fp32 on one thread, both timed by turns. What is there of a network, seed and turn is not made again.
+`table` prints the means over seeds, in Markdown; the error of the points lost is that of all photographs, in pairs.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import platform
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -167,6 +169,7 @@ def main() -> None:
     parser.add_argument("--resolution", type=int)
     parser.add_argument("--classes", type=int)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--turns", type=int, default=1, choices=(1, 3))
     parser.add_argument("--images", type=int, default=1500)
     parser.add_argument("--only-choice", action="store_true")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "int8.json")
@@ -186,68 +189,84 @@ def main() -> None:
     model = network_model(spec, {k: v.numpy() for k, v in weights.state.items()})
     pixels, truth = photographs(o.data, spec, weights.labels, o.images)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    for seed in o.seeds:
+    network = f"{o.network}, {o.data.name}, {spec.resolution[0]} px, padding {spec.padding}"
+    for seed, turn in itertools.product(o.seeds, range(o.turns)):
+        kept = json.loads(o.out.read_text("utf-8")) if o.out.exists() else []
+        if any((k["network"], k["seed"], k.get("turn", 0)) == (network, seed, turn) for k in kept):
+            continue
         order = np.random.default_rng(seed).permutation(len(truth))
         thirds = np.array_split(order, 3)
+        thirds = thirds[turn:] + thirds[:turn]
         sets = [Examples([inputs(pixels, spec, i) for i in part], truth[part]) for part in thirds]
-        learn, choose, report = sets
-        begun = time.monotonic()
-        made = result(choose_int8(model, learn, choose, report))
-        took = time.monotonic() - begun
-        rows: list[dict[str, Any]] = [{"setting": "mbv3 export", "seconds": round(took, 1), **made.as_dict()}]
-        for c in made.candidates:
-            rows.append({"setting": f"candidate, {len(c.floats)} parts in float", "times_as_fast": round(c.speed, 3),
-                         **row(c.compared), "on": "the choosing images"})  # fmt: skip
-        if not o.only_choice:
-            for name, make in settings(model, learn.images, Recipe(floats=made.floats, clips=made.clips)):
-                try:
-                    file = make()
-                except Exception as e:  # the library refuses some of its own settings
-                    rows.append({"setting": name, "failed": f"{type(e).__name__}: {str(e)[:200]}"})
-                    continue
-                fast = ratio(model, file, report.images[0], 60)
-                rows.append({"setting": name, **row(compared(model, file, report)), "times_as_fast": round(fast, 3),
-                             "bytes": len(file)})  # fmt: skip
-                print(json.dumps(rows[-1]), flush=True)
         about = {
-            "network": f"{o.network}, {o.data.name}, {spec.resolution[0]} px", "seed": seed, "weights": o.weights.name,
-            "padding": spec.padding, "images": [len(s) for s in sets], "threads": 1,
-            "device": f"{platform.machine()}, {cpu()}", "vnni": "vnni" in flags(),
-            "onnxruntime": version("onnxruntime"),
-            "commit": commit.stdout.strip(), "rows": rows,
+            "network": network, "seed": seed, "turn": turn, "weights": o.weights.name,
+            "images": [len(s) for s in sets], "threads": 1, "device": f"{platform.machine()}, {cpu()}",
+            "vnni": "vnni" in flags(), "onnxruntime": version("onnxruntime"), "commit": commit.stdout.strip(),
+            "rows": rows_of(model, sets, o.only_choice),
         }  # fmt: skip
-        print(made.line(), flush=True)
-        kept = json.loads(o.out.read_text("utf-8")) if o.out.exists() else []
-        kept = [k for k in kept if (k["network"], k["seed"]) != (about["network"], seed)]
-        kept = sorted([*kept, about], key=lambda k: (k["network"], k["seed"]))
+        kept = sorted([*kept, about], key=lambda k: (k["network"], k["seed"], k.get("turn", 0)))
         write_atomic(o.out, json.dumps(kept, indent=1) + "\n")
 
 
+def rows_of(model: bytes, sets: Sequence[Examples], only_choice: bool) -> list[dict[str, Any]]:
+    """What `mbv3 export` would choose, its candidates and, unless `only_choice`, every setting alone."""
+    learn, choose, report = sets
+    begun = time.monotonic()
+    made = result(choose_int8(model, learn, choose, report))
+    took = time.monotonic() - begun
+    print(made.line(), flush=True)
+    rows: list[dict[str, Any]] = [{"setting": "mbv3 export", "seconds": round(took, 1), **made.as_dict()}]
+    for c in made.candidates:
+        rows.append({"setting": f"candidate, {len(c.floats)} parts in float", "times_as_fast": round(c.speed, 3),
+                     **row(c.compared), "on": "the choosing images"})  # fmt: skip
+    if only_choice:
+        return rows
+    for name, make in settings(model, learn.images, Recipe(floats=made.floats, clips=made.clips)):
+        try:
+            file = make()
+        except Exception as e:  # the library refuses some of its own settings
+            rows.append({"setting": name, "failed": f"{type(e).__name__}: {str(e)[:200]}"})
+            continue
+        fast = ratio(model, file, report.images[0], 60)
+        rows.append({"setting": name, **row(compared(model, file, report)), "times_as_fast": round(fast, 3),
+                     "bytes": len(file)})  # fmt: skip
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
 def table(kept: Sequence[dict[str, Any]]) -> str:
-    """Means over seeds, a line for each network and setting, with the standard error of the points lost."""
+    """Means over seeds and turns, a line for each network and setting. The error of the points lost is over the
+    photographs, in pairs; one that reports under several seeds counts as often, so `n` is of answers."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for part in kept:
         for r in part["rows"]:
             if "failed" not in r and "on" not in r:
                 found.setdefault((part["network"], r["setting"]), []).append(r)
     lines = [
-        "| network | setting | seeds | fp32, % | int8, % | points lost | agree, % | times as fast |",
+        "| network | setting | n | fp32, % | int8, % | points lost | agree, % | times as fast |",
         "|---" * 8 + "|",
     ]
     for (network, setting), rows in found.items():
-        lost = [r["fp32_top1"] - r["int8_top1"] for r in rows]
-        error = f" ± {np.std(lost, ddof=1) / len(lost) ** 0.5:.1f}" if len(lost) > 1 else ""
+        n, apart = sum(images(r) for r in rows), sum(r["lost"] + r["won"] for r in rows)
+        lost = sum(r["lost"] - r["won"] for r in rows) / n
+        error = (max(apart / n - lost**2, 1 / n) / n) ** 0.5
         mean = {k: np.mean([r[k] for r in rows]) for k in ("fp32_top1", "int8_top1", "agreement", "times_as_fast")}
-        figures = f"{mean['fp32_top1']:.1f} | {mean['int8_top1']:.1f} | {np.mean(lost):.1f}{error}"
-        lines.append(f"| {network} | {setting} | {len(rows)} | {figures} | {mean['agreement']:.1f} | "
+        figures = f"{mean['fp32_top1']:.1f} | {mean['int8_top1']:.1f} | {100 * lost:.2f} ± {100 * error:.2f}"
+        lines.append(f"| {network} | {setting} | {n} | {figures} | {mean['agreement']:.1f} | "
                      f"{mean['times_as_fast']:.2f} |")  # fmt: skip
     return "\n".join(lines)
 
 
+def images(r: Mapping[str, Any]) -> int:
+    """How many photographs a row is of."""
+    return int(r["n"] if "n" in r else r["images"]["reported"])
+
+
 def row(c: Any) -> dict[str, Any]:
     """A comparison as numbers."""
-    values = {"n": c.n, "fp32_top1": c.fp32, "int8_top1": c.int8, "agreement": c.agreement, "divergence": c.divergence}
-    return {k: v if v is None or k == "n" else round(v, 4) for k, v in values.items()}
+    values = {"n": c.n, "fp32_top1": c.fp32, "int8_top1": c.int8, "lost": c.lost, "won": c.won,
+              "agreement": c.agreement, "divergence": c.divergence}  # fmt: skip
+    return {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()}
 
 
 def _cpuinfo(field: str) -> str:

@@ -19,6 +19,7 @@ SOURCES = ("published", "accel_nasbench", "ofa_dynast", "ofa_gatech")
 # Points by which the errors of a source are divided: its noise, and how much its order is wanted
 NOISE = {"published": 0.6, "accel_nasbench": 0.3, "ofa_dynast": 0.2, "ofa_gatech": 0.2}
 AVERAGE = "published-average"
+PIVOT = 1.0  # logit (73 %) about which a recipe's slope turns, so that its offset means the same
 GROUPS = sorted({group(n) for n in INPUTS} - {""})
 GROUP_OF = np.array([GROUPS.index(group(n)) if group(n) else len(GROUPS) for n in INPUTS])
 IS_LINEAR = np.arange(len(INPUTS)) < len(LINEAR)
@@ -58,9 +59,10 @@ class Evidence:
 @dataclass(frozen=True, kw_only=True)
 class Options:
     hidden: int = 10
-    ridge: float = 5e-3  # of the roots of the weights
+    ridge: float = 0.04  # of the roots of the weights
     ramp: float = 2.0  # times as much for an input that is a sum than for one that is a logarithm
-    ridge_recipe: float = 2.0  # holds a recipe's offset (logit) to the average
+    ridge_recipe: float = 8.0  # holds a recipe's offset (logit) to the average
+    ridge_slope: float = 5.0  # holds the logarithm of a recipe's slope to 0
     ridge_scale: float = 0.01  # holds a source's factors to 1 (in logarithms)
     first: int = 1500  # steps of Adam
     then: int = 4000  # steps of L-BFGS
@@ -86,7 +88,7 @@ class _Fit:
         for k, j in self.parts:  # every source counts alike, whatever its number of rows
             self.weight[j] = 1 / (j.stop - j.start) / NOISE[SOURCES[k]] ** 2
         p, h, r = len(INPUTS), o.hidden, len(self.recipes)
-        self.ends = np.cumsum([0, 3, r, 4, p, p, h, h, p * h, 3 * len(GROUPS)])
+        self.ends = np.cumsum([0, 3, r, r, 4, p, p, h, h, p * h, 3 * len(GROUPS)])
         self.heavier = np.where(IS_LINEAR, o.ramp, 1.0)
 
     def start(self) -> Array:
@@ -95,7 +97,8 @@ class _Fit:
         a = np.array([logit[self.recipe == k].mean() for k in range(len(self.recipes))])
         mu = a[self.published].mean()
         return np.concatenate([
-            [1.0, 0.5, mu - 1.5], np.where(self.published, 0.0, a - 1.5), np.ones(4), np.full(p, 0.1),
+            [1.0, 0.5, mu - 1.5], np.where(self.published, 0.0, a - 1.5), np.zeros(len(a)), np.ones(4),
+            np.full(p, 0.1),
             np.where(IS_LINEAR, 0.0, 0.05), np.full(o.hidden, 0.3), rng.normal(size=o.hidden),
             rng.uniform(0, 0.2, p * o.hidden), np.zeros(3 * len(GROUPS)),
         ])  # fmt: skip
@@ -105,7 +108,7 @@ class _Fit:
 
     def __call__(self, t: Array) -> tuple[float, Array]:
         o, h, p = self.o, self.o.hidden, len(INPUTS)
-        (c, beta, mu), d, slope, w, omega, v, b, hidden, scale = self.split(t)
+        (c, beta, mu), d, turn, slope, w, omega, v, b, hidden, scale = self.split(t)
         hidden, scale = hidden.reshape(p, h), scale.reshape(3, -1)
         heavy = self.heavier
         roots = np.concatenate([hidden, w[:, None], np.where(IS_LINEAR, 0, omega)[:, None]], 1)
@@ -113,6 +116,8 @@ class _Fit:
         shift = self.mean @ m[:, :h]
         loss = o.ridge * ((v**2).sum() + (heavy[:, None] * roots**2).sum())
         loss += o.ridge_recipe * (d[self.published] ** 2).sum() + o.ridge_scale * (scale**2).sum()
+        loss += o.ridge_slope * (turn[self.published] ** 2).sum()
+        dturn = 2 * o.ridge_slope * turn * self.published
         dm, dscale = np.zeros_like(m), 2 * o.ridge_scale * scale
         dd, dslope, dc, dbeta, dmu = 2 * o.ridge_recipe * d * self.published, np.zeros(4), 0.0, 0.0, 0.0
         dv, db = 2 * o.ridge * v, np.zeros(h)
@@ -123,16 +128,18 @@ class _Fit:
             u, z = out[:, :h] + b - shift, c * c + 1e-3 + out[:, h]
             soft, lz = np.logaddexp(0, -u), np.log(z)
             g = beta * beta * lz - soft @ v**2 + out[:, h + 1]
-            sk = slope[k] if k else 1.0
-            guess = 100 * expit((0.0 if k else mu) + d[self.recipe[j]] + sk * g)
+            of = self.recipe[j]
+            sk = slope[k] if k else np.exp(turn[of])
+            level = d[of] + slope[k] * g if k else mu + d[of] + g
+            guess = 100 * expit(level if k else PIVOT + sk * (level - PIVOT))
             off = guess - self.y[j]
             loss += float((self.weight[j] * off * off).sum())
             dl = 2 * self.weight[j] * off * guess * (100 - guess) / 100
-            dd = dd + np.bincount(self.recipe[j], dl, len(d))
             if k:
-                dslope[k] = dl @ g
+                dd, dslope[k] = dd + np.bincount(of, dl, len(d)), dl @ g
             else:
-                dmu = float(dl.sum())
+                dd, dmu = dd + np.bincount(of, dl * sk, len(d)), float((dl * sk).sum())
+                dturn = dturn + np.bincount(of, dl * sk * (level - PIVOT), len(d))
             dg = dl * sk
             dz = dg * beta * beta / z
             dbeta += 2 * beta * float(dg @ lz)
@@ -147,7 +154,7 @@ class _Fit:
                 dscale[k - 1] += np.bincount(GROUP_OF, (dmk * mk).sum(1), len(GROUPS) + 1)[: len(GROUPS)]
         droots = 2 * roots * (dm * self.keep[:, None] + o.ridge * heavy[:, None])
         return loss, np.concatenate([
-            [dc, dbeta, dmu], dd, dslope, droots[:, h], np.where(IS_LINEAR, 0, droots[:, h + 1]), dv, db,
+            [dc, dbeta, dmu], dd, dturn, dslope, droots[:, h], np.where(IS_LINEAR, 0, droots[:, h + 1]), dv, db,
             droots[:, :h].ravel(), dscale.ravel(),
         ])  # fmt: skip
 
@@ -177,20 +184,24 @@ def fit(data: Evidence, at: NDArray[np.int64], o: Options, about: str = "", regi
     f = _Fit(data, at, o)
     t = f.adam(f.start(), o.first)
     t = f.newton(t, o.then)
-    (c, beta, mu), d, slope, w, omega, v, b, hidden, scale = f.split(t)
+    (c, beta, mu), d, turn, slope, w, omega, v, b, hidden, scale = f.split(t)
     p, h = len(INPUTS), o.hidden
     roots = np.concatenate([hidden.reshape(p, h), w[:, None], np.where(IS_LINEAR, 0, omega)[:, None]], 1)
     m = roots**2 * f.keep[:, None]
     shift = f.mean @ m[:, :h]
     m = np.where(m > 1e-6, m, 0.0) / f.spread[:, None]
-    recipes = {AVERAGE: Recipe(float(mu), "published", int((data.source[at] == "published").sum()))}
+    recipes = {AVERAGE: Recipe(float(mu), 1.0, "published", int((data.source[at] == "published").sum()))}
     for k, name in enumerate(f.recipes):
         source = str(data.source[at][data.recipe[at] == name][0])
-        recipes[str(name)] = Recipe(float(d[k] + (mu if f.published[k] else 0)), source, int((f.recipe == k).sum()))
+        if f.published[k]:
+            rises = float(np.exp(turn[k]))
+            offset = PIVOT + rises * (mu + d[k] - PIVOT)
+        else:
+            rises, offset = float(slope[SOURCES.index(source)]), d[k]
+        recipes[str(name)] = Recipe(float(offset), rises, source, int((f.recipe == k).sum()))
     factors = np.exp(scale.reshape(3, -1))
     return Model(
         c=float(c * c + 1e-3), beta=float(beta * beta), v=v**2, b=b - shift, weights=m, recipes=recipes,
-        slopes={s: float(slope[k]) if k else 1.0 for k, s in enumerate(SOURCES)},
         scales={s: dict(zip(GROUPS, factors[k].tolist(), strict=True)) for k, s in enumerate(SOURCES[1:])},
         region=region or Region((), (), ()), errors=(0.0, 0.0), difference=(0.0, 0.0), source=about,
     )  # fmt: skip

@@ -4,8 +4,9 @@ With x the inputs (all at least 0, none falls when the network grows; see featur
 
     logit(top1 / 100) = offset + slope g(x),   g = beta ln(c + w x) - sum_h v_h ln(1 + exp(-(b_h + W_h x))) + omega x
 
-where beta, v, w, W and omega are at least 0 and every recipe has its own offset. So a network that is smaller anywhere
-is never predicted to be better. A source whose networks answer otherwise than fully trained ones do (a short schedule,
+where beta, v, w, W and omega are at least 0 and every recipe has its own offset and positive slope: some trainings draw
+more from a larger network than others do. So a network that is smaller anywhere is never predicted to be better. A
+source whose networks answer otherwise than fully trained ones do (a short schedule,
 shared weights) scales groups of inputs and g itself by positive factors of its own.
 """
 
@@ -30,7 +31,7 @@ __all__ = ["FILE", "INPUTS", "OFA", "PAPER", "Model", "Region", "expand", "shipp
 FILE = "imagenet_top1.json"
 PAPER = "mobilenet_v3-paper"  # Howard 2019 (arXiv:1905.02244), as slim published it
 OFA = "ofa-dynast"  # weights as they lie in OFA's published supernet (Cai 2020, arXiv:1908.09791), recalibrated
-FORMAT = "mbv3-imagenet/1"
+FORMAT = "mbv3-imagenet/2"
 RES_NAMES = tuple(f"px up to {knot}" for knot in RESOLUTION)
 INPUTS = (*LINEAR, *LOGS, *RES_NAMES)
 
@@ -84,9 +85,10 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One training: its offset, and the source that scales the inputs."""
+    """One training: its offset and slope, and the source that scales the inputs."""
 
     offset: float
+    slope: float
     source: str
     networks: int  # how many networks of it are in the fit
 
@@ -101,7 +103,6 @@ class Model:
     b: Array  # (hidden,)
     weights: Array  # (inputs, hidden + 2): W, then w, then omega
     recipes: Mapping[str, Recipe]
-    slopes: Mapping[str, float]  # by source
     scales: Mapping[str, Mapping[str, float]]  # by source: group to factor
     region: Region
     errors: tuple[float, float]  # standard error in points: of the core, outside it
@@ -136,7 +137,7 @@ class Model:
     def percent(self, worth: Array, recipe: str) -> Array:
         """Percent top-1 of g(x)."""
         about = self.recipe(recipe)
-        return np.asarray(100.0 / (1.0 + np.exp(-(about.offset + self.slopes.get(about.source, 1.0) * worth))))
+        return np.asarray(100.0 / (1.0 + np.exp(-(about.offset + about.slope * worth))))
 
     def worth(self, reduced: Array, resolution: float | Array, recipe: str) -> Array:
         """g(x) (n,) of `sums @ reduce(source)` (n, ...). As a function of these numbers it rises and is concave:
@@ -164,7 +165,7 @@ class Model:
         slope = (self.v / (1.0 + np.exp(at[:, :h] + self.b))) @ weights[:, :h].T
         slope += self.beta / (self.c + at[:, h, None]) * weights[:, h] + weights[:, h + 1]
         share = self.predict(sums, resolution, recipe) / 100
-        points = 100 * share * (1 - share) * self.slopes.get(about.source, 1.0)
+        points = 100 * share * (1 - share) * about.slope
         return float(np.abs(x[0] - x[1]) @ (slope * points[:, None]).mean(0))
 
     def _inside(self, reduced: Array, resolution: float | Array, recipe: str) -> Array:
@@ -183,7 +184,7 @@ class Model:
         rows = {n: [float(f"{x:.8g}") for x in self.weights[INPUTS.index(n)]] for n in names}
         head: dict[str, Any] = {
             "format": FORMAT, "source": self.source, "c": self.c, "beta": self.beta,
-            "v": self.v.tolist(), "b": self.b.tolist(), "slopes": dict(self.slopes),
+            "v": self.v.tolist(), "b": self.b.tolist(),
             "errors": list(self.errors), "difference": list(self.difference),
             "scales": {s: dict(f) for s, f in self.scales.items()},
             "region": {n: [low, high] for n, low, high in zip(*astuple(self.region), strict=True)},
@@ -204,14 +205,15 @@ class Model:
             if name not in INPUTS:
                 raise BadInput(f"{FILE}: no input is called {shown(name)}; run scripts/fit_imagenet_accuracy.py again")
             weights[INPUTS.index(name)] = row
-        positive = [weights, np.array(d["v"]), np.array([d["c"], d["beta"], *d["slopes"].values()])]
+        slopes = [r["slope"] for r in d["recipes"].values()]
+        positive = [weights, np.array(d["v"]), np.array([d["c"], d["beta"], *slopes])]
         positive += [np.array(list(f.values())) for f in d["scales"].values()]
         if any((a < 0).any() for a in positive):
             raise BadInput(f"{FILE}: a weight is below 0, so that a larger network could be predicted to be worse")
         region = Region(tuple(d["region"]), *zip(*d["region"].values(), strict=True))
         return cls(
             d["c"], d["beta"], np.array(d["v"]), np.array(d["b"]), weights,
-            {n: Recipe(**r) for n, r in d["recipes"].items()}, d["slopes"], d["scales"], region,
+            {n: Recipe(**r) for n, r in d["recipes"].items()}, d["scales"], region,
             (d["errors"][0], d["errors"][1]), (d["difference"][0], d["difference"][1]), d["source"],
         )  # fmt: skip
 

@@ -50,7 +50,7 @@ def _search(p: argparse.ArgumentParser) -> None:
 def _netadapt(p: argparse.ArgumentParser) -> None:
     from mbv3.runs import NETADAPT, Options, add_arguments
 
-    p.add_argument("spec", metavar="SPEC", help=SPEC_HELP)
+    p.add_argument("spec", metavar="SPEC", nargs="?", help=f"{SPEC_HELP}; none with --resume-from")
     add_arguments(p, Options, ("target_ms", *NETADAPT))
     _run_place(p, "runs/netadapt-SPEC-Tms")
 

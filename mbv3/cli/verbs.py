@@ -143,6 +143,7 @@ def _show_found(found: Found, as_json: bool) -> int:
         *(("on", f"{Path(d.name).name}: {d.ms:.3f} ms") for d in r.devices),
         *(("at most", f"{limit.most:,.10g} {limit.name}: {limit.found:,.10g}") for limit in r.limits),
         ("took", f"{r.total_s / 60:.1f} min"),
+        *([("from", r.taken_from.text)] if r.taken_from is not None else []),
         ("spec", str(found.folder / (r.spec or ""))),
     ]
     out("\n".join(f"{k:<11}{v}" for k, v in lines))
@@ -243,7 +244,7 @@ def _netadapt(args: Namespace) -> int:
     options = given(args, Options)
     if "target_ms" not in options:
         raise BadInput("--target-ms is missing: milliseconds that one image may take")
-    events = adapt_events(load_spec(args.spec), out=args.out, **options)
+    events = adapt_events(load_spec(args.spec) if args.spec else None, out=args.out, **options)
     return _show_found(follow(_noting(events)), args.json)
 
 

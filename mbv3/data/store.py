@@ -122,9 +122,9 @@ def _stat(file: Path) -> tuple[str, int, int]:
     return str(file), found.st_size, found.st_mtime_ns
 
 
-def _refuse(broken: list[str], n: int, where: Path | str, skip_broken: bool) -> None:
+def _refuse(broken: list[str], n: int, where: Path | str, skip_broken: bool | None) -> None:
     if broken and (not skip_broken or len(broken) == n):
-        cure = "repair or remove them" + ("" if skip_broken else ", or go on without them: --skip-broken")
+        cure = "repair or remove them" + (", or go on without them: --skip-broken" if skip_broken is False else "")
         raise BadInput(f"{where}: {len(broken)} of {n} images cannot be decoded; {cure}\n{listed(broken)}")
 
 
@@ -134,10 +134,11 @@ def decode_all(
     where: Path | str,
     fit: Framing = "middle",
     *,
-    skip_broken: bool = False,
+    skip_broken: bool | None = None,
     white: White | None = None,
 ) -> Decoded:
     """Every file at `size`, in memory. `white`: of the data set that the files are a part of; None where they are all.
+    `skip_broken`: leave out what cannot be decoded; None where whoever asks has no such option.
 
     Raises:
         BadInput: images cannot be decoded (all listed), unless `skip_broken`.
@@ -169,7 +170,7 @@ def store_pixels(
     store: Path,
     fit: Framing = "middle",
     *,
-    skip_broken: bool = False,
+    skip_broken: bool | None = None,
     white: White | None = None,
     most_bytes: int,
 ) -> Generator[tuple[int, int], None, Decoded]:

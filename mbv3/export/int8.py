@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -41,15 +42,18 @@ class Examples:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """Two files on `n` images: top-1 of each in percent, where classes are known; the percent of answers that agree;
-    `divergence`: of the second's answers from the first's, in nats for each answer (Kullback-Leibler), or for outputs
-    that are no classes the squared difference against the variance."""
+    """Two files on `n` images: top-1 of each in percent, where classes are known, and how many images the first alone
+    has right (`lost`) and the second alone (`won`); the percent of answers that agree; `divergence`: of the second's
+    answers from the first's, in nats for each answer (Kullback-Leibler), or for outputs that are no classes the squared
+    difference against the variance."""
 
     n: int
     divergence: float
     agreement: float | None = None
     fp32: float | None = None
     int8: float | None = None
+    lost: int | None = None
+    won: int | None = None
 
     @property
     def loss(self) -> float:
@@ -57,6 +61,14 @@ class Compared:
         if self.fp32 is not None and self.int8 is not None:
             return self.fp32 - self.int8
         return 0.0 if self.agreement is None else (100 - self.agreement) / 2
+
+    @property
+    def loss_error(self) -> float | None:
+        """Standard error of the points of top-1 lost, image by image; where none differs, as if one did."""
+        if self.lost is None or self.won is None:
+            return None
+        apart = max(self.lost + self.won, 1) / self.n
+        return 100 * float(np.sqrt((apart - ((self.lost - self.won) / self.n) ** 2) / self.n))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +107,8 @@ class Int8:
         kept = f"kept in float: {listed(self.floats) or 'nothing'}"
         fast = f"{self.speed:.2f} times as fast" + ("" if self.speed > 1 else ": int8 brings nothing on this CPU")
         if r.fp32 is not None:
-            return f"top-1 on {where}: fp32 {r.fp32:.1f} %, int8 {r.int8:.1f} % ({kept}), {fast}"
+            change = f"{-r.loss:+.1f} +- {r.loss_error or 0.0:.1f} points"
+            return f"top-1 on {where}: fp32 {r.fp32:.1f} %, int8 {r.int8:.1f} %, {change} ({kept}), {fast}"
         if r.agreement is not None:
             return f"on {where} int8 answers as fp32 on {r.agreement:.1f} % ({kept}), {fast}"
         return f"on {where} outputs in int8 differ by {100 * r.divergence**0.5:.1f} % of their spread ({kept}), {fast}"
@@ -106,7 +119,7 @@ class Int8:
         return {
             "images": {"calibrated": self.calibrated, "chosen": self.chosen, "reported": r.n},
             "held_out": self.held_out, "fp32_top1": rounded(r.fp32, 2), "int8_top1": rounded(r.int8, 2),
-            "agreement": rounded(r.agreement, 2), "divergence": rounded(r.divergence, 5),
+            "lost": r.lost, "won": r.won, "agreement": rounded(r.agreement, 2), "divergence": rounded(r.divergence, 5),
             "floats": list(self.floats), "times_as_fast": rounded(self.speed, 3),
         }  # fmt: skip
 
@@ -184,8 +197,10 @@ class Judge:
             if self.labels is not None:
                 right.append((whole[0].argmax() == self.labels[i], other[0].argmax() == self.labels[i]))
         fp32, int8 = (100 * np.mean(right, axis=0)).tolist() if right else (None, None)
-        return Compared(n=len(self.images), divergence=float(np.mean(parts_of)), fp32=fp32, int8=int8,
-                        agreement=100 * float(np.mean(agreed)) if agreed else None)  # fmt: skip
+        lost = sum(bool(a and not b) for a, b in right) if right else None
+        won = sum(bool(b and not a) for a, b in right) if right else None
+        return Compared(n=len(self.images), divergence=float(np.mean(parts_of)), fp32=fp32, int8=int8, lost=lost,
+                        won=won, agreement=100 * float(np.mean(agreed)) if agreed else None)  # fmt: skip
 
 
 def compared(whole: bytes, other: bytes, examples: Examples) -> Compared:
@@ -194,14 +209,18 @@ def compared(whole: bytes, other: bytes, examples: Examples) -> Compared:
 
 
 def ratio(whole: bytes, other: bytes, image: Array, rounds: int = 40, threads: int = 1) -> float:
-    """How many times as fast `other` is: both timed by turns, so that a slow moment meets both."""
+    """How many times as fast `other` is: both timed by turns, so that a slow moment meets both.
+
+    One thread is timed by its own clock: where other programs share the core, the moments in which they run would stand
+    for the file that they meet."""
+    clock = time.thread_time if threads == 1 and sys.platform != "win32" else time.perf_counter  # ticks of 16 ms there
     sessions = [opened(model, threads) for model in (whole, other)]
     took = np.empty((rounds + 3, 2))
     for i in range(rounds + 3):
         for j, session in enumerate(sessions):
-            start = time.perf_counter()
+            start = clock()
             session.run(None, {"input": image})
-            took[i, j] = time.perf_counter() - start
+            took[i, j] = clock() - start
     return float(np.median(took[3:, 0] / took[3:, 1]))
 
 

@@ -33,6 +33,7 @@ from mbv3.spec import (
 
 __all__ = ["Names", "checked", "classifier", "from_theirs", "stages", "to_theirs"]
 
+_MOST = 20  # entries of a kind that a message lists
 TRACKED = "num_batches_tracked"  # batch norm counts its batches; a state dict may leave it out
 
 
@@ -94,7 +95,8 @@ def checked(shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], 
     """`state` as float32 where it has exactly the entries `shapes`; counters of batch norms may lack or be zero-filled.
 
     Raises:
-        BadInput: entries are missing, unknown, mis-shaped, no floating-point numbers or not finite; all are listed.
+        BadInput: entries are missing, unknown, mis-shaped, no floating-point numbers or not finite; all are counted,
+            and the first of each kind listed.
     """
     counters = {name for name in shapes if name.endswith(f".{TRACKED}")}
     missing = [name for name in shapes if name not in state and name not in counters]
@@ -116,7 +118,11 @@ def checked(shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], 
     }  # fmt: skip
     if any(kinds.values()):
         counts = ", ".join(f"{len(found)} {kind}" for kind, found in kinds.items() if found)
-        lines = [f"  {kind}: {plain(name, 200)}" for kind, found in kinds.items() for name in found]
+        lines = [
+            line for kind, found in kinds.items()
+            for line in [*(f"  {kind}: {plain(name, 200)}" for name in found[:_MOST]),
+                         *([f"  {kind}: and {len(found) - _MOST} more"] if found[_MOST:] else [])]
+        ]  # fmt: skip
         what = "not the weights of this network" if any([missing, extra, misshaped, mistyped]) else "broken weights"
         raise BadInput("\n".join([f"{plain(source, 4096)}: {what}; entries: {counts}", *lines]))
     filled = {name: state.get(name, torch.zeros((), dtype=torch.int64)) for name in shapes if name in counters}

@@ -34,6 +34,7 @@ _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"} 
 _AVERAGED = re.compile(r"(?<![a-z])(ema|swa|averaged?|avg)(?![a-z])")
 _TENSORFLOW = re.compile(r"(?<![a-z0-9])tf_(mobilenet|efficientnet|mnasnet|mixnet)")
 _MOST = 12
+MOST_HEADER = 100_000_000  # bytes, as the library has it; more, and the file is another one that happens to begin so
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,7 @@ def load_file(path: Path) -> File:
     for start, what in _NOT_WEIGHTS.items():
         if head.lstrip().lower().startswith(start):
             raise BadInput(f"{path}: {what}")
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+    if head[8:9] == b"{" and _header(head) < MOST_HEADER:
         return _safetensors(path)
     content, strangers = read_torch_file(path)
     tensors, texts = dict[str, Tensor](), dict[str, str]()
@@ -212,11 +213,32 @@ _NOT_WEIGHTS = {
 
 
 def _safetensors(path: Path) -> File:
+    if (needs := _needs(path)) > (has := path.stat().st_size):
+        raise BadInput(f"{path}: is cut short: it has {has:,} of {needs:,} bytes; copy or download it again")
     try:
         tensors, texts = read_tensors(path)
         return File({_unwrapped(k): v for k, v in tensors.items()}, texts)
     except (SafetensorError, OSError, ValueError) as e:
         raise BadInput(f"{path}: not a safetensors file ({e})") from None
+
+
+def _header(head: bytes) -> int:
+    """Bytes of the header of a safetensors file, which its first eight say."""
+    return int.from_bytes(head[:8], "little")
+
+
+def _needs(path: Path) -> int:
+    """The bytes that a safetensors file should have by its header, 0 where that cannot be read."""
+    with path.open("rb") as f:
+        length = _header(f.read(8))
+        text = f.read(length)
+    if len(text) < length:
+        return 8 + length
+    try:
+        parts = [v["data_offsets"][1] for k, v in json.loads(text).items() if k != "__metadata__"]
+        return 8 + length + max(map(int, parts), default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        return 0
 
 
 def _unwrapped(name: str) -> str:

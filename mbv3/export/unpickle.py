@@ -41,6 +41,9 @@ _BROKEN = (
 )  # fmt: skip
 
 
+_ZIP = b"PK\x03\x04"  # how torch's files begin since version 1.6
+
+
 class Inert:
     """Stands where the file has an object of a class that is not built: it keeps what it is given and does nothing."""
 
@@ -246,6 +249,11 @@ def read_torch_file(path: Path) -> tuple[Any, list[str]]:
     except FileNotFoundError:
         raise BadInput(f"{path}: no such weights file") from None
     except _BROKEN as e:
+        with path.open("rb") as file:
+            zipped = file.read(4) == _ZIP
+        if zipped and not zipfile.is_zipfile(path):
+            raise BadInput(f"{path}: is cut short: the list of its parts, which stands at its end, is not in its "
+                           f"{path.stat().st_size:,} bytes; copy or download it again") from None  # fmt: skip
         why = plain((str(e).strip() or type(e).__name__).splitlines()[0], 120)
         raise BadInput(f"{path}: holds more than tensors, or is none of torch's files ({why}); save the network's "
                        "state_dict() again, or convert it to safetensors where you trust it") from None  # fmt: skip

@@ -18,8 +18,12 @@ _ENDS = {
 
 
 def unusable(state: Mapping[str, Tensor]) -> list[str]:
-    """A line for every tensor that holds NaN or Inf, or a variance below zero, by its name in `state`."""
+    """A line for every tensor that holds NaN or Inf, or a variance below zero, by its name in `state`; one where all
+    kernels hold zeros only."""
     found = []
+    kernels = [v for v in state.values() if v.dim() > 1 and v.is_floating_point()]
+    if kernels and not any(bool(v.any()) for v in kernels):
+        found.append(f"all of its {len(kernels)} kernels hold zeros only")
     for name, value in state.items():
         if not value.is_floating_point():
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mbv3.report import comparison, fidelity, headline, network, provenance, trace, trials
+from mbv3.report import comparison, fidelity, headline, network, provenance, taken, trace, trials
 from mbv3.report.document import document, write_document
 from mbv3.report.html import Html, html, join, tag, why
 from mbv3.report.run_files import RunFiles, number, read_run
@@ -30,6 +30,7 @@ def page(files: RunFiles) -> Html:
         "main",
         headline.render(info),
         _record_faults(files),
+        taken.render(taken.taken_info(files)),
         comparison.render(comparison.comparison_info(files)),
         trials.render(trials.trials_info(files), _trials_fault(files)),
         network.render(network.network_info(files), info.spec_fault),

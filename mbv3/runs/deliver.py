@@ -205,6 +205,8 @@ def _checkpoints(run: RunDir[SearchRecord]) -> Iterator[Path]:
     yield from run.path.glob("cut-*/netadapt*.safetensors")
     for pattern in ("pixels-*.u8", "pixels-*.json"):
         yield from run.path.glob(pattern)
+    if run.record.network is None:  # nothing goes on from the networks that a search passed
+        yield from run.path.glob("curve/*.safetensors")
 
 
 def remove_checkpoints(run: RunDir[SearchRecord]) -> None:

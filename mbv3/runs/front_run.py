@@ -126,6 +126,8 @@ def _options(targets: Sequence[float], options: dict[str, Any]) -> list[Options]
     each = [Options.of({**options, "target_ms": t}) for t in targets]
     if not each:
         raise BadInput("--target-ms is missing: how many milliseconds may one image take?")
+    if each[0].resume_from is not None:
+        raise BadInput(f"--resume-from {each[0].resume_from}: one target goes on from a run; give one --target-ms")
     if each[0].data is not None:
         raise BadInput(f"several targets are searched for without --data; leave it out (got {each[0].data})")
     return each

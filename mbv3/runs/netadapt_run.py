@@ -22,6 +22,16 @@ from mbv3.runs.on_images import compete, photos_of
 from mbv3.runs.options import NETADAPT, Options
 from mbv3.runs.prepare import TABLE
 from mbv3.runs.result import Found
+from mbv3.runs.resume_from import (
+    check_source,
+    keep_curve,
+    open_source,
+    same_network,
+    take_up,
+    taken_from,
+    taken_options,
+    within_reach,
+)
 from mbv3.runs.road import by_hand, check_road, initial, road_stages
 from mbv3.runs.rundir import RunDir, file_sha256, versions
 from mbv3.runs.task_images import dressed, looked_at
@@ -46,9 +56,9 @@ NOTE = "NetAdapt's own accuracy after short fine-tuning"
 
 
 @takes(Options, only=NETADAPT)
-def adapt(spec: ArchSpec | str, target_ms: float, *, out: str | Path | None = None, **options: Any) -> Found:
-    """Shrink `spec`, a network or the name or YAML file of one, to `target_ms` with NetAdapt. Shows progress on a
-    terminal and in a notebook; `adapt_events` yields it.
+def adapt(spec: ArchSpec | str | None, target_ms: float, *, out: str | Path | None = None, **options: Any) -> Found:
+    """Shrink `spec`, a network or the name or YAML file of one, to `target_ms` with NetAdapt; None with `resume_from`,
+    which has one. Shows progress on a terminal and in a notebook; `adapt_events` yields it.
 
     Raises:
         BadInput: an option cannot be used.
@@ -58,7 +68,7 @@ def adapt(spec: ArchSpec | str, target_ms: float, *, out: str | Path | None = No
 
 
 def adapt_events(
-    spec: ArchSpec, target_ms: float, out: str | Path | None = None, **options: Any
+    spec: ArchSpec | None, target_ms: float, out: str | Path | None = None, **options: Any
 ) -> Generator[Event, None, Found]:
     """Shrink `spec` to `target_ms`. Its table holds the network's own layers, calibrated on twelve widths of it.
 
@@ -70,28 +80,44 @@ def adapt_events(
         raise BadInput(
             f"--target-ms {','.join(f'{t:g}' for t in target_ms)}: a network is shrunk to one target; give one"
         )
+    source = open_source(options["resume_from"]) if options.get("resume_from") else None
+    if source is not None:
+        same_network(source, spec)
+        spec = source.spec
+    if spec is None:
+        raise BadInput("SPEC is missing: the network to shrink, a name or a YAML file; or --resume-from RUN")
     if options.get("data") is not None:
         options = {"task": task_of(spec).name, **options}  # what its images have is by its head
-    o = Options.of({"target_ms": target_ms, **options, **({"from_": spec.name} if options.get("init") else {})})
+    given = {"target_ms": target_ms, **options}
+    if source is not None:
+        o = taken_options(source, given)
+    else:
+        o = Options.of({**given, **({"from_": spec.name} if options.get("init") else {})})
     open_runtime(o.runtime, o.threads)
     _engine(o)
     named_sites(spec, o.keep, o.only)  # what cannot be cut is said before anything is made
+    if source is not None:
+        check_source(o, source)
     start = None
     if o.init is not None:
         start = check_road(o, spec)
     else:
-        _sites(o, spec)
+        some = _sites(o, spec)
         if o.data is not None:
             dressed(o, spec, looked_at(o))  # before anything is made
         else:
             imagenet(spec)  # what its cuts are judged by
+        if source is not None:
+            within_reach(o, source, some or (all_sites(spec) if _joint(o) else None))
     path = Path(out) if out else Path("runs") / f"netadapt-{spec.name}-{target_ms:g}ms"
-    command = command_line("mbv3 netadapt", spec.name, options=o, only=("target_ms", *NETADAPT))
+    named = () if source is not None else (spec.name,)
+    command = command_line("mbv3 netadapt", *named, options=o, only=("target_ms", *NETADAPT))
     record = SearchRecord(
         version=VERSION, command=command, args=o.as_dict(), target_ms=target_ms, versions=versions(),
         seeds={"search": o.seed}, started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         hashes={}, network=dump_spec(spec), init=initial(start) if start else None, status="running",
         exit=None, stages={}, notes=(),
+        taken_from=taken_from(o, source) if source else None, seed_ms=source.record.seed_ms if source else None,
     )  # fmt: skip
     run = RunDir.create(path, record)
     yield RunStarted(run.path)
@@ -149,6 +175,7 @@ def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None
     spec = parse_spec(run.record.network, "run.json: network")
     runtime = open_runtime(o.runtime, o.threads)
     some = _sites(o, spec)
+    taken = take_up(run, o.target_ms)
     if run.record.seed_ms is None:
         # joint cuts reach further than single ones
         check_reach(spec, o.target_ms, runtime, some or (all_sites(spec) if _joint(o) else None))
@@ -161,10 +188,12 @@ def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None
     with run.stage("table"):
         table = LatencyTable.load(own) if own.exists() else (yield from network_table(spec, runtime, own))
     latency = Latency(table, Device(runtime, reference_of(table), table.reference_ms))
-    measured = latency.measure(spec, 4)
-    assert measured is not None
-    if run.record.seed_ms is None and measured.ms <= o.target_ms:
-        raise fast_enough(spec, measured.ms, o.target_ms, 0.0)
+    if run.record.taken_from is None:
+        measured = latency.measure(spec, 4)
+        assert measured is not None
+        if run.record.seed_ms is None and measured.ms <= o.target_ms:
+            raise fast_enough(spec, measured.ms, o.target_ms, 0.0)
+        run.update(seed_ms=measured.ms)
     run.text("seed.yaml", dump_spec(spec))
     side = pixels(spec.resolution)
     run.update(
@@ -172,7 +201,6 @@ def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None
         device=DeviceRecord(**runtime.fingerprint.as_dict()),
         reference_ms=table.reference_ms,
         reference=f"mobilenet_v3_large@1, {side} px",
-        seed_ms=measured.ms,
         accuracy=Accuracy(value=None, kind="netadapt", unit="%", note=NOTE),
     )
     if "table" not in run.record.hashes:
@@ -186,9 +214,10 @@ def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None
         else:
             adapted = yield from shrink(
                 plain, latency, photos.images, o.target_ms, budget=budget_of(o), seed=o.seed, keep=run, some=some,
-                **_engine(o),
+                taken=taken, **_engine(o),
             )  # fmt: skip
     if photos is None:
         return (yield from deliver(o, run, adapted, None, latency))
+    yield from keep_curve(run)
     make = partial(uniform_at, adapted.spec, plain, latency, o.target_ms, some)
     return (yield from compete(o, run, adapted, photos, latency, make))

@@ -26,6 +26,7 @@ NETADAPT = (
     "data",
     "test",
     "init",
+    "resume_from",
     "preset",
     "keep",
     "only",
@@ -77,6 +78,9 @@ class Options:
                               metavar="FILE", is_path=always)  # fmt: skip
     from_: str | None = option(None, "the network of the weights of --init: mobilenet_v3_small, a YAML file",
                                metavar="SPEC", is_path=existing)  # fmt: skip
+    resume_from: str | None = option(None, "a run of another target to go on from: its cuts (mbv3 netadapt) or its "
+                                     "fine-tuned start (--init) are not made again, and its options hold; it stays as "
+                                     "it is", metavar="RUN", is_path=always)  # fmt: skip
     accuracy: str | None = option(None, "what scores a network: imagenet, a model of public trainings; supernet, "
                                   "shared weights trained on --data; train, a short training each (default imagenet)",
                                   metavar="|".join(ACCURACIES), choices=ACCURACIES)  # fmt: skip

@@ -16,6 +16,7 @@ from mbv3.runs.init_options import Inherited, inherited
 from mbv3.runs.options import Options
 from mbv3.runs.prepare import TABLE
 from mbv3.runs.result import Found
+from mbv3.runs.resume_from import keep_start, take_start
 from mbv3.runs.road_parts import RECIPE, finest_photos, given_table, keep_table, table_minutes, told_small, walked
 from mbv3.runs.rundir import RunDir
 from mbv3.runs.task_images import dressed, looked_at
@@ -63,6 +64,7 @@ def road_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None,
                        "restore it, or begin again with another --out")  # fmt: skip
     for note in start.notes:
         yield Note("start", note)
+    take_start(run)
     side = min(looked_at(o).shape)
     if o.under_head:
         given = parse_spec(run.record.network, "run.json: network").head
@@ -82,6 +84,7 @@ def road_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None,
         o, run, sizes, start.state, latency, photos, ("scale", "table", "images"), some=by_hand(o, start.spec)
     )
     run.text("seed.yaml", run.record.network)
+    yield from keep_start(run)
     init = run.record.init
     return (
         yield from delivered(
@@ -129,8 +132,10 @@ def _latency(o: Options, run: RunDir[SearchRecord], spec: ArchSpec, sizes: Sizes
     cut = ", ".join(str(pixels(s.resolution)) for s in sizes.cut)
     why = f"fine-tuned at {pixels(sizes.start.resolution)} px" + (f", cut at {cut} px" if cut else ", not cut")
     keep_table(run, table, Scale(space=spec.name, width=1.0, resolution=pixels(sizes.start.resolution), why=why))
-    yield Note("scale", f"{spec.name}: {why}")
-    run.update(seed_ms=round(latency([sizes.start])[0], 4))
+    ms = latency([sizes.start])[0]
+    meets = "" if ms > o.target_ms else f", within the target of {o.target_ms:g} ms: the resolution may rise instead"
+    yield Note("scale", f"{spec.name}: {why}; uncut it takes {ms:.3g} ms at {pixels(sizes.start.resolution)} px{meets}")
+    run.update(seed_ms=round(ms, 4))
     return latency
 
 

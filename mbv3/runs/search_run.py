@@ -24,6 +24,7 @@ from mbv3.runs.init_options import ADVICE
 from mbv3.runs.netadapt_run import adapt_stages
 from mbv3.runs.options import Options
 from mbv3.runs.result import Found
+from mbv3.runs.resume_from import Source, check_source, open_source, same_network, taken_from, taken_options
 from mbv3.runs.road import check_road, initial, road_stages
 from mbv3.runs.rundir import RunDir, versions
 from mbv3.runs.shared import Shared
@@ -99,13 +100,19 @@ def find_events(
         return (yield from resumed(RunDir.open(Path(resume), SearchRecord), moved(options)))
     if target_ms is None:
         raise BadInput("--target-ms is missing: how many milliseconds may one image take?")
-    o = Options.of({"target_ms": target_ms, **options})
+    given = {"target_ms": target_ms, **options}
+    source = open_source(options["resume_from"]) if options.get("resume_from") else None
+    o = _from_source(source, given) if source is not None else Options.of(given)
     check_search(o)
-    network = load_spec(o.from_) if o.from_ is not None else None
+    network = source.spec if source is not None else load_spec(o.from_) if o.from_ is not None else None
+    if source is not None:
+        check_source(o, source)
     start = check_road(o, network) if network is not None else None
     record = new_record(o)
     if network is not None and start is not None:
         record = replace(record, network=dump_spec(network), init=initial(start))
+    if source is not None:
+        record = replace(record, taken_from=taken_from(o, source))
     run = RunDir.create(Path(out) if out is not None else _free_folder(o.target_ms), record)
     yield RunStarted(run.path)
     if o.data is not None and o.init is None:
@@ -113,6 +120,16 @@ def find_events(
     elif o.init is None and o.space_name.startswith("ofa-mbv3"):
         yield Note("search", OFA_ADVICE, warning=True)
     return (yield from guarded(run, road_stages(o, run) if start else _searched(o, run)))
+
+
+def _from_source(source: Source, given: Mapping[str, Any]) -> Options:
+    """The options of a search that goes on from a run. Raises: BadInput."""
+    if not source.road:
+        raise BadInput(f"--resume-from {source.path}: is of mbv3 netadapt without --init; go on with mbv3 netadapt "
+                       f"--resume-from {source.path}")  # fmt: skip
+    if given.get("from_") is not None:
+        same_network(source, load_spec(given["from_"]))
+    return taken_options(source, {k: v for k, v in given.items() if k != "from_"})
 
 
 def _searched(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -> Generator[Event, None, Found]:

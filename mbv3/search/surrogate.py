@@ -1,9 +1,10 @@
 """A surrogate that learns rewards while they arrive and proposes what promises the largest improvement.
 
-A Gaussian process over genomes. Its kernel adds up equal choices, equal pairs of choices, the order of choices and the
-logarithm of the latency; the first two are a ridge over one-hot choices and their pairs, in its dual form. So it needs
-some ten networks where other samplers need a hundred, at a few hundredths of a second a proposal: for scores that cost
-seconds or more.
+A Gaussian process over genomes. Its kernel adds up equal choices, equal pairs of choices, the order of choices, the
+logarithm of the latency and how often each choice is made among the genes that offer the same; the first two are a
+ridge over one-hot choices and their pairs, in its dual form. A few trials cannot say which of these matter, so the
+improvement is a mean over the likeliest weights of them. It needs some ten networks where other samplers need a
+hundred, at a few hundredths of a second a proposal: for scores that cost seconds or more.
 """
 
 from __future__ import annotations
@@ -24,31 +25,57 @@ __all__ = ["SurrogateSampler"]
 
 _WHOLE = 20_000  # networks of a space whose every one is a candidate
 _MOST = 400  # trials that are fitted: all up to here, then the best and the latest
-_FIRST = 6  # trials before the first fit
-# weights of the kernel: one choice, pairs, order, latency; and the noise. The likeliest combination is taken.
-_WEIGHTS = tuple(itertools.product((0.3, 1.0), (0.1, 0.5, 2.0), (0.0, 1.0), (0.1, 1.0), (0.01, 0.1)))
+_FIRST = 4  # trials before the first fit
+# weights of the kernel: one choice, pairs, order, latency, counts of choices; and the noise
+_WEIGHTS = tuple(itertools.product((0.3, 1.0), (0.1, 0.5, 2.0), (0.0, 1.0), (0.1, 1.0), (0.0, 0.5, 2.0), (0.01, 0.1)))
+_LIKELIEST = 8  # of them that are asked
 
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    """Genomes as numbers: one-hot choices, places in the order of choices, log latency; all (n, ...)."""
+    """Genomes as numbers: one-hot choices, places in the order of choices, log latency, counts; all (n, ...)."""
 
     hot: NDArray[np.float64]
     place: NDArray[np.float64]
     latency: NDArray[np.float64]
+    counts: NDArray[np.float64]
 
     def parts(self, other: _Inputs) -> tuple[NDArray[np.float64], ...]:
-        """The four kernels (n, m) between these genomes and others."""
+        """The five kernels (n, m) between these genomes and others."""
         genes = self.place.shape[1]
         equal = self.hot @ other.hot.T
         pairs = equal * (equal - 1) / max(genes * (genes - 1), 1)
-        return equal / genes, pairs, 4 / genes * (self.place @ other.place.T), np.outer(self.latency, other.latency)
+        order, latency = 4 / genes * (self.place @ other.place.T), np.outer(self.latency, other.latency)
+        return equal / genes, pairs, order, latency, self.counts @ other.counts.T
 
     def own(self) -> tuple[NDArray[np.float64], ...]:
-        """The four kernels of each genome with itself, (n,)."""
+        """The five kernels of each genome with itself, (n,)."""
         genes = self.place.shape[1]
         one = np.ones(len(self.place))
-        return one, one * (genes > 1), 4 / genes * (self.place**2).sum(1), self.latency**2
+        order = 4 / genes * (self.place**2).sum(1)
+        return one, one * (genes > 1), order, self.latency**2, (self.counts**2).sum(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """A Gaussian process of known genomes and values, with one combination of weights; `share` of the likelihood."""
+
+    weights: tuple[float, ...]
+    share: float
+    root: NDArray[np.float64]  # inverse of the kernel's Cholesky factor
+    values: NDArray[np.float64]
+
+    def improvement(
+        self, cross: tuple[NDArray[np.float64], ...], own: tuple[NDArray[np.float64], ...]
+    ) -> NDArray[np.float64]:
+        """Expected improvement (n,) of genomes with these kernels to the known ones and to themselves."""
+        alpha = self.root.T @ (self.root @ self.values)
+        size = max(float(self.values @ alpha) / len(self.values), 1e-12)
+        kernel = _weighted(cross, self.weights)
+        left = _weighted(own, self.weights) - ((kernel @ self.root.T) ** 2).sum(1)
+        spread = np.sqrt(np.maximum(left, 1e-12) * size)
+        z = (kernel @ alpha - self.values.max()) / spread
+        return np.asarray(spread * (z * _below(z) + np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)))
 
 
 class SurrogateSampler(Proposer):
@@ -63,9 +90,13 @@ class SurrogateSampler(Proposer):
 
     def open(self, aim: Aim) -> None:
         super().open(aim)
-        self._weights: tuple[float, ...] = _WEIGHTS[0]
+        self._mixture: tuple[tuple[tuple[float, ...], float], ...] = ()  # weights of the kernel and their shares
         self._fitted = 0  # trials that chose them
         self._all = every(self.sizes) if self.space.size <= _WHOLE else None
+        alike: dict[tuple[object, ...], list[int]] = {}
+        for i, gene in enumerate(self.space.genes):
+            alike.setdefault((gene.field, *map(str, gene.values)), []).append(i)
+        self._alike = tuple(alike.values())
 
     def batch(self, start: int) -> int:
         """One at first; where there are many trials each one teaches little."""
@@ -76,23 +107,18 @@ class SurrogateSampler(Proposer):
             return self.first(rng, n)
         if attempt > 1:
             return draw(self.sizes, self.aim, rng, 4 * n)
-        weights = self._likeliest()
         taught, values = self.instructive(len(self.rewards), _MOST)
         known = self._inputs(taught)
-        kernel = _weighted(known.parts(known), weights) + weights[-1] * np.eye(len(values))
-        root = np.linalg.inv(np.linalg.cholesky(kernel))
-        alpha = root.T @ (root @ values)
-        size = max(float(values @ alpha) / len(values), 1e-12)
+        parts = known.parts(known)
+        processes = [
+            _Process(weights, share, np.linalg.inv(_cholesky(parts, weights)), values)
+            for weights, share in self._likeliest()
+        ]
 
         def improvement(genomes: Genomes) -> NDArray[np.float64]:
             inputs = self._inputs(genomes)
-            cross = _weighted(inputs.parts(known), weights)
-            mean = cross @ alpha
-            own = sum((w * k for w, k in zip(weights, inputs.own(), strict=False)), np.ones(len(genomes)))
-            left = own - ((cross @ root.T) ** 2).sum(1)
-            spread = np.sqrt(np.maximum(left, 1e-12) * size)
-            z = (mean - values.max()) / spread
-            return np.asarray(spread * (z * _below(z) + np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)))
+            cross, own = inputs.parts(known), inputs.own()
+            return np.asarray(sum(p.share * p.improvement(cross, own) for p in processes))
 
         return self._promising(rng, improvement, n)
 
@@ -124,27 +150,37 @@ class SurrogateSampler(Proposer):
         latency = np.zeros(len(genomes))
         if self.aim.latencies is not None and self.aim.target_ms is not None:
             latency = 2 * np.log(np.maximum(self.aim.latencies(genomes), 1e-12) / self.aim.target_ms)
-        return _Inputs(hot, genomes / self._places - 0.5, np.asarray(latency))
+        counts = [
+            np.stack([(genomes[:, genes] == c).mean(1) for c in range(n)], 1) - 1 / n
+            for genes in self._alike
+            for n in [self.sizes[genes[0]]]
+        ]
+        return _Inputs(hot, genomes / self._places - 0.5, np.asarray(latency), 2 * np.concatenate(counts, axis=1))
 
-    def _likeliest(self) -> tuple[float, ...]:
-        """The weights of largest marginal likelihood, chosen again each time that there are a tenth more trials."""
+    def _likeliest(self) -> tuple[tuple[tuple[float, ...], float], ...]:
+        """The weights of largest marginal likelihood and their shares of it, chosen again each time that there are a
+        tenth more trials."""
         n = self._before
         while (more := n + max(1, n // 10)) <= len(self.rewards):
             n = more
         if n == self._fitted:  # a function of the number of trials: a resumed search chooses as it did
-            return self._weights
+            return self._mixture
         taught, values = self.instructive(n, _MOST)
         known = self._inputs(taught)
         parts = known.parts(known)
 
         def likelihood(weights: tuple[float, ...]) -> float:
-            kernel = _weighted(parts, weights) + weights[-1] * np.eye(len(values))
-            root = np.linalg.cholesky(kernel)
+            root = _cholesky(parts, weights)
             size = max(float((np.linalg.solve(root, values) ** 2).sum()) / len(values), 1e-12)
             return float(-0.5 * len(values) * np.log(size) - np.log(np.diag(root)).sum())
 
-        self._weights, self._fitted = max(_WEIGHTS, key=likelihood), n
-        return self._weights
+        logs = np.array([likelihood(weights) for weights in _WEIGHTS])
+        top = np.argsort(-logs, kind="stable")[:_LIKELIEST]
+        shares = np.exp(logs[top] - logs[top[0]])
+        shares /= shares.sum()
+        self._mixture = tuple((_WEIGHTS[i], float(share)) for i, share in zip(top, shares, strict=True))
+        self._fitted = n
+        return self._mixture
 
 
 def _below(z: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -155,3 +191,8 @@ def _below(z: NDArray[np.float64]) -> NDArray[np.float64]:
 def _weighted(parts: tuple[NDArray[np.float64], ...], weights: tuple[float, ...]) -> NDArray[np.float64]:
     """The kernel: a constant and the weighted parts."""
     return np.asarray(sum((w * k for w, k in zip(weights, parts, strict=False)), np.ones_like(parts[0])))
+
+
+def _cholesky(parts: tuple[NDArray[np.float64], ...], weights: tuple[float, ...]) -> NDArray[np.float64]:
+    """Of the kernel of known genomes with its noise."""
+    return np.asarray(np.linalg.cholesky(_weighted(parts, weights) + weights[-1] * np.eye(len(parts[0]))))

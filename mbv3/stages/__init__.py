@@ -10,6 +10,7 @@ from mbv3.stages.baselines import Beside, Verdict, baselines_at, compared, wides
 from mbv3.stages.budget import SHARES, Budget
 from mbv3.stages.contenders import Contender
 from mbv3.stages.contest import ScratchEffort, contenders_at, contest, uniform_at
+from mbv3.stages.curve import Passed, TakenUp, nearest, passed_in, taken_up
 from mbv3.stages.gap import most_accurate
 from mbv3.stages.images import Images, calibration_batches, photos_in, rescore, subset
 from mbv3.stages.judge import (
@@ -28,7 +29,7 @@ from mbv3.stages.learn import CHECKPOINT, LOG, Learned, default_device, learn
 from mbv3.stages.linear_head import learn_head
 from mbv3.stages.measure import ReferenceTime, check_reach, fast_enough, network_table, reference_times
 from mbv3.stages.near_rows import near_rows
-from mbv3.stages.photos import Photos, peek_photos, read_photos, task_photos
+from mbv3.stages.photos import Photos, peek_photos, photos_sha256, read_photos, task_photos
 from mbv3.stages.published import PublishedTime, published_times
 from mbv3.stages.reach import check_limits, search_limits, unmet_together
 from mbv3.stages.road import road
@@ -89,6 +90,7 @@ __all__ = [
     "Learned",
     "Memory",
     "Outcome",
+    "Passed",
     "Photos",
     "PublishedTime",
     "ReferenceTime",
@@ -101,6 +103,7 @@ __all__ = [
     "SpaceLatency",
     "Subnet",
     "SupernetJudge",
+    "TakenUp",
     "TrainingJudge",
     "Tuned",
     "Tuner",
@@ -139,10 +142,13 @@ __all__ = [
     "most_accurate",
     "natural",
     "near_rows",
+    "nearest",
     "network_table",
     "on_device",
+    "passed_in",
     "peek_photos",
     "photos_in",
+    "photos_sha256",
     "pick_seed",
     "pick_starts",
     "probe",
@@ -172,6 +178,7 @@ __all__ = [
     "subnets_at",
     "subset",
     "supernet_judge",
+    "taken_up",
     "task_photos",
     "taught_by",
     "training_judge",

@@ -20,6 +20,7 @@ from mbv3.stages.adapt_trace import Trace
 from mbv3.stages.adapt_tune import HELD_OUT, STAGE, Deployed, FineTune, train_start, with_classes
 from mbv3.stages.adapt_workers import workers
 from mbv3.stages.budget import Budget
+from mbv3.stages.curve import TakenUp
 from mbv3.stages.images import Images, rescore, subset
 from mbv3.stages.keep import Keep, Memory
 from mbv3.tables import AIM, VERDICT_PARTS, Latency, Whole
@@ -67,6 +68,7 @@ def adapt(
     keep: Keep | None = None,
     some: Collection[Site] | None = None,
     processes: int = 0,
+    taken: TakenUp | None = None,
 ) -> Generator[Event, None, Adapted]:
     """Shrink `spec` until it takes at most `target_ms`; time the result whole; go on while it is over (Howard 2019,
     section 4.2, arXiv:1905.02244; Yang 2018, arXiv:1804.03230).
@@ -75,14 +77,17 @@ def adapt(
     fine-tuning steps of a proposal, `delta`: the least cut of a step as a share of the start's ms; by default both are
     what `budget` allows on this machine. `halve`: the steps of all proposals are spent by successive halving.
     `teacher`: a network of the same classes whose answers are learned too. `some`: the sites that may be cut, by
-    default all. `processes`: that fine-tune proposals, of one thread each, by default this one alone.
+    default all. `processes`: that fine-tune proposals, of one thread each, by default this one alone. `taken`: steps
+    for another target that are gone on with.
     """
     budget = budget or Budget(60.0, timed=latency.device is not None)
     keep = keep or Memory()
     deployed = Deployed(latency, images.work.outputs)
     trace = Trace(keep, deployed)
     start = trace.restore()
-    if start is None:
+    if start is None and taken is not None:
+        start = trace.take_up(taken)
+    elif start is None:
         start = yield from _first(spec, weights, deployed, images, steps, budget, seed, keep)
         trace.seed(start)
     else:

@@ -17,8 +17,9 @@ from mbv3.netadapt import Candidate, Proposal, Scored, Start, Step, netadapt
 from mbv3.space import Limits
 from mbv3.spec import ArchSpec, Site, among, channels, cut, dump_spec, sites
 from mbv3.stages.adapt import Adapted
-from mbv3.stages.adapt_trace import COLUMNS, curve_file, seed_row, step_rows
+from mbv3.stages.adapt_trace import COLUMNS, seed_row, step_rows
 from mbv3.stages.adapt_tune import STAGE, Deployed
+from mbv3.stages.curve import curve_file
 from mbv3.stages.keep import Keep, Memory
 from mbv3.tables import AIM, VERDICT_PARTS, Latency, Whole
 

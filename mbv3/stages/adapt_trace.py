@@ -7,10 +7,11 @@ from typing import Any
 from mbv3.netadapt import Scored, Start, Step
 from mbv3.spec import dump_spec, parse_spec
 from mbv3.stages.adapt_tune import Deployed
+from mbv3.stages.curve import TakenUp, curve_file, forget_after, keep_passed
 from mbv3.stages.keep import Keep
 from mbv3.training import load_checkpoint, save_checkpoint
 
-__all__ = ["COLUMNS", "Trace", "curve_file", "seed_row", "step_rows"]
+__all__ = ["COLUMNS", "Trace", "seed_row", "step_rows"]
 
 COLUMNS = (
     "step", "proposal", "kind", "where", "before", "after", "latency_ms", "delta_ms", "accuracy", "delta_accuracy",
@@ -26,11 +27,6 @@ def seed_row(scored: Scored) -> dict[str, Any]:
         "latency_ms": f"{scored.latency_ms:.6f}", "accuracy": f"{scored.accuracy:.4f}",
         "loss": f"{scored.loss:.6f}", "chosen": 1,
     }  # fmt: skip
-
-
-def curve_file(start: Start) -> str:
-    """Name of the YAML of a network that was passed."""
-    return f"curve/{start.step:03d}_{start.scored.latency_ms:.3f}ms.yaml"
 
 
 def step_rows(step: Step, before: Scored) -> list[dict[str, Any]]:
@@ -74,10 +70,19 @@ class Trace:
         self.rows += step_rows(step, before)
         self.write(step.after)
 
+    def take_up(self, taken: TakenUp) -> Start:
+        """Begin with the network that another run passed; its steps until there are this run's."""
+        self.rows, self.latency.correction = [dict(row) for row in taken.rows], taken.correction
+        if taken.now.step:
+            keep_passed(self.keep, taken.start, taken.correction)
+        self.write(taken.now)
+        return taken.now
+
     def write(self, start: Start) -> None:
         self.keep.write_rows("netadapt.csv", COLUMNS, self.rows)
         passed = self.deployed.spec(start.spec)
         self.keep.text(curve_file(start), dump_spec(passed))
+        keep_passed(self.keep, start, self.latency.correction)
         table, checkpoint = self.keep.file("latency-table.csv"), self.keep.file("netadapt.safetensors")
         if table is not None:
             self.latency.table.save(table)
@@ -103,8 +108,5 @@ class Trace:
         start = Start(
             int(meta["step"]), parse_spec(meta["spec"], "netadapt.safetensors"), parts["net"], Scored(*meta["scored"])
         )
-        curve = self.keep.file("curve")
-        for file in curve.glob("*.yaml") if curve is not None else ():
-            if int(file.name.split("_")[0]) > start.step:
-                file.unlink()
+        forget_after(self.keep, start.step)
         return start

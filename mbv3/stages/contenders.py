@@ -12,6 +12,7 @@ from torch import Tensor
 from mbv3.errors import Unreachable
 from mbv3.events import Event, Note
 from mbv3.spec import ArchSpec, Site, dump_spec, parse_spec, pixels
+from mbv3.stages.curve import CURVE
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep
 from mbv3.stages.shrink import shrink
@@ -135,7 +136,8 @@ def cut_contender(
 
 @dataclass(frozen=True, slots=True)
 class Under:
-    """A `Keep` in a folder of another one; the latency table is shared."""
+    """A `Keep` in a folder of another one; the latency table is shared. Networks on the way keep no weights: what is
+    cut here is one of several candidates, and another target cuts the start again."""
 
     keep: Keep
     folder: str
@@ -147,7 +149,8 @@ class Under:
         return self.keep.value(f"{self.folder}: {name}", decide)
 
     def file(self, name: str) -> Path | None:
-        return self.keep.file(self._name(name))
+        weights = name.startswith(f"{CURVE}/") and name.endswith(".safetensors")
+        return None if weights else self.keep.file(self._name(name))
 
     def rows(self, name: str) -> list[dict[str, str]]:
         return self.keep.rows(self._name(name))

@@ -6,7 +6,7 @@ from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mbv3.errors import Unreachable
+from mbv3.errors import BadInput, Unreachable
 from mbv3.events import Event
 from mbv3.latency import BuildPlan, LatencyTable, Runtime, build_table
 from mbv3.spec import ArchSpec, Site, load_spec, lower, pixels, scale_spec, smallest, width_rules
@@ -62,9 +62,14 @@ def check_reach(spec: ArchSpec, target_ms: float, runtime: Runtime, some: Collec
     long or trained.
 
     Raises:
+        BadInput: nothing of the network can be cut.
         Unreachable: the network is clearly under the target, or no cut leads to it.
     """
-    now, least = quick_ms(runtime, [spec, smallest(spec, some)])
+    end = smallest(spec, some)
+    if end == spec:
+        raise BadInput(f"{spec.name}: has nothing to cut: no site has more than the fewest channels that its rows "
+                       "allow; give a wider network, or --only and --keep that leave more")  # fmt: skip
+    now, least = quick_ms(runtime, [spec, end])
     if now <= (1 - UNSURE) * target_ms:
         raise fast_enough(spec, now, target_ms, least)
     if least > (1 + UNSURE) * target_ms:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from mbv3.stages.keep import Keep, Memory
 from mbv3.tasks import Peek, Source, Task
 from mbv3.training import ImageData
 
-__all__ = ["Photos", "peek_photos", "read_photos", "task_photos"]
+__all__ = ["Photos", "peek_photos", "photos_sha256", "read_photos", "task_photos"]
 
 CHOOSING, MOST_CHOOSING = 0.1, 5000  # held out of the images to learn from; the same share again without test images
 MOST_BYTES = 20_000_000_000
@@ -77,15 +77,36 @@ def read_photos(
     for name, (files, labels) in parts.items():
         sets[name] = yield from _decoded(name, files, labels, classes, size, folder, keep, white)
     reported = "held-out" if test is None and "test" not in class_parts(folder) else "test"
-    digest = hashlib.sha256("".join(s.sha256 for s in sets.values()).encode() + "\n".join(classes).encode())
-    for s in sets.values():
-        digest.update(s.labels.tobytes())
+    digest = _digest(classes, [(s.sha256, s.labels) for s in sets.values()])
     yield Note(
         "images",
         f"{len(sets['learn'])} images of {len(classes)} classes to learn from, {len(sets['choose'])} to choose on, "
         f"{len(sets['report'])} {reported} images to report on, once",
     )
-    return Photos(Images(sets["learn"], sets["choose"], size), sets["report"], reported, digest.hexdigest())
+    return Photos(Images(sets["learn"], sets["choose"], size), sets["report"], reported, digest)
+
+
+def photos_sha256(folder: Path, test: Path | None = None, seed: int = 0) -> str:
+    """The `sha256` that `read_photos` gives, from the files alone: nothing is decoded. Raises: BadInput."""
+    classes, parts = _parts(folder, test, seed)
+    sets = []
+    for files, labels in parts.values():
+        whole = hashlib.sha256()
+        for file in files:
+            try:
+                whole.update(hashlib.sha256(file.read_bytes()).digest())
+            except OSError as e:
+                raise BadInput(f"{file}: cannot be read ({e.strerror})") from None
+        sets.append((whole.hexdigest(), labels))
+    return _digest(classes, sets)
+
+
+def _digest(classes: Sequence[str], sets: Sequence[tuple[str, NDArray[np.int64]]]) -> str:
+    """SHA-256 of classes, and of the files' SHA-256 and the labels of each set."""
+    digest = hashlib.sha256("".join(sha256 for sha256, _ in sets).encode() + "\n".join(classes).encode())
+    for _, labels in sets:
+        digest.update(labels.tobytes())
+    return digest.hexdigest()
 
 
 def task_photos(task: Task, spec: ArchSpec, source: Source, peek: Peek) -> Generator[Event, None, Photos]:

@@ -20,6 +20,7 @@ from mbv3.spec import ArchSpec, Site, all_sites, among, channels, smallest
 from mbv3.stages.adapt import Adapted, adapt
 from mbv3.stages.adapt_tune import Deployed, train_start, with_classes
 from mbv3.stages.budget import Budget
+from mbv3.stages.curve import TakenUp
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.shrink_trace import ShrinkTrace
@@ -76,6 +77,7 @@ def shrink(
     allowed: Callable[[Site], Sequence[int]] | None = None,
     some: Collection[Site] | None = None,
     processes: int = 0,
+    taken: TakenUp | None = None,
 ) -> Generator[Event, None, Adapted]:
     """Cut channels of `spec` until it takes at most `target_ms`, and fine-tune it. It has trained `weights`; without
     any it is trained first.
@@ -91,7 +93,8 @@ def shrink(
     default one for every halving of the time. `allowed`: the channel counts that a site may have, by default multiples
     of 8. `some`: the sites that may be cut, by default all. PRESETS has sets of these by name. Where a device is at
     hand, the network is measured whole before its last fine-tuning, and channels are given back where more than 1 % of
-    the target is left. A resumed call goes on from what `keep` has.
+    the target is left. `taken`: cuts for another target that are gone on with; `weights` are not needed then. A resumed
+    call goes on from what `keep` has. The networks on the way are kept with their weights (`passed_in`).
 
     Raises:
         BadInput: weights of another network.
@@ -115,12 +118,14 @@ def shrink(
                 keep=keep,
                 some=some,
                 processes=processes,
+                taken=taken,
             )
         )
     if engine != "joint":
         raise BadInput(f"engine: must be joint or netadapt (got {engine!r})")
     budget, keep = budget or Budget(60.0, timed=latency.device is not None), keep or Memory()
-    run = _Run(latency, images, target_ms, teacher, budget, seed, keep, importance, rounds, worth, allowed, some)
+    run = _Run(latency, images, target_ms, teacher, budget, seed, keep, importance, rounds, worth, allowed, some,
+               taken)  # fmt: skip
     return (yield from run.whole(spec, weights, steps))
 
 
@@ -140,6 +145,7 @@ class _Run:
     worth: Worth
     allowed: Callable[[Site], Sequence[int]] | None
     some: Collection[Site] | None
+    taken: TakenUp | None
 
     def __post_init__(self) -> None:
         self.rounds = self.given_rounds or 1
@@ -154,20 +160,11 @@ class _Run:
     def whole(
         self, spec: ArchSpec, weights: Mapping[str, Tensor] | None, by_hand: int | None
     ) -> Generator[Event, None, Adapted]:
-        found = self.trace.restore()
-        if found is None:
-            spec = with_classes(spec, self.images.work.outputs)
-            self._check_reach(spec)
-            start = yield from self._start(spec, weights)
-            self.trace.seed(start)
-            now, cut = start, False
-        else:
-            start, now, cut = found
-            yield Note(STAGE, f"going on in round {now.step + (not cut)}, {now.scored.latency_ms:.3f} ms")
+        start, now, cut = yield from self._begin(spec, weights)
         if self.teacher is None and self.images.work.taught:
             self.tuner.teacher = self.tuner.net(start.spec, start.state)
-        steps = self._steps(start, by_hand)
-        first_ms = start.scored.latency_ms
+        steps = self._steps(now, by_hand)
+        first, first_ms = self.trace.begun
         self.rounds = self.keep.value("netadapt_rounds", lambda: self.given_rounds or usual_rounds(first_ms, self.aim))
         yield StageStart(
             STAGE,
@@ -175,14 +172,14 @@ class _Run:
             f"{sum(among(s, self.some) for s in all_sites(start.spec))} sites, {steps} steps of fine-tuning in all",
         )
         verdict: Whole | None = None
-        for i in range(now.step + (not cut), self.rounds + 1):
+        for i in range(now.step - first + (not cut), self.rounds + 1):
             if not cut:
                 limit = self.aim * (first_ms / self.aim) ** (1 - i / self.rounds)
                 before = now
                 now, verdict = yield from self._cut(before, limit, last=i == self.rounds)
-                self.trace.cut(start, before, replace(now, step=i))
-                now = replace(now, step=i)
-            now = yield from self._tuned(now, steps)
+                now = replace(now, step=first + i)
+                self.trace.cut(start, before, now)
+            now = yield from self._tuned(now, steps, last=i == self.rounds)
             self.trace.tuned(start, now)
             self.tuner.forget(self.keep)
             cut = False
@@ -197,6 +194,25 @@ class _Run:
             self.deployed.spec(now.spec), self.deployed.state(now.spec, now.state, self.seed), now.scored.latency_ms,
             verdict, now.scored.accuracy, reached, self.latency.correction,
         )  # fmt: skip
+
+    def _begin(
+        self, spec: ArchSpec, weights: Mapping[str, Tensor] | None
+    ) -> Generator[Event, None, tuple[Start, Start, bool]]:
+        """(the uncut network, the one to go on with, whether it was cut and not yet fine-tuned)."""
+        found = self.trace.restore()
+        if found is not None:
+            _, now, cut = found
+            yield Note(STAGE, f"going on in round {now.step + (not cut)}, {now.scored.latency_ms:.3f} ms")
+            return found
+        if self.taken is not None:
+            self.latency.correction = self.taken.correction
+            self._check_reach(self.taken.now.spec)
+            return self.trace.take_up(self.taken)
+        spec = with_classes(spec, self.images.work.outputs)
+        self._check_reach(spec)
+        start = yield from self._start(spec, weights)
+        self.trace.seed(start)
+        return start, start, False
 
     def _check_reach(self, spec: ArchSpec) -> None:
         """Raises: Unreachable: cut as far as it can be, `spec` takes more than the target."""
@@ -320,9 +336,9 @@ class _Run:
         self.latency.correct(self.deployed.spec(choice.spec), whole.ms)
         return choice, whole
 
-    def _tuned(self, now: Start, steps: int) -> Generator[Event, None, Start]:
+    def _tuned(self, now: Start, steps: int, last: bool) -> Generator[Event, None, Start]:
         between = int(BETWEEN * steps)
-        share = between if now.step < self.rounds else steps - (self.rounds - 1) * between
+        share = steps - (self.rounds - 1) * between if last else between
         recipe = replace(self.tuner.recipe(share), seed=self.seed * 1009 + now.step)
         state = yield from self.tuner.tune(now.spec, now.state, recipe, self.keep)
         score = self.tuner.score(now.spec, state)

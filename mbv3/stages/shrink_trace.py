@@ -6,8 +6,9 @@ from typing import Any
 
 from mbv3.netadapt import Scored, Start
 from mbv3.spec import all_sites, channels, dump_spec, parse_spec
-from mbv3.stages.adapt_trace import COLUMNS, curve_file, seed_row
+from mbv3.stages.adapt_trace import COLUMNS, seed_row
 from mbv3.stages.adapt_tune import Deployed
+from mbv3.stages.curve import TakenUp, curve_file, forget_after, keep_passed
 from mbv3.stages.keep import Keep
 from mbv3.training import load_checkpoint, save_checkpoint
 
@@ -24,11 +25,22 @@ class ShrinkTrace:
         self.keep, self.deployed = keep, deployed
         self.rows: list[dict[str, Any]] = []
         self.cuts: list[dict[str, Any]] = []
+        self.begun: tuple[int, float] = (0, 0.0)  # step and ms of the network that the first round of this run cuts
 
     def seed(self, start: Start) -> None:
         """The uncut network."""
-        self.rows = [seed_row(start.scored)]
+        self.rows, self.begun = [seed_row(start.scored)], (0, start.scored.latency_ms)
         self._write(start, start, cut=False)
+
+    def take_up(self, taken: TakenUp) -> tuple[Start, Start, bool]:
+        """Begin with the network that another run passed, whose rounds until there are this run's; as `restore`."""
+        self.rows, self.cuts = [dict(row) for row in taken.rows], [dict(row) for row in taken.cuts]
+        self.begun = (taken.now.step, taken.now.scored.latency_ms)
+        self.deployed.latency.correction = taken.correction
+        if taken.now.step:
+            keep_passed(self.keep, taken.start, taken.correction)
+        self._write(taken.start, taken.now, cut=False)
+        return taken.start, taken.now, False
 
     def cut(self, start: Start, before: Start, after: Start) -> None:
         """A round's cuts, before the fine-tuning."""
@@ -62,11 +74,15 @@ class ShrinkTrace:
         keep.write_rows("cuts.csv", SITES, self.cuts)
         if not cut:
             keep.text(curve_file(now), dump_spec(self.deployed.spec(now.spec)))
+            keep_passed(keep, now, latency.correction)
         table, checkpoint = keep.file("latency-table.csv"), keep.file(CHECKPOINT)
         if table is not None:
             latency.table.save(table)
         if checkpoint is not None:
-            meta = {"cut": cut, "correction": latency.correction, "start": _meta(start), "now": _meta(now)}
+            meta = {
+                "cut": cut, "correction": latency.correction, "start": _meta(start), "now": _meta(now),
+                "begun": self.begun,
+            }  # fmt: skip
             save_checkpoint(checkpoint, {"start": start.state, "now": now.state}, meta)
 
     def restore(self) -> tuple[Start, Start, bool] | None:
@@ -84,6 +100,9 @@ class ShrinkTrace:
         self.rows = [row for row in self.keep.rows("netadapt.csv") if int(row["step"]) <= done]
         self.cuts = [row for row in self.keep.rows("cuts.csv") if int(row["round"]) <= now.step]
         self.deployed.latency.correction = float(meta["correction"])
+        begun = meta.get("begun", (0, start.scored.latency_ms))  # a run of before has none
+        self.begun = (int(begun[0]), float(begun[1]))
+        forget_after(self.keep, done)
         return start, now, bool(meta["cut"])
 
 

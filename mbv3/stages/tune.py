@@ -207,7 +207,7 @@ def trained(
     found = images.work.answers(net, images.held_out, spec.resolution)
     weights = {k: v.detach().cpu().clone() for k, v in net.state_dict().items()}
     if done is not None:
-        about = {"spec": dump_spec(spec), "steps": recipe.steps}
+        about = {"spec": dump_spec(spec), "steps": recipe.steps, "top1": found.score}
         save_checkpoint(done, {"net": weights, "answers": found.tensors()}, about)
     return Tuned(spec, weights, recipe.steps, found)
 

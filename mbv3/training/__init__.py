@@ -2,6 +2,7 @@
 
 from mbv3.training.answers import Answers, ClassAnswers, ResampledAnswers, answers_of, class_answers, outputs
 from mbv3.training.checkpoint import (
+    checkpoint_meta,
     load_checkpoint,
     read_tensors,
     read_weights,
@@ -49,6 +50,7 @@ __all__ = [
     "adopt",
     "and_aux",
     "answers_of",
+    "checkpoint_meta",
     "class_answers",
     "classify_objective",
     "detect_answers",

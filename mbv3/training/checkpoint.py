@@ -17,7 +17,10 @@ from mbv3.errors import BadInput
 from mbv3.files import write_atomic
 from mbv3.nn import MEAN, STD, Statistics
 
-__all__ = ["load_checkpoint", "read_tensors", "read_weights", "save_checkpoint", "save_weights", "weights_bytes"]
+__all__ = [
+    "checkpoint_meta", "load_checkpoint", "read_tensors", "read_weights", "save_checkpoint", "save_weights",
+    "weights_bytes",
+]  # fmt: skip
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -87,3 +90,16 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
             value = value.contiguous(memory_format=torch.channels_last)
         parts.setdefault(part, {})[key] = value
     return parts, json.loads(metadata["meta"])
+
+
+def checkpoint_meta(path: Path) -> dict[str, Any]:
+    """`meta` of a file that `save_checkpoint` wrote; its tensors are not read. Raises: BadInput."""
+    if not path.exists():
+        raise BadInput(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as f:
+            about = f.metadata() or {}
+        found: dict[str, Any] = json.loads(about["meta"])
+    except (SafetensorError, OSError, ValueError, KeyError) as e:
+        raise BadInput(f"{path}: no checkpoint of mbv3 ({type(e).__name__}: {e}); restore it") from None
+    return found

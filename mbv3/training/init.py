@@ -38,6 +38,8 @@ def adopt(net: nn.Module, state: Mapping[str, Tensor], source: str, *, new_head:
     ]  # fmt: skip
     missing = [k for k in own if k not in given and not head(k)]
     extra = [k for k in given if k not in own and not head(k)]
+    if missing or wrong:  # then a name that nobody knows is no other head's
+        extra = [k for k in given if k not in own and (not head(k) or k.startswith("head.("))]
     if missing or extra or wrong:
         lines = [
             f"  {len(names)} {what}: {_some(names)}"

@@ -23,8 +23,8 @@ def test_the_file_comes_back_as_it_is() -> None:
 
 
 def test_a_file_of_another_kind_is_refused() -> None:
-    with pytest.raises(BadInput, match="format must be mbv3-imagenet/1"):
-        Model.from_json(changed(format="mbv3-imagenet/2"))
+    with pytest.raises(BadInput, match="format must be mbv3-imagenet/2"):
+        Model.from_json(changed(format="mbv3-imagenet/1"))
     with pytest.raises(BadInput, match="no input is called 'depth'"):
         Model.from_json(changed(weights={"depth": [0.0] * (len(shipped().v) + 2)}))
     with pytest.raises(BadInput, match="a weight is below 0"):

@@ -123,7 +123,7 @@ def test_every_weight_is_at_least_zero() -> None:
     model = shipped()
     assert model.weights.min() >= 0 and model.v.min() >= 0 and min(model.c, model.beta) >= 0
     assert all(f > 0 for factors in model.scales.values() for f in factors.values())
-    assert all(s > 0 for s in model.slopes.values())
+    assert all(r.slope > 0 for r in model.recipes.values())
 
 
 @pytest.mark.parametrize("recipe", ["accel-nasbench", "ofa-dynast", "ofa-gatech"])

@@ -74,14 +74,16 @@ def test_broken_files_on_every_way(files: list[Path], tmp_path: Path) -> None:
     files[500].write_bytes(files[500].read_bytes()[:30])
     message = r"d: 2 of 600 images cannot be decoded; .*--skip-broken(.|\n)*3\.png(.|\n)*500\.png"
     with pytest.raises(BadInput, match=message):
-        stored(files, tmp_path)
+        stored(files, tmp_path, skip_broken=False)
+    with pytest.raises(BadInput, match=r"2 of 600 images cannot be decoded; repair or remove them\n"):
+        stored(files, tmp_path)  # a command without that option does not name it
     kept, _ = stored(files, tmp_path, skip_broken=True)
     assert len(kept.kept) == 598 and len(kept.broken) == 2 and 3 not in kept.kept
     np.testing.assert_array_equal(kept.pixels[np.array([3])], decode_all([files[4]], (6, 6), "d").pixels[np.array([0])])
     with pytest.raises(BadInput, match=message):  # the file on disk remembers
-        stored(files, tmp_path)
+        stored(files, tmp_path, skip_broken=False)
     with pytest.raises(BadInput, match=message):
-        stored(files, tmp_path / "o", most_bytes=1)
+        stored(files, tmp_path / "o", most_bytes=1, skip_broken=False)
     demand, _ = stored(files, tmp_path / "o", most_bytes=1, skip_broken=True)
     assert demand.kept.tolist() == kept.kept.tolist() and demand.sha256 == kept.sha256
     np.testing.assert_array_equal(demand.pixels[np.array([0, 3, 597])], kept.pixels[np.array([0, 3, 597])])

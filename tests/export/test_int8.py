@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import sys
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -17,7 +20,7 @@ from scipy.special import log_softmax
 from mbv3.data import decode_all, find_images
 from mbv3.events import Progress, result, watched
 from mbv3.export import Compared, Examples, choose_int8, compared, export, read_any_weights
-from mbv3.export.int8 import Candidate, _best, listed
+from mbv3.export.int8 import Candidate, _best, listed, ratio
 from mbv3.graph import Recipe, calibrate, mixed, network_model, quantized
 from mbv3.nn import MEAN, STD, build
 from mbv3.runs.export_images import Inputs
@@ -47,8 +50,33 @@ def test_what_two_files_answer_by_hand(tiny_spec: ArchSpec) -> None:
     assert found.int8 == pytest.approx(100 * np.mean(z.argmax(1) == truth))
     assert found.agreement == pytest.approx(100 * np.mean(z.argmax(1) == y.argmax(1)))
     assert found.n == 9 and found.loss == pytest.approx(found.fp32 - found.int8)
+    right, also = y.argmax(1) == truth, z.argmax(1) == truth
+    assert (found.lost, found.won) == (int((right & ~also).sum()), int((also & ~right).sum()))
     unlabelled = compared(first, second, Examples(x))
-    assert unlabelled.fp32 is None and unlabelled.loss == pytest.approx((100 - found.agreement) / 2)
+    assert (
+        unlabelled.fp32 is None
+        and unlabelled.lost is None
+        and unlabelled.loss_error is None
+        and unlabelled.loss == pytest.approx((100 - found.agreement) / 2)
+    )
+
+
+def test_the_error_of_a_loss_is_that_of_the_images_that_differ() -> None:
+    seen = Compared(n=100, divergence=0.0, fp32=80.0, int8=77.0, lost=5, won=2)
+    each = np.array([1] * 5 + [-1] * 2 + [0] * 93)
+    assert seen.loss_error == pytest.approx(100 * each.std() / 10)
+    alike = Compared(n=100, divergence=0.0, fp32=80.0, int8=80.0, lost=0, won=0)
+    assert alike.loss_error == pytest.approx(1.0)  # not nothing: one image in a hundred may still differ
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its clock of a thread ticks every 16 ms")
+def test_one_thread_is_timed_by_its_own_clock(monkeypatch: pytest.MonkeyPatch, tiny_spec: ArchSpec) -> None:
+    """Not by that of the wall, which other programs on the core stretch."""
+    model = network_model(tiny_spec)
+    ticks = itertools.accumulate(itertools.cycle((5.0, 2.0, 5.0, 1.0)))  # between runs, a run of the one, of the other
+    other = SimpleNamespace(thread_time=lambda: next(ticks), perf_counter=lambda: pytest.fail("the wall's clock"))
+    monkeypatch.setattr("mbv3.export.int8.time", other)
+    assert ratio(model, model, noise(1)[0], rounds=3) == pytest.approx(2.0)
 
 
 def test_the_fastest_that_keeps_the_answers() -> None:

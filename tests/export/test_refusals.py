@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -124,6 +125,17 @@ def test_weights_that_do_not_fit_are_all_listed(to: str) -> None:
         "  mis-shaped: rows.1.depthwise.bn.running_var is (1, 72), not (72,)",
         "  not floating point: tail.bn.bias is torch.int32",
     ])  # fmt: skip
+
+
+def test_weights_of_another_network_are_counted_and_not_all_printed() -> None:
+    state = weights(load_spec("mobilenet_v2"))
+    with pytest.raises(BadInput, match=r"missing, \d+ unknown") as e:
+        export(load_spec("mobilenet_v3_small"), state, "onnx")
+    text = str(e.value)
+    counts = [int(n) for n in re.findall(r"(\d+) (?:missing|unknown|mis-shaped)", text.splitlines()[0])]
+    more = [int(n) for n in re.findall(r"^  (?:missing|unknown|mis-shaped): and (\d+) more$", text, re.M)]
+    assert sum(counts) > 200 and len(text.splitlines()) == 1 + sum(min(n, 20) + (n > 20) for n in counts)
+    assert more == [n - 20 for n in counts if n > 20]
 
 
 def test_counters_may_lack_and_other_precisions_become_float32() -> None:

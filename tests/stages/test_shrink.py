@@ -16,14 +16,15 @@ from torch import Tensor
 
 from mbv3.data import ImageSet, split
 from mbv3.errors import BadInput, Unreachable
-from mbv3.events import Event, Note, result
+from mbv3.events import Event, Note, result, watched
 from mbv3.files import write_atomic
 from mbv3.latency import LatencyTable
-from mbv3.netadapt import menus, solve
+from mbv3.netadapt import Scored, Start, menus, solve
 from mbv3.nn import Network, build
 from mbv3.runs.options import PRESETS as NAMES
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv, all_sites, channels, load_spec, named_sites, smallest
-from mbv3.stages import PRESETS, Adapted, Images, Memory, Tuner, shrink
+from mbv3.stages import PRESETS, Adapted, Images, Memory, TakenUp, Tuner, passed_in, shrink, taken_up
+from mbv3.stages.curve import keep_passed
 from mbv3.tables import Latency
 from mbv3.training import ClassAnswers
 from tests.drawn import CLASSES, drawn_images
@@ -284,3 +285,119 @@ def test_the_presets_are_those_of_the_command_line_and_the_paper() -> None:
     assert PRESETS["paper"] == {"engine": "netadapt", "steps": 10_000, "delta": 0.01, "halve": False}
     for preset in PRESETS.values():  # every one is a call of the stage
         shrink(START, latency(), IMAGES, 1.0, weights={}, **preset)  # type: ignore[arg-type]
+
+
+# ---- the curve keeps its weights
+
+
+def taken(run: Folder, target_ms: float) -> TakenUp:
+    return taken_up(passed_in(run.root), target_ms, run.rows("netadapt.csv"), run.rows("cuts.csv"))
+
+
+def test_networks_on_the_way_are_kept_with_weights_and_scores(tmp_path: Path) -> None:
+    keep = Folder(root=tmp_path)
+    found = result(shrunk(keep, steps=4, rounds=2))
+    networks = passed_in(tmp_path)
+    assert [p.step for p in networks] == [0, 1, 2] and networks[0].spec == START
+    assert [f"{p.scored.latency_ms:.6f}" for p in networks] == [r["latency_ms"] for r in keep.rows("netadapt.csv")]
+    assert [f"{p.scored.accuracy:.4f}" for p in networks] == [r["accuracy"] for r in keep.rows("netadapt.csv")]
+    start, last = networks[0].start(), networks[2].start()
+    assert all(torch.equal(start.state[k], WEIGHTS[k]) for k in WEIGHTS)  # it teaches: nothing is rounded
+    assert found.state is not None and last.spec == networks[2].spec
+    for name, value in found.state.items():
+        assert last.state[name].dtype == value.dtype
+        assert torch.allclose(last.state[name].double(), value.double(), rtol=1e-3, atol=1e-6), name
+    half, whole = (sum(v.numel() * v.element_size() for v in s.values()) for s in (last.state, found.state))
+    assert half == whole and networks[2].file.stat().st_size < 0.75 * whole  # 16 bits on the disk only
+
+
+def test_weights_that_16_bits_cannot_hold_stay_as_they_are(tmp_path: Path) -> None:
+    tiny = {"tiny": torch.full((4, 4), 1e-7), "large": torch.full((4, 4), 1e6), "usual": torch.randn(4, 4)}
+    scored = Scored(1.0, 50.0, 1.0)
+    keep_passed(Folder(root=tmp_path), Start(1, START, tiny, scored), 1.0)
+    [found] = passed_in(tmp_path)
+    back = found.start().state
+    assert torch.equal(back["tiny"], tiny["tiny"]) and torch.equal(back["large"], tiny["large"])
+    assert not torch.equal(back["usual"], tiny["usual"]) and torch.allclose(back["usual"], tiny["usual"], rtol=1e-3)
+
+
+def test_another_target_begins_with_the_nearest_slower_network(tmp_path: Path) -> None:
+    run, lat = Folder(root=tmp_path / "run"), latency()
+    ms = lat([START])[0]
+    result(shrink(START, lat, IMAGES, 0.4 * ms, weights=WEIGHTS, steps=4, rounds=2, keep=run))
+    networks = passed_in(run.root)
+    between = networks[1].scored.latency_ms
+    assert 0.4 * ms < between < ms
+    before = {p: p.read_bytes() for p in run.root.rglob("*") if p.is_file()}
+    for target, at in ((0.8 * ms, 0), (0.9 * between, 1), (0.3 * ms, 2)):
+        other = Folder(root=tmp_path / f"{target:.3f}")
+        notes = []
+        stage = shrink(START, latency(), IMAGES, target, steps=4, rounds=1, taken=taken(run, target), keep=other)
+        found = result(watched(stage, notes.append))
+        assert found.reached and found.predicted_ms <= target
+        assert not any("training the seed" in getattr(e, "text", "") for e in notes)
+        steps = [int(row["step"]) for row in other.rows("netadapt.csv")]
+        assert steps == list(range(at + 2))  # those of the other run until there, and one of its own
+        assert [p.step for p in passed_in(other.root)] == sorted({0, at, at + 1})
+        sites = all_sites(START)
+        assert all(channels(found.spec, s) <= channels(networks[at].spec, s) for s in sites)
+    assert before == {p: p.read_bytes() for p in run.root.rglob("*") if p.is_file()}
+    with pytest.raises(BadInput, match="no network on the way takes more"):
+        taken(run, 1.1 * ms)
+    with pytest.raises(Unreachable, match="wherever it may be cut, still"):
+        far = shrink(START, latency(), IMAGES, 0.01 * ms, steps=1, taken=taken(run, 0.01 * ms), keep=Memory())
+        result(far)
+
+
+@pytest.mark.parametrize("engine", ["joint", "netadapt"])
+def test_from_the_start_of_another_target_it_is_as_from_the_weights(tmp_path: Path, engine: str) -> None:
+    """The same network and the same weights, to the bit, without the start's training."""
+    ms = latency()([START])[0]
+    options: dict[str, Any] = {"steps": 2, "engine": engine, "weights": WEIGHTS}
+    options |= {"rounds": 1} if engine == "joint" else {"delta": 0.1}
+    run = Folder(root=tmp_path / "run")
+    result(shrink(START, latency(), IMAGES, 0.5 * ms, keep=run, **options))
+    target = 0.98 * ms
+    own = result(shrink(START, latency(), IMAGES, target, **options))
+    other = result(shrink(START, latency(), IMAGES, target, keep=Folder(root=tmp_path / "other"),
+                          taken=taken(run, target), **{**options, "weights": None}))  # fmt: skip
+    assert own.spec == other.spec != START and own.accuracy == other.accuracy
+    assert own.state is not None and other.state is not None
+    assert all(torch.equal(own.state[k], other.state[k]) for k in own.state)
+
+
+def test_single_cuts_go_on_from_a_step_in_between(tmp_path: Path) -> None:
+    ms = latency()([START])[0]
+    options: dict[str, Any] = {"steps": 1, "engine": "netadapt", "delta": 0.1, "weights": WEIGHTS}
+    run = Folder(root=tmp_path / "run")
+    result(shrink(START, latency(), IMAGES, 0.5 * ms, keep=run, **options))
+    networks = passed_in(run.root)
+    assert len(networks) == 1 + int(run.rows("netadapt.csv")[-1]["step"]) > 3
+    target = networks[2].scored.latency_ms - 0.02 * ms
+    other = Folder(root=tmp_path / "other")
+    found = result(shrink(START, latency(), IMAGES, target, keep=other, taken=taken(run, target), **options))
+    assert found.reached
+    mine, theirs = ([r for r in keep.rows("netadapt.csv") if int(r["step"]) <= 2] for keep in (other, run))
+    assert mine == theirs and int(other.rows("netadapt.csv")[-1]["step"]) >= 3
+
+
+@pytest.mark.parametrize("at", [2, 4])
+def test_taken_up_and_killed_it_ends_with_the_same_weights(tmp_path: Path, at: int) -> None:
+    run, ms = Folder(root=tmp_path / "run"), latency()([START])[0]
+    result(shrink(START, latency(), IMAGES, 0.6 * ms, weights=WEIGHTS, steps=2, rounds=1, keep=run))
+    target = 0.3 * ms
+
+    def stage(keep: Any) -> Generator[Event, None, Adapted]:
+        return shrink(START, latency(), IMAGES, target, steps=4, rounds=2, taken=taken(run, target), keep=keep)
+
+    whole = result(stage(Folder(root=tmp_path / "whole")))
+    keep, events = Folder(root=tmp_path / "killed"), 0
+    with pytest.raises(Killed):
+        for _ in stage(keep):
+            events += 1
+            if events == at:
+                raise Killed
+    again = result(stage(keep))
+    assert again.spec == whole.spec and again.state is not None and whole.state is not None
+    assert all(torch.equal(whole.state[k], again.state[k]) for k in whole.state)
+    assert [r["step"] for r in keep.rows("netadapt.csv")] == ["0", "1", "2", "3"]
