@@ -58,7 +58,8 @@ PlanValue = _Scalar | tuple[_Scalar | tuple[_Scalar, ...], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """An accuracy in percent, with what it means. `error` is its standard error; None is: not known."""
+    """An accuracy in percent, with what it means. `error` is its standard error; None is: not known. `metric`: what it
+    counts, by name; a comparison beside it has the same."""
 
     value: float | None
     error: float | None = None
@@ -68,6 +69,7 @@ class Accuracy:
     source: str | None = None
     recipe: str | None = None
     extrapolated: bool | None = None
+    metric: str = "top-1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +163,8 @@ class Limit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """A network trained and scored under one protocol. `top1` in percent, `sigma` its standard error on `n` images.
+    """A network trained and scored under one protocol. `top1` in percent, of another task its main metric, `sigma` its
+    standard error on `n` images.
     `steps` of training before that; None where all had the same."""
 
     name: str

@@ -55,13 +55,11 @@ from mbv3.spec import ArchSpec, Classify, count, dump_spec, load_spec, parse_spe
 from mbv3.stages import (
     DISTILL,
     TEMPERATURE,
-    Answers,
     Effort,
     Images,
     Memory,
     Sizes,
     Tuned,
-    answers,
     choose_sizes,
     cut_by_l1,
     on_device,
@@ -74,7 +72,7 @@ from mbv3.stages import (
     usual_steps,
 )
 from mbv3.tables import Latency, reference_of
-from mbv3.training import adopt, usual_epochs
+from mbv3.training import Answers, adopt, class_answers, usual_epochs
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "results" / "road.jsonl"
@@ -134,7 +132,7 @@ class Given:
 
     @property
     def usual(self) -> int:
-        return usual_steps(self.images.train)
+        return usual_steps(self.images)
 
     def steps(self, epochs: float) -> int:
         return round(epochs * self.usual / self.o.usual_epochs)
@@ -186,7 +184,7 @@ def network(o: argparse.Namespace, net: str, classes: int) -> ArchSpec:
 def prepared(o: argparse.Namespace, net: str, seed: int) -> str:
     given = Given.of(o, net, seed)
     began = time.monotonic()
-    top1 = given.start(net).chosen_on.top1
+    top1 = given.start(net).chosen_on.score
     return f"start of {net}, seed {seed}: {top1:.1f} % held out, {time.monotonic() - began:.0f} s"
 
 
@@ -209,7 +207,7 @@ def run_cell(o: argparse.Namespace, cell: Cell) -> list[dict[str, Any]]:
 def _line(method: str, spec: ArchSpec, ms: float, report: Answers, chosen: Answers) -> dict[str, Any]:
     counts = count(spec)
     return {
-        "method": method, "top1": round(report.top1, 3), "held_out": round(chosen.top1, 3), "ms": round(ms, 5),
+        "method": method, "top1": round(report.score, 3), "held_out": round(chosen.score, 3), "ms": round(ms, 5),
         "resolution": spec.resolution[0], "params": counts.params, "madds": counts.madds,
         "right": base64.b64encode(np.packbits(report.right)).decode(), "spec": dump_spec(spec),
     }  # fmt: skip
@@ -260,7 +258,7 @@ def _alone(given: Given, cell: Cell) -> list[dict[str, Any]]:
 
 
 def _reported(tuned: Tuned, report: ImageSet) -> Answers:
-    return answers(on_device(tuned.spec, tuned.state), report, tuned.spec.resolution)
+    return class_answers(on_device(tuned.spec, tuned.state), report, tuned.spec.resolution)
 
 
 def teacher_cell(o: argparse.Namespace, net: str, seed: int, weight: float, temperature: float) -> dict[str, Any]:

@@ -48,9 +48,9 @@ from mbv3.nn import build
 from mbv3.search import Trial
 from mbv3.space import Genome, SearchSpace, load_space
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv, Skip
-from mbv3.stages import Answers, first_of, imagenet_judge, smoothed
+from mbv3.stages import first_of, imagenet_judge, smoothed
 from mbv3.supernet import ManyAnswers, Norms, Paths, Supernet, answers_of, path_forward, throughput
-from mbv3.training import Epoch, Fit, fit
+from mbv3.training import ClassAnswers, Epoch, Fit, fit
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "results" / "supernet.jsonl"
@@ -304,7 +304,7 @@ def noise(corr: float = 0.5, deviation: float = 1.0, searches: int = 300) -> dic
         truth = rng.normal(60, deviation, 240)
         scores = 100 * answered(truth, 1000).mean(1)
         best = np.argsort(-scores)[:8]
-        fresh = [Answers(right, np.zeros(len(right))) for right in answered(truth[best], 4000)]
+        fresh = [ClassAnswers(np.zeros(len(right)), right) for right in answered(truth[best], 4000)]
         trials = [Trial(n, (n,), scores[i], 1 + n / 1000, scores[i], "complete") for n, i in enumerate(best)]
         i = first_of(trials, fresh)
         for network, said in ((best[0], scores[best[0]]), (best[i], fresh[i].top1)):

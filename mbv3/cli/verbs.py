@@ -118,7 +118,8 @@ def _show_found(found: Found, as_json: bool) -> int:
         dump(found.as_dict())
         return r.exit
     if r.comparison:
-        rows = [["network", "ms", "parameters", "MAdds M", "top-1 %", "n", "steps"]]
+        metric = "top-1" if r.accuracy is None else r.accuracy.metric
+        rows = [["network", "ms", "parameters", "MAdds M", f"{metric} %", "n", "steps"]]
         for c in r.comparison:
             ms, top1 = "-" if c.ms is None else f"{c.ms:.3f}", f"{c.top1:.2f} +- {c.sigma:.2f}"
             steps = "" if c.steps is None else str(c.steps)

@@ -3,7 +3,7 @@
 from mbv3.data.annotations import Annotated, find_boxes, split_boxes
 from mbv3.data.augment import AUGMENTS, Augment
 from mbv3.data.boxes import Boxes, BoxSet, Kind
-from mbv3.data.decode import IGNORED, Framing
+from mbv3.data.decode import IGNORED, Framing, image_header
 from mbv3.data.depth import White
 from mbv3.data.folder import (
     class_parts,
@@ -40,6 +40,7 @@ __all__ = [
     "find_images",
     "find_masks",
     "folder_notes",
+    "image_header",
     "load_class_folder",
     "make_batch",
     "normalise",

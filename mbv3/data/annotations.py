@@ -36,6 +36,11 @@ class Annotated:
         files, boxes = (tuple(values[i] for i in index) for values in (self.files, self.boxes))
         return replace(self, files=files, boxes=boxes, sizes=self.sizes[index])
 
+    @property
+    def seen(self) -> list[frozenset[str]]:
+        """The classes of each image."""
+        return [frozenset(self.classes[c] for c in boxes.labels.tolist()) for boxes in self.boxes]
+
 
 def find_boxes(root: Path, *, skip_broken: bool = False) -> dict[str, Annotated]:
     """The parts (`training`, and `validation` and `test` where they are) of a VOC or COCO data set.

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from mbv3.data.augment import Augment, colours
-from mbv3.data.images import Pixels
+from mbv3.data.images import Chosen, Pixels
 from mbv3.nn import iou
 
 __all__ = ["BoxSet", "Boxes", "Kind"]
@@ -55,6 +55,11 @@ class BoxSet:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def take(self, index: NDArray[np.int64]) -> BoxSet:
+        """The images at `index`."""
+        boxes = [self.boxes[i] for i in index]
+        return BoxSet(Chosen(self.images, index), boxes, self.sizes[index], self.classes, self.sha256)
 
     def batch(
         self, index: NDArray[np.int64], size: tuple[int, int], augment: Augment, rng: np.random.Generator

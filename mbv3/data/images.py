@@ -14,7 +14,7 @@ from torch import Tensor
 from mbv3.data.augment import Augment, augmented
 from mbv3.nn import MEAN, STD, Statistics
 
-__all__ = ["ImageSet", "Pixels", "batch_order", "make_batch", "normalise", "split", "split_labels"]
+__all__ = ["Chosen", "ImageSet", "Pixels", "batch_order", "make_batch", "normalise", "split", "split_labels"]
 
 IMAGENET: Statistics = (MEAN, STD)
 
@@ -26,6 +26,21 @@ class Pixels(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
     def __getitem__(self, index: NDArray[np.int64]) -> NDArray[np.uint8]: ...
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The images of `pixels` at `index` (M,): read when they are asked for, as large ones do not fit into memory."""
+
+    pixels: Pixels
+    index: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.index), *self.pixels.shape[1:])
+
+    def __getitem__(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self.pixels[self.index[index]]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mbv3.data.augment import Augment, colours
 from mbv3.data.decode import BROKEN, IGNORED, SUFFIXES, image_header, listed, read_mask
-from mbv3.data.images import Pixels
+from mbv3.data.images import Chosen, Pixels
 from mbv3.data.listing import is_image, text_of, walk
 from mbv3.errors import BadInput
 
@@ -32,6 +32,17 @@ class MaskFiles:
     faults: tuple[str, ...]
     seen: tuple[frozenset[int], ...]
     turned: tuple[bool, ...]
+
+    def take(self, index: Sequence[int] | NDArray[np.int64], faults: tuple[str, ...] = ()) -> MaskFiles:
+        """The pairs at `index`."""
+        images, masks = (tuple(paths[i] for i in index) for paths in (self.images, self.masks))
+        return MaskFiles(
+            images, masks, faults, tuple(self.seen[i] for i in index), tuple(self.turned[i] for i in index)
+        )
+
+    def names(self, classes: Sequence[str] = ()) -> list[frozenset[str]]:
+        """The classes that each mask holds, by name where they have names."""
+        return [frozenset(classes[i] if i < len(classes) else str(i) for i in s - {IGNORED}) for s in self.seen]
 
 
 def read_class_names(root: Path) -> tuple[str, ...]:
@@ -135,14 +146,23 @@ class MaskSet:
         """The mask of image `i` at its own size."""
         return read_mask(self.files[i])
 
+    def take(self, index: NDArray[np.int64]) -> MaskSet:
+        """The images at `index`."""
+        files = [self.files[i] for i in index]
+        images, masks = Chosen(self.images, index), Chosen(self.masks, index)
+        return MaskSet(images, masks, files, self.classes, self.sha256)
+
     def batch(
         self, index: NDArray[np.int64], size: tuple[int, int], augment: Augment, rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], Tensor]:
-        """Pixels (B, H, W, 3) and class indices (B, H, W)."""
+        """Pixels (B, H, W, 3) as they are kept, and class indices (B, height, width) of `size`."""
         pixels, masks = self.images[index], self.masks[index][..., 0]
         if augment != "none":
             pairs = [_scaled(image, mask, rng) for image, mask in zip(pixels, masks, strict=True)]
             pixels, masks = np.stack([p for p, _ in pairs]), np.stack([m for _, m in pairs])
+        if masks.shape[1:] != size:
+            at = (size[1], size[0])
+            masks = np.stack([np.asarray(Image.fromarray(m).resize(at, Image.Resampling.NEAREST)) for m in masks])
         return np.ascontiguousarray(pixels), torch.from_numpy(masks.astype(np.int64))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +34,8 @@ def maker_of(sets: Iterable[ChannelSet], spec: ArchSpec, site: Site) -> str:
 def channel_scores(
     net: Network,
     kind: Importance,
-    batches: Iterable[tuple[Tensor, Tensor]] = (),
-    loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+    batches: Iterable[tuple[Tensor, Any]] = (),
+    loss: Callable[[Any, Any, Tensor], Tensor] | None = None,
 ) -> Scores:
     """A score of every channel of `net`, which is left as it was; channels that are tied have one.
 
@@ -58,8 +58,8 @@ def _taylor(
     net: Network,
     sets: list[ChannelSet],
     kind: Importance,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Any]],
+    loss: Callable[[Any, Any, Tensor], Tensor],
 ) -> Scores:
     """The gradient of a gate before a linear layer is the sum of weight times gradient over what it reads of the
     channel. Summed over all layers that read it, it is the gradient of removing the channel, whatever activation, gate

@@ -3,7 +3,7 @@
 from mbv3.nn.build import MEAN, STD, Network, Statistics, build, state_shapes, statistics
 from mbv3.nn.detection import Detections, decode, default_boxes, detections, encode, flatten_maps, iou, nms
 from mbv3.nn.finite import unusable
-from mbv3.nn.heads import Maps
+from mbv3.nn.heads import HeadNet, Maps
 from mbv3.nn.ops import run_op
 from mbv3.nn.surgery import ChannelSet, channel_sets, cut_state
 
@@ -12,6 +12,7 @@ __all__ = [
     "STD",
     "ChannelSet",
     "Detections",
+    "HeadNet",
     "Maps",
     "Network",
     "Statistics",

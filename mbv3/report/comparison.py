@@ -13,10 +13,11 @@ __all__ = ["ComparisonInfo", "comparison_info", "render"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonInfo:
-    """The compared networks, the found one first; and the baselines with predicted accuracies."""
+    """The compared networks, the found one first, by `metric`; and the baselines with predicted accuracies."""
 
     rows: tuple[Compared, ...]
     baselines: tuple[Baseline, ...] = ()
+    metric: str = "top-1"
 
 
 def comparison_info(files: RunFiles) -> ComparisonInfo | None:
@@ -29,7 +30,8 @@ def comparison_info(files: RunFiles) -> ComparisonInfo | None:
     if beside and ms is not None and r.accuracy is not None:
         found = Baseline(name="found", ms=ms, accuracy=r.accuracy.value, error=r.accuracy.error)
         beside = (found, *beside)
-    return ComparisonInfo(rows=r.comparison, baselines=beside)
+    metric = "top-1" if r.accuracy is None else r.accuracy.metric
+    return ComparisonInfo(rows=r.comparison, baselines=beside, metric=metric)
 
 
 def render(info: ComparisonInfo | None) -> Html:
@@ -38,7 +40,7 @@ def render(info: ComparisonInfo | None) -> Html:
         return html("")
     if not info.rows:
         return _beside(info)
-    head = ["network", "#ms", "#parameters", "#MAdds", "#top-1, %", "#± standard error", "#images", "#steps"]
+    head = ["network", "#ms", "#parameters", "#MAdds", f"#{info.metric}, %", "#± standard error", "#images", "#steps"]
     rows = [
         [r.name, ms_text(r.ms), count_text(r.params), count_text(r.madds), fixed(r.top1, 2), fixed(r.sigma, 2),
          fixed(r.n, 0), "" if r.steps is None else fixed(r.steps, 0)]

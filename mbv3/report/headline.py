@@ -124,7 +124,8 @@ def _of(a: Accuracy) -> str:
     """What an accuracy is of: the found network where it has an error and a recipe, else the seed."""
     if a.error is None:
         return f"{a.kind}, of the seed"
-    return f"± {fixed(a.error, 1)}, {a.kind}" + (", extrapolated" if a.extrapolated else "")
+    metric = "" if a.metric == "top-1" else f"{a.metric}, "
+    return f"± {fixed(a.error, 1)}, {metric}{a.kind}" + (", extrapolated" if a.extrapolated else "")
 
 
 def _tile(title: str, value: str, unit: str, missing: str, note: str = "") -> Html:

@@ -41,6 +41,7 @@ from mbv3.stages import (
     check_limits,
     check_range,
     check_ranking,
+    check_scratch_minutes,
     choose_seed,
     contenders_at,
     default_w,
@@ -49,10 +50,12 @@ from mbv3.stages import (
     near_target,
     pick_seed,
     pick_starts,
+    ranking_text,
     search,
+    shrink,
     supernet_judge,
-    told,
     training_judge,
+    typical,
 )
 from mbv3.tables import Latency
 
@@ -64,7 +67,7 @@ PROPOSED = "the ImageNet model proposes a network, and the images decide between
 
 def chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -> Generator[Event, None, Found]:
     """From a target to a run directory with its network. `shared`: of the runs that it is one of."""
-    shape, photos = (yield from own_shape(o, run)) if o.data is not None else (None, None)
+    shape, photos = (yield from own_shape(o, run)) if o.data is not None and not o.under_head else (None, None)
     space, latency = yield from prepare(o, run, shape)
     yield from _caveats(o, run, space)
     limits = o.limits.on(space)
@@ -73,7 +76,7 @@ def chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -
         latency.table = shared.table
     with run.stage("rows"):
         cost = yield from near_rows(
-            space, latency, targets, view=space if o.data is None else whole_view(space, shape, run),
+            space, latency, targets, view=space if o.data is None or o.under_head else whole_view(space, shape, run),
             ratio=o.seed_ratio, limits=limits, seed=o.seed, keep=run, recipe=o.recipe,
         )  # fmt: skip
     if shared is not None:
@@ -90,7 +93,10 @@ def chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -
     if o.data is None:
         return (yield from _predicted(o, run, space, latency, cost, limits, shared))
     if photos is None:
-        photos = yield from photos_of(o, run, space.resolution)
+        example = space.deployed((0,) * len(space.sizes)) if o.under_head else None
+        photos = yield from photos_of(o, run, space.resolution, example)
+        if o.under_head and o.final_epochs is None and "contenders" not in run.record.plan:
+            check_scratch_minutes(space.deployed(typical(space)), photos.images, budget_of(o))
     images = replace(photos.images, size=space.resolution)
     if o.accuracy_kind == "imagenet":
         adapted = yield from _proposed(o, run, space, latency, cost, limits, shape)
@@ -135,7 +141,7 @@ def _proposed(
     """With images: what the ImageNet model proposes for them."""
     run.update(accuracy=Accuracy(value=None, kind="imagenet", unit="%", note=PROPOSED))
     yield Note("search", f"{PROPOSED}; --accuracy supernet searches by shared weights that are trained on the images")
-    judge = imagenet_judge(whole_view(space, shape, run))
+    judge = imagenet_judge(space if o.under_head else whole_view(space, shape, run))
     starts, _ = yield from _starts(o, run, space, judge, cost, limits, None)
     # of networks without their first strides the model knows nothing: NetAdapt then only cuts what is over the target
     few = starts[: FEW_STARTS if shape is None or not shape.strides else 1]
@@ -155,12 +161,13 @@ def _on_images(
     images = replace(photos.images, size=space.resolution)
     with run.stage("accuracy"):
         judge = yield from _judge(o, run, space, images)
-        if isinstance(judge, SupernetJudge) and (yield from _misleads(o, run, judge, cost, limits, images)):
+        shared = judge if isinstance(judge, SupernetJudge) and not o.under_head else None
+        if shared is not None and (yield from _misleads(o, run, shared, cost, limits, images)):
             return None
     with run.stage("search"):
         trials = yield from _trials(o, run, space, judge, cost, limits, photos, shape)
-        if isinstance(judge, SupernetJudge):
-            chosen = yield from choose_seed(trials, judge, o.target_ms, o.seed_ratio)
+        if shared is not None:
+            chosen = yield from choose_seed(trials, shared, o.target_ms, o.seed_ratio)
         else:
             picked = pick_seed(trials, o.target_ms, o.seed_ratio)
             chosen = Chosen(picked, picked.accuracy, None)
@@ -170,6 +177,13 @@ def _on_images(
     error = None if chosen.error is None else round(chosen.error, 3)
     run.update(accuracy=Accuracy(value=round(chosen.top1, 3), error=error, kind=judge.kind, unit="%", note=judge.note))
     with run.stage("netadapt"):
+        if o.under_head:  # joint cuts, whose head is the deployed one
+            return (
+                yield from shrink(
+                    space.dress(first), latency, images, o.target_ms, weights=judge.weights(best.genome),
+                    budget=budget_of(o), seed=o.seed, keep=run,
+                )
+            )  # fmt: skip
         return (
             yield from adapt(
                 first, latency, images, o.target_ms, weights=judge.weights(best.genome), steps=o.finetune_steps,
@@ -203,7 +217,7 @@ def _misleads(
     run.update(ranking=found)
     if found.tau >= LEAST_TAU:
         return False
-    note = f"{told(found)}: under {LEAST_TAU}, so the ImageNet model proposes the network instead"
+    note = f"{ranking_text(found)}: under {LEAST_TAU}, so the ImageNet model proposes the network instead"
     run.note(note)
     yield Note("ranking", note, warning=True)
     return True
@@ -269,8 +283,10 @@ def _caveats(o: Options, run: RunDir[SearchRecord], space: SearchSpace) -> Gener
         note = f"nothing was timed in this run: latencies are predictions from the table {names}"
         run.note(note)
         yield Note("table", note, warning=True)
-    if o.segment:
-        run.update(task=o.task, head=o.dense, classes=o.dense_classes, output_stride=space.output_stride)
+    if o.under_head:
+        assert space.dense is not None
+        run.update(task=o.task, head=o.dense, classes=space.dense[1], output_stride=space.output_stride)
+    if o.under_head and o.accuracy_kind == "imagenet":
         note = (
             f"the search ranked backbones by their predicted accuracy as classifiers; the {o.dense} head counts with "
             "its time"

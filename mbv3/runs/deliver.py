@@ -18,14 +18,15 @@ from mbv3.graph import network_model, quantized
 from mbv3.record import Accuracy, Baseline, DeviceTime, LayerTime, Limit, SearchRecord
 from mbv3.report import write_report
 from mbv3.runs.export_images import Inputs
-from mbv3.runs.exporting import calibration_images
+from mbv3.runs.exporting import INT8_IMAGES, calibration_images
 from mbv3.runs.options import Options
 from mbv3.runs.prepare import TABLE, table_name
 from mbv3.runs.result import Found, times_text
 from mbv3.runs.rundir import RunDir, file_sha256
 from mbv3.spec import ArchSpec, count, dump_spec, pixels
-from mbv3.stages import Adapted, Budget, Images, reference_times, subset
+from mbv3.stages import Adapted, Budget, Images, photos_in, reference_times, subset
 from mbv3.tables import Latency, SeveralLatency
+from mbv3.tasks import spread
 from mbv3.training import load_checkpoint, read_weights, save_checkpoint, save_weights
 
 __all__ = ["SPEC", "WEIGHTS", "budget_of", "deliver", "guarded", "predicted_accuracy", "remove_checkpoints",
@@ -146,9 +147,14 @@ def write_weights(run: RunDir[SearchRecord], spec: ArchSpec, weights: dict[str, 
     if timed_int8 and images is None:
         run.note("the network was timed in int8, whose ranges need images: mbv3 export --precision int8 --data DIR")
     elif timed_int8 and images is not None:
-        int8 = quantized(model, calibration_images(images.train.images, spec))
+        index = spread(len(images.train), INT8_IMAGES)
+        some, _ = images.train.batch(index, images.size, "none", np.random.default_rng(0))
+        int8 = quantized(model, calibration_images(some, spec))
         write_atomic(run.file("mobilenetv3.int8.onnx"), int8)
-        held = subset(images.held_out, INT8_REPORT)
+        if images.work.task != "classify":
+            run.note("mobilenetv3.int8.onnx is the network that was timed; its answers were not compared")
+            return
+        held = photos_in(subset(images.held_out, INT8_REPORT))
         seen = Inputs(held.images, spec.resolution, np.arange(len(held)), (spec.mean, spec.std))
         answers = compared(model, int8, Examples(seen, held.labels))
         run.note(f"mobilenetv3.int8.onnx is the network that was timed: top-1 on {answers.n} held-out images is "

@@ -62,7 +62,7 @@ def delivered(
         limits=tuple(Limit(name=name, most=most, found=round(has[name], 6)) for name, most in o.limits),
         comparison=tuple(_row(x) for x in went.alike),
         baselines=tuple(
-            Baseline(name=_name(x), ms=round(x.contender.ms, 4), accuracy=round(x.reported.top1, 3),
+            Baseline(name=_name(x), ms=round(x.contender.ms, 4), accuracy=round(x.reported.score, 3),
                      error=round(x.reported.error, 3))
             for x in went.alike if not x.contender.own
         ),
@@ -101,18 +101,19 @@ def _name(x: Alike) -> str:
 def _row(x: Alike) -> Compared:
     counts, c = count(x.contender.spec), x.contender
     return Compared(
-        name=_name(x), ms=round(c.ms, 4), params=counts.params, madds=counts.madds, top1=round(x.reported.top1, 2),
-        sigma=round(x.reported.error, 2), n=len(x.reported.right), steps=x.tuned.steps,
+        name=_name(x), ms=round(c.ms, 4), params=counts.params, madds=counts.madds, top1=round(x.reported.score, 2),
+        sigma=round(x.reported.error, 2), n=len(x.reported), steps=x.tuned.steps,
     )  # fmt: skip
 
 
 def _accuracy(went: Outcome, photos: Photos, recipe: str) -> Accuracy:
     n = len(photos.report)
     beside = f"; the networks above learned {went.alike[0].tuned.steps} steps alike" if went.alike else ""
+    metric = photos.images.work.metric
     return Accuracy(
-        value=round(went.reported.top1, 3), error=round(went.reported.error, 3), kind="report", unit="%",
-        note=f"top-1 of the delivered weights on {n} {photos.reported} images, answered once{beside}, the delivered "
-        f"one {went.steps}", source="full training", recipe=recipe,
+        value=round(went.reported.score, 3), error=round(went.reported.error, 3), kind="report", unit="%",
+        metric=metric, note=f"{metric} of the delivered weights on {n} {photos.reported} images, answered "
+        f"once{beside}, the delivered one {went.steps}", source="full training", recipe=recipe,
     )  # fmt: skip
 
 
@@ -122,6 +123,6 @@ def _verdict(run: RunDir[SearchRecord], spec: ArchSpec) -> str:
     times = times_text(r)
     time = times["predicted"] + " predicted, not measured" if r.measured_ms is None else times["measured"]
     return (
-        f"{time}, target {r.target_ms:g} ms; {r.accuracy.value:.1f} +- {r.accuracy.error:.1f} % top-1; "
+        f"{time}, target {r.target_ms:g} ms; {r.accuracy.value:.1f} +- {r.accuracy.error:.1f} % {r.accuracy.metric}; "
         f"{r.params / 1e6:.2f} M parameters at {pixels(spec.resolution)} px; {run.file(SPEC)}"
     )

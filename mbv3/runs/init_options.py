@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from mbv3.errors import BadInput
 from mbv3.runs.rundir import file_sha256
 from mbv3.space import parse_scale
-from mbv3.spec import ArchSpec, Classify, load_spec, with_head
+from mbv3.spec import ArchSpec, load_spec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ ADVICE = (
 KNOWN = ("mobilenet_v3_small", "mobilenet_v3_large", "mobilenet_v2", "mnasnet_b1", "mnasnet_a1")
 # options of a search over a space or from nothing
 OTHERS = (
-    "accuracy", "space", "scale", "task", "sampler", "reward", "w", "trials", "seed_ratio", "preset", "delta",
+    "accuracy", "space", "scale", "sampler", "reward", "w", "trials", "seed_ratio", "preset", "delta",
     "finetune_steps", "supernet_steps", "supernet_minutes", "rebuild_table", "max_params", "max_madds", "max_mb",
 )  # fmt: skip
 OF_SUPERNET = ("space", "scale", "rebuild_table", "max_params", "max_madds", "max_mb")  # those that go with a supernet
@@ -70,7 +70,8 @@ def check_init(o: _Options, defaults: Mapping[str, object]) -> None:
 
 def _check_supernet(o: _Options, defaults: Mapping[str, object]) -> None:
     """Likewise where the weights are those of a supernet."""
-    also = [name for name in OTHERS if name not in OF_SUPERNET and getattr(o, name) != defaults[name]]
+    others = ("task", "head", *OTHERS)
+    also = [name for name in others if name not in OF_SUPERNET and getattr(o, name) != defaults[name]]
     if also:
         flags = ", ".join("--" + name.replace("_", "-") for name in also)
         raise BadInput(f"{flags}: with --space {o.space} --init FILE the network within the target is taken out of the "
@@ -92,8 +93,9 @@ class Inherited:
     notes: tuple[str, ...]
 
 
-def inherited(init: str, network: ArchSpec | str, classes: int, seed: int) -> Inherited:
-    """The weights of `init` in `network`; a head of other classes is new.
+def inherited(init: str, network: ArchSpec | str, dressed: Callable[[ArchSpec], ArchSpec], seed: int) -> Inherited:
+    """The weights of `init` in `network`, as `dressed` makes it one for the images: a head of other classes, or of
+    another task, is new.
 
     Raises:
         BadInput: a file that cannot be read, weights of another network (every difference is listed), of a supernet, or
@@ -104,18 +106,17 @@ def inherited(init: str, network: ArchSpec | str, classes: int, seed: int) -> In
     from mbv3.training import adopt
 
     spec = load_spec(network) if isinstance(network, str) else network
-    if not isinstance(spec.head, Classify):
-        raise BadInput(f"--from {spec.name}: is no classifier; --init takes a classifier and its weights")
+    dressed(spec)  # what is wrong with the network is told before the weights are read
     path = Path(init)
     found = read_any_weights(path, spec)
-    sized = with_head(found.spec, found.spec.head, classes)
+    sized = dressed(found.spec)
     net = build(sized, seed)
     try:
         fresh = adopt(net, found.state, init)
     except BadInput as e:
         raise BadInput(f"{e}{_fitting(path, spec.name)}") from None
     names = f" (names of {found.framework})" if found.framework not in ("mbv3", "") else ""
-    new = f"; new: the head of {classes} classes" if fresh else ""
+    new = f"; new: the head of {sized.head.classes} classes" if fresh else ""
     return Inherited(
         sized, dict(net.state_dict()), str(path), file_sha256(path), (f"weights of {init}{names}{new}", *found.notes)
     )

@@ -34,18 +34,20 @@ from mbv3.runs.resume_from import (
 )
 from mbv3.runs.road import by_hand, check_road, initial, road_stages
 from mbv3.runs.rundir import RunDir, file_sha256, versions
+from mbv3.runs.task_images import dressed, looked_at
 from mbv3.spec import ArchSpec, Site, all_sites, dump_spec, load_spec, named_sites, parse_spec, pixels, sites
 from mbv3.stages import (
     PRESETS,
+    Photos,
     adapt_predicted,
     check_reach,
     fast_enough,
     network_table,
-    peek_photos,
     shrink,
     uniform_at,
 )
 from mbv3.tables import Latency, reference_of
+from mbv3.tasks import task_of
 from mbv3.version import VERSION
 
 __all__ = ["adapt", "adapt_events", "adapt_stages"]
@@ -84,6 +86,8 @@ def adapt_events(
         spec = source.spec
     if spec is None:
         raise BadInput("SPEC is missing: the network to shrink, a name or a YAML file; or --resume-from RUN")
+    if options.get("data") is not None:
+        options = {"task": task_of(spec).name, **options}  # what its images have is by its head
     given = {"target_ms": target_ms, **options}
     if source is not None:
         o = taken_options(source, given)
@@ -100,7 +104,7 @@ def adapt_events(
     else:
         some = _sites(o, spec)
         if o.data is not None:
-            peek_photos(Path(o.data), Path(o.test) if o.test else None)  # before anything is made
+            dressed(o, spec, looked_at(o))  # before anything is made
         else:
             imagenet(spec)  # what its cuts are judged by
         if source is not None:
@@ -175,7 +179,11 @@ def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None
     if run.record.seed_ms is None:
         # joint cuts reach further than single ones
         check_reach(spec, o.target_ms, runtime, some or (all_sites(spec) if _joint(o) else None))
-    photos = (yield from photos_of(o, run, spec.resolution)) if o.data is not None else None
+    photos: Photos | None = None
+    if o.data is not None:
+        if o.under_head:
+            spec = replace(dressed(o, spec, looked_at(o)), resolution=spec.resolution)
+        photos = yield from photos_of(o, run, spec.resolution, spec)
     own = run.file(TABLE)
     with run.stage("table"):
         table = LatencyTable.load(own) if own.exists() else (yield from network_table(spec, runtime, own))

@@ -19,7 +19,8 @@ from mbv3.runs.prepare import TABLE
 from mbv3.runs.result import Found
 from mbv3.runs.road_parts import measured_whole
 from mbv3.runs.rundir import RunDir
-from mbv3.spec import dump_spec, parse_spec, pixels
+from mbv3.runs.task_images import read_images
+from mbv3.spec import ArchSpec, dump_spec, parse_spec, pixels
 from mbv3.stages import (
     SHARES,
     Adapted,
@@ -33,7 +34,6 @@ from mbv3.stages import (
     natural,
     probe,
     quick_ms,
-    read_photos,
     shapes_of,
 )
 from mbv3.tables import Latency, read_table
@@ -47,14 +47,15 @@ def spent_s(run: RunDir[SearchRecord]) -> float:
     return sum(run.record.stages.values())
 
 
-def photos_of(o: Options, run: RunDir[SearchRecord], size: tuple[int, int]) -> Generator[Event, None, Photos]:
-    """The images in three sets, decoded at `size` or at their own where that is smaller."""
+def photos_of(
+    o: Options, run: RunDir[SearchRecord], size: tuple[int, int], spec: ArchSpec | None = None
+) -> Generator[Event, None, Photos]:
+    """The images in three sets at `size`, or photos at their own where that is smaller. `spec`: a network for them,
+    under the head of --task."""
     assert o.data is not None
     with run.stage("images"):
         yield StageStart("images", f"reading {o.data}")
-        test = Path(o.test) if o.test else None
-        photos = yield from read_photos(Path(o.data), size, test=test, seed=o.seed, keep=run)
-        run.same_images(photos.sha256, o.data)
+        photos = yield from read_images(o, run, spec, size)
         run.update(args=o.as_dict())  # where the images are now
     return photos
 
@@ -136,6 +137,6 @@ def compete(
             o, run, went, whole, photos, latency,
             origin=(("space", r.scale.space), ("network", why), ("sampler", o.sampler_name)),
             scale=replace(r.scale, resolution=pixels(spec.resolution), why=f"{r.scale.why}; delivered: {why}{beaten}"),
-            recipe=TASKS["classify"].recipe if went.steps else "NetAdapt's fine-tuning",
+            recipe=TASKS[o.task].recipe if went.steps else "NetAdapt's fine-tuning",
         )
     )  # fmt: skip

@@ -57,10 +57,6 @@ def _is_journal(storage: str) -> bool:
     return "://" not in storage and storage.strip() != ""
 
 
-def _searched() -> Iterable[str]:
-    return [name for name, task in TASKS.items() if name == "classify" or task.search_heads]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """The options of `mbv3-search` and `mbv3.find`. None: the run chooses, and records it in its plan."""
@@ -73,7 +69,12 @@ class Options:
                                         "the slowest counts)", metavar="W,W")  # fmt: skip
     runtime: str = option("onnxruntime", "onnxruntime, onnxruntime-int8 or litert (TFLite)", metavar="NAME")
     threads: int = option(1, "threads of one inference", metavar="N", low=1)
-    data: str | None = option(None, "your images: one folder a class", metavar="DIR", is_path=always)
+    data: str | None = option(
+        None,
+        "your images: one folder a class; with --task segment or detect, masks or boxes as `mbv3 train` takes them",
+        metavar="DIR",
+        is_path=always,
+    )
     test: str | None = option(None, "images that are reported on, once (default: a tenth of --data)", metavar="DIR",
                               is_path=always)  # fmt: skip
     init: str | None = option(None, "public or own weights to start from: of the network --from, which is cut and "
@@ -87,16 +88,20 @@ class Options:
     accuracy: str | None = option(None, "what scores a network: imagenet, a model of public trainings; supernet, "
                                   "shared weights trained on --data; train, a short training each (default imagenet)",
                                   metavar="|".join(ACCURACIES), choices=ACCURACIES)  # fmt: skip
-    space: str | None = option(None, "search space (default mobilenetv3, mnasnet-imagenet with --task segment)",
+    space: str | None = option(None, "search space (default mobilenetv3; with --task mnasnet-imagenet)",
                                metavar="NAME|FILE", is_path=existing)  # fmt: skip
     scale: str = option("auto", "width and resolution of the space", metavar="auto|1|WIDTHxRES")
-    resolution: str | None = option(None, "input in pixels; --scale auto then chooses the width only (segment: 512)",
+    resolution: str | None = option(None, "input in pixels; --scale auto then chooses the width only (with --task: "
+                                    "that of the images, 512 without any)",
                                     metavar="H|HxW")  # fmt: skip
-    task: str = option("classify", "classify, or segment: backbones under a segmentation head", metavar="NAME",
-                       choices=_searched)  # fmt: skip
-    head: str | None = option(None, "head of --task segment, as `mbv3 show --head` has them (default "
-                              "lraspp-torchvision)", metavar="NAME")  # fmt: skip
-    classes: int | None = option(None, "classes of --task segment (default 19)", metavar="N", low=1, high=10**6)
+    task: str = option("classify", "classify; segment or detect: networks under a head, scored on masks or "
+                       "boxes of --data; segment also without images", metavar="NAME",
+                       choices=lambda: TASKS)  # fmt: skip
+    head: str | None = option(None, "head of --task, as `mbv3 show --head` has them (default "
+                              "lraspp-torchvision; ssdlite for detect)", metavar="NAME")  # fmt: skip
+    classes: int | None = option(
+        None, "classes of --task segment without --data (default 19)", metavar="N", low=1, high=10**6
+    )
     output_stride: int | None = option(None, "output stride of --task segment (default 16)", metavar="8|16|32", low=1)
     sampler: str | None = option(None, "what proposes networks: solve is exact to a local search and needs no trials; "
                                  "surrogate learns the score and needs the fewest trials, rnn is the RNN controller, "
@@ -156,15 +161,7 @@ class Options:
             parse_resolution(self.resolution)
             _need(not (fixed and fixed[1]), "--scale and --resolution both give a resolution; leave one out",
                   self.scale)  # fmt: skip
-        if self.segment:
-            heads = TASKS[self.task].search_heads
-            _need(self.dense in heads, f"--head must be one of {', '.join(heads)}", self.head)
-            _need(self.data is None, f"--task {self.task} searches without --data: the ImageNet model ranks the "
-                  "backbones and the head adds its time; leave --data out", self.data)  # fmt: skip
-        else:
-            for name in ("head", "classes", "output_stride"):
-                value = getattr(self, name)
-                _need(value is None, f"--{name.replace('_', '-')} belongs to --task segment; add it", value)
+        self._check_task()
         if self.data is None:
             _need(self.accuracy in (None, "imagenet"), "--accuracy supernet and train need images: give --data DIR",
                   self.accuracy)  # fmt: skip
@@ -188,6 +185,28 @@ class Options:
                 f"--device {self.device}: measure its table first (mbv3 latency build --device {self.device}{more} "
                 f"--space {self.space_name} --scale 1 --out board.csv), then search with --device board.csv"
             )
+
+    def _check_task(self) -> None:
+        """Raises: BadInput: options that the task does not take."""
+        task = TASKS[self.task]
+        if not self.under_head:
+            for name in ("head", "classes", "output_stride"):
+                value = getattr(self, name)
+                _need(value is None, f"--{name.replace('_', '-')} belongs to --task segment; add it", value)
+            return
+        _need(self.dense in task.search_heads, f"--head must be one of {', '.join(task.search_heads)}", self.head)
+        if self.data is None:
+            _need(task.search_classes > 0, f"--task {self.task} searches on images: give --data DIR", None)
+            return
+        _need(self.classes is None, "--classes is for a search without images: those of --data are counted; leave it "
+              "out", self.classes)  # fmt: skip
+        single = self.delta is not None or self.finetune_steps is not None or self.preset == "paper"
+        _need(not single, "--delta, --finetune-steps and --preset paper are of single cuts, which are judged on class "
+              f"folders alone; leave them out, for joint cuts under the head (--task {self.task})", self.delta
+              or self.finetune_steps or self.preset)  # fmt: skip
+        for name in ("test", "output_stride"):
+            value, why = getattr(self, name), task.refuses.get(name)
+            _need(value is None or why is None, f"--{name.replace('_', '-')} {why}", value)
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -215,7 +234,7 @@ class Options:
         return OFA if self.supernet else PAPER
 
     @property
-    def segment(self) -> bool:
+    def under_head(self) -> bool:
         """Whether networks are searched under a head of another task."""
         return self.task != "classify"
 
@@ -241,11 +260,15 @@ class Options:
         """The resolution that --scale auto keeps; None where it chooses one too."""
         return self.asked_resolution or TASKS[self.task].search_resolution
 
-    def headed(self, space: SearchSpace) -> SearchSpace:
-        """`space` with its networks under the task's head; for a classifier as it is. Raises: BadInput."""
-        if not self.segment:
+    def headed(self, space: SearchSpace, classes: int | None = None) -> SearchSpace:
+        """`space` with its networks under the task's head, of so many classes (None: as asked for); for a classifier as
+        it is. Raises: BadInput."""
+        if not self.under_head:
             return space
-        return under_head(space, self.dense, self.dense_classes, self.output_stride)
+        stride = self.output_stride
+        if TASKS[self.task].own_stride:
+            stride = space.spec((0,) * len(space.sizes)).stride
+        return under_head(space, self.dense, classes or self.dense_classes, stride)
 
     @property
     def limits(self) -> Limits:
@@ -254,8 +277,10 @@ class Options:
 
     @property
     def accuracy_kind(self) -> str:
-        shared = self.supernet_steps is not None or self.supernet_minutes is not None
-        return self.accuracy or ("supernet" if shared and self.data is not None else "imagenet")
+        # the ImageNet model knows classifiers: where masks or boxes are at hand, they score
+        shared = self.supernet_steps is not None or self.supernet_minutes is not None or self.under_head
+        given = self.data is not None and self.init is None
+        return self.accuracy or ("supernet" if shared and given else "imagenet")
 
     @property
     def sampler_name(self) -> str:
@@ -268,7 +293,7 @@ class Options:
 
     @property
     def space_name(self) -> str:
-        return self.space or ("mnasnet-imagenet" if self.segment else "mobilenetv3")
+        return self.space or ("mnasnet-imagenet" if self.under_head else "mobilenetv3")
 
     @property
     def minutes(self) -> float:

@@ -16,6 +16,7 @@ from mbv3.record import Device as DeviceRecord
 from mbv3.record import Scale, SearchRecord
 from mbv3.runs.options import Options
 from mbv3.runs.rundir import RunDir, file_sha256
+from mbv3.runs.task_images import input_size, looked_at
 from mbv3.space import SearchSpace, layer_keys, parse_scale, parse_space, scale, space_text
 from mbv3.spec import count, parse_resolution, pixels
 from mbv3.stages import Shape, choose_scale, choose_scale_by_accuracy, fewer_strides, quick_ms, typical
@@ -50,15 +51,19 @@ def table_name(i: int) -> str:
 @dataclass(frozen=True)
 class _Base:
     """What is known of the space before its scale: the space under its head and with the strides of `shape`, the
-    classes of the images (None: the space's own), and the most pixels that make sense for them."""
+    classes of the images (None: the space's own), and the most pixels that make sense for them. `pinned`: the size of
+    the input, where images with masks or boxes give it."""
 
     space: SearchSpace
     classes: int | None
     most_pixels: int | None
     shape: Shape | None = None
+    pinned: tuple[int, int] | None = None
 
     @property
     def resolution(self) -> tuple[int, int] | None:
+        if self.pinned is not None:
+            return self.pinned
         return None if self.shape is None else (self.shape.side, self.shape.side)
 
 
@@ -82,6 +87,10 @@ def _own_space(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, 
 
 
 def _base(o: Options, whole: SearchSpace, shape: Shape | None = None) -> _Base:
+    if o.data is not None and o.under_head:
+        peek = looked_at(o)
+        size = input_size(o, peek)
+        return _Base(o.headed(scale(whole, 1.0, size), peek.outputs), None, None, pinned=size)
     space = o.headed(scale(whole, 1.0, o.pinned_resolution))
     if o.data is None:
         return _Base(space, None, None)
@@ -180,7 +189,7 @@ def _scale_of_table(
             seed_ratio=o.seed_ratio, classes=base.classes, most_pixels=base.most_pixels,
         )  # fmt: skip
         return choice.space, choice.why
-    resolution = o.asked_resolution
+    resolution = base.pinned or o.asked_resolution
     if width is None:  # an older table records the side of a square
         about = dict(table.about or {})
         width = float(about.get("width", 1))
@@ -246,7 +255,7 @@ def _ms_per_madd(space: SearchSpace, runtime: Runtime) -> float:
 
 def _judged(o: Options, base: _Base, run: RunDir[SearchRecord]) -> Judged:
     """A scaled space as the ImageNet model is asked about it."""
-    return (lambda s: s) if o.data is None else (lambda s: whole_view(s, base.shape, run))
+    return (lambda s: s) if o.data is None or o.under_head else (lambda s: whole_view(s, base.shape, run))
 
 
 def _scale_here(o: Options, base: _Base, runtime: Runtime, judged: Judged) -> tuple[SearchSpace, str]:

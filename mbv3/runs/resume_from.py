@@ -104,6 +104,9 @@ def same_network(source: Source, spec: ArchSpec | None) -> None:
 def check_source(o: Options, source: Source) -> None:
     """Raises: BadInput: images, weights, networks or the device are not those of that run; all are named."""
     record, wrong = source.record, []
+    if o.under_head:
+        raise BadInput(f"--resume-from {source.path}: takes up runs on class folders (got one of --task {o.task}); "
+                       "begin anew")  # fmt: skip
     assert o.data is not None
     data, test, init = Path(o.data), Path(o.test) if o.test else None, o.init
     where = f"those of {data}" + (f" and {test}" if test else "")

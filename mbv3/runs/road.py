@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
-from mbv3.data import class_parts, peek_class_folder
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note, StageStart
 from mbv3.latency import Device, LatencyTable, open_runtime
 from mbv3.record import Initial, Scale, SearchRecord
+from mbv3.runs.deliver import budget_of
 from mbv3.runs.delivered import delivered
 from mbv3.runs.init_options import Inherited, inherited
 from mbv3.runs.options import Options
@@ -20,16 +19,19 @@ from mbv3.runs.result import Found
 from mbv3.runs.resume_from import keep_start, take_start
 from mbv3.runs.road_parts import RECIPE, finest_photos, given_table, keep_table, table_minutes, told_small, walked
 from mbv3.runs.rundir import RunDir
-from mbv3.spec import ArchSpec, Site, named_sites, parse_resolution, parse_spec, pixels
+from mbv3.runs.task_images import dressed, looked_at
+from mbv3.spec import ArchSpec, Classify, Site, named_sites, parse_resolution, parse_spec, pixels
 from mbv3.stages import (
     Outcome,
+    Photos,
     Sizes,
+    check_minutes,
     choose_sizes,
-    peek_photos,
     sized_table,
     steady_ms,
 )
 from mbv3.tables import Latency, reference_of
+from mbv3.tasks import TASKS
 
 __all__ = ["by_hand", "check_road", "initial", "road_stages"]
 
@@ -37,8 +39,8 @@ __all__ = ["by_hand", "check_road", "initial", "road_stages"]
 def check_road(o: Options, network: ArchSpec | str) -> Inherited:
     """Everything that can be wrong with the photos and the weights, before anything is made. Raises: BadInput."""
     assert o.init is not None and o.data is not None
-    classes = peek_photos(Path(o.data), Path(o.test) if o.test else None)
-    found = inherited(o.init, network, classes, o.seed)
+    peek = looked_at(o)
+    found = inherited(o.init, network, lambda spec: dressed(o, spec, peek), o.seed)
     by_hand(o, found.spec)
     return found
 
@@ -63,10 +65,21 @@ def road_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None,
     for note in start.notes:
         yield Note("start", note)
     take_start(run)
-    side = peek_class_folder(class_parts(Path(o.data))["training"])[2]
-    yield from told_small(run, side, min(start.spec.resolution), start.spec.name)
-    sizes, latency = yield from _prepared(o, run, start.spec, side)
-    photos = yield from finest_photos(o, run, sizes)
+    side = min(looked_at(o).shape)
+    if o.under_head:
+        given = parse_spec(run.record.network, "run.json: network").head
+        named = o.dense if isinstance(given, Classify) else None  # else it is the network's own
+        run.update(task=o.task, head=named, classes=start.spec.head.classes)
+    else:
+        yield from told_small(run, side, min(start.spec.resolution), start.spec.name)
+    sizes = yield from _chosen(o, run, start.spec, side)
+    photos: Photos | None = None
+    if o.under_head and "early_steps" not in run.record.plan:
+        # a step of a large network may take seconds, which is told before a table is measured
+        photos = yield from finest_photos(o, run, sizes)
+        check_minutes(sizes, photos.images, budget_of(o))
+    latency = yield from _latency(o, run, start.spec, sizes)
+    photos = photos or (yield from finest_photos(o, run, sizes))
     went, whole = yield from walked(
         o, run, sizes, start.state, latency, photos, ("scale", "table", "images"), some=by_hand(o, start.spec)
     )
@@ -77,7 +90,7 @@ def road_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None,
         yield from delivered(
             o, run, went, whole, photos, latency, origin=(("from", init.network), ("init_sha256", init.sha256)),
             scale=Scale(space=init.network, width=1.0, resolution=pixels(went.found.spec.resolution), why=_why(went)),
-            recipe=RECIPE,
+            recipe=TASKS[o.task].recipe if o.under_head else RECIPE,
         )
     )  # fmt: skip
 
@@ -85,23 +98,31 @@ def road_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None,
 # ---- sizes and latency ---------------------------------------------------------------------------------------------
 
 
-def _prepared(
-    o: Options, run: RunDir[SearchRecord], spec: ArchSpec, side: int
-) -> Generator[Event, None, tuple[Sizes, Latency]]:
-    """The resolutions that are worth a look, and the latency of anything at them; both are kept."""
-    own = run.file(TABLE)
+def _chosen(o: Options, run: RunDir[SearchRecord], spec: ArchSpec, side: int) -> Generator[Event, None, Sizes]:
+    """The resolutions that are worth a look, decided once."""
     pinned = parse_resolution(o.resolution) if o.resolution else None
+
+    def choose(latency_ms: Callable[[Sequence[ArchSpec]], Sequence[float]]) -> Sizes:
+        return choose_sizes(spec, o.target_ms, side, latency_ms, pinned=pinned, dense=o.under_head)
+
+    if o.estimate_only:
+        latency = Latency((yield from given_table(o, run)), None)
+        with run.stage("scale"):
+            return _sizes(run, spec, lambda: choose(latency))
+    runtime = open_runtime(o.runtime, o.threads)
+    with run.stage("scale"):
+        yield StageStart("scale", f"timing {spec.name} at several resolutions on {runtime.fingerprint.cpu}")
+        return _sizes(run, spec, lambda: choose(partial(steady_ms, runtime)))
+
+
+def _latency(o: Options, run: RunDir[SearchRecord], spec: ArchSpec, sizes: Sizes) -> Generator[Event, None, Latency]:
+    """The latency of anything at the resolutions; its table is kept."""
+    own = run.file(TABLE)
     if o.estimate_only:
         table = yield from given_table(o, run)
         latency = Latency(table, None)
-        with run.stage("scale"):
-            sizes = _sizes(run, spec, lambda: choose_sizes(spec, o.target_ms, side, latency, pinned=pinned))
     else:
         runtime = open_runtime(o.runtime, o.threads)
-        with run.stage("scale"):
-            yield StageStart("scale", f"timing {spec.name} at several resolutions on {runtime.fingerprint.cpu}")
-            timed = partial(steady_ms, runtime)
-            sizes = _sizes(run, spec, lambda: choose_sizes(spec, o.target_ms, side, timed, pinned=pinned))
         with run.stage("table"):
             table = LatencyTable.load(own) if own.exists() else (
                 yield from sized_table(sizes, runtime, own, table_minutes(o))
@@ -115,7 +136,7 @@ def _prepared(
     meets = "" if ms > o.target_ms else f", within the target of {o.target_ms:g} ms: the resolution may rise instead"
     yield Note("scale", f"{spec.name}: {why}; uncut it takes {ms:.3g} ms at {pixels(sizes.start.resolution)} px{meets}")
     run.update(seed_ms=round(ms, 4))
-    return sizes, latency
+    return latency
 
 
 def _sizes(run: RunDir[SearchRecord], spec: ArchSpec, choose: partial[Sizes] | object) -> Sizes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -15,8 +14,9 @@ from mbv3.record import Scale, SearchRecord
 from mbv3.runs.options import Options
 from mbv3.runs.prepare import TABLE
 from mbv3.runs.rundir import RunDir, file_sha256
+from mbv3.runs.task_images import read_images
 from mbv3.spec import Site, pixels
-from mbv3.stages import Budget, Contender, Effort, Outcome, Photos, Sizes, read_photos, road, steps_of
+from mbv3.stages import Budget, Contender, Effort, Outcome, Photos, Sizes, road, steps_of
 from mbv3.tables import REFERENCE, VERDICT_PARTS, Latency, Whole, read_table, reference_of
 
 __all__ = [
@@ -67,14 +67,9 @@ def keep_table(run: RunDir[SearchRecord], table: LatencyTable, scale: Scale) -> 
 
 def finest_photos(o: Options, run: RunDir[SearchRecord], sizes: Sizes) -> Generator[Event, None, Photos]:
     """The photos at the finest of the sizes."""
-    assert o.data is not None
     with run.stage("images"):
         finest = max((s.resolution for s in sizes.all), key=lambda r: r[0] * r[1])
-        photos = yield from read_photos(
-            Path(o.data), finest, test=Path(o.test) if o.test else None, seed=o.seed, keep=run
-        )  # fmt: skip
-        run.same_images(photos.sha256, o.data)
-    return photos
+        return (yield from read_images(o, run, sizes.start, finest))
 
 
 def measured_whole(run: RunDir[SearchRecord], went: Outcome, latency: Latency) -> Generator[Event, None, Whole | None]:
@@ -96,7 +91,7 @@ def walked(
         went = yield from road(
             sizes, start, latency, photos.images, photos.report, o.target_ms,
             budget=Budget(minutes, timed=o.timed), seed=o.seed, keep=run,
-            effort=None if o.final_epochs is None else Effort.of(steps_of(photos.images.train, o.final_epochs)),
+            effort=None if o.final_epochs is None else Effort.of(steps_of(photos.images, o.final_epochs)),
             some=some, subnets=subnets,
         )  # fmt: skip
     return went, (yield from measured_whole(run, went, latency))

@@ -31,12 +31,10 @@ from mbv3.runs.shared import Shared
 from mbv3.runs.shared_search import check_shared
 from mbv3.runs.supernet import OFA_ADVICE, check_supernet, supernet_initial
 from mbv3.runs.supernet_road import supernet_stages
+from mbv3.runs.task_images import input_size, looked_at
 from mbv3.search import REWARDS, SAMPLERS, register_reward, register_sampler
 from mbv3.space import load_space, scale
 from mbv3.spec import dump_spec, load_spec
-from mbv3.stages import (
-    peek_photos,
-)
 from mbv3.tables import one_space, read_table
 from mbv3.version import VERSION
 
@@ -175,12 +173,15 @@ def check_search(o: Options) -> None:
     check_shared(o)
     if not o.estimate_only:
         open_runtime(o.runtime, o.threads)
-    space = load_space(o.space_name)
-    if o.supernet:
-        check_supernet(o, space)
-    o.headed(scale(space, 1.0, o.pinned_resolution))
-    if o.data is not None and (o.init is None or o.supernet):
-        peek_photos(Path(o.data), Path(o.test) if o.test else None)
+    if o.from_ is None:
+        space = load_space(o.space_name)
+        if o.supernet:
+            check_supernet(o, space)
+        peek = None if o.data is None else looked_at(o)
+        if peek is not None and o.under_head:
+            o.headed(scale(space, 1.0, input_size(o, peek)), peek.outputs)
+        else:
+            o.headed(scale(space, 1.0, o.pinned_resolution))
     if o.estimate_only:
         tables = [read_table(device, o.runtime, o.threads, o.force_table)[0] for device in o.devices]
         one_space(o.devices, tables)

@@ -14,7 +14,7 @@ from torch import Tensor
 from mbv3.accuracy import imagenet
 from mbv3.errors import BadInput
 from mbv3.latency import Device, LatencyTable, open_runtime
-from mbv3.nn import build
+from mbv3.nn import Maps, build
 from mbv3.record import Accuracy, SearchRecord, load_as
 from mbv3.runs.options import Options
 from mbv3.runs.prepare import table_name
@@ -84,7 +84,7 @@ def verify(path: str | Path) -> Verified:
         *_hashes(path, record),
         _target(record, spec),
         *_counts(record, spec),
-        *([_head(record, options, spec)] if options.segment else []),
+        *([_head(record, options, spec)] if options.under_head and (record.head or options.data is None) else []),
         *_network(path, spec, weights),
         *_accuracy(record, options, spec),
         *_prediction(path, record, options, table, spec),
@@ -142,16 +142,17 @@ def _counts(record: SearchRecord, spec: ArchSpec) -> tuple[Check, Check]:
 
 def _head(record: SearchRecord, options: Options, spec: ArchSpec) -> Check:
     """The head that was asked for, against the claimed one and that of the network."""
-    wanted = f"{options.dense}, {options.dense_classes} classes"
+    classes = options.dense_classes if options.data is None else record.classes
+    wanted = f"{options.dense}, {classes} classes"
     claimed = f"{record.head}, {record.classes} classes"
-    same = with_head(spec, options.dense, options.dense_classes).head == spec.head and wanted == claimed
+    same = with_head(spec, options.dense, classes).head == spec.head and wanted == claimed
     return Check(check="head", claimed=claimed, found=wanted if same else "another", ok=same)
 
 
 def _accuracy(record: SearchRecord, options: Options, spec: ArchSpec) -> Iterator[Check]:
     """The ImageNet model's answer for the network; for a backbone under a head there is none."""
     claimed = record.accuracy
-    if claimed is not None and claimed.kind == "imagenet" and claimed.recipe is not None and not options.segment:
+    if claimed is not None and claimed.kind == "imagenet" and claimed.recipe is not None and not options.under_head:
         found = round(imagenet(spec, recipe=claimed.recipe).value, 3)
         yield _equal("predicted ImageNet top-1", claimed.value, found)
 
@@ -176,7 +177,7 @@ def _network(path: Path, spec: ArchSpec, weights: dict[str, Tensor] | None) -> I
 
 
 def _onnx_error(file: Path, net: torch.nn.Module, resolution: tuple[int, int]) -> float | str:
-    """The largest difference of the outputs, over the largest output; the reason where the file cannot be run."""
+    """The largest difference of the outputs, over the largest of an output; the reason where the file cannot be run."""
     import onnxruntime  # here, so that the other verbs start without it
 
     # smooth as images are
@@ -184,14 +185,17 @@ def _onnx_error(file: Path, net: torch.nn.Module, resolution: tuple[int, int]) -
     x = torch.nn.functional.interpolate(coarse, resolution, mode="bilinear").numpy()
     try:
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        [onnx_out] = session.run(None, {"input": x})
+        onnx_outs = session.run(None, {"input": x})
     except Exception as e:  # ONNX Runtime has an exception of its own for every reason
         return f"does not run: {type(e).__name__}"
     with torch.inference_mode():
-        torch_out = net.eval()(torch.from_numpy(x)).numpy()
-    if onnx_out.shape != torch_out.shape:
-        return f"shape {onnx_out.shape}, not {torch_out.shape}"
-    return float(np.abs(onnx_out - torch_out).max() / max(float(np.abs(torch_out).max()), 1e-9))
+        out = net.eval()(torch.from_numpy(x))
+    torch_outs = [y.numpy() for y in ([*out.classes, *out.boxes] if isinstance(out, Maps) else [out])]
+    shapes = [[y.shape for y in outs] for outs in (onnx_outs, torch_outs)]
+    if shapes[0] != shapes[1]:
+        return f"shape {shapes[0]}, not {shapes[1]}"
+    pairs = zip(onnx_outs, torch_outs, strict=True)
+    return max(float(np.abs(a - b).max() / max(float(np.abs(b).max()), 1e-9)) for a, b in pairs)
 
 
 def _prediction(

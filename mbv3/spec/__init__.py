@@ -44,7 +44,7 @@ from mbv3.spec.heads import (
 )
 from mbv3.spec.keys import LayerKey, parse_key
 from mbv3.spec.kinds import ROWS, UIB, Conv, DSConv, Expanding, Fused, MBConv, Row
-from mbv3.spec.lowering import Layer, lower, lower_aux, lower_key
+from mbv3.spec.lowering import Layer, keys_of, lower, lower_aux, lower_key
 from mbv3.spec.ops import IMAGE, Op, Tensor, Walk, far_pads
 from mbv3.spec.recipes import head_names, with_head
 from mbv3.spec.reference import load_spec, network_names, reference_names, width_rules
@@ -110,6 +110,7 @@ __all__ = [
     "dump_spec",
     "far_pads",
     "head_names",
+    "keys_of",
     "load_spec",
     "lower",
     "lower_aux",

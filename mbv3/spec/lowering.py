@@ -7,6 +7,7 @@ disagree.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -18,7 +19,7 @@ from mbv3.spec.keys import LayerKey
 from mbv3.spec.kinds import Row
 from mbv3.spec.ops import IMAGE, Op, Tensor, Walk
 
-__all__ = ["Layer", "lower", "lower_aux", "lower_key", "tapped"]
+__all__ = ["Layer", "keys_of", "lower", "lower_aux", "lower_key", "tapped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +60,13 @@ def _lower(key: LayerKey, prefix: str, path: str, sources: list[Tensor]) -> Laye
     )
 
 
-def tapped(layers: dict[str, Layer], tap: Tap) -> Tensor:
-    """The tensor that a tap names; `layers` of a backbone by path."""
+def tapped(layers: dict[str, Layer], tap: Tap, prefix: str | None = None) -> Tensor:
+    """The tensor that a tap names; `layers` of a backbone by path. `prefix`: of the names of all their ops, where it is
+    not that of the path."""
     path = f"rows[{tap.row}]" if isinstance(tap.row, int) else tap.row
     ops = layers[path].ops
     if tap.point != "out":
-        prefix = path.replace("[", ".").removesuffix("]")
+        prefix = path.replace("[", ".").removesuffix("]") if prefix is None else prefix
         ops = tuple(op for op in ops if op.name.startswith(f"{prefix}.{tap.point}."))
     op = ops[-1]
     return Tensor(op.output, op.cout, op.hout, op.wout)
@@ -77,13 +79,17 @@ def _far(layer: Layer) -> Layer:
     )
 
 
+def _parts(spec: ArchSpec) -> Iterator[tuple[str, Row]]:
+    yield "stem", spec.stem
+    yield from ((f"rows[{i}]", row) for i, row in enumerate(spec.rows))
+    if spec.tail is not None:
+        yield "tail", spec.tail
+
+
 def _backbone(spec: ArchSpec) -> dict[str, Layer]:
     layers: dict[str, Layer] = {}
     here = Tensor("input", spec.in_channels, *spec.resolution)
-    parts: list[tuple[str, Row]] = [("stem", spec.stem), *((f"rows[{i}]", row) for i, row in enumerate(spec.rows))]
-    if spec.tail is not None:
-        parts.append(("tail", spec.tail))
-    for path, row in parts:
+    for path, row in _parts(spec):
         prefix = path.replace("[", ".").removesuffix("]")
         layer = _lower(LayerKey(row, here.c, here.h, here.w, spec.gate), prefix, path, [here])
         layers[path] = layer if spec.padding == "both" else _far(layer)
@@ -93,9 +99,13 @@ def _backbone(spec: ArchSpec) -> dict[str, Layer]:
 
 def _head(spec: ArchSpec, head: Dense, layers: dict[str, Layer], prefix: str) -> Layer:
     sources = [tapped(layers, tap) for _, tap in taps_of(head)]
+    return _lower(_head_key(spec, head, sources), prefix, prefix, sources)
+
+
+def _head_key(spec: ArchSpec, head: Dense, sources: Sequence[Tensor]) -> LayerKey:
     (c, h, w), *more = (source[1:] for source in sources)
     image = None if isinstance(head, SSDLite) else spec.resolution
-    return _lower(LayerKey(head, c, h, w, more=tuple(more), image=image), prefix, prefix, sources)
+    return LayerKey(head, c, h, w, more=tuple(more), image=image)
 
 
 def lower(spec: ArchSpec) -> tuple[Layer, ...]:
@@ -114,6 +124,22 @@ def lower_aux(spec: ArchSpec) -> Layer | None:
     """The auxiliary head, which is trained and not deployed; None where there is none."""
     aux = aux_of(spec.head)
     return None if aux is None else _head(spec, aux, _backbone(spec), "aux")
+
+
+def keys_of(spec: ArchSpec) -> list[LayerKey]:
+    """The keys of `lower(spec)`. Every layer is lowered once in a process: of many networks that share most of them
+    the keys cost little."""
+    keys: list[LayerKey] = []
+    layers: dict[str, Layer] = {}
+    c, (h, w) = spec.in_channels, spec.resolution
+    for path, row in _parts(spec):
+        keys.append(LayerKey(row, c, h, w, spec.gate))
+        layers[path] = lower_key(keys[-1])
+        c, h, w = layers[path].out_shape
+    if isinstance(spec.head, Dense):
+        sources = [tapped(layers, tap, "layer") for _, tap in taps_of(spec.head)]
+        return [*keys, _head_key(spec, spec.head, sources)]
+    return [*keys, LayerKey(spec.head, c, h, w, spec.gate)]
 
 
 @lru_cache(maxsize=65536)

@@ -13,7 +13,7 @@ from mbv3.stages.contest import ScratchEffort, contenders_at, contest, uniform_a
 from mbv3.stages.curve import Passed, TakenUp, nearest, passed_in, taken_up
 from mbv3.stages.finalists import Chosen, choose_seed, finalists, first_of, smoothed
 from mbv3.stages.gap import most_accurate
-from mbv3.stages.images import Images, calibration_batches, rescore, subset
+from mbv3.stages.images import Images, calibration_batches, photos_in, rescore, subset
 from mbv3.stages.job import Job, ScaledSpace
 from mbv3.stages.judge import (
     ImagenetJudge,
@@ -32,12 +32,12 @@ from mbv3.stages.learn import CHECKPOINT, LOG, Learned, default_device, learn
 from mbv3.stages.linear_head import learn_head
 from mbv3.stages.measure import ReferenceTime, check_reach, fast_enough, network_table, reference_times
 from mbv3.stages.near_rows import near_rows
-from mbv3.stages.photos import Photos, peek_photos, photos_sha256, read_photos
+from mbv3.stages.photos import Photos, peek_photos, photos_sha256, read_photos, task_photos
 from mbv3.stages.published import PublishedTime, published_times
-from mbv3.stages.ranking import CHECKED, FEWEST, LEAST_TAU, check_ranking, near_target, told
+from mbv3.stages.ranking import CHECKED, FEWEST, LEAST_TAU, check_ranking, near_target, ranking_text
 from mbv3.stages.reach import check_limits, search_limits, unmet_together
 from mbv3.stages.road import road
-from mbv3.stages.road_pace import Effort
+from mbv3.stages.road_pace import Effort, check_minutes, check_scratch_minutes
 from mbv3.stages.rounds import Alike, Outcome
 from mbv3.stages.scale import Scale, check_range, choose_scale, quick_ms, typical
 from mbv3.stages.scale_accuracy import choose_scale_by_accuracy
@@ -63,9 +63,7 @@ from mbv3.stages.subnets import Subnet, best_sides, drawn_subnet, settled, subne
 from mbv3.stages.tune import (
     DISTILL,
     TEMPERATURE,
-    Answers,
     Tuned,
-    answers,
     on_device,
     steps_of,
     taught_by,
@@ -88,7 +86,6 @@ __all__ = [
     "TRIALS",
     "Adapted",
     "Alike",
-    "Answers",
     "Beside",
     "Budget",
     "Chosen",
@@ -129,16 +126,17 @@ __all__ = [
     "adapt",
     "adapt_predicted",
     "affordable",
-    "answers",
     "baselines_at",
     "best_at_random",
     "best_sides",
     "best_within",
     "calibration_batches",
     "check_limits",
+    "check_minutes",
     "check_range",
     "check_ranking",
     "check_reach",
+    "check_scratch_minutes",
     "choose_scale",
     "choose_scale_by_accuracy",
     "choose_seed",
@@ -168,12 +166,14 @@ __all__ = [
     "on_device",
     "passed_in",
     "peek_photos",
+    "photos_in",
     "photos_sha256",
     "pick_seed",
     "pick_starts",
     "probe",
     "published_times",
     "quick_ms",
+    "ranking_text",
     "read_photos",
     "reference_times",
     "rescore",
@@ -202,8 +202,8 @@ __all__ = [
     "subset",
     "supernet_judge",
     "taken_up",
+    "task_photos",
     "taught_by",
-    "told",
     "training_judge",
     "tune",
     "typical",

@@ -82,7 +82,7 @@ def adapt(
     """
     budget = budget or Budget(60.0, timed=latency.device is not None)
     keep = keep or Memory()
-    deployed = Deployed(latency, len(images.train.classes))
+    deployed = Deployed(latency, images.work.outputs)
     trace = Trace(keep, deployed)
     start = trace.restore()
     if start is None and taken is not None:
@@ -120,13 +120,13 @@ def _first(
     keep: Keep,
 ) -> Generator[Event, None, Start]:
     """The network that the first step departs from: trained, scored and, where a device is at hand, measured."""
-    spec = with_classes(spec, len(images.train.classes))
+    spec = with_classes(spec, images.work.outputs)
     state = yield from train_start(spec, weights, images, by_hand, budget, seed, keep)
     net = build(spec, 0)
     net.load_state_dict(state)
     score = rescore(net, images, subset(images.held_out, HELD_OUT), 2)
     state = {k: v.detach().clone() for k, v in net.state_dict().items()}
-    start = Start(0, spec, state, Scored(math.nan, score.top1, score.loss))
+    start = Start(0, spec, state, Scored(math.nan, score.score, float(score.loss.mean())))
     measured = deployed.measure(spec, 4)
     if measured is not None:
         predicted = deployed([spec])[0]

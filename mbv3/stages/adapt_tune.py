@@ -14,9 +14,9 @@ from mbv3.data import batch_order, make_batch
 from mbv3.events import Event, StageStart
 from mbv3.netadapt import Start, Tried
 from mbv3.nn import build, statistics
-from mbv3.spec import ArchSpec, Dense, SSDLite
+from mbv3.spec import ArchSpec, SSDLite
 from mbv3.stages.budget import Budget
-from mbv3.stages.images import Images, calibration_batches, subset
+from mbv3.stages.images import Images, calibration_batches, photos_in, subset
 from mbv3.stages.judge import step_seconds
 from mbv3.stages.keep import Keep
 from mbv3.stages.learn import default_device
@@ -74,7 +74,7 @@ class FineTune:
         order = batch_order(len(self.images.train), min(BATCH, len(self.images.train)), self.seed + 7919 * step)
         for i in range(steps):
             rng = np.random.default_rng((self.seed, step, i))
-            x, y = make_batch(self.images.train, next(order), self.images.size, rng, statistics(net))
+            x, y = make_batch(photos_in(self.images.train), next(order), self.images.size, rng, statistics(net))
             # the cosine would bring the last of a few steps to nothing: half-way only
             half = replace(recipe, steps=2 * recipe.steps)
             try:
@@ -92,7 +92,7 @@ class FineTune:
         with torch.inference_mode():
             for start in range(0, len(self.held), 256):
                 index = np.arange(start, min(start + 256, len(self.held)))
-                batch = make_batch(self.held, index, self.images.size, by=statistics(net))
+                batch = make_batch(photos_in(self.held), index, self.images.size, by=statistics(net))
                 x, y = (part.to(self.device) for part in batch)
                 logits = net(x).float()
                 losses.append(nn.functional.cross_entropy(logits, y, reduction="none").double().cpu().numpy())
@@ -126,10 +126,11 @@ class Deployed:
         return replace(start, scored=replace(start.scored, latency_ms=whole.ms))
 
     def state(self, spec: ArchSpec, state: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-        """Weights of the deployed network; a dense head, or a classifier of other classes, is left as initialised."""
+        """Weights of the deployed network; a head of another kind, or a classifier of other classes, is left as
+        initialised."""
         deployed = self.spec(spec)
         fresh = build(deployed, seed).state_dict()
-        own = ("head.", "aux.") if isinstance(deployed.head, Dense) else ()
+        own = ("head.", "aux.") if type(deployed.head) is not type(spec.head) else ()
         return {k: v if k.startswith(own) or state[k].shape != v.shape else state[k] for k, v in fresh.items()}
 
 
@@ -167,5 +168,8 @@ def train_start(
     )
     what = "the seed's inherited weights" if inherited else "the seed"
     yield StageStart(STAGE, f"training {what} on your images, {steps} steps")
-    yield from fit(net, images.train, recipe, stage=STAGE, checkpoint=keep.file("seed-training.safetensors"))
+    yield from fit(
+        net, images.train, recipe, stage=STAGE, checkpoint=keep.file("seed-training.safetensors"),
+        objective=images.work.objective(recipe),
+    )  # fmt: skip
     return {k: v.detach().clone() for k, v in net.state_dict().items()}

@@ -116,11 +116,12 @@ def cut_contender(
     what a resume needs lie in a folder of their own. `some`: the sites that may be cut."""
     name = f"cut-{pixels(spec.resolution)}"
     left = target_ms / latency([spec])[0]
+    rounds = next(n for share, n in ROUNDS if left >= share)
+    teacher = on_device(start.spec, start.state).eval() if images.work.taught else None
     try:
         adapted = yield from shrink(
             spec, latency, replace(images, size=spec.resolution), target_ms, weights=start.state, steps=steps,
-            seed=seed, keep=Under(keep, name), some=some,
-            teacher=on_device(start.spec, start.state).eval(), rounds=next(n for share, n in ROUNDS if left >= share),
+            seed=seed, keep=Under(keep, name), some=some, teacher=teacher, rounds=rounds,
         )  # fmt: skip
     except Unreachable as e:
         yield Note(STAGE, str(e))

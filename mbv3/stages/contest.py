@@ -11,7 +11,6 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-from mbv3.data import ImageSet
 from mbv3.events import Event, Note, StageStart
 from mbv3.space import Limits, SearchSpace
 from mbv3.spec import ArchSpec, Site, dump_spec, load_spec, parse_spec, scale_spec
@@ -26,8 +25,10 @@ from mbv3.stages.search import SpaceLatency
 from mbv3.stages.shapes import Shape, shaped_as
 from mbv3.stages.sizes import FINE
 from mbv3.stages.slim import slimmed
-from mbv3.stages.tune import Tuned, answers, better_by, on_device
+from mbv3.stages.tune import Tuned, on_device
 from mbv3.tables import AIM, Latency
+from mbv3.tasks import Work, without_strides
+from mbv3.training import ImageData
 
 __all__ = ["ScratchEffort", "contenders_at", "contest", "random_within", "uniform_at"]
 
@@ -70,9 +71,9 @@ def contenders_at(
     rivals: list[Contender] = []
     for _ in range(TIMED):
         made = {name: _family(name, shape, found, latency.rough(), most, limits) for name, most in aims.items()}
-        specs = {name: spec for name, spec in made.items() if spec is not None}
-        if drawn is not None and drawn.rows != found.rows:
-            specs["random"] = drawn
+        specs = {name: latency.dress(spec) for name, spec in made.items() if spec is not None}
+        if drawn is not None and latency.dress(drawn).rows != found.rows:
+            specs["random"] = latency.dress(drawn)
         if not specs:
             break
         if latency.device is None:
@@ -111,7 +112,8 @@ def _family(
         return None
     if best[1] < NEAR * aim and found.resolution[0] == found.resolution[1]:
         step = FINE if shape.side >= 64 else FINE // 2
-        sides = [shape.side + step * n for n in range(-SIDES, SIDES + 1) if n and shape.side + step * n >= 16]
+        least = max(16, without_strides(base, shape.strides).stride)
+        sides = [shape.side + step * n for n in range(-SIDES, SIDES + 1) if n and shape.side + step * n >= least]
         others = [made for side in sides if (made := widest(side)) is not None]
         best = max([best, *others], key=lambda one: one[1])
     return best[0]
@@ -149,7 +151,7 @@ def random_within(space: SearchSpace, cost: SpaceLatency, aim: float, limits: Li
 def contest(
     make: Callable[[], Sequence[Contender]],
     images: Images,
-    report: ImageSet,
+    report: ImageData,
     *,
     effort: ScratchEffort | None = None,
     budget: Budget | None = None,
@@ -181,7 +183,7 @@ def contest(
     rounds = yield from halving.run(contenders)
     best, alike, doubt = contenders[0], None, ""
     if rounds:
-        (best, alike), doubt = decided(rounds, contenders[1])
+        (best, alike), doubt = decided(rounds, contenders[1], images.work.metric)
     elif len(contenders) > 1:
         best = contenders[1]
         enough = f" (--budget-minutes {halving.enough:.2g} would do)" if halving.enough else ""
@@ -214,8 +216,8 @@ def contest(
     halving.ledger.record("last", [(best, tuned)], [best])
     if inherited is not None:
         net = on_device(contenders[0].spec, inherited)
-        before = answers(net, halving.few.held_out, contenders[0].spec.resolution)
-        by, error = better_by(before, tuned.chosen_on)
+        before = images.work.answers(net, halving.few.held_out, contenders[0].spec.resolution)
+        by, error = before.better_by(tuned.chosen_on)
         if by > error:
             best, tuned = contenders[0], Tuned(contenders[0].spec, dict(inherited), 0, before)
             doubt = (
@@ -224,16 +226,16 @@ def contest(
             )
             yield Note("training", doubt, warning=True)
     yield StageStart("scoring", f"{len(report)} images to report on")
-    answered = reported(tuned, report)
+    answered = reported(tuned, report, images.work)
     learned = sum({id(t): t.steps for r in rounds for c, t in r if c is best}.values()) if tuned.steps else 0
     learned += 0 if tuned is alike else tuned.steps
-    return Outcome(best, tuned, answered, tuple(_alike(rounds, best, report)), doubt, learned)
+    return Outcome(best, tuned, answered, tuple(_alike(rounds, best, report, images.work)), doubt, learned)
 
 
-def _alike(rounds: Sequence[Sequence[Pair]], best: Contender, report: ImageSet) -> list[Alike]:
+def _alike(rounds: Sequence[Sequence[Pair]], best: Contender, report: ImageData, work: Work) -> list[Alike]:
     """Every contender as it was after its last round, those of the last round first and the winner before all."""
     last: dict[str, tuple[int, Pair]] = {c.name: (n, (c, t)) for n, r in enumerate(rounds) for c, t in r}
     few = subset(report, COMPARED_ON)
-    found = [(n, Alike(c, t, reported(t, few))) for n, (c, t) in last.values()]
-    found.sort(key=lambda f: (f[1].contender is not best, -f[0], -f[1].reported.top1))
+    found = [(n, Alike(c, t, reported(t, few, work))) for n, (c, t) in last.values()]
+    found.sort(key=lambda f: (f[1].contender is not best, -f[0], -f[1].reported.score))
     return [a for _, a in found]

@@ -14,7 +14,7 @@ from mbv3.events import Event, Note, Progress, StageStart
 from mbv3.search import Genomes, Trial
 from mbv3.stages.judge import SupernetJudge
 from mbv3.stages.search import pick_seed
-from mbv3.stages.tune import Answers, answers, better_by
+from mbv3.training import Answers, class_answers
 
 __all__ = ["Chosen", "choose_seed", "finalists", "first_of", "smoothed"]
 
@@ -68,10 +68,10 @@ def smoothed(genomes: Genomes, sizes: tuple[int, ...], scores: NDArray[np.float6
 def first_of(found: Sequence[Trial], fresh: Sequence[Answers]) -> int:
     """The number of the trial to take: of those that are not behind the best on the fresh images by more than the
     standard error of the difference over common images, the fastest."""
-    best = max(range(len(found)), key=lambda i: (fresh[i].top1, -i))
+    best = max(range(len(found)), key=lambda i: (fresh[i].score, -i))
     level = []
     for i, given in enumerate(fresh):
-        behind, error = better_by(fresh[best], given)
+        behind, error = fresh[best].better_by(given)
         if behind <= error:
             level.append(i)
     return min(level, key=lambda i: (found[i].latency_ms, i))
@@ -100,16 +100,16 @@ def choose_seed(
     yield StageStart("search", f"the best {len(found)} scored again on {len(fresh)} other images")
     given: list[Answers] = []
     for i, trial in enumerate(found):
-        given.append(answers(judge.scorer.network(trial.genome), fresh, size))
-        yield Progress("search", i + 1, len(found), f"{given[-1].top1:.2f} %")
+        given.append(class_answers(judge.scorer.network(trial.genome), fresh, size))
+        yield Progress("search", i + 1, len(found), f"{given[-1].score:.2f} %")
     i = first_of(found, given)
     taken = given[i]
     yield Note(
         "search",
-        f"scored again, the best score of the search has {given[0].top1:.1f} +- {given[0].error:.1f} %, the network "
-        f"that is taken {taken.top1:.1f} +- {taken.error:.1f} %",
+        f"scored again, the best score of the search has {given[0].score:.1f} +- {given[0].error:.1f} %, the network "
+        f"that is taken {taken.score:.1f} +- {taken.error:.1f} %",
     )
-    return Chosen(found[i], taken.top1, taken.error)
+    return Chosen(found[i], taken.score, taken.error)
 
 
 def _smoothed(trials: Sequence[Trial], sizes: tuple[int, ...]) -> list[Trial]:

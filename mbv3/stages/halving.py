@@ -34,7 +34,7 @@ def trainings(networks: int) -> int:
 
 def scratch_steps(images: Images, epochs: float | None) -> int:
     """Steps of so many passes over the training images; None: as many as their number asks for."""
-    recipe = scratch_fit(images.train, images.size, 1)
+    recipe = scratch_fit(images, images.size, 1)
     return max(1, round((UNTIMED * usual_epochs(len(images.train)) if epochs is None else epochs) * recipe.epoch_steps))
 
 
@@ -62,7 +62,7 @@ class Halving:
 
     def __post_init__(self) -> None:
         self.few = replace(self.images, held_out=subset(self.images.held_out, CHOSEN_ON))
-        self.ledger = Ledger(self.keep, self.csv)
+        self.ledger = Ledger(self.keep, self.csv, self.images.work.main_metric)
         self.states: dict[str, Weights] = {}
         self.enough: float | None = None  # minutes of a whole run in which two networks could be compared
 
@@ -87,11 +87,11 @@ class Halving:
 
     def learn(self, name: str, c: Contender, state: Weights, steps: int) -> Generator[Event, None, Tuned]:
         """A training as `mbv3 train` has it, judged by the same choosing images as the rounds."""
-        recipe = scratch_fit(self.images.train, c.spec.resolution, steps, seed=self.seed)
+        recipe = scratch_fit(self.images, c.spec.resolution, steps, seed=self.seed)
         return trained(name, c.spec, state, self.few, recipe, keep=self.keep)
 
     def _short(self, name: str, c: Contender, state: Weights, steps: int) -> Generator[Event, None, Tuned]:
-        recipe = scratch_fit(self.images.train, c.spec.resolution, steps, seed=self.seed)
+        recipe = scratch_fit(self.images, c.spec.resolution, steps, seed=self.seed)
         recipe = replace(recipe, recalibrate=min(recipe.recalibrate, SETTLED))
         return trained(name, c.spec, state, self.few, recipe, keep=self.keep)
 
@@ -124,6 +124,6 @@ class Halving:
 
     def step_seconds(self, spec: ArchSpec, most: int | None = None) -> float:
         """Seconds of a training step of `spec` on this machine; from steps of at most `most` images, by proportion."""
-        recipe = scratch_fit(self.images.train, spec.resolution, STEPS)
+        recipe = scratch_fit(self.images, spec.resolution, STEPS)
         few = min(most or recipe.batch, recipe.batch)
-        return seconds_of_step(spec, self.images.train, replace(recipe, batch=few)) * recipe.batch / few
+        return seconds_of_step(spec, self.images, replace(recipe, batch=few)) * recipe.batch / few

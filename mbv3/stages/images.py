@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mbv3.data import ImageSet, make_batch
+from mbv3.data import ImageSet, normalise
 from mbv3.nn import Statistics, statistics
-from mbv3.training import Score, evaluate, recalibrate
+from mbv3.spec import Classify
+from mbv3.tasks import TASKS, Work
+from mbv3.training import Answers, ImageData, recalibrate
 
-__all__ = ["Images", "calibration_batches", "others", "rescore", "subset"]
+__all__ = ["Images", "calibration_batches", "others", "photos_in", "rescore", "subset"]
 
 
 @dataclass(frozen=True)
 class Images:
-    """Disjoint sets: `train` is learned from, `held_out` chooses. `size`: (height, width) in pixels."""
+    """Disjoint sets: `train` is learned from, `held_out` chooses. `size`: (height, width) in pixels. `given`: how
+    they are learned and scored; without it they are photos with a class each."""
 
-    train: ImageSet
-    held_out: ImageSet
+    train: ImageData
+    held_out: ImageData
     size: tuple[int, int]
+    given: Work | None = field(default=None, kw_only=True)
+
+    @property
+    def work(self) -> Work:
+        if self.given is not None:
+            return self.given
+        return TASKS["classify"].work(Classify(classes=len(self.train.classes)))
 
 
-def subset(data: ImageSet, most: int) -> ImageSet:
+def photos_in(data: ImageData) -> ImageSet:
+    """`data`, for what knows photos with a class each alone."""
+    assert isinstance(data, ImageSet)
+    return data
+
+
+def subset(data: ImageData, most: int) -> ImageData:
     """At most `most` images, the same ones every time."""
     if len(data) <= most:
         return data
@@ -39,18 +55,19 @@ def others(data: ImageSet, least: int, most: int) -> ImageSet | None:
     return data.take(np.sort(left)) if 4 * len(left) >= least else None
 
 
-def _order(data: ImageSet) -> NDArray[np.int64]:
+def _order(data: ImageData) -> NDArray[np.int64]:
     return np.random.default_rng(3).permutation(len(data))
 
 
 def calibration_batches(images: Images, count: int, batch: int = 128, *, by: Statistics) -> Iterator[Tensor]:
     """The same few training batches every time, for batch-norm statistics; normalised `by` what the network takes."""
-    order = np.random.default_rng(0).permutation(len(images.train))
+    order, rng = np.random.default_rng(0).permutation(len(images.train)), np.random.default_rng(0)
     for i in range(min(count, max(1, len(order) // batch))):
-        yield make_batch(images.train, order[i * batch : (i + 1) * batch], images.size, by=by)[0]
+        pixels, _ = images.train.batch(order[i * batch : (i + 1) * batch], images.size, "none", rng)
+        yield normalise(pixels, images.size, by=by)
 
 
-def rescore(net: nn.Module, images: Images, held: ImageSet, batches: int) -> Score:
-    """Recalibrate batch norms, then evaluate."""
+def rescore(net: nn.Module, images: Images, held: ImageData, batches: int) -> Answers:
+    """Recalibrate batch norms, then answer."""
     recalibrate(net, calibration_batches(images, batches, by=statistics(net)))
-    return evaluate(net, held, images.size)
+    return images.work.answers(net, held, images.size)

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,11 @@ from mbv3.nn import build
 from mbv3.space import Genome, SearchSpace
 from mbv3.spec import ArchSpec
 from mbv3.stages.budget import Budget
-from mbv3.stages.images import Images, others, subset
+from mbv3.stages.images import Images, others, photos_in, subset
 from mbv3.stages.keep import Keep, Memory
-from mbv3.supernet import Paths, Supernet, SupernetAccuracy, path_forward, throughput
-from mbv3.training import Diverged, Fit, evaluate, fit
+from mbv3.supernet import Paths, Supernet, SupernetAccuracy, path_forward, supernet_of, throughput
+from mbv3.tasks import TASKS
+from mbv3.training import Diverged, Fit, fit, recipe_for
 
 __all__ = [
     "ImagenetJudge",
@@ -41,6 +42,7 @@ SUPERNET_BATCH = 96
 CANDIDATE_BATCH = 64
 SCORED, TRAINED_SCORED = 1000, 2000  # held-out images that score a candidate
 FRESH = 4000  # others that score the best of them again
+DENSE = 32  # images of a batch that recalibrates, where every place of an image counts
 
 
 Scores = Callable[[NDArray[np.int64]], NDArray[np.float64]]  # genomes (n, genes) to percent (n,)
@@ -91,17 +93,22 @@ class SupernetJudge:
 
     scorer: SupernetAccuracy
     fresh: ImageSet | None = None
+    metric: str = "top-1"
     kind: str = "supernet"
     accuracies: None = None
 
     @property
     def note(self) -> str:
-        return f"top-1 on {len(self.fresh or self.scorer.held_out)} held-out images with the supernet's shared weights"
+        scored = len(self.fresh or self.scorer.held_out)
+        return f"{self.metric} on {scored} held-out images with the supernet's shared weights"
 
     def accuracy(self, genome: Genome) -> float:
-        """The geometric mean of the shares that the right classes are given, in percent: the cross-entropy as a score.
-        It ranks better than top-1: on NAS-Bench-Macro, by the same 512 images, Kendall's tau is 0.72 instead of 0.57,
-        and 0.55 instead of 0.32 near one cost (results/supernet.jsonl)."""
+        """The main metric of a task with a head. Of a classifier the geometric mean of the shares that the right
+        classes are given, in percent: the cross-entropy as a score. It ranks better than top-1: on NAS-Bench-Macro, by
+        the same 512 images, Kendall's tau is 0.72 instead of 0.57, and 0.55 instead of 0.32 near one cost
+        (results/supernet.jsonl)."""
+        if self.scorer.answers is not None:
+            return self.scorer.answered(genome)
         return 100 * math.exp(-self.scorer(genome).loss)
 
     def weights(self, genome: Genome) -> dict[str, Tensor] | None:
@@ -121,16 +128,16 @@ class TrainingJudge:
     @property
     def note(self) -> str:
         scored = min(len(self.images.held_out), TRAINED_SCORED)
-        return f"top-1 on {scored} held-out images after {self.recipe.steps} training steps"
+        return f"{self.images.work.metric} on {scored} held-out images after {self.recipe.steps} training steps"
 
     def accuracy(self, genome: Genome) -> float:
-        net = build(self.space.spec(genome), self.recipe.seed)
+        net = build(self.space.deployed(genome), self.recipe.seed)
         try:
-            for _ in fit(net, self.images.train, self.recipe):
+            for _ in fit(net, self.images.train, self.recipe, objective=self.images.work.objective(self.recipe)):
                 pass
         except Diverged:
             return math.nan  # a failed trial, never a parent
-        return evaluate(net, subset(self.images.held_out, TRAINED_SCORED), self.images.size).top1
+        return self.images.work.answers(net, subset(self.images.held_out, TRAINED_SCORED), self.images.size).score
 
     def weights(self, genome: Genome) -> None:
         return None
@@ -146,10 +153,11 @@ def step_seconds(spec: ArchSpec, images: Images, batch: int) -> float:
     """Seconds of one training step of a network on this machine."""
     net = build(spec, 0)
     recipe = Fit(steps=2, size=images.size, batch=batch)
-    for _ in fit(net, images.train, recipe):
+    objective = images.work.objective(recipe)
+    for _ in fit(net, images.train, recipe, objective=objective):
         pass
     began, steps = time.monotonic(), 4
-    for _ in fit(net, images.train, replace(recipe, steps=steps)):
+    for _ in fit(net, images.train, replace(recipe, steps=steps), objective=objective):
         pass
     return (time.monotonic() - began) / steps
 
@@ -166,15 +174,25 @@ def training_judge(
 ) -> TrainingJudge:
     """A judge that trains each of `trials` candidates for `steps` steps, by default as many as the budget allows."""
     budget = budget or Budget(60.0)
-    batch = CANDIDATE_BATCH
+    recipe = _recipe(images, CANDIDATE_BATCH, 0.05, seed)
+    batch = recipe.batch
     epoch = max(1, len(images.train) // batch)
 
     def measured() -> float:
-        seconds = step_seconds(space.spec(tuple(n // 2 for n in space.sizes)), images, batch)
+        seconds = step_seconds(space.deployed(tuple(n // 2 for n in space.sizes)), images, batch)
         return float(np.clip(int(budget.seconds("candidates") / trials / seconds), 10, 5 * epoch))
 
     decided = (keep or Memory()).value("proxy_steps", lambda: budget.amount(steps, epoch, measured))
-    return TrainingJudge(space, images, Fit(steps=decided, size=images.size, batch=batch, lr=0.05, seed=seed))
+    return TrainingJudge(space, images, replace(recipe, steps=decided))
+
+
+def _recipe(images: Images, batch: int, lr: float, seed: int) -> Fit:
+    """How candidates and shared weights learn: photos by plain SGD, other tasks by their own recipe, which knows what
+    batches and rates their losses want."""
+    if images.work.task == "classify":
+        return Fit(steps=1, size=images.size, batch=batch, lr=lr, seed=seed)
+    own = recipe_for(TASKS[images.work.task].recipe, len(images.train), images.size, seed=seed)
+    return replace(own, steps=1, ema=0.0)
 
 
 def supernet_judge(
@@ -192,15 +210,17 @@ def supernet_judge(
     budget's share) allow on this machine; decided once, so that a resumed run trains as many. `paths`: those of a step,
     by default one that is drawn uniformly."""
     budget, keep = budget or Budget(60.0), keep or Memory()
-    supernet = Supernet(space, seed)
-    batch = min(SUPERNET_BATCH, len(images.train))
-    recipe = Fit(steps=1, size=images.size, batch=batch, lr=0.1, seed=seed)
+    supernet = supernet_of(space, seed)
+    recipe = _recipe(images, min(SUPERNET_BATCH, len(images.train)), 0.1, seed)
+    batch, objective = recipe.batch, images.work.objective(recipe)
     seconds = 60 * minutes if minutes else budget.seconds("supernet")
     untimed = 3 * max(1, len(images.train) // batch)
     decided = keep.value(
         "supernet_steps",
         lambda: budget.amount(
-            steps, untimed, lambda: max(20.0, seconds * throughput(supernet, images.train, recipe, paths=paths))
+            steps,
+            untimed,
+            lambda: max(20.0, seconds * throughput(supernet, images.train, recipe, paths=paths, objective=objective)),
         ),
     )
     yield StageStart(
@@ -212,16 +232,19 @@ def supernet_judge(
     yield from fit(
         supernet, images.train, replace(recipe, steps=decided), stage="supernet",
         checkpoint=keep.file("supernet.safetensors"), forward=path_forward(supernet, seed, paths), keep=True,
+        objective=objective,
     )  # fmt: skip
     scorer = shared_scorer(supernet, images)
     yield Note(
         "supernet", f"candidates are scored on {len(scorer.held_out)} held-out images with recalibrated batch norms"
     )
-    return SupernetJudge(scorer, others(images.held_out, SCORED, FRESH))
+    fresh = None if scorer.answers is not None else others(photos_in(images.held_out), SCORED, FRESH)
+    return SupernetJudge(scorer, fresh, images.work.metric)
 
 
 def shared_scorer(supernet: Supernet, images: Images) -> SupernetAccuracy:
     """How a search scores with trained shared weights."""
+    some: dict[str, Any] = {} if images.work.task == "classify" else {"batch": DENSE, "answers": images.work.answers}
     return SupernetAccuracy(
-        supernet, images.train, subset(images.held_out, SCORED), images.size, recalibration_batches=4
+        supernet, images.train, subset(images.held_out, SCORED), images.size, recalibration_batches=4, **some
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +26,13 @@ from mbv3.data import (
 )
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note, counted
+from mbv3.spec import ArchSpec
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
+from mbv3.tasks import Peek, Source, Task
+from mbv3.training import ImageData
 
-__all__ = ["Photos", "peek_photos", "photos_sha256", "read_photos"]
+__all__ = ["Photos", "peek_photos", "photos_sha256", "read_photos", "task_photos"]
 
 CHOOSING, MOST_CHOOSING = 0.1, 5000  # held out of the images to learn from; the same share again without test images
 MOST_BYTES = 20_000_000_000
@@ -43,7 +46,7 @@ class Photos:
     what it is, "test" or "held-out". `sha256`: of all of them."""
 
     images: Images
-    report: ImageSet
+    report: ImageData
     reported: str
     sha256: str
 
@@ -104,6 +107,25 @@ def _digest(classes: Sequence[str], sets: Sequence[tuple[str, NDArray[np.int64]]
     for _, labels in sets:
         digest.update(labels.tobytes())
     return digest.hexdigest()
+
+
+def task_photos(task: Task, spec: ArchSpec, source: Source, peek: Peek) -> Generator[Event, None, Photos]:
+    """The images of `source` with what `task` learns about them, at the input size of `spec`, a network of the task.
+    What of the three sets is not there is held out of the training images, drawn by class. `peek`: of the same.
+
+    Raises:
+        BadInput: images or truth that cannot be used, all listed.
+    """
+    data = yield from task.load(spec, replace(source, apart=True))
+    assert data.test is not None
+    reported = "test" if peek.tested else "held-out"
+    yield Note(
+        "images",
+        f"{len(data.train)} images of {len(data.classes)} classes to learn from, {len(data.validation)} to choose on, "
+        f"{len(data.test)} {reported} images to report on, once",
+    )
+    images = Images(data.train, data.validation, spec.resolution, given=data.work)
+    return Photos(images, data.test, reported, data.sha256)
 
 
 def _parts(folder: Path, test: Path | None, seed: int) -> tuple[tuple[str, ...], dict[str, _Files]]:

@@ -20,7 +20,7 @@ from mbv3.stages.search import SpaceLatency
 from mbv3.stages.tune import scratch_fit, seconds_of_step, trained
 from mbv3.supernet import SupernetAccuracy
 
-__all__ = ["CHECKED", "FEWEST", "LEAST_TAU", "check_ranking", "kendall", "near_target", "told"]
+__all__ = ["CHECKED", "FEWEST", "LEAST_TAU", "check_ranking", "kendall", "near_target", "ranking_text"]
 
 STAGE = "ranking"
 FEWEST, CHECKED = 3, 6  # networks that are trained alone: at least, and by default
@@ -114,7 +114,7 @@ def check_ranking(
     yield StageStart(STAGE, f"{count} networks near the target learn alone for {each} steps", seconds)
     alone, shared, plain = [], [], []
     for i, genome in enumerate(genomes[:count]):
-        recipe = scratch_fit(images.train, images.size, each, seed=seed)
+        recipe = scratch_fit(images, images.size, each, seed=seed)
         recipe = replace(recipe, recalibrate=min(recipe.recalibrate, SETTLED))
         spec = space.spec(genome)
         tuned = yield from trained(f"ranking-{each}-{i}", spec, None, images, recipe, keep=keep)
@@ -129,11 +129,11 @@ def check_ranking(
         tau=round(tau, 4), low=round(low, 4), high=round(high, 4), n=count,
         tau_without_recalibration=round(without, 4), steps=each,
     )  # fmt: skip
-    yield Note(STAGE, told(found))
+    yield Note(STAGE, ranking_text(found))
     return found
 
 
-def told(r: Ranking) -> str:
+def ranking_text(r: Ranking) -> str:
     """A ranking in words."""
     return (
         f"shared weights rank {r.n} networks of the target's ms with Kendall's tau {r.tau:.2f} ({r.low:.2f} to "
@@ -144,7 +144,7 @@ def told(r: Ranking) -> str:
 
 def _step_seconds(scorer: SupernetAccuracy, genomes: Sequence[Genome], images: Images) -> float:
     """Seconds of a training step of the first of `genomes` alone."""
-    recipe = scratch_fit(images.train, images.size, STEPS)
+    recipe = scratch_fit(images, images.size, STEPS)
     few = min(PROBED, recipe.batch)
     spec = scorer.supernet.space.spec(genomes[0])
-    return seconds_of_step(spec, images.train, replace(recipe, batch=few)) * recipe.batch / few
+    return seconds_of_step(spec, images, replace(recipe, batch=few)) * recipe.batch / few

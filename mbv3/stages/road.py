@@ -9,7 +9,6 @@ from functools import partial
 
 from torch import Tensor
 
-from mbv3.data import ImageSet
 from mbv3.events import Event, Note, StageStart
 from mbv3.spec import Site, pixels
 from mbv3.stages.budget import Budget
@@ -24,10 +23,11 @@ from mbv3.stages.contenders import (
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.road_pace import Effort, Pace
-from mbv3.stages.rounds import Alike, Ledger, Outcome, Weights, by_loss, longer, one_round, reported, winner
+from mbv3.stages.rounds import Alike, Ledger, Outcome, Weights, by_loss, longer, one_round, reported, told, winner
 from mbv3.stages.sizes import Sizes
 from mbv3.stages.tune import Tuned, taught_by, tune
 from mbv3.tables import Latency
+from mbv3.training import ImageData
 
 __all__ = ["road"]
 
@@ -39,7 +39,7 @@ def road(
     state: Mapping[str, Tensor],
     latency: Latency,
     images: Images,
-    report: ImageSet,
+    report: ImageData,
     target_ms: float,
     *,
     subnets: Sequence[Contender] = (),
@@ -65,8 +65,7 @@ def road(
     at = f"{pixels(sizes.start.resolution)} px"
     yield StageStart("start", f"fine-tuning {sizes.start.name} at {at} on the photos, {steps} steps")
     start = yield from tune("start", sizes.start, state, images, steps, new_head=True, seed=seed, keep=keep)
-    top1, error = start.chosen_on.top1, start.chosen_on.error
-    yield Note("start", f"uncut it answers {top1:.1f} +- {error:.1f} % of {len(images.held_out)} choosing images")
+    yield Note("start", f"uncut: {told(start.chosen_on, images.work)}")
 
     plain = yield from _baselines(sizes, start, latency, target_ms, keep, some, slim=not subnets)
     plain += [c for c in subnets if not c.own]
@@ -79,15 +78,16 @@ def road(
     if not cuts and plain:
         yield Note(STAGE, "nothing was cut: the start meets the target, or no cut leads to it")
 
-    learn = _Learn(images, taught_by(start.spec, start.state, images.train), seed, keep)
-    ledger = Ledger(keep, "candidates.csv")
+    teacher = taught_by(start.spec, start.state, images.train) if images.work.taught else None
+    learn = _Learn(images, teacher, seed, keep)
+    ledger = Ledger(keep, "candidates.csv", images.work.main_metric)
     cuts, states = yield from _halved(cuts, plain, first, 0 if subnets else cut_steps, learn, ledger)
     alike, last_steps = pace.late(len(cuts) + len(plain))
     yield StageStart("training", f"{len(cuts) + len(plain)} networks, {alike} steps each, alike")
     tuned = []
     for c in [*cuts, *plain]:
         tuned.append((c, (yield from learn(f"{c.name}-alike", c, states[c.name], alike))))
-        yield Note("training", f"{c.called}: {tuned[-1][1].chosen_on.top1:.1f} % of the choosing images")
+        yield Note("training", f"{c.called}: {told(tuned[-1][1].chosen_on, images.work)}")
     (c, t), doubt = winner(tuned)
     ledger.record("alike", tuned, [c])
     if doubt:
@@ -96,10 +96,10 @@ def road(
     ledger.record("last", [(c, last)], [c])
     yield StageStart("scoring", f"{len(report)} images to report on")
     order = sorted(tuned, key=lambda pair: pair[0] is not c)
-    rivals = tuple(Alike(r, one, reported(one, report)) for r, one in order)
+    rivals = tuple(Alike(r, one, reported(one, report, images.work)) for r, one in order)
     answered, learned = rivals[0].reported, t.steps
     if last is not t:
-        answered, learned = reported(last, report), t.steps + last.steps
+        answered, learned = reported(last, report, images.work), t.steps + last.steps
     return Outcome(c, last, answered, rivals, doubt, learned)
 
 
@@ -108,7 +108,7 @@ class _Learn:
     """Fine-tuning with what every training of the comparison shares."""
 
     images: Images
-    teacher: Tensor
+    teacher: Tensor | None
     seed: int
     keep: Keep
 

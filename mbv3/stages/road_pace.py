@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from mbv3.errors import BadInput
 from mbv3.spec import ArchSpec
 from mbv3.stages.budget import Budget
 from mbv3.stages.images import Images
-from mbv3.stages.keep import Keep
+from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.sizes import Sizes
-from mbv3.stages.tune import fit_of, seconds_of_step, usual_steps
+from mbv3.stages.tune import fit_of, scratch_fit, seconds_of_step, usual_steps
 
-__all__ = ["Effort", "Pace"]
+__all__ = ["Effort", "Pace", "check_minutes", "check_scratch_minutes"]
 
 ALIKE = 0.4  # of the time that is left when the candidates are down to one; the rest belongs to what is delivered
 ALIKE_MOST, LAST_MOST = 2.0, 6.0  # times the usual steps of a fine-tuning
 LEAST = 10  # steps
+START_LEAST = 20  # of the start
+MOST_COMPARED = 3  # networks that are trained alike: what is left of the candidates, and two that anyone could take
+SCRATCH_LEAST = 100  # steps of a search without weights: of shared weights, the seed, its cut, what is compared
+TRAINED = 0.8  # of the minutes, the rest goes to scores and measurements
+SENSIBLE = 10  # times the least: a tenth of a usual fine-tuning
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +63,13 @@ class Pace:
             return self.effort.start, self.effort.cut, self.effort.first
 
         def decide() -> tuple[int, int, int]:
-            usual, share = usual_steps(self.images.train), self.budget.seconds
+            usual, share = usual_steps(self.images), self.budget.seconds
             if not self.budget.timed:
                 return usual // 2, usual // 6, max(LEAST, usual // 12)
             whole, small = self._step_s(self.sizes.start), self._small_s()
             cuts = max(len(self.sizes.cut), 1)
             return (
-                int(np.clip(share("start-tuned") / whole, 20, usual)),
+                int(np.clip(share("start-tuned") / whole, START_LEAST, usual)),
                 # the teacher answers beside it, and the network is cut on the way
                 int(np.clip(share("cuts") / cuts / whole, LEAST, usual // 2 + LEAST)),
                 int(np.clip(share("candidates-halved") / trainings(cuts) / small, LEAST, usual // 3 + LEAST)),
@@ -71,6 +78,15 @@ class Pace:
         start, cut, first = self.keep.value("early_steps", decide)
         return int(start), int(cut), int(first)
 
+    def check(self) -> None:
+        """Raises: BadInput: the minutes are too few for the fewest steps that each part takes."""
+        if self.effort is not None or not self.budget.timed:
+            return
+        cuts = max(len(self.sizes.cut), 1)
+        whole = (START_LEAST + cuts * LEAST) * self._step_s(self.sizes.start)
+        small = (trainings(cuts) * LEAST + 2 * LEAST * (1 + MOST_COMPARED)) * self._small_s()
+        _enough(whole + small, self.budget)
+
     def late(self, networks: int) -> tuple[int, int]:
         """Steps of each of the `networks` that are compared, and of the delivered one after that, from what is left of
         the time."""
@@ -78,7 +94,7 @@ class Pace:
             return self.effort.alike, self.effort.last
 
         def decide() -> tuple[int, int]:
-            usual = usual_steps(self.images.train)
+            usual = usual_steps(self.images)
             if not self.budget.timed:
                 return usual, usual
             left = max(60 * self.budget.minutes - (time.monotonic() - self.began), 12 * self.budget.minutes)
@@ -98,7 +114,29 @@ class Pace:
 
     def _step_s(self, spec: ArchSpec) -> float:
         """Seconds of a training step of `spec` on this machine."""
-        return seconds_of_step(spec, self.images.train, fit_of(self.images.train, spec.resolution, 5))
+        return seconds_of_step(spec, self.images, fit_of(self.images, spec.resolution, 5))
+
+
+def check_minutes(sizes: Sizes, images: Images, budget: Budget) -> None:
+    """Raises: BadInput: the minutes are too few to train anything on this machine."""
+    Pace(sizes, images, budget, Memory()).check()
+
+
+def check_scratch_minutes(spec: ArchSpec, images: Images, budget: Budget) -> None:
+    """Likewise for a search without weights, whose networks train about as fast as `spec`. Raises: BadInput."""
+    if budget.timed:
+        step_s = seconds_of_step(spec, images, scratch_fit(images, spec.resolution, 5))
+        _enough(SCRATCH_LEAST * step_s, budget)
+
+
+def _enough(seconds: float, budget: Budget) -> None:
+    """Raises: BadInput: so many seconds of training are more than the budget has."""
+    least = seconds / TRAINED / 60
+    if least > budget.minutes:
+        raise BadInput(
+            f"--budget-minutes {budget.minutes:.3g}: too short to train anything on these images here; give at least "
+            f"{math.ceil(10 * least) / 10:g}, and {math.ceil(SENSIBLE * least):g} for networks worth comparing"
+        )
 
 
 def trainings(cuts: int) -> int:

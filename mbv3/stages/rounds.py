@@ -9,21 +9,21 @@ from typing import Protocol
 
 from torch import Tensor
 
-from mbv3.data import ImageSet
 from mbv3.events import Event, Note, StageStart
 from mbv3.spec import pixels
 from mbv3.stages.contenders import Contender
 from mbv3.stages.keep import Keep
-from mbv3.stages.tune import Answers, Tuned, answers, better_by, lower_by, on_device
+from mbv3.stages.tune import Tuned, on_device
+from mbv3.tasks import Work
+from mbv3.training import Answers, ImageData
 
 __all__ = [
     "Alike", "Learn", "Ledger", "Outcome", "Pair", "Weights", "better_half", "by_loss", "decided", "lead", "longer",
-    "one_round", "reported", "winner",
+    "one_round", "reported", "told", "winner",
 ]  # fmt: skip
 
 STAGE = "candidates"
 HORIZON = 50.0  # times the steps of a first round that the delivered network learns in all, by the shares of a budget
-COLUMNS = ("round", "network", "resolution", "ms", "steps", "top1", "loss", "stays")
 
 Weights = Mapping[str, Tensor] | None
 Pair = tuple[Contender, Tuned]
@@ -59,10 +59,12 @@ class Outcome:
 
 @dataclass
 class Ledger:
-    """The CSV file `name` of every network of every round; rows of other parts stand before its own."""
+    """The CSV file `name` of every network of every round; rows of other parts stand before its own. `metric`: the
+    column of the scores."""
 
     keep: Keep
     name: str
+    metric: str
     rows: list[dict[str, object]] = field(default_factory=list)
 
     def record(self, number: str, tuned: Sequence[Pair], stay: Sequence[Contender]) -> None:
@@ -70,16 +72,23 @@ class Ledger:
             self.rows.append(
                 {
                     "round": number, "network": c.name, "resolution": pixels(c.spec.resolution), "ms": f"{c.ms:.5f}",
-                    "steps": t.steps, "top1": f"{t.chosen_on.top1:.3f}", "loss": f"{t.chosen_on.loss.mean():.5f}",
+                    "steps": t.steps, self.metric: f"{t.chosen_on.score:.3f}", "loss": f"{t.chosen_on.loss.mean():.5f}",
                     "stays": int(any(c is s for s in stay)),
                 }
             )  # fmt: skip
-        self.keep.write_rows(self.name, COLUMNS, self.rows)
+        columns = ("round", "network", "resolution", "ms", "steps", self.metric, "loss", "stays")
+        self.keep.write_rows(self.name, columns, self.rows)
+
+
+def told(answers: Answers, work: Work) -> str:
+    """A score on the choosing images, for a reader."""
+    return f"{work.metric} {answers.score:.1f} +- {answers.error:.1f} % of {len(answers)} choosing images"
 
 
 def by_loss(tuned: Sequence[Pair]) -> list[Contender]:
-    """The contenders, that of the lowest mean loss on the choosing images first."""
-    return [c for c, _ in sorted(tuned, key=lambda pair: float(pair[1].chosen_on.loss.mean()))]
+    """The contenders, that of the lowest mean loss on the choosing images first, or of the highest score where losses
+    are no common measure."""
+    return [c for c, _ in sorted(tuned, key=lambda pair: pair[1].chosen_on.rank)]
 
 
 def better_half(tuned: Sequence[Pair]) -> list[Contender]:
@@ -110,7 +119,7 @@ def lead(rounds: Sequence[Sequence[Pair]], one: Contender, other: Contender) -> 
     last training does."""
     found = [{c.name: t.chosen_on for c, t in r} for r in rounds]
     both = [r for r in found if one.name in r and other.name in r]
-    gaps = [lower_by(r[one.name], r[other.name]) for r in both]
+    gaps = [r[one.name].lower_by(r[other.name]) for r in both]
     now, error = gaps[-1]
     later = now
     if len(gaps) > 1:  # the second round triples what a network has learned
@@ -127,7 +136,7 @@ def one_round(
     tuned: list[Pair] = []
     for c, steps in work:
         t = yield from learn(f"{c.name}-{number}", c, states[c.name], steps)
-        yield Note(stage, f"{c.called}: {t.chosen_on.top1:.1f} %, loss {t.chosen_on.loss.mean():.3f}")
+        yield Note(stage, f"{c.called}: {t.chosen_on.score:.1f} %, loss {t.chosen_on.loss.mean():.3f}")
         tuned.append((c, t))
         states[c.name] = t.state
     return tuned
@@ -135,11 +144,11 @@ def one_round(
 
 def winner(tuned: Sequence[Pair]) -> tuple[Pair, str]:
     """The best on the choosing images, and what to say where that is a baseline."""
-    best = max(tuned, key=lambda pair: (pair[1].chosen_on.top1, -pair[1].chosen_on.loss.mean()))
+    best = max(tuned, key=lambda pair: (pair[1].chosen_on.score, -pair[1].chosen_on.rank))
     found = next((pair for pair in tuned if pair[0].own), None)
     if best[0].own or found is None:
         return best, ""
-    by, error = better_by(best[1].chosen_on, found[1].chosen_on)
+    by, error = best[1].chosen_on.better_by(found[1].chosen_on)
     mine = "the network that was cut" if found[0].kind == "cut" else found[0].called
     return best, (
         f"{best[0].called} is better than {mine} by {by:.1f} +- {error:.1f} points on the choosing "
@@ -147,7 +156,7 @@ def winner(tuned: Sequence[Pair]) -> tuple[Pair, str]:
     )
 
 
-def decided(rounds: Sequence[Sequence[Pair]], default: Contender) -> tuple[Pair, str]:
+def decided(rounds: Sequence[Sequence[Pair]], default: Contender, metric: str) -> tuple[Pair, str]:
     """What wins after `rounds`, and what to say where that is a baseline: the network of the last round with the lowest
     loss on the choosing images whose lead over `default`, what anyone would take, holds; else that one."""
     last = {c.name: (c, t) for c, t in rounds[-1]}
@@ -158,12 +167,13 @@ def decided(rounds: Sequence[Sequence[Pair]], default: Contender) -> tuple[Pair,
         return best, ""
     ahead = lead(rounds, mine[0], best[0])
     other = last[best[0].name][1] if mine[0].name in last else {c.name: t for c, t in rounds[0]}[best[0].name]
-    by, points = better_by(mine[1].chosen_on, other.chosen_on)
+    by, points = mine[1].chosen_on.better_by(other.chosen_on)
+    loss = "" if mine[1].chosen_on.by_score else f" and its loss by {-ahead.now:+.3f} +- {ahead.error:.3f}"
     trend = ", and the trend is against it" if ahead.now > ahead.error else ""
     return best, (
-        f"{mine[0].called} does not beat {best[0].called} beyond the error{trend}: trained alike, its top-1 on "
-        f"{len(mine[1].chosen_on.right)} choosing images differs by {by:+.1f} +- {points:.1f} points and its loss by "
-        f"{-ahead.now:+.3f} +- {ahead.error:.3f}; what is delivered is {best[0].called}"
+        f"{mine[0].called} does not beat {best[0].called} beyond the error{trend}: trained alike, its {metric} on "
+        f"{len(mine[1].chosen_on)} choosing images differs by {by:+.1f} +- {points:.1f} points{loss}; what "
+        f"is delivered is {best[0].called}"
     )
 
 
@@ -175,14 +185,14 @@ def longer(
         return t
     yield StageStart("training", f"{steps} steps more of {c.called}", forecast_s)
     after = yield from learn(f"{c.name}-last", c, t.state, steps)
-    by, error = better_by(after.chosen_on, t.chosen_on)
+    by, error = after.chosen_on.better_by(t.chosen_on)
     if by < -error:
         yield Note("training", f"the longer training changed {by:.1f} +- {error:.1f} points: the shorter one stays")
         return t
-    yield Note("training", f"{after.chosen_on.top1:.1f} % of the choosing images after it")
+    yield Note("training", f"{after.chosen_on.score:.1f} % of the choosing images after it")
     return after
 
 
-def reported(tuned: Tuned, report: ImageSet) -> Answers:
+def reported(tuned: Tuned, report: ImageData, work: Work) -> Answers:
     """The answers of a trained network on report images."""
-    return answers(on_device(tuned.spec, tuned.state), report, tuned.spec.resolution)
+    return work.answers(on_device(tuned.spec, tuned.state), report, tuned.spec.resolution)

@@ -26,6 +26,7 @@ from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.shrink_trace import ShrinkTrace
 from mbv3.stages.shrink_tune import STAGE, Tuner, adopted
 from mbv3.tables import VERDICT_PARTS, Latency, Whole
+from mbv3.training import Answers
 
 __all__ = ["POWERS", "PRESETS", "Engine", "Worth", "shrink", "site_scores"]
 
@@ -148,7 +149,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.rounds = self.given_rounds or 1
-        self.deployed = Deployed(self.latency, len(self.images.train.classes))
+        self.deployed = Deployed(self.latency, self.images.work.outputs)
         self.tuner = Tuner(self.images, self.seed, self.teacher)
         self.trace = ShrinkTrace(self.keep, self.deployed)
 
@@ -160,7 +161,7 @@ class _Run:
         self, spec: ArchSpec, weights: Mapping[str, Tensor] | None, by_hand: int | None
     ) -> Generator[Event, None, Adapted]:
         start, now, cut = yield from self._begin(spec, weights)
-        if self.teacher is None:
+        if self.teacher is None and self.images.work.taught:
             self.tuner.teacher = self.tuner.net(start.spec, start.state)
         steps = self._steps(now, by_hand)
         first, first_ms = self.trace.begun
@@ -207,7 +208,7 @@ class _Run:
             self.latency.correction = self.taken.correction
             self._check_reach(self.taken.now.spec)
             return self.trace.take_up(self.taken)
-        spec = with_classes(spec, len(self.images.train.classes))
+        spec = with_classes(spec, self.images.work.outputs)
         self._check_reach(spec)
         start = yield from self._start(spec, weights)
         self.trace.seed(start)
@@ -250,8 +251,8 @@ class _Run:
         if whole is not None:
             self.latency.correct(self.deployed.spec(spec), whole.ms)
         ms = self.deployed([spec])[0]
-        yield Note(STAGE, f"uncut: {ms:.3f} ms, {score.top1:.1f} % of {score.n} held-out images")
-        return Start(0, spec, state, Scored(ms, score.top1, score.loss))
+        yield Note(STAGE, f"uncut: {ms:.3f} ms, {score.score:.1f} % of {len(score)} held-out images")
+        return Start(0, spec, state, scored(ms, score))
 
     def _steps(self, start: Start, by_hand: int | None) -> int:
         def measured() -> float:
@@ -341,7 +342,12 @@ class _Run:
         recipe = replace(self.tuner.recipe(share), seed=self.seed * 1009 + now.step)
         state = yield from self.tuner.tune(now.spec, now.state, recipe, self.keep)
         score = self.tuner.score(now.spec, state)
-        return replace(now, state=state, scored=Scored(now.scored.latency_ms, score.top1, score.loss))
+        return replace(now, state=state, scored=scored(now.scored.latency_ms, score))
+
+
+def scored(ms: float, answers: Answers) -> Scored:
+    """What a network takes and answers, as NetAdapt has it."""
+    return Scored(ms, answers.score, float(answers.loss.mean()))
 
 
 def usual_rounds(now_ms: float, target_ms: float) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,16 +20,15 @@ from mbv3.spec import ArchSpec, Site, cut
 from mbv3.stages.images import Images, subset
 from mbv3.stages.keep import Keep
 from mbv3.stages.learn import default_device
-from mbv3.stages.tune import answers
+from mbv3.tasks import TASKS
 from mbv3.training import (
+    Answers,
     Fit,
     Objective,
-    Score,
     adopt,
-    classify_objective,
     distilled,
-    evaluate,
     fit,
+    moved,
     recalibrate,
     recipe_for,
 )
@@ -73,9 +73,10 @@ class Tuner:
     def recipe(self, steps: int, head_first: float = 0.0) -> Fit:
         """The recipe that weights from elsewhere are fine-tuned by, for a number of steps."""
         assert self.device is not None
+        task = TASKS[self.images.work.task]
         recipe = recipe_for(
-            "finetune", len(self.images.train), self.images.size, seed=self.seed, epochs=1.0, head_first=head_first,
-            precision="bf16" if self.device.type == "cuda" else "fp32",
+            task.finetune or task.recipe, len(self.images.train), self.images.size, seed=self.seed, epochs=1.0,
+            head_first=head_first, precision="bf16" if self.device.type == "cuda" else "fp32",
         )  # fmt: skip
         return replace(recipe, steps=max(steps, 1))
 
@@ -86,10 +87,10 @@ class Tuner:
 
     def objective(self, recipe: Fit, spec: ArchSpec) -> Objective:
         """What a network of `spec` learns by."""
-        plain = classify_objective(recipe)
+        plain = self.images.work.objective(recipe)
         return plain if self.teacher is None else distilled(plain, self.teacher, recipe, (spec.mean, spec.std))
 
-    def _batches(self, most: int, batch: int, spec: ArchSpec) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, most: int, batch: int, spec: ArchSpec) -> Iterator[tuple[Tensor, Any]]:
         """The same training images every time, as they are scored by a network of `spec`."""
         assert self.device is not None
         train, size = self.images.train, self.images.size
@@ -97,7 +98,7 @@ class Tuner:
         order, rng = batch_order(len(train), batch, self.seed), np.random.default_rng(0)
         for _ in range(max(1, min(most, len(train)) // batch)):
             pixels, y = train.batch(next(order), size, "none", rng)
-            yield normalise(pixels, size, self.device, (spec.mean, spec.std)), y.to(self.device)
+            yield normalise(pixels, size, self.device, (spec.mean, spec.std)), moved(y, self.device)
 
     def recalibrated(self, spec: ArchSpec, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`state` with the batch-norm statistics of its weights."""
@@ -105,15 +106,16 @@ class Tuner:
         recalibrate(net, (x for x, _ in self._batches(STATISTICS, 64, spec)))
         return _state(net)
 
-    def score(self, spec: ArchSpec, state: Mapping[str, Tensor]) -> Score:
+    def score(self, spec: ArchSpec, state: Mapping[str, Tensor]) -> Answers:
         """On held-out images; the batch norms as they are."""
-        return evaluate(self.net(spec, state), self.held, self.images.size)
+        return self.images.work.answers(self.net(spec, state), self.held, self.images.size)
 
     def channels(self, spec: ArchSpec, state: Mapping[str, Tensor], kind: Importance) -> Scores:
         """What every channel is worth by the loss."""
         recipe = self.recipe(1)
-        plain = classify_objective(replace(recipe, label_smoothing=0.0))
-        return channel_scores(self.net(spec, state), kind, self._batches(SCORED, SCORED_BATCH, spec), plain)
+        plain = self.images.work.objective(replace(recipe, label_smoothing=0.0))
+        batch = min(SCORED_BATCH, recipe.batch)
+        return channel_scores(self.net(spec, state), kind, self._batches(SCORED, batch, spec), plain)
 
     def losses(self, spec: ArchSpec, state: Mapping[str, Tensor], scores: Scores, table: Sequence[Menu]) -> list[Menu]:
         """The menus with what their counts are worth by trial: each site is cut alone to a few counts, the batch norms
@@ -133,7 +135,7 @@ class Tuner:
 
     def _loss(
         self, spec: ArchSpec, state: Mapping[str, Tensor], scores: Scores, site: Site, count: int,
-        batches: Sequence[tuple[Tensor, Tensor]],
+        batches: Sequence[tuple[Tensor, Any]],
     ) -> float:  # fmt: skip
         """Training loss with `count` channels at one site; infinite where the row cannot say it."""
         smaller = cut(spec, site, count)
@@ -141,8 +143,9 @@ class Tuner:
             return float("inf")
         net = self.net(smaller, cut_state(state, spec, smaller, scores))
         recalibrate(net, (x for x, _ in batches))
+        loss = self.images.work.objective(replace(self.recipe(1), label_smoothing=0.0))
         with torch.inference_mode():
-            return float(np.mean([float(nn.functional.cross_entropy(net(x).float(), y)) for x, y in batches]))
+            return float(np.mean([float(loss(net(x), y, x)) for x, y in batches]))
 
     def lowest(
         self, spec: ArchSpec, state: Mapping[str, Tensor], scores: Scores, cuts: Sequence[ArchSpec]
@@ -155,7 +158,7 @@ class Tuner:
         for smaller in dict.fromkeys(cuts):
             net = self.net(smaller, cut_state(state, spec, smaller, scores))
             recalibrate(net, (x for x, _ in self._batches(TRIED, 64, spec)))
-            found[smaller] = answers(net, held, self.images.size).loss
+            found[smaller] = self.images.work.answers(net, held, self.images.size).loss
         finite = [i for i, smaller in enumerate(cuts) if np.isfinite(found[smaller]).all()]
         best = finite[0] if finite else 0
         for i in finite:

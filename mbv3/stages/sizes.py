@@ -20,6 +20,8 @@ __all__ = ["Sizes", "choose_sizes", "largest_within", "sized", "sized_table", "s
 LatencyMs = Callable[[Sequence[ArchSpec]], Sequence[float]]  # networks to ms
 FINE, COARSE = 8, 16  # pixels between resolutions of the uncut network, and of those that are cut
 LEAST = 32  # pixels; half of the own size where a network is made for less than twice that
+LEAST_DENSE = 64  # pixels; under that nothing of a scene is left
+MOST_SIZES = 32  # that are timed
 ENLARGED = 1.25  # of the photos' own size: finer than that there is little to see
 BEYOND = 1.25  # of the network's own size
 REACH = 3.2  # a network that takes this multiple of the target is not cut to it: too little of it would be left
@@ -56,23 +58,28 @@ def sized(spec: ArchSpec, side: int) -> ArchSpec:
 
 def choose_sizes(
     spec: ArchSpec, target_ms: float, photos_side: int, latency_ms: LatencyMs, *, most: int = 4,
-    pinned: tuple[int, int] | None = None,
+    pinned: tuple[int, int] | None = None, dense: bool = False,
 ) -> Sizes:  # fmt: skip
     """Resolutions for a target. `latency_ms`: the device's times of networks, from a few runs or predicted.
     `photos_side`: short side of the typical photo. `most`: of `cut`. `pinned`: the one resolution that is asked for.
+    `dense`: the network answers for every place of an image, so that its size is that of the images, which may be
+    large: few sizes are tried then, and none that takes a multiple of the target is fine-tuned.
 
     Raises:
         Unreachable: at its smallest resolution and cut as far as the rows allow, the network takes more.
     """
     own = min(spec.resolution)
-    least_side = min(LEAST, max(16, own // 2 // COARSE * COARSE))
+    least_side = min(LEAST_DENSE if dense else LEAST, max(16, own // 2 // COARSE * COARSE))
+    least_side = max(least_side, spec.stride) if dense else least_side
     top = max(least_side, int(min(ENLARGED * photos_side, BEYOND * own)) // COARSE * COARSE)
     natural = max(least_side, min(photos_side, own, top) // COARSE * COARSE)
     if pinned is not None:
         whole = [replace(spec, resolution=pinned)]
         start = whole[0]
     else:
-        whole = [sized(spec, side) for side in range(least_side, top + 1, FINE)]
+        many = dense and top - least_side > FINE * MOST_SIZES
+        step = COARSE * -(-(top - least_side) // (COARSE * MOST_SIZES)) if many else FINE
+        whole = [sized(spec, side) for side in range(least_side, top + 1, step)]
         start = sized(spec, natural)
     ends = smallest(whole[0])
     *times, least = latency_ms([*whole, ends])
@@ -86,6 +93,9 @@ def choose_sizes(
         )
     ms = _rising(times)
     within = [s for s, t in zip(whole, ms, strict=True) if t <= target_ms]
+    if dense and pinned is None:
+        near = [s for s, t in zip(whole, ms, strict=True) if t <= REACH * target_ms and min(s.resolution) <= natural]
+        start = near[-1] if near else whole[0]
     # a mistaken one is measured again: the next larger size is a candidate of `largest_within` too
     above = [(s, float(t)) for s, t in zip(whole, ms, strict=True) if t > target_ms]
     lower = [*([above[0][0]] if above and within else []), *within[::-1][:3]]

@@ -22,16 +22,17 @@ from mbv3.space import Limits, SearchSpace, scale
 from mbv3.spec import ArchSpec, pixels
 from mbv3.stages.contenders import Contender, Kind, Under, kept_contender
 from mbv3.stages.contest import random_within
-from mbv3.stages.images import Images, subset
+from mbv3.stages.images import Images, photos_in, subset
 from mbv3.stages.judge import imagenet_judge
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.linear_head import learn_head
 from mbv3.stages.near_rows import near_rows
+from mbv3.stages.rounds import told
 from mbv3.stages.search import space_latency
-from mbv3.stages.tune import answers, on_device
+from mbv3.stages.tune import on_device
 from mbv3.stages.within import best_within
 from mbv3.tables import AIM, Latency
-from mbv3.training import adopt, recalibrate
+from mbv3.training import ImageData, adopt, recalibrate
 
 __all__ = ["Subnet", "best_sides", "drawn_subnet", "settled", "subnet_contenders", "subnets_at"]
 
@@ -144,14 +145,15 @@ def subnet_contenders(
     held = subset(images.held_out, SCORED)
     scored: list[tuple[float, Contender, dict[str, object]]] = []
     for one in subnets:
-        c = yield from kept_contender(keep, one.name, one.kind, partial(_contender, one, weights, images.train, seed))
+        made = partial(_contender, one, weights, photos_in(images.train), seed)
+        c = yield from kept_contender(keep, one.name, one.kind, made)
         assert c is not None
-        found = answers(on_device(c.spec, c.state), held, c.spec.resolution)
-        yield Note(STAGE, f"{c.called}: {found.top1:.1f} +- {found.error:.1f} % of {len(held)} choosing images")
+        found = images.work.answers(on_device(c.spec, c.state), held, c.spec.resolution)
+        yield Note(STAGE, f"{c.called}: {told(found, images.work)}")
         loss = float(found.loss.mean())
         row: dict[str, object] = {
             "network": c.name, "resolution": pixels(c.spec.resolution), "ms": f"{c.ms:.5f}",
-            "predicted": f"{one.predicted:.3f}", "top1": f"{found.top1:.3f}", "loss": f"{loss:.5f}",
+            "predicted": f"{one.predicted:.3f}", "top1": f"{found.score:.3f}", "loss": f"{loss:.5f}",
         }  # fmt: skip
         scored.append((loss, c, row))
     own = sorted((s for s in scored if s[1].own), key=lambda s: s[0])[:STAY]
@@ -168,13 +170,13 @@ def _contender(
     return Contender(one.name, one.kind, one.spec, state, one.ms, one.error_ms)
 
 
-def settled(spec: ArchSpec, weights: SharedWeights, data: ImageSet, seed: int = 0) -> dict[str, Tensor]:
+def settled(spec: ArchSpec, weights: SharedWeights, data: ImageData, seed: int = 0) -> dict[str, Tensor]:
     """The weights of `spec` in the supernet, its batch norms recalibrated on `data` at its resolution and its
     classifier learned on it, where it has other classes than the supernet."""
     net = on_device(spec, None, seed)
     assert isinstance(net, Network)
     fresh = adopt(net, weights.state(spec), weights.file)
-    some = subset(data, CALIBRATED)
+    some = photos_in(subset(data, CALIBRATED))
     order = np.random.default_rng(seed).permutation(len(some))
     device = next(net.parameters()).device
     # the last part may be small: no statistics of a few images
@@ -182,5 +184,5 @@ def settled(spec: ArchSpec, weights: SharedWeights, data: ImageSet, seed: int = 
     batches = (np.ascontiguousarray(some.images[np.sort(i)]) for i in parts)
     recalibrate(net, (normalise(x, spec.resolution, device, statistics(net)) for x in batches))
     if fresh:
-        learn_head(net, subset(data, LEARNED), spec.resolution)
+        learn_head(net, photos_in(subset(data, LEARNED)), spec.resolution)
     return {k: v.detach().cpu().clone() for k, v in net.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Fine-tuning from inherited weights on a user's images, with a teacher's answers, and answers compared in pairs."""
+"""Fine-tuning from inherited weights on a user's images, with a teacher's answers."""
 
 from __future__ import annotations
 
@@ -13,26 +13,34 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mbv3.data import Augment, ImageSet, normalise
+from mbv3.data import Augment
 from mbv3.events import Event
-from mbv3.nn import build, statistics
+from mbv3.nn import build
 from mbv3.spec import ArchSpec, dump_spec, parse_spec
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.learn import default_device, ready
 from mbv3.tasks import TASKS
-from mbv3.training import Fit, Objective, fit, load_checkpoint, recipe_for, save_checkpoint, usual_epochs
+from mbv3.training import (
+    Answers,
+    Batches,
+    Fit,
+    Objective,
+    answers_of,
+    fit,
+    load_checkpoint,
+    outputs,
+    recipe_for,
+    save_checkpoint,
+    usual_epochs,
+)
 
 __all__ = [
     "DISTILL",
     "TEMPERATURE",
-    "Answers",
     "Taught",
     "Tuned",
-    "answers",
-    "better_by",
     "fit_of",
-    "lower_by",
     "on_device",
     "scratch_fit",
     "seconds_of_step",
@@ -47,28 +55,7 @@ __all__ = [
 STAGE = "training"
 # weight of the teacher's answers and their temperature: V3-Small slimmed to half has 9.1 % so, 5.2 without a teacher
 DISTILL, TEMPERATURE = 0.7, 2.0
-BATCH = 64  # of a score
 SETTLED = 16  # batches over which the batch norms of a cut or resized network are taken, before it is fine-tuned
-
-
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """What a network answers on a set of images: whether it is right, and the cross-entropy, image by image."""
-
-    right: NDArray[np.bool_]
-    loss: NDArray[np.float64]
-
-    @property
-    def top1(self) -> float:
-        """In percent, higher is better."""
-        return 100 * float(self.right.mean())
-
-    @property
-    def error(self) -> float:
-        """Standard error of `top1` in percentage points."""
-        n = len(self.right)
-        p = min(max(self.top1 / 100, 1 / (2 * n)), 1 - 1 / (2 * n))
-        return 100 * float(np.sqrt(p * (1 - p) / n))
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,57 +68,17 @@ class Tuned:
     chosen_on: Answers
 
 
-def better_by(one: Answers, other: Answers) -> tuple[float, float]:
-    """By how many points of top-1 `one` is above `other` on the same images, and the standard error of that."""
-    apart = one.right.astype(np.float64) - other.right
-    return 100 * float(apart.mean()), 100 * float(apart.std() / np.sqrt(max(len(apart), 1)))
-
-
-def lower_by(one: Answers, other: Answers) -> tuple[float, float]:
-    """By how much the mean loss of `one` is below that of `other` on the same images, and the standard error of
-    that."""
-    apart = other.loss - one.loss
-    return float(apart.mean()), float(apart.std() / np.sqrt(max(len(apart), 1)))
-
-
-def answers(net: nn.Module, data: ImageSet, size: tuple[int, int]) -> Answers:
-    """`net` on all of `data` at `size`, on the device that it is on."""
-    right, loss = [], []
-    labels = torch.from_numpy(data.labels)
-    for index, out in _outputs(net, data, size):
-        truth = labels[index]
-        right.append((out.argmax(1) == truth).numpy())
-        loss.append(functional.cross_entropy(out, truth, reduction="none").double().numpy())
-    return Answers(np.concatenate(right), np.concatenate(loss))
-
-
-def _outputs(
-    net: nn.Module, data: ImageSet, size: tuple[int, int], mirror: bool = False
-) -> Generator[tuple[NDArray[np.int64], Tensor], None, None]:
-    """(indices, logits on the CPU) of every image; with `mirror` the mean over the image and its mirror image."""
-    net.eval()
-    device = next(net.parameters()).device
-    for start in range(0, len(data), BATCH):
-        index = np.arange(start, min(start + BATCH, len(data)))
-        x = normalise(np.ascontiguousarray(data.images[index]), size, device, statistics(net))
-        with torch.inference_mode():
-            out = net(x)
-            if mirror:
-                out = (out + net(x.flip(3))) / 2
-        yield index, out.float().cpu()
-
-
-def taught_by(spec: ArchSpec, state: Mapping[str, Tensor], data: ImageSet) -> Tensor:
+def taught_by(spec: ArchSpec, state: Mapping[str, Tensor], data: Batches) -> Tensor:
     """A teacher's logits (N, classes) on every image of `data` and its mirror image, taken once: they cost a training
     nothing, and the teacher may see the images at a higher resolution than its pupil."""
     net = on_device(spec, state, 0)
-    return torch.cat([out for _, out in _outputs(net, data, spec.resolution, mirror=True)])
+    return torch.cat([out.float().cpu() for _, out, _ in outputs(net, data, spec.resolution, mirror=True)])
 
 
 class Taught:
     """Images whose target is (label, the teacher's logits)."""
 
-    def __init__(self, data: ImageSet, logits: Tensor) -> None:
+    def __init__(self, data: Batches, logits: Tensor) -> None:
         self.data, self.logits = data, logits
 
     def __len__(self) -> int:
@@ -159,31 +106,36 @@ def taught_objective(recipe: Fit) -> Objective:
 
 
 def fit_of(
-    data: ImageSet, size: tuple[int, int], steps: int, *, seed: int = 0, new_head: bool = False, cut: bool = False
+    images: Images, size: tuple[int, int], steps: int, *, seed: int = 0, new_head: bool = False, cut: bool = False
 ) -> Fit:
-    """The recipe `finetune` for so many steps on `data`. Only a new head is trained first by itself, and a network that
-    lost channels cannot keep the statistics that its weights came with."""
-    by_data = recipe_for("finetune", len(data), size, seed=seed)
+    """The recipe for weights from elsewhere of the images' task, for so many steps. Only a new head is trained first by
+    itself, and a network that lost channels cannot keep the statistics that its weights came with."""
+    by_data = recipe_for(_tuning(images), len(images.train), size, seed=seed)
     recipe = replace(by_data, steps=max(1, steps), epochs=steps / by_data.epoch_steps)
     if cut and recipe.hold_norms:
         recipe = replace(recipe, hold_norms=False, recalibrate=SETTLED)
     return recipe if new_head else replace(recipe, head_first=0.0)
 
 
-def scratch_fit(data: ImageSet, size: tuple[int, int], steps: int, *, seed: int = 0) -> Fit:
-    """The recipe that `mbv3 train` takes by default from scratch, for so many steps on `data`."""
-    recipe = recipe_for(TASKS["classify"].recipe, len(data), size, seed=seed)
+def _tuning(images: Images) -> str:
+    task = TASKS[images.work.task]
+    return task.finetune or task.recipe
+
+
+def scratch_fit(images: Images, size: tuple[int, int], steps: int, *, seed: int = 0) -> Fit:
+    """The recipe that `mbv3 train` takes by default from scratch, for so many steps on the images."""
+    recipe = recipe_for(TASKS[images.work.task].recipe, len(images.train), size, seed=seed)
     return replace(recipe, steps=max(1, steps), epochs=steps / recipe.epoch_steps)
 
 
-def usual_steps(data: ImageSet) -> int:
-    """Steps of a whole fine-tuning on `data`."""
-    return steps_of(data, usual_epochs(len(data)))
+def usual_steps(images: Images) -> int:
+    """Steps of a whole fine-tuning on `images`."""
+    return steps_of(images, usual_epochs(len(images.train)))
 
 
-def steps_of(data: ImageSet, epochs: float) -> int:
-    """Steps of so many passes over `data`."""
-    return round(epochs * recipe_for("finetune", len(data), (32, 32)).epoch_steps)
+def steps_of(images: Images, epochs: float) -> int:
+    """Steps of so many passes over `images`."""
+    return round(epochs * recipe_for(_tuning(images), len(images.train), (32, 32)).epoch_steps)
 
 
 def tune(
@@ -207,7 +159,7 @@ def tune(
     Raises:
         Diverged: the loss is not finite any more.
     """
-    recipe = fit_of(images.train, spec.resolution, steps, seed=seed, new_head=new_head, cut=cut)
+    recipe = fit_of(images, spec.resolution, steps, seed=seed, new_head=new_head, cut=cut)
     recipe = replace(recipe, distill=distill, temperature=temperature)
     # where no head is new, the statistics are those of another resolution, or of layers that lost channels
     return (
@@ -239,9 +191,9 @@ def trained(
     keep = keep or Memory()
     done = keep.file(f"road-{name}.safetensors")
     kept = load_checkpoint(done) if done is not None else None
-    if kept is not None and "right" in kept[0]["answers"]:
+    if kept is not None and "loss" in kept[0]["answers"]:
         parts, meta = kept
-        found = Answers(parts["answers"]["right"].bool().numpy(), parts["answers"]["loss"].numpy())
+        found = answers_of(parts["answers"])
         return Tuned(parse_spec(meta["spec"], str(done)), parts["net"], int(meta["steps"]), found)
     net = on_device(spec, state, recipe.seed)
     if settle:
@@ -249,19 +201,18 @@ def trained(
     yield from fit(
         net, images.train if teacher is None else Taught(images.train, teacher), recipe, stage=STAGE,
         checkpoint=keep.file(f"road-{name}-training.safetensors"),
-        objective=None if teacher is None else taught_objective(recipe),
+        objective=images.work.objective(recipe) if teacher is None else taught_objective(recipe),
     )  # fmt: skip
     ready(net, images.train, recipe)
-    found = answers(net, images.held_out, spec.resolution)
+    found = images.work.answers(net, images.held_out, spec.resolution)
     weights = {k: v.detach().cpu().clone() for k, v in net.state_dict().items()}
     if done is not None:
-        kept_answers = {"right": torch.from_numpy(found.right).byte(), "loss": torch.from_numpy(found.loss)}
-        about = {"spec": dump_spec(spec), "steps": recipe.steps, "top1": found.top1}
-        save_checkpoint(done, {"net": weights, "answers": kept_answers}, about)
+        about = {"spec": dump_spec(spec), "steps": recipe.steps, "top1": found.score}
+        save_checkpoint(done, {"net": weights, "answers": found.tensors()}, about)
     return Tuned(spec, weights, recipe.steps, found)
 
 
-def seconds_of_step(spec: ArchSpec, data: ImageSet, recipe: Fit) -> float:
+def seconds_of_step(spec: ArchSpec, images: Images, recipe: Fit) -> float:
     """Seconds of a training step by `recipe`, on the device that networks are trained on: the median of its steps but
     the first."""
     net = on_device(spec, None)
@@ -271,7 +222,8 @@ def seconds_of_step(spec: ArchSpec, data: ImageSet, recipe: Fit) -> float:
         began.append(time.monotonic())
         return net
 
-    for _ in fit(net, data, replace(recipe, ema=0.0), forward=forward):
+    recipe = replace(recipe, ema=0.0)
+    for _ in fit(net, images.train, recipe, forward=forward, objective=images.work.objective(recipe)):
         pass
     return float(np.median(np.diff(began[1:])))
 

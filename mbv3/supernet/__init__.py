@@ -1,11 +1,13 @@
 """Shared weights over a space: sample paths, train them, cut a network out, recalibrate, score."""
 
+from mbv3.supernet.headed import HeadedSupernet, supernet_of
 from mbv3.supernet.model import Norms, Supernet
 from mbv3.supernet.paths import Paths, path_forward
 from mbv3.supernet.scores import ManyAnswers, answers_of
 from mbv3.supernet.task import SupernetAccuracy, throughput
 
 __all__ = [
+    "HeadedSupernet",
     "ManyAnswers",
     "Norms",
     "Paths",
@@ -13,5 +15,6 @@ __all__ = [
     "SupernetAccuracy",
     "answers_of",
     "path_forward",
+    "supernet_of",
     "throughput",
 ]

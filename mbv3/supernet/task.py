@@ -7,28 +7,30 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mbv3.data import ImageSet, make_batch
+from mbv3.data import ImageSet, normalise
 from mbv3.nn import Network, build
 from mbv3.space import Genome
 from mbv3.supernet.model import Supernet
 from mbv3.supernet.paths import Paths, path_forward
-from mbv3.training import Fit, Score, evaluate, make_optimizer, one_step, recalibrate
+from mbv3.training import Answers, Fit, ImageData, Objective, Score, evaluate, make_optimizer, one_step, recalibrate
 
 __all__ = ["SupernetAccuracy", "throughput"]
 
 
 def throughput(
     supernet: Supernet,
-    data: ImageSet,
+    data: ImageData,
     recipe: Fit,
     seconds: float = 8.0,
     paths: Paths | None = None,
     *,
+    objective: Objective | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> float:
     """Steps per second of supernet training on this machine, measured on a copy that is thrown away."""
@@ -42,25 +44,28 @@ def throughput(
     while steps < 4 or clock() - start < seconds:
         if steps == 2:
             start = clock()  # the first steps choose kernels
-        x, y = make_batch(data, rng.integers(0, len(data), recipe.batch), recipe.size, rng)
-        one_step(forward(steps), trial, optimizer, x, y, replace(recipe, lr=1e-4), steps)
+        pixels, y = data.batch(rng.integers(0, len(data), recipe.batch), recipe.size, recipe.augment, rng)
+        x = normalise(pixels, recipe.size)
+        one_step(forward(steps), trial, optimizer, x, y, replace(recipe, lr=1e-4), steps, objective)
         steps += 1
     return (steps - 2) / (clock() - start)
 
 
 @dataclass(frozen=True)
 class SupernetAccuracy:
-    """Top-1 of a genome on held-out images with inherited weights, batch norms recalibrated for it.
+    """What a genome answers on held-out images with inherited weights, batch norms recalibrated for it.
 
-    A function of the genome alone: the same images recalibrate and score every genome.
+    A function of the genome alone: the same images recalibrate and score every genome. `answers`: of a network, by its
+    task; None is top-1 and loss.
     """
 
     supernet: Supernet
-    train: ImageSet
-    held_out: ImageSet
+    train: ImageData
+    held_out: ImageData
     size: tuple[int, int]
     recalibration_batches: int = 8
     batch: int = 128
+    answers: Callable[[nn.Module, Any, tuple[int, int]], Answers] | None = None
 
     def network(self, genome: Genome) -> Network:
         """The genome's network with inherited weights, ready to run."""
@@ -69,14 +74,22 @@ class SupernetAccuracy:
         return net
 
     def __call__(self, genome: Genome) -> Score:
+        """Top-1 and loss of a classifier."""
+        assert isinstance(self.held_out, ImageSet)
         return evaluate(self.network(genome), self.held_out, self.size)
 
+    def answered(self, genome: Genome) -> float:
+        """The main metric of a task with a head in percent, higher is better."""
+        assert self.answers is not None
+        return self.answers(self.network(genome), self.held_out, self.size).score
+
     def unsettled(self, genome: Genome) -> Score:
-        """The score with the statistics that the training of the shared weights left."""
+        """Top-1 and loss of a classifier with the statistics that the training of the shared weights left."""
+        assert isinstance(self.held_out, ImageSet)
         return evaluate(self._inherited(genome), self.held_out, self.size)
 
     def _inherited(self, genome: Genome) -> Network:
-        net = build(self.supernet.space.spec(genome))
+        net = build(self.supernet.space.deployed(genome))
         net.load_state_dict(self.supernet.extract(genome))
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return net
@@ -84,7 +97,8 @@ class SupernetAccuracy:
     @cached_property
     def _calibration(self) -> list[Tensor]:
         """The images that recalibrate, normalised once."""
-        order = np.random.default_rng(0).permutation(len(self.train))
+        order, rng = np.random.default_rng(0).permutation(len(self.train)), np.random.default_rng(0)
         n = self.batch
         count = min(self.recalibration_batches, max(1, len(order) // n))
-        return [make_batch(self.train, order[i * n : (i + 1) * n], self.size)[0] for i in range(count)]
+        parts = [self.train.batch(order[i * n : (i + 1) * n], self.size, "none", rng)[0] for i in range(count)]
+        return [normalise(pixels, self.size) for pixels in parts]

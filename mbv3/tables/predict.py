@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mbv3.latency import Device, LatencyTable, Prediction, Runtime
-from mbv3.spec import ArchSpec, Classify, LayerKey, lower, lower_key
+from mbv3.spec import ArchSpec, LayerKey, keys_of
 from mbv3.tables.measure import Whole, measure_whole
 from mbv3.tables.reference import reference_of
 
@@ -55,19 +55,6 @@ def predict(spec: ArchSpec, table: LatencyTable, runtime: Runtime | None = None)
 def _evenly(n: int, most: int) -> list[int]:
     """At most `most` of n indices, evenly."""
     return list(range(n)) if n <= most else [round(i) for i in np.linspace(0, n - 1, most)]
-
-
-def _keys(spec: ArchSpec) -> Iterator[LayerKey]:
-    """The layers of `spec` in order; a layer of classifiers is lowered once in a process."""
-    if not isinstance(spec.head, Classify):
-        yield from (layer.key for layer in lower(spec))
-        return
-    h, w = spec.resolution
-    for _, row, cin in spec.convs():
-        key = LayerKey(row, cin, h, w, spec.gate)
-        yield key
-        _, h, w = lower_key(key).out_shape
-    yield LayerKey(spec.head, spec.features, h, w, spec.gate)
 
 
 class Latency:
@@ -120,7 +107,7 @@ class Latency:
 
     def missing(self, specs: Sequence[ArchSpec]) -> list[LayerKey]:
         """Layers of the networks that have no row, each once."""
-        return list(dict.fromkeys(k for s in specs for k in _keys(s) if k not in self.table.layers))
+        return list(dict.fromkeys(k for s in specs for k in keys_of(s) if k not in self.table.layers))
 
     def fill(self, specs: Sequence[ArchSpec], passes: int) -> None:
         """Measure the missing rows of the networks in so many passes, where the device is at hand."""
@@ -137,7 +124,7 @@ class Latency:
         """What `table.predict` answers, each layer looked up once. Tables only gain rows, for layers not asked for."""
         known = self._layer_ms
         parts = []
-        for key in _keys(spec):
+        for key in keys_of(spec):
             if key not in known:
                 hot = self.table.hot_ms(key, estimate=self.device is None or time.monotonic() >= self.until)
                 known[key] = self.table.calibration.layer_ms(key, hot)
@@ -151,7 +138,7 @@ class Latency:
         held-out error of its cost model. Estimated rows of one network are alike, so that their errors add up."""
         self([spec])  # which measures what is missing, where that can be
         ms = self._ms(spec)  # which puts every layer into the dictionary
-        estimated = sum(self._layer_ms[k] for k in _keys(spec) if k not in self.table.layers)
+        estimated = sum(self._layer_ms[k] for k in keys_of(spec) if k not in self.table.layers)
         share = min(estimated / ms, 1.0) if ms > 0 else 1.0
         known = float(dict(self.table.report or {}).get("rmspe", 0.0))
         unknown = share * self.table.cost_model.error if share else 0.0

@@ -16,6 +16,7 @@ from mbv3.data import (
     find_class_folder,
     folder_notes,
     normalise,
+    peek_class_folder,
     set_white,
     split_labels,
     stored_size,
@@ -27,8 +28,8 @@ from mbv3.report import Panel
 from mbv3.spec import ArchSpec, Classify, Head
 from mbv3.tasks.pixels import fingerprint, stored
 from mbv3.tasks.shape import smallest_map
-from mbv3.tasks.task import Source, Task, TaskData
-from mbv3.training import Batches, ClassifyMetric, Metric, classify_objective
+from mbv3.tasks.task import Peek, Source, Task, TaskData, Work
+from mbv3.training import Batches, ClassifyMetric, Metric, class_answers, classify_objective
 
 __all__ = ["TASK"]
 
@@ -39,6 +40,7 @@ _Part = tuple[list[Path], NDArray[np.int64]]  # files and the index of their cla
 
 class _Classify(Task):
     name = "classify"
+    metric = "top-1"
     recipe = "small-data"
     finetune = "finetune"
     augments = ("none", "shift", "inception", "inception+trivial", "inception-mild", "inception-mild+trivial")
@@ -47,6 +49,12 @@ class _Classify(Task):
     def owns(self, head: Head) -> bool:
         return isinstance(head, Classify)
 
+    def work(self, head: Head) -> Work:
+        return Work(
+            task=self.name, outputs=head.classes, main_metric="top1", metric=self.metric, objective=classify_objective,
+            answers=class_answers, taught=True,
+        )  # fmt: skip
+
     def caveats(self, spec: ArchSpec) -> Iterator[str]:
         h, w = smallest_map(spec)
         if max(h, w) == 1:
@@ -54,6 +62,12 @@ class _Classify(Task):
                 f"at {spec.resolution[0]} px the network's last map is {h}x{w}: --unstride 1 or 2 removes its first "
                 "strides, as is usual for small images"
             )
+
+    def peek(self, source: Source) -> Peek:
+        where = class_parts(source.path)
+        classes, _, side = peek_class_folder(where["training"])
+        tested = source.test is not None or "test" in where
+        return Peek(outputs=classes, shape=(side, side), tested=tested)
 
     def load(self, spec: ArchSpec, source: Source) -> Generator[Event, None, TaskData]:
         """PATH/train/<class>/*, with PATH/val and PATH/test where they exist, or PATH/<class>/*.
@@ -81,9 +95,9 @@ class _Classify(Task):
             return ClassifyMetric(data.labels, len(classes))
 
         return TaskData(
-            classes=classes, outputs=len(classes), main_metric="top1",
+            classes=classes, work=self.work(Classify(classes=len(classes))),
             train=sets["training"], validation=sets["validation"], test=sets.get("test"),
-            metric=metric, objective=classify_objective, panels=_panels,
+            metric=metric, panels=_panels,
             sha256=fingerprint(*(s.sha256 for s in sets.values())),
         )  # fmt: skip
 
@@ -99,6 +113,11 @@ def _parts(source: Source) -> tuple[tuple[str, ...], dict[str, _Part]]:
     labels = np.array([label for _, label in files], dtype=np.int64)
     parts: dict[str, _Part] = {"training": ([p for p, _ in files], labels)}
     test = source.test or where.get("test")
+    if source.apart and test is None:
+        rest, held = split_labels(labels, len(classes), 0.1, 5000, source.seed + 1)
+        parts["test"] = [files[i][0] for i in held], labels[held]
+        files, labels = [files[i] for i in rest], labels[rest]
+        parts["training"] = [p for p, _ in files], labels
     if "validation" not in where:
         share, most = (0.05, 2500) if test is not None else (0.1, 5000)
         rest, held = split_labels(labels, len(classes), share, most, source.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -13,11 +14,11 @@ from mbv3.data import Annotated, BoxSet, find_boxes, normalise, set_white, split
 from mbv3.events import Event, Note
 from mbv3.nn import statistics
 from mbv3.report import Box, Panel
-from mbv3.spec import ArchSpec, Head, SSDLite, with_head
-from mbv3.tasks.draws import spread
+from mbv3.spec import ArchSpec, Head, SSDLite, head_names, with_head
+from mbv3.tasks.draws import apart, spread, unjudged
 from mbv3.tasks.pixels import fingerprint, stored
-from mbv3.tasks.task import Source, Task, TaskData
-from mbv3.training import Batches, DetectMetric, Metric, detect_objective, objects
+from mbv3.tasks.task import Peek, Source, Task, TaskData, Work
+from mbv3.training import Batches, DetectMetric, Fit, Metric, Objective, detect_answers, detect_objective, objects
 
 __all__ = ["TASK"]
 
@@ -27,9 +28,12 @@ SURE = 0.4  # least score of a box that is drawn
 
 class _Detect(Task):
     name = "detect"
+    metric = "mAP@.5"
     recipe = "small-detect"
     augments = ("none", "ssd")
     head = "ssdlite"
+    own_stride = True
+    search_heads = tuple(n for n in head_names() if n.startswith("ssdlite"))
     refuses = MappingProxyType(
         {"test": "is for class folders; a data set with boxes has its own test part",
          "unstride": "is for classifiers; a detector's maps have strides 16 and 32",
@@ -42,12 +46,27 @@ class _Detect(Task):
     def owns(self, head: Head) -> bool:
         return isinstance(head, SSDLite)
 
+    def work(self, head: Head) -> Work:
+        assert isinstance(head, SSDLite)
+        return Work(
+            task=self.name, outputs=head.classes, main_metric="map50", metric=self.metric,
+            objective=partial(_objective, head), answers=partial(detect_answers, head),
+        )  # fmt: skip
+
+    def peek(self, source: Source) -> Peek:
+        found = find_boxes(source.path, skip_broken=source.skip_broken)
+        training, tested = _parts(source, dict(found))["training"], "test" in found
+        h, w = (int(v) for v in np.median(training.sizes, axis=0))
+        return Peek(outputs=len(training.classes) + 1, shape=(h, w), tested=tested)
+
     def load(self, spec: ArchSpec, source: Source) -> Generator[Event, None, TaskData]:
         """Images stretched to the input size, boxes as shares of it; output 0 of the network is the background."""
-        parts = _parts(source)
+        parts = _parts(source, find_boxes(source.path, skip_broken=source.skip_broken))
         classes = parts["training"].classes
         for line in parts["training"].mended:
             yield Note("images", line, warning=True)
+        if source.apart:
+            yield from unjudged({n: part.seen for n, part in parts.items()}, "box")
         white = set_white([p for part in parts.values() for p in part.files])
         sets: dict[str, BoxSet] = {}
         for name, part in parts.items():
@@ -69,16 +88,25 @@ class _Detect(Task):
             return _panels(net, data, at, head)
 
         return TaskData(
-            classes=classes, outputs=len(classes) + 1, main_metric="map50",
+            classes=classes, work=self.work(head),
             train=sets["training"], validation=sets["validation"], test=sets.get("test"),
-            metric=metric, objective=lambda recipe: detect_objective(head), panels=panels,
+            metric=metric, panels=panels,
             sha256=fingerprint(*(s.sha256 for s in sets.values())),
         )  # fmt: skip
 
 
-def _parts(source: Source) -> dict[str, Annotated]:
-    """The data set's own parts; without others a tenth of the training images is held out. Raises: BadInput."""
-    parts = find_boxes(source.path, skip_broken=source.skip_broken)
+def _objective(head: SSDLite, recipe: Fit) -> Objective:
+    return detect_objective(head)
+
+
+def _parts(source: Source, parts: dict[str, Annotated]) -> dict[str, Annotated]:
+    """The data set's own parts; of others a tenth of the training images is held out each. Raises: BadInput."""
+    absent = [name for name in ("validation", "test") if name not in parts]
+    if source.apart and absent:
+        whole = parts["training"]
+        rest, *held = apart(whole.seen, len(absent), source.seed, source.path)
+        parts |= {name: whole.take(index) for name, index in zip(absent, held, strict=True)}
+        parts["training"] = whole.take(rest)
     if "validation" not in parts and "test" in parts:
         parts["validation"] = parts["test"]
     if "validation" not in parts:

@@ -6,7 +6,7 @@ import atexit
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +14,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mbv3.data import Framing, Pixels, White, store_pixels
+from mbv3.data import Framing, Pixels, White, image_header, store_pixels
+from mbv3.errors import BadInput
 from mbv3.events import Event, Note, counted
 from mbv3.tasks.task import Source
 
-__all__ = ["Stored", "fingerprint", "stored"]
+__all__ = ["Stored", "fingerprint", "stored", "typical_shape"]
+
+OPENED = 32  # images whose size is looked at
 
 
 class Stored(NamedTuple):
@@ -71,3 +74,13 @@ def _temporary() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="mbv3-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+def typical_shape(files: Sequence[Path]) -> tuple[int, int]:
+    """Median height and width of a few of the images. Raises: BadInput: none of them can be opened."""
+    some = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, OPENED).astype(np.int64))]
+    sizes = [found[0] for path in some if (found := image_header(path)) is not None]
+    if not sizes:
+        raise BadInput(f"{files[0]}: cannot be opened as an image, nor can {len(some) - 1} others")
+    h, w = np.median(np.array(sizes), axis=0)
+    return int(h), int(w)

@@ -16,10 +16,10 @@ from mbv3.events import Event, Note
 from mbv3.nn import statistics
 from mbv3.report import Panel
 from mbv3.spec import ArchSpec, Dense, Head, SSDLite, head_names, with_head, with_output_stride
-from mbv3.tasks.draws import spread, tenth_out
-from mbv3.tasks.pixels import fingerprint, stored
-from mbv3.tasks.task import Source, Task, TaskData
-from mbv3.training import Batches, Metric, SegmentMetric, classify_objective
+from mbv3.tasks.draws import apart, spread, tenth_out, unjudged
+from mbv3.tasks.pixels import fingerprint, stored, typical_shape
+from mbv3.tasks.task import Peek, Source, Task, TaskData, Work
+from mbv3.training import Batches, Metric, SegmentMetric, classify_objective, segment_answers
 
 __all__ = ["TASK"]
 
@@ -29,6 +29,7 @@ STRIDE = 16  # of the last map: Howard 2019, Table 7
 
 class _Segment(Task):
     name = "segment"
+    metric = "mean IoU"
     recipe = "small-segment"
     augments = ("none", "scale")
     # torchvision's LR-ASPP pools the whole map, which suits any resolution; the paper's 49x49 window is for 512x1024
@@ -44,8 +45,20 @@ class _Segment(Task):
     def owns(self, head: Head) -> bool:
         return isinstance(head, Dense) and not isinstance(head, SSDLite)
 
+    def work(self, head: Head) -> Work:
+        return Work(
+            task=self.name, outputs=head.classes, main_metric="miou", metric=self.metric, objective=classify_objective,
+            answers=segment_answers,
+        )  # fmt: skip
+
     def headed(self, spec: ArchSpec, head: str | None = None, output_stride: int | None = None) -> ArchSpec:
         return with_output_stride(with_head(spec, head or self.head), output_stride or STRIDE)
+
+    def peek(self, source: Source) -> Peek:
+        parts = _parts(source)
+        classes, _ = _classes(source, parts)
+        shape, tested = typical_shape(parts["training"].images), "test" in class_parts(source.path)
+        return Peek(outputs=len(classes), shape=shape, tested=tested)
 
     def load(self, spec: ArchSpec, source: Source) -> Generator[Event, None, TaskData]:
         """PATH/train, PATH/val and PATH/test, each with images and masks, or PATH itself with a tenth held out.
@@ -56,6 +69,8 @@ class _Segment(Task):
         classes, absent = _classes(source, parts)
         if absent:
             yield Note("images", f"no training mask holds class(es) {', '.join(absent)}", warning=True)
+        if source.apart:
+            yield from unjudged({n: part.names(classes) for n, part in parts.items()}, "mask")
         white = set_white([p for files in parts.values() for p in files.images])
         sets: dict[str, MaskSet] = {}
         for name, files in parts.items():
@@ -74,9 +89,9 @@ class _Segment(Task):
             return SegmentMetric(data)
 
         return TaskData(
-            classes=classes, outputs=len(classes), main_metric="miou",
+            classes=classes, work=self.work(with_head(spec, spec.head, len(classes)).head),
             train=sets["training"], validation=sets["validation"], test=sets.get("test"),
-            metric=metric, objective=classify_objective, panels=_panels,
+            metric=metric, panels=_panels,
             sha256=fingerprint(*(s.sha256 for s in sets.values())),
         )  # fmt: skip
 
@@ -84,13 +99,19 @@ class _Segment(Task):
 def _parts(source: Source) -> dict[str, MaskFiles]:
     """Files of each part, the training's first. Raises: BadInput."""
     root, where = source.path, class_parts(source.path)
-    classes = len(read_class_names(root)) or None
-    if where["training"] == root:
-        whole = find_masks(root, classes, skip_broken=source.skip_broken)
-        rest, held = tenth_out(len(whole.images), source.seed, root)
-        return {"training": _some(whole, rest.tolist(), whole.faults), "validation": _some(whole, held.tolist(), ())}
+    classes = read_class_names(root)
+    whole = where["training"] == root
     order = ("training", "test", "validation")  # in which the fingerprint of a data set takes them
-    parts = {n: find_masks(where[n], classes, skip_broken=source.skip_broken) for n in order if n in where}
+    parts = {
+        n: find_masks(where[n], len(classes) or None, skip_broken=source.skip_broken)
+        for n in order if n in where and not (whole and n != "training")
+    }  # fmt: skip
+    if source.apart:
+        return _apart(source, parts, classes)
+    if whole:
+        rest, held = tenth_out(len(parts["training"].images), source.seed, root)
+        faults = parts["training"].faults
+        return {"training": parts["training"].take(rest, faults), "validation": parts["training"].take(held)}
     if "validation" not in parts:
         if "test" not in parts:
             raise BadInput(f"{root}: has train, but neither val nor test to score on")
@@ -98,9 +119,15 @@ def _parts(source: Source) -> dict[str, MaskFiles]:
     return parts
 
 
-def _some(files: MaskFiles, index: list[int], faults: tuple[str, ...]) -> MaskFiles:
-    images, masks = (tuple(paths[i] for i in index) for paths in (files.images, files.masks))
-    return MaskFiles(images, masks, faults, tuple(files.seen[i] for i in index), tuple(files.turned[i] for i in index))
+def _apart(source: Source, parts: dict[str, MaskFiles], classes: tuple[str, ...]) -> dict[str, MaskFiles]:
+    """The parts with those that are absent held out of the training images. Raises: BadInput."""
+    absent = [name for name in ("validation", "test") if name not in parts]
+    if not absent:
+        return parts
+    every = parts["training"]
+    rest, *held = apart(every.names(classes), len(absent), source.seed, source.path)
+    parts |= {name: every.take(index) for name, index in zip(absent, held, strict=True)}
+    return {**parts, "training": every.take(rest, every.faults)}
 
 
 def _classes(source: Source, parts: Mapping[str, MaskFiles]) -> tuple[tuple[str, ...], list[str]]:

@@ -1,5 +1,6 @@
 """One training loop; scoring; batch-norm recalibration; checkpoints without pickle."""
 
+from mbv3.training.answers import Answers, ClassAnswers, ResampledAnswers, answers_of, class_answers, outputs
 from mbv3.training.checkpoint import (
     checkpoint_meta,
     load_checkpoint,
@@ -9,9 +10,9 @@ from mbv3.training.checkpoint import (
     save_weights,
     weights_bytes,
 )
-from mbv3.training.detect import DetectMetric, detect_objective, objects
+from mbv3.training.detect import DetectMetric, detect_answers, detect_objective, objects
 from mbv3.training.init import adopt
-from mbv3.training.loop import Diverged, Epoch, fit, one_step
+from mbv3.training.loop import Diverged, Epoch, fit, moved, one_step
 from mbv3.training.optimizer import Average, make_optimizer
 from mbv3.training.processes import processes, together
 from mbv3.training.recipes import (
@@ -24,28 +25,35 @@ from mbv3.training.recipes import (
     why_recipe,
 )
 from mbv3.training.score import ClassifyMetric, Score, evaluate, measure, recalibrate
-from mbv3.training.segment import SegmentMetric
-from mbv3.training.task import Batches, Metric, Objective, WithAux, and_aux, classify_objective, distilled
+from mbv3.training.segment import SegmentMetric, segment_answers
+from mbv3.training.task import Batches, ImageData, Metric, Objective, WithAux, and_aux, classify_objective, distilled
 
 __all__ = [
     "RECIPES",
+    "Answers",
     "Average",
     "Batches",
+    "ClassAnswers",
     "ClassifyMetric",
     "DetectMetric",
     "Diverged",
     "Epoch",
     "Fit",
+    "ImageData",
     "Metric",
     "Objective",
     "Recipe",
+    "ResampledAnswers",
     "Score",
     "SegmentMetric",
     "WithAux",
     "adopt",
     "and_aux",
+    "answers_of",
     "checkpoint_meta",
+    "class_answers",
     "classify_objective",
+    "detect_answers",
     "detect_objective",
     "distilled",
     "evaluate",
@@ -54,8 +62,10 @@ __all__ = [
     "load_checkpoint",
     "make_optimizer",
     "measure",
+    "moved",
     "objects",
     "one_step",
+    "outputs",
     "processes",
     "read_tensors",
     "read_weights",
@@ -63,6 +73,7 @@ __all__ = [
     "recipe_for",
     "save_checkpoint",
     "save_weights",
+    "segment_answers",
     "together",
     "usual_epochs",
     "weights_bytes",

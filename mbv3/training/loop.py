@@ -34,7 +34,7 @@ from mbv3.training.processes import all_agree, processes
 from mbv3.training.recipes import Fit, learning_rate
 from mbv3.training.task import Batches, Objective, classify_objective
 
-__all__ = ["Diverged", "Epoch", "fit", "one_step"]
+__all__ = ["Diverged", "Epoch", "fit", "moved", "one_step"]
 
 _AHEAD = 2
 
@@ -118,10 +118,11 @@ class _Ahead:
         self.pool.shutdown(cancel_futures=True)
 
 
-def _moved(target: Any, device: torch.device) -> Any:
+def moved(target: Any, device: torch.device) -> Any:
+    """A target, a tensor or a tuple or list of such, on `device`."""
     if isinstance(target, Tensor):
         return target.to(device, non_blocking=True)
-    return type(target)(_moved(t, device) for t in target)
+    return type(target)(moved(t, device) for t in target)
 
 
 def _erase(x: Tensor, share: float, rng: np.random.Generator) -> None:
@@ -284,7 +285,7 @@ def fit(
             if recipe.erase:
                 _erase(x, recipe.erase, np.random.default_rng((recipe.seed, step, rank, 1)))
             run = forward(step) if forward else called
-            state.count(one_step(run, net, state.optimizer, x, _moved(y, device), recipe, step, aim))
+            state.count(one_step(run, net, state.optimizer, x, moved(y, device), recipe, step, aim))
             done, now = state.step, clock()
             last = done == recipe.steps
             ends = at_epoch is not None and (done % recipe.epoch_steps == 0 or last)

@@ -5,12 +5,50 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn import functional
 
 from mbv3.data import IGNORED, MaskSet
+from mbv3.training.answers import ResampledAnswers, outputs
 
-__all__ = ["SegmentMetric"]
+__all__ = ["SegmentMetric", "segment_answers"]
+
+
+def _at_own(logits: Tensor, truth: NDArray[np.int64]) -> Tensor:
+    """Logits (C, H, W) at the size of the mask."""
+    if logits.shape[1:] == truth.shape:
+        return logits
+    return functional.interpolate(logits[None], truth.shape, mode="bilinear", align_corners=False)[0]
+
+
+def segment_answers(net: nn.Module, data: MaskSet, size: tuple[int, int]) -> ResampledAnswers:
+    """`net` on all of `data` at `size`: mean IoU and the cross-entropy of every image, both at the masks' own size, so
+    that networks of several input sizes have one measure."""
+    n, classes = len(data), len(data.classes)
+    both, either = (np.zeros((n, classes), dtype=np.int64) for _ in range(2))
+    loss = np.zeros(n)
+    for index, out, _ in outputs(net, data, size):
+        for one, i in zip(out.float(), index, strict=True):
+            truth = data.truth(int(i))
+            logits = _at_own(one, truth).cpu()
+            counts = truth != IGNORED
+            if not counts.any():
+                continue
+            wanted = torch.from_numpy(truth)[None]
+            loss[i] = float(functional.cross_entropy(logits[None], wanted, ignore_index=IGNORED))
+            true, said = truth[counts], logits.argmax(0).numpy()[counts]
+            both[i] = np.bincount(true[true == said], minlength=classes)
+            either[i] = np.bincount(true, minlength=classes) + np.bincount(said, minlength=classes) - both[i]
+
+    def mean_iou(weights: NDArray[np.int64]) -> NDArray[np.float64]:
+        union = weights @ either
+        share = np.where(union > 0, 100 * (weights @ both) / np.maximum(union, 1), 0.0)
+        mean: NDArray[np.float64] = share.sum(1) / np.maximum((union > 0).sum(1), 1)
+        return mean
+
+    return ResampledAnswers.of(mean_iou, loss)
 
 
 class SegmentMetric:
@@ -27,9 +65,7 @@ class SegmentMetric:
         labels = np.arange(len(self.data.classes))
         for logits, i in zip(out.float(), index, strict=True):
             truth = self.data.truth(int(i))
-            if logits.shape[1:] != truth.shape:
-                logits = functional.interpolate(logits[None], truth.shape, mode="bilinear", align_corners=False)[0]
-            said = logits.argmax(0).cpu().numpy()
+            said = _at_own(logits, truth).argmax(0).cpu().numpy()
             counts = truth != IGNORED
             if counts.any():
                 self.confusion += confusion_matrix(truth[counts], said[counts], labels=labels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from mbv3.data import IGNORED, Augment
 from mbv3.nn import Network, Statistics, statistics
 from mbv3.training.recipes import Fit
 
-__all__ = ["Batches", "Metric", "Objective", "WithAux", "and_aux", "classify_objective", "distilled"]
+__all__ = ["Batches", "ImageData", "Metric", "Objective", "WithAux", "and_aux", "classify_objective", "distilled"]
 
 AUX_WEIGHT = 0.4  # of an auxiliary head's loss, as mmsegmentation has it
 
@@ -32,6 +32,19 @@ class Batches(Protocol):
         self, index: NDArray[np.int64], size: tuple[int, int], augment: Augment, rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], Any]:
         """Pixels (B, H, W, 3) and their target: a tensor, or a tuple or list of such."""
+
+
+class ImageData(Batches, Protocol):
+    """Images of any task with what is true of them, of which some can be taken."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    def take(self, index: NDArray[np.int64]) -> Self:
+        """The images at `index`."""
 
 
 class Metric(Protocol):

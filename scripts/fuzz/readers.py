@@ -19,7 +19,7 @@ from mbv3.events import Note
 from mbv3.latency import LatencyTable
 from mbv3.runs.init_options import inherited
 from mbv3.space import load_space
-from mbv3.spec import ArchSpec, count, dump_spec, load_spec, lower, parse_spec
+from mbv3.spec import ArchSpec, count, dump_spec, load_spec, lower, parse_spec, with_head
 from mbv3.tables import Latency, read_table
 from mbv3.tasks import TASKS, Source, shaped
 
@@ -130,7 +130,7 @@ def _small(text: str) -> ArchSpec:
 def _checkpoint(folder: Path) -> list[str]:
     spec = _small((folder / "network.yaml").read_text("utf-8"))
     path = next(p for p in sorted(folder.iterdir()) if p.name.startswith("input"))
-    found = inherited(str(path), spec, spec.head.classes, 0)
+    found = inherited(str(path), spec, lambda s: with_head(s, s.head, spec.head.classes), 0)
     if not all(bool(v.isfinite().all()) for v in found.state.values()):
         raise Nonsense("weights that are not finite")
     return [*found.notes[1:], *(n for n in found.notes[:1] if "; new: " in n)]

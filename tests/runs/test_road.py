@@ -92,7 +92,7 @@ def test_killed_and_resumed_it_is_the_same(run: Path, given: dict[str, Any], tmp
     killed = drive(*args, fate="SIGKILL mbv3.training.loop:one_step:15")
     assert killed.code == -signal.SIGKILL, killed.err
     assert record(killed.path)["status"] == "running"
-    again = drive("--resume", str(killed.path), fate="SIGKILL mbv3.stages.tune:answers:1")
+    again = drive("--resume", str(killed.path), fate="SIGKILL mbv3.tasks.classify:class_answers:1")
     assert again.code == -signal.SIGKILL, again.err
     done = drive("--resume", str(killed.path), "--json")
     assert done.code == 0, done.err

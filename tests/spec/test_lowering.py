@@ -8,10 +8,23 @@ import pytest
 from hypothesis import given, settings
 
 from mbv3.errors import BadInput
-from mbv3.spec import NL, ArchSpec, Classify, DSConv, LayerKey, MBConv, count, load_spec, lower, lower_key, parse_key
+from mbv3.spec import (
+    NL,
+    ArchSpec,
+    Classify,
+    DSConv,
+    LayerKey,
+    MBConv,
+    count,
+    keys_of,
+    load_spec,
+    lower,
+    lower_key,
+    parse_key,
+)
 from mbv3.spec.lowering import Op
 
-from .strategies import specs
+from .strategies import dense_specs, specs
 
 
 @settings(max_examples=100, deadline=None)
@@ -39,6 +52,12 @@ def test_the_ops_of_any_network_form_one_connected_chain(spec: ArchSpec) -> None
     assert set(shapes) - used == {layer.ops[-1].output}  # nothing is computed in vain
     norms = [op.bn for layer in lower(spec) for op in layer.ops if op.bn]
     assert len(set(norms)) == len(norms) and not names & set(norms)
+
+
+@settings(max_examples=60, deadline=None)
+@given(specs() | dense_specs())
+def test_keys_alone_are_those_of_the_layers(spec: ArchSpec) -> None:
+    assert keys_of(spec) == [layer.key for layer in lower(spec)]
 
 
 def _check_op(op: Op, ins: list[tuple[int, int, int]]) -> None:

@@ -21,8 +21,9 @@ from mbv3.stages.contest import ScratchEffort
 from mbv3.stages.halving import trainings
 from mbv3.stages.rounds import better_half, decided, lead
 from mbv3.stages.shapes import fewer_strides, likely_shapes, natural, shaped_as
-from mbv3.stages.tune import Answers, Tuned
+from mbv3.stages.tune import Tuned
 from mbv3.tasks import smallest_map
+from mbv3.training import ClassAnswers
 
 from .test_road import Madds, bright, kept
 
@@ -117,7 +118,7 @@ def answered(name: str, kind: str, loss: float, wiggle: float = 0.0) -> tuple[Co
     each = np.random.default_rng(0).normal(0, 0.1, N) + loss + wiggle * (-1) ** np.arange(N)
     right = np.arange(N) < N * math.exp(-loss)
     c = Contender(name, kind, spec, None, 1.0, 0.0)  # type: ignore[arg-type]
-    return c, Tuned(spec, {}, 5, Answers(right, each - each.mean() + loss))
+    return c, Tuned(spec, {}, 5, ClassAnswers(each - each.mean() + loss, right))
 
 
 def test_half_stays() -> None:
@@ -151,13 +152,13 @@ def test_a_baseline_is_delivered_unless_a_lead_holds(
     mine: tuple[float, ...], other: tuple[float, ...], winner: str, said: str
 ) -> None:
     rounds = rounds_with(mine, other)
-    (best, _), doubt = decided(rounds, rounds[0][0][0])
+    (best, _), doubt = decided(rounds, rounds[0][0][0], "top-1")
     assert best.name == winner and said in doubt and bool(doubt) == (winner == "other")
 
 
 def test_a_lead_within_the_error_is_none() -> None:
     rounds = rounds_with((0.9, 0.49), (0.9, 0.5), wiggle=0.5)
-    assert decided(rounds, rounds[0][0][0])[0][0].name == "other"
+    assert decided(rounds, rounds[0][0][0], "top-1")[0][0].name == "other"
     found = lead(rounds, rounds[0][1][0], rounds[0][0][0])
     assert found.now == pytest.approx(0.01) and found.error == pytest.approx(0.025, rel=0.1)
     assert found.later == pytest.approx(0.01 + 0.01 * math.log(50 / 3) / math.log(3))
@@ -177,11 +178,13 @@ def planted(monkeypatch: pytest.MonkeyPatch, losses: dict[str, float]) -> list[t
         seen.append((name, recipe.steps))
         loss = losses[name.rpartition("-")[0]]
         right = np.arange(len(images.held_out)) < len(images.held_out) * math.exp(-loss)
-        return Tuned(spec, {"w": torch.zeros(1)}, recipe.steps, Answers(right, np.full(len(right), loss)))
+        return Tuned(spec, {"w": torch.zeros(1)}, recipe.steps, ClassAnswers(np.full(len(right), loss), right))
 
     monkeypatch.setattr(import_module("mbv3.stages.halving"), "trained", trained)
     monkeypatch.setattr(
-        import_module("mbv3.stages.contest"), "reported", lambda t, data: Answers(np.ones(len(data), bool), np.zeros(9))
+        import_module("mbv3.stages.contest"),
+        "reported",
+        lambda t, data, work: ClassAnswers(np.zeros(len(data)), np.ones(len(data), bool)),
     )
     monkeypatch.setattr(
         import_module("mbv3.stages.halving"), "seconds_of_step", lambda spec, data, recipe: recipe.batch / 1280

@@ -21,8 +21,8 @@ from mbv3.stages import (
 )
 from mbv3.stages.images import others, subset
 from mbv3.stages.ranking import kendall
-from mbv3.stages.tune import Answers
 from mbv3.supernet import Supernet
+from mbv3.training import ClassAnswers
 from tests.drawn import drawn_images
 
 SPACE = parse_space("""\
@@ -53,8 +53,8 @@ def test_finalists_are_what_would_be_chosen_one_after_the_other() -> None:
     assert finalists([], 1.0, 1.25) == []
 
 
-def given(right: np.ndarray) -> Answers:
-    return Answers(right, np.zeros(len(right)))
+def given(right: np.ndarray) -> ClassAnswers:
+    return ClassAnswers(np.zeros(len(right)), right)
 
 
 def test_what_is_level_is_decided_by_time_and_what_is_better_by_answers() -> None:

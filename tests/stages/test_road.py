@@ -22,7 +22,8 @@ from mbv3.stages import Effort, Images, Memory, Sizes, choose_sizes, read_photos
 from mbv3.stages.contenders import Contender
 from mbv3.stages.rounds import winner
 from mbv3.stages.slim import cut_by_l1, narrower, slimmed
-from mbv3.stages.tune import Answers, Taught, Tuned, better_by, fit_of, taught_by, taught_objective
+from mbv3.stages.tune import Taught, Tuned, fit_of, taught_by, taught_objective
+from mbv3.training import ClassAnswers
 
 
 class Madds:
@@ -204,7 +205,7 @@ def test_a_teachers_answers_are_learned(start: ArchSpec, images: Images) -> None
     x = normalise(np.asarray(images.train.images[index]), (32, 32))
     with torch.inference_mode():
         assert torch.allclose(wanted, (net(x) + net(x.flip(3))) / 2, atol=1e-5)
-    recipe = replace(fit_of(images.train, (32, 32), 1), distill=1.0, temperature=2.0)
+    recipe = replace(fit_of(images, (32, 32), 1), distill=1.0, temperature=2.0)
     assert float(taught_objective(recipe)(wanted, (labels, wanted), x)) == pytest.approx(0.0, abs=1e-6)
     other = taught_objective(recipe)(wanted.flip(1) + torch.tensor([1.0, 0.0]), (labels, wanted), x)
     p, q = (wanted / 2).softmax(1), ((wanted.flip(1) + torch.tensor([1.0, 0.0])) / 2).softmax(1)
@@ -214,18 +215,18 @@ def test_a_teachers_answers_are_learned(start: ArchSpec, images: Images) -> None
 
 
 def test_a_cut_network_takes_new_statistics(images: Images) -> None:
-    assert fit_of(images.train, (32, 32), 5, new_head=True).head_first > 0
-    held = fit_of(images.train, (32, 32), 5)
-    cut = fit_of(images.train, (32, 32), 5, cut=True)
+    assert fit_of(images, (32, 32), 5, new_head=True).head_first > 0
+    held = fit_of(images, (32, 32), 5)
+    cut = fit_of(images, (32, 32), 5, cut=True)
     assert (held.hold_norms, held.head_first, cut.hold_norms, cut.recalibrate > 0) == (True, 0.0, False, True)
 
 
 def test_pairs_of_answers() -> None:
-    one = Answers(np.array([1, 1, 1, 0], bool), np.zeros(4))
-    other = Answers(np.array([1, 1, 0, 0], bool), np.zeros(4))
-    by, error = better_by(one, other)
+    one = ClassAnswers(np.zeros(4), np.array([1, 1, 1, 0], bool))
+    other = ClassAnswers(np.zeros(4), np.array([1, 1, 0, 0], bool))
+    by, error = one.better_by(other)
     assert by == 25.0 and error == pytest.approx(100 * np.std([0, 0, 1, 0]) / 2)
-    assert better_by(one, one) == (0.0, 0.0)
+    assert one.better_by(one) == (0.0, 0.0)
 
 
 # ---- the road ------------------------------------------------------------------------------------------------------
@@ -262,9 +263,9 @@ def test_the_road_ends_within_the_target(start: ArchSpec, images: Images) -> Non
     lower = next(x.contender for x in went.alike if x.contender.kind == "lower")
     assert lower.spec.rows == start.rows and lower.spec.resolution < sizes.start.resolution
     assert went.found is went.alike[0].contender
-    assert len(went.reported.right) == 30
-    best = max(x.tuned.chosen_on.top1 for x in went.alike)
-    assert went.alike[0].tuned.chosen_on.top1 == best
+    assert len(went.reported) == 30
+    best = max(x.tuned.chosen_on.score for x in went.alike)
+    assert went.alike[0].tuned.chosen_on.score == best
     assert bool(went.doubt) == (went.found.kind != "cut")
 
 
@@ -280,7 +281,7 @@ def test_a_walked_road_is_not_walked_again(
     monkeypatch.setattr(module, "fit", never)
     again = result(walked(start, images, keep=kept(tmp_path))[2])
     assert all(torch.equal(v, again.tuned.state[k]) for k, v in first.tuned.state.items())
-    assert again.reported.top1 == first.reported.top1
+    assert again.reported.score == first.reported.score
 
 
 def test_a_start_that_meets_the_target_is_delivered(start: ArchSpec, images: Images) -> None:
@@ -290,7 +291,7 @@ def test_a_start_that_meets_the_target_is_delivered(start: ArchSpec, images: Ima
 
 
 def tuned_as(spec: ArchSpec, right: int) -> Tuned:
-    return Tuned(spec, {}, 1, Answers(np.arange(100) < right, np.full(100, 1.0 - right / 100)))
+    return Tuned(spec, {}, 1, ClassAnswers(np.full(100, 1.0 - right / 100), np.arange(100) < right))
 
 
 def test_a_baseline_that_is_better_is_delivered(start: ArchSpec) -> None:

@@ -25,8 +25,8 @@ from mbv3.runs.options import PRESETS as NAMES
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv, all_sites, channels, load_spec, named_sites, smallest
 from mbv3.stages import PRESETS, Adapted, Images, Memory, TakenUp, Tuner, passed_in, shrink, taken_up
 from mbv3.stages.curve import keep_passed
-from mbv3.stages.tune import Answers
 from mbv3.tables import Latency
+from mbv3.training import ClassAnswers
 from tests.drawn import CLASSES, drawn_images
 
 TABLE = Path(__file__).parents[1] / "golden" / "run-0.1.0" / "latency-table.csv"  # of a Pixel 1
@@ -242,10 +242,10 @@ def test_a_cut_whose_loss_is_not_finite_does_not_stay(
     cuts = [replace(START, rows=(replace(row, exp=n), *START.rows[1:])) for n in (32, 48, 56)]
     of = {cut.rows: loss for cut, loss in zip(cuts, losses, strict=True)}
 
-    def answers(net: Network, held: ImageSet, size: tuple[int, int]) -> Answers:
-        return Answers(np.ones(len(held), bool), np.full(len(held), of[net.spec.rows]))
+    def answers(net: Network, held: ImageSet, size: tuple[int, int]) -> ClassAnswers:
+        return ClassAnswers(np.full(len(held), of[net.spec.rows]), np.ones(len(held), bool))
 
-    monkeypatch.setattr("mbv3.stages.shrink_tune.answers", answers)
+    monkeypatch.setattr("mbv3.tasks.classify.class_answers", answers)
     tuner = Tuner(IMAGES, 0)
     assert tuner.lowest(START, WEIGHTS, tuner.channels(START, WEIGHTS, "taylor"), cuts)[0] == best
 

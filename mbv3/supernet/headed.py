@@ -1,0 +1,80 @@
+"""Shared weights under a head that taps the backbone: segmentation heads and detectors."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mbv3.nn import HeadNet, Maps, build, run_op
+from mbv3.space import Genome, SearchSpace
+from mbv3.spec import Layer, Op, lower
+from mbv3.supernet.model import Supernet
+from mbv3.supernet.model import _slice as slice_of
+
+__all__ = ["HeadedSupernet", "supernet_of"]
+
+
+def supernet_of(space: SearchSpace, seed: int = 0) -> Supernet:
+    """Shared weights over `space`, under the head that its networks are deployed with. Raises: BadInput."""
+    return Supernet(space, seed) if space.dense is None else HeadedSupernet(space, seed)
+
+
+class HeadedSupernet(Supernet):
+    """`Supernet` of a space with a dense head: the head is that of the largest network, and reads as many channels of
+    what it taps as a path has there. (N, 3, H, W) to what a network of the space gives."""
+
+    def __init__(self, space: SearchSpace, seed: int = 0) -> None:
+        super().__init__(space, seed)
+        whole = build(space.dress(self.largest), seed)
+        assert isinstance(whole.head, HeadNet)
+        self.head = whole.head
+        self.aux = whole.aux  # untrained: a path has no auxiliary loss
+
+    def extract(self, genome: Genome) -> dict[str, Tensor]:
+        backbone = {k: v for k, v in super().extract(genome).items() if not k.startswith("head.")}
+        whole = dict(self.state_dict())
+        own = build(self.space.deployed(genome, "subnet")).state_dict()
+        heads = {k: slice_of(whole[k], tuple(v.shape)).clone() for k, v in own.items() if k not in backbone}
+        return {k: backbone[k] if k in backbone else heads[k] for k in own}
+
+    def forward_path(self, genome: Genome, x: Tensor) -> Tensor:
+        *layers, head = lower(self.space.deployed(genome))
+        image, tapped = (x.shape[2], x.shape[3]), set(head.inputs)
+        at = {layers[0].inputs[0]: x}
+        donors = iter(self.rows_of(genome))
+        for layer in layers:
+            row = layer.path.startswith("rows[")
+            module = self.net.rows[next(donors)] if row else self.net.get_submodule(layer.path)
+            _run(module, layer, at, image)
+            at = {name: t for name, t in at.items() if name in tapped or name == layer.outputs[0]}
+        _run(self.head, head, at, image, self.head.dropout)
+        outputs = tuple(at[name] for name in head.outputs)
+        half = len(outputs) // 2
+        return cast(Tensor, outputs[0] if len(outputs) == 1 else Maps(outputs[:half], outputs[half:]))
+
+
+def _run(
+    module: nn.Module, layer: Layer, at: dict[str, Tensor], image: tuple[int, int], dropout: nn.Module | None = None
+) -> None:
+    """The ops of a layer on slices of the weights of `module`, a larger one; their outputs join `at`."""
+    prefix = layer.path.replace("[", ".").removesuffix("]") + "."
+    for op in layer.ops:
+        x = at[op.inputs[0]]
+        if op.kind != "conv":
+            at[op.output] = run_op(op, at, image)
+        else:
+            at[op.output] = _conv(module, op, prefix, dropout(x) if dropout is not None and op.drop else x)
+
+
+def _conv(module: nn.Module, op: Op, prefix: str, x: Tensor) -> Tensor:
+    """A convolution with slices of the shared weights, on batch statistics."""
+    conv: Any = module.get_submodule(op.name.removeprefix(prefix))
+    weight = slice_of(conv.weight, (op.cout, op.cin // op.groups, op.k, op.k))
+    bias = None if conv.bias is None else conv.bias[: op.cout]
+    x = functional.conv2d(x, weight, bias, op.s, op.dilation * (op.k - 1) // 2, op.dilation, op.groups)
+    if op.bn is None:
+        return x
+    bn: Any = module.get_submodule(op.bn.removeprefix(prefix))
+    return functional.batch_norm(x, None, None, bn.weight[: op.cout], bn.bias[: op.cout], True, 0.0, bn.eps)
