@@ -40,7 +40,7 @@ def check_shared(o: Options) -> None:
     if o.init is not None:
         raise BadInput(f"{flag}: with --init no search scores networks; leave it out")
     if o.under_head:
-        raise BadInput(f"{flag}: workers read photos with a class each, not what --task {o.task} learns from; leave it out")
+        raise BadInput(f"{flag}: workers read photos with a class each, no images of --task {o.task}; leave it out")
     if o.accuracy_kind == "imagenet":
         raise BadInput(
             f"{flag}: the ImageNet model scores thousands of networks a second, so workers make no sense; they are for "
