@@ -2,7 +2,7 @@
 arguments."""
 
 from mbv3.netadapt.choose import Scored, choose
-from mbv3.netadapt.importance import IMPORTANCES, Importance, Scores, channel_scores, maker_of
+from mbv3.netadapt.importance import IMPORTANCES, Importance, Scores, channel_scores, maker_of, site_scores
 from mbv3.netadapt.joint import Choice, Menu, menus, refined, solve
 from mbv3.netadapt.proposals import Proposal, propose
 from mbv3.netadapt.race import Job, Paired, Tried, TuneMany, netadapt_paired, paired
@@ -32,5 +32,6 @@ __all__ = [
     "paired",
     "propose",
     "refined",
+    "site_scores",
     "solve",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mbv3.errors import BadInput
 from mbv3.nn.build import state_shapes
-from mbv3.spec import ArchSpec, Classify, Head, Op, lower, lower_aux
+from mbv3.spec import ArchSpec, Classify, Head, Op, lower, lower_aux, widths_of, with_widths
 
 __all__ = ["ChannelSet", "channel_sets", "cut_state"]
 
@@ -43,7 +43,7 @@ _Channels = tuple[_Space, ...]  # of a tensor: several after a concatenation
 
 def _frame(head: Head) -> object:
     """What may not differ."""
-    return head.frame() if isinstance(head, Classify) else head
+    return head.frame() if isinstance(head, Classify) else with_widths(head, dict.fromkeys(widths_of(head), 2))
 
 
 def _alike(before: ArchSpec, after: ArchSpec) -> None:
@@ -54,7 +54,7 @@ def _alike(before: ArchSpec, after: ArchSpec) -> None:
         if getattr(before, what) != getattr(after, what):
             raise BadInput(f"cut_state: the networks differ in {what}")
     if _frame(before.head) != _frame(after.head):
-        raise BadInput("cut_state: head differs in more than its features")
+        raise BadInput("cut_state: head differs in more than its channels")
     for (path, a, a_in), (_, b, b_in) in zip(before.convs(), after.convs(), strict=True):
         prefix = path.replace("[", ".").removesuffix("]")
         if type(a) is not type(b) or a.frame() != b.frame():
@@ -128,8 +128,8 @@ def _walk(
 class ChannelSet:
     """Channels that can only be cut together: those of one layer, or of all layers that a residual joins.
 
-    `makers`: the convolutions that write them, depthwise ones and gates aside; `norms`: the batch norms over them;
-    `readers`: the convolutions that take them, each with the index of its input where they begin.
+    `makers`: the convolutions that write them, depthwise ones and gates aside; `norms`: the batch norms over
+    nothing else; `readers`: the convolutions that take them, each with the index of its input where they begin.
     """
 
     size: int
@@ -146,7 +146,7 @@ def channel_sets(spec: ArchSpec) -> list[ChannelSet]:
     readers: dict[_Space, list[tuple[str, int]]] = {}
     for name, (outputs, inputs) in dims.items():
         root = outputs[0].root()
-        norms.setdefault(root, []).extend([] if name in convs else [name])
+        norms.setdefault(root, []).extend([] if name in convs or len(outputs) > 1 else [name])
         start = 0
         for space in inputs:
             readers.setdefault(space.root(), []).append((name, start))
@@ -165,7 +165,8 @@ def cut_state(
 
     Channels that a residual ties together keep the same indices in all their rows, by the sum of their scores; what a
     head takes of the backbone follows.
-    `after` has the same rows as `before` with equal or fewer `exp`, `out` and `se`. `scores`: a convolution's name to a
+    `after` has the same rows as `before` with equal or fewer `exp`, `out` and `se`, and the same head with equal or
+    fewer channels. `scores`: a convolution's name to a
     score of each of its output channels; tied layers without one add nothing, sets without any are cut by L2 norm.
 
     Raises:
