@@ -14,7 +14,7 @@ from mbv3.data.folder import (
     peek_class_folder,
     stored_size,
 )
-from mbv3.data.images import ImageSet, Pixels, batch_order, make_batch, normalise, split, split_labels
+from mbv3.data.images import ImageSet, Labelled, Pixels, batch_order, make_batch, normalise, split, split_labels
 from mbv3.data.masks import MaskFiles, MaskSet, find_masks, read_class_names
 from mbv3.data.store import decode_all, set_white, store_pixels
 
@@ -28,6 +28,7 @@ __all__ = [
     "Framing",
     "ImageSet",
     "Kind",
+    "Labelled",
     "MaskFiles",
     "MaskSet",
     "Pixels",

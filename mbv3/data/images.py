@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from mbv3.data.augment import Augment, augmented
 from mbv3.nn import MEAN, STD, Statistics
 
-__all__ = ["ImageSet", "Pixels", "batch_order", "make_batch", "normalise", "split", "split_labels"]
+__all__ = ["ImageSet", "Labelled", "Pixels", "batch_order", "make_batch", "normalise", "split", "split_labels"]
 
 IMAGENET: Statistics = (MEAN, STD)
 
@@ -26,6 +26,29 @@ class Pixels(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
     def __getitem__(self, index: NDArray[np.int64]) -> NDArray[np.uint8]: ...
+
+
+class Labelled(Protocol):
+    """Images with one class each, or with one a pixel."""
+
+    @property
+    def images(self) -> Pixels: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def take(self, index: NDArray[np.int64]) -> Self:
+        """The images at `index`."""
+
+    def truth_of(self, index: NDArray[np.int64]) -> Tensor:
+        """Classes (B,), or of every pixel (B, H, W)."""
+
+    def batch(
+        self, index: NDArray[np.int64], size: tuple[int, int], augment: Augment, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], Tensor]:
+        """Pixels (B, H, W, 3), changed at random, and their truth."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +69,15 @@ class ImageSet:
         """The images at `index`."""
         return ImageSet(self.images[index], self.labels[index], self.classes, self.sha256, self.notes)
 
+    def truth_of(self, index: NDArray[np.int64]) -> Tensor:
+        """Classes (B,)."""
+        return torch.from_numpy(self.labels[index])
+
     def batch(
         self, index: NDArray[np.int64], size: tuple[int, int], augment: Augment, rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], Tensor]:
         """Pixels (B, H, W, 3), not yet normalised, and labels (B,). Any thread may ask."""
-        return augmented(self.images[index], size, augment, rng), torch.from_numpy(self.labels[index])
+        return augmented(self.images[index], size, augment, rng), self.truth_of(index)
 
 
 def split_labels(
@@ -102,13 +129,14 @@ def normalise(
 
 
 def make_batch(
-    data: ImageSet,
+    data: Labelled,
     index: NDArray[np.int64],
     size: int | tuple[int, int],
     augment: np.random.Generator | None = None,
     by: Statistics = IMAGENET,
 ) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W) normalised, channels_last, and labels (B,); with a generator flipped and shifted by it."""
+    """Images (B, 3, H, W) normalised, channels_last, and labels (B,), or masks (B, H, W); with a generator flipped and
+    shifted by it."""
     side = (size, size) if isinstance(size, int) else size
     kind: Augment = "none" if augment is None else "shift"
     pixels, labels = data.batch(index, side, kind, augment or np.random.default_rng(0))

@@ -131,6 +131,15 @@ class MaskSet:
     def __len__(self) -> int:
         return len(self.files)
 
+    def take(self, index: NDArray[np.int64]) -> MaskSet:
+        """The images at `index`."""
+        files = tuple(self.files[i] for i in index)
+        return MaskSet(self.images[index], self.masks[index], files, self.classes, self.sha256)
+
+    def truth_of(self, index: NDArray[np.int64]) -> Tensor:
+        """Class indices (B, H, W), at the training's size."""
+        return torch.from_numpy(self.masks[index][..., 0].astype(np.int64))
+
     def truth(self, i: int) -> NDArray[np.int64]:
         """The mask of image `i` at its own size."""
         return read_mask(self.files[i])

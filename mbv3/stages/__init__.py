@@ -11,8 +11,9 @@ from mbv3.stages.budget import SHARES, Budget
 from mbv3.stages.contenders import Contender
 from mbv3.stages.contest import ScratchEffort, contenders_at, contest, uniform_at
 from mbv3.stages.curve import Passed, TakenUp, nearest, passed_in, taken_up
+from mbv3.stages.engines import POWERS, PRESETS, Joint, Single, Worth
 from mbv3.stages.gap import most_accurate
-from mbv3.stages.images import Images, calibration_batches, rescore, subset
+from mbv3.stages.images import Images, Masks, calibration_batches, rescore, subset
 from mbv3.stages.judge import (
     ImagenetJudge,
     Judge,
@@ -48,7 +49,7 @@ from mbv3.stages.search import (
     write_trials,
 )
 from mbv3.stages.shapes import Shape, choose_shape, fewer_strides, likely_shapes, natural, probe, shaped_as, shapes_of
-from mbv3.stages.shrink import POWERS, PRESETS, Engine, Worth, shrink, site_scores
+from mbv3.stages.shrink import shrink
 from mbv3.stages.shrink_tune import Tuner
 from mbv3.stages.sizes import Sizes, choose_sizes, sized, sized_table, steady_ms
 from mbv3.stages.slim import cut_by_l1, slimmed
@@ -84,13 +85,14 @@ __all__ = [
     "Budget",
     "Contender",
     "Effort",
-    "Engine",
     "FineTune",
     "ImagenetJudge",
     "Images",
+    "Joint",
     "Judge",
     "Keep",
     "Learned",
+    "Masks",
     "Memory",
     "Outcome",
     "Passed",
@@ -101,6 +103,7 @@ __all__ = [
     "Scores",
     "ScratchEffort",
     "Shape",
+    "Single",
     "Sizes",
     "Solution",
     "SpaceLatency",
@@ -165,7 +168,6 @@ __all__ = [
     "shaped_as",
     "shapes_of",
     "shrink",
-    "site_scores",
     "sized",
     "sized_table",
     "slimmed",

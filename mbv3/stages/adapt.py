@@ -21,7 +21,7 @@ from mbv3.stages.adapt_tune import HELD_OUT, STAGE, Deployed, FineTune, train_st
 from mbv3.stages.adapt_workers import workers
 from mbv3.stages.budget import Budget
 from mbv3.stages.curve import TakenUp
-from mbv3.stages.images import Images, rescore, subset
+from mbv3.stages.images import Images, Masks, rescore, subset
 from mbv3.stages.keep import Keep, Memory
 from mbv3.tables import AIM, VERDICT_PARTS, Latency, Whole
 
@@ -55,7 +55,7 @@ class Adapted:
 def adapt(
     spec: ArchSpec,
     latency: Latency,
-    images: Images,
+    images: Images | Masks,
     target_ms: float,
     *,
     weights: Mapping[str, Tensor] | None = None,
@@ -113,7 +113,7 @@ def _first(
     spec: ArchSpec,
     weights: Mapping[str, Tensor] | None,
     deployed: Deployed,
-    images: Images,
+    images: Images | Masks,
     by_hand: int | None,
     budget: Budget,
     seed: int,

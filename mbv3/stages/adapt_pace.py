@@ -13,7 +13,7 @@ from mbv3.netadapt import Start
 from mbv3.spec import Site, among, sites
 from mbv3.stages.adapt_tune import FineTune
 from mbv3.stages.budget import Budget
-from mbv3.stages.images import Images
+from mbv3.stages.images import Images, Masks
 from mbv3.stages.keep import Keep
 
 __all__ = ["Pace", "Plan", "keep_pace", "planned"]
@@ -45,7 +45,7 @@ class Plan:
 def planned(
     start: Start,
     target_ms: float,
-    images: Images,
+    images: Images | Masks,
     steps: int | None,
     delta: float | None,
     budget: Budget,
@@ -88,7 +88,7 @@ def planned(
     return Plan(pace, delta is not None, given, forecast)
 
 
-def _proposal_seconds(start: Start, images: Images, seed: int) -> tuple[float, float]:
+def _proposal_seconds(start: Start, images: Images | Masks, seed: int) -> tuple[float, float]:
     """Seconds of a proposal beside its fine-tuning, and of one step of that, on this machine."""
 
     def seconds(steps: int) -> float:

@@ -16,7 +16,7 @@ from mbv3.netadapt import Start, Tried
 from mbv3.nn import build, statistics
 from mbv3.spec import ArchSpec, Dense, SSDLite
 from mbv3.stages.budget import Budget
-from mbv3.stages.images import Images, calibration_batches, subset
+from mbv3.stages.images import Images, Masks, calibration_batches, subset
 from mbv3.stages.judge import step_seconds
 from mbv3.stages.keep import Keep
 from mbv3.stages.learn import default_device
@@ -27,6 +27,7 @@ from mbv3.training import (
     adopt,
     classify_objective,
     distilled,
+    each,
     fit,
     make_optimizer,
     one_step,
@@ -50,7 +51,7 @@ class FineTune:
     learned too.
     """
 
-    def __init__(self, images: Images, steps: int, seed: int, teacher: nn.Module | None = None) -> None:
+    def __init__(self, images: Images | Masks, steps: int, seed: int, teacher: nn.Module | None = None) -> None:
         self.images = images
         self.steps = steps
         self.seed = seed
@@ -80,13 +81,13 @@ class FineTune:
             try:
                 one_step(net, net, optimizer, x.to(self.device), y.to(self.device), half, i, objective)
             except Diverged:  # this proposal is not finite and is not chosen; the others go on
-                return Tried(state, np.full(len(self.held), np.nan), np.zeros(len(self.held), bool))
+                return Tried(state, np.full(len(self.held), np.nan), np.zeros(len(self.held)))
         batches = calibration_batches(self.images, RECALIBRATED, by=statistics(net))
         recalibrate(net, (x.to(self.device) for x in batches))
         losses, right = self._answers(net)
         return Tried({k: v.detach().cpu().clone() for k, v in net.state_dict().items()}, losses, right)
 
-    def _answers(self, net: nn.Module) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def _answers(self, net: nn.Module) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Loss and correctness on every held-out image."""
         losses, right = [], []
         with torch.inference_mode():
@@ -94,9 +95,9 @@ class FineTune:
                 index = np.arange(start, min(start + 256, len(self.held)))
                 batch = make_batch(self.held, index, self.images.size, by=statistics(net))
                 x, y = (part.to(self.device) for part in batch)
-                logits = net(x).float()
-                losses.append(nn.functional.cross_entropy(logits, y, reduction="none").double().cpu().numpy())
-                right.append((logits.argmax(1) == y).cpu().numpy())
+                loss, hit = each(net(x), y)
+                losses.append(loss.cpu().numpy())
+                right.append(hit.cpu().numpy())
         return np.concatenate(losses), np.concatenate(right)
 
 
@@ -126,17 +127,18 @@ class Deployed:
         return replace(start, scored=replace(start.scored, latency_ms=whole.ms))
 
     def state(self, spec: ArchSpec, state: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-        """Weights of the deployed network; a dense head, or a classifier of other classes, is left as initialised."""
+        """Weights of the deployed network; a dense head that it got only for that, or a classifier of other classes, is
+        left as initialised."""
         deployed = self.spec(spec)
         fresh = build(deployed, seed).state_dict()
-        own = ("head.", "aux.") if isinstance(deployed.head, Dense) else ()
+        own = ("head.", "aux.") if isinstance(deployed.head, Dense) and not isinstance(spec.head, Dense) else ()
         return {k: v if k.startswith(own) or state[k].shape != v.shape else state[k] for k, v in fresh.items()}
 
 
 def train_start(
     spec: ArchSpec,
     inherited: Mapping[str, Tensor] | None,
-    images: Images,
+    images: Images | Masks,
     by_hand: int | None,
     budget: Budget,
     seed: int,

@@ -18,7 +18,7 @@ from mbv3.nn import build
 from mbv3.space import Genome, SearchSpace
 from mbv3.spec import ArchSpec
 from mbv3.stages.budget import Budget
-from mbv3.stages.images import Images, subset
+from mbv3.stages.images import Images, Masks, subset
 from mbv3.stages.keep import Keep, Memory
 from mbv3.supernet import Supernet, SupernetAccuracy, path_forward, throughput
 from mbv3.training import Diverged, Fit, evaluate, fit
@@ -134,7 +134,7 @@ def imagenet_judge(space: SearchSpace, recipe: str = PAPER) -> ImagenetJudge:
     return ImagenetJudge(imagenet_space(space, recipe=recipe), note=note, recipe=recipe)
 
 
-def step_seconds(spec: ArchSpec, images: Images, batch: int) -> float:
+def step_seconds(spec: ArchSpec, images: Images | Masks, batch: int) -> float:
     """Seconds of one training step of a network on this machine."""
     net = build(spec, 0)
     recipe = Fit(steps=2, size=images.size, batch=batch)

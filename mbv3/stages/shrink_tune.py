@@ -16,10 +16,11 @@ from mbv3.events import Event
 from mbv3.netadapt import Importance, Menu, Scores, channel_scores
 from mbv3.nn import Network, build, cut_state
 from mbv3.spec import ArchSpec, Site, cut
-from mbv3.stages.images import Images, subset
+from mbv3.stages.images import Images, Masks, subset
 from mbv3.stages.keep import Keep
 from mbv3.stages.learn import default_device
 from mbv3.stages.tune import answers
+from mbv3.tasks import TASKS
 from mbv3.training import (
     Fit,
     Objective,
@@ -27,6 +28,7 @@ from mbv3.training import (
     adopt,
     classify_objective,
     distilled,
+    each,
     evaluate,
     fit,
     recalibrate,
@@ -59,7 +61,7 @@ class Tuner:
     """Fine-tuning, scoring and recalibration on given images. A state dict goes in and comes out, on the CPU; one
     network and the teacher are on the device."""
 
-    images: Images
+    images: Images | Masks
     seed: int
     teacher: nn.Module | None = None
     device: torch.device | None = None
@@ -73,9 +75,10 @@ class Tuner:
     def recipe(self, steps: int, head_first: float = 0.0) -> Fit:
         """The recipe that weights from elsewhere are fine-tuned by, for a number of steps."""
         assert self.device is not None
+        task = TASKS["classify" if isinstance(self.images, Images) else "segment"]
         recipe = recipe_for(
-            "finetune", len(self.images.train), self.images.size, seed=self.seed, epochs=1.0, head_first=head_first,
-            precision="bf16" if self.device.type == "cuda" else "fp32",
+            task.finetune or task.recipe, len(self.images.train), self.images.size, seed=self.seed, epochs=1.0,
+            head_first=head_first, precision="bf16" if self.device.type == "cuda" else "fp32",
         )  # fmt: skip
         return replace(recipe, steps=max(steps, 1))
 
@@ -142,7 +145,7 @@ class Tuner:
         net = self.net(smaller, cut_state(state, spec, smaller, scores))
         recalibrate(net, (x for x, _ in batches))
         with torch.inference_mode():
-            return float(np.mean([float(nn.functional.cross_entropy(net(x).float(), y)) for x, y in batches]))
+            return float(np.mean([float(each(net(x), y)[0].mean()) for x, y in batches]))
 
     def lowest(
         self, spec: ArchSpec, state: Mapping[str, Tensor], scores: Scores, cuts: Sequence[ArchSpec]

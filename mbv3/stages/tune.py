@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mbv3.data import Augment, ImageSet, normalise
+from mbv3.data import Augment, ImageSet, Labelled, normalise
 from mbv3.events import Event
 from mbv3.nn import build, statistics
 from mbv3.spec import ArchSpec, dump_spec, parse_spec
@@ -21,7 +21,7 @@ from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.learn import default_device, ready
 from mbv3.tasks import TASKS
-from mbv3.training import Fit, Objective, fit, load_checkpoint, recipe_for, save_checkpoint, usual_epochs
+from mbv3.training import Fit, Objective, each, fit, load_checkpoint, recipe_for, save_checkpoint, usual_epochs
 
 __all__ = [
     "DISTILL",
@@ -53,9 +53,10 @@ SETTLED = 16  # batches over which the batch norms of a cut or resized network a
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What a network answers on a set of images: whether it is right, and the cross-entropy, image by image."""
+    """What a network answers on a set of images: whether it is right (of masks the share of pixels that are), and the
+    cross-entropy, image by image."""
 
-    right: NDArray[np.bool_]
+    right: NDArray[np.bool_] | NDArray[np.float64]
     loss: NDArray[np.float64]
 
     @property
@@ -94,19 +95,19 @@ def lower_by(one: Answers, other: Answers) -> tuple[float, float]:
     return float(apart.mean()), float(apart.std() / np.sqrt(max(len(apart), 1)))
 
 
-def answers(net: nn.Module, data: ImageSet, size: tuple[int, int]) -> Answers:
+def answers(net: nn.Module, data: Labelled, size: tuple[int, int]) -> Answers:
     """`net` on all of `data` at `size`, on the device that it is on."""
     right, loss = [], []
-    labels = torch.from_numpy(data.labels)
     for index, out in _outputs(net, data, size):
-        truth = labels[index]
-        right.append((out.argmax(1) == truth).numpy())
-        loss.append(functional.cross_entropy(out, truth, reduction="none").double().numpy())
-    return Answers(np.concatenate(right), np.concatenate(loss))
+        losses, rights = each(out, data.truth_of(index))
+        right.append(rights.numpy())
+        loss.append(losses.numpy())
+    found = np.concatenate(right)
+    return Answers(found > 0 if isinstance(data, ImageSet) else found, np.concatenate(loss))
 
 
 def _outputs(
-    net: nn.Module, data: ImageSet, size: tuple[int, int], mirror: bool = False
+    net: nn.Module, data: Labelled, size: tuple[int, int], mirror: bool = False
 ) -> Generator[tuple[NDArray[np.int64], Tensor], None, None]:
     """(indices, logits on the CPU) of every image; with `mirror` the mean over the image and its mirror image."""
     net.eval()

@@ -23,7 +23,7 @@ from mbv3.training.recipes import (
     usual_epochs,
     why_recipe,
 )
-from mbv3.training.score import ClassifyMetric, Score, evaluate, measure, recalibrate
+from mbv3.training.score import ClassifyMetric, Score, each, evaluate, measure, recalibrate
 from mbv3.training.segment import SegmentMetric
 from mbv3.training.task import Batches, Metric, Objective, WithAux, and_aux, classify_objective, distilled
 
@@ -48,6 +48,7 @@ __all__ = [
     "classify_objective",
     "detect_objective",
     "distilled",
+    "each",
     "evaluate",
     "fit",
     "learning_rate",

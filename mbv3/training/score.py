@@ -11,18 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mbv3.data import ImageSet, make_batch, normalise
+from mbv3.data import IGNORED, Labelled, make_batch, normalise
 from mbv3.nn import Network, statistics
 from mbv3.training.loop import Diverged
 from mbv3.training.processes import all_agree
 from mbv3.training.task import Batches, Metric
 
-__all__ = ["ClassifyMetric", "Score", "evaluate", "measure", "recalibrate"]
+__all__ = ["ClassifyMetric", "Score", "each", "evaluate", "measure", "recalibrate"]
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Top-1 in percent (higher is better), mean cross-entropy (lower is better), n images."""
+    """Top-1 in percent (higher is better), of masks the share of right pixels; mean cross-entropy (lower is better); n
+    images."""
 
     top1: float
     loss: float
@@ -35,18 +36,29 @@ class Score:
         return 100 * float(np.sqrt(p * (1 - p) / self.n))
 
 
-def evaluate(net: nn.Module, data: ImageSet, size: tuple[int, int], batch: int = 256) -> Score:
+def each(out: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """(cross-entropy, 1 where right) of every image (B,): logits (B, classes) and classes (B,). Of maps
+    (B, classes, H, W) and masks (B, H, W) the means over the pixels that count."""
+    loss = nn.functional.cross_entropy(out.float(), truth, ignore_index=IGNORED, reduction="none").double()
+    right = (out.argmax(1) == truth).double()
+    if truth.dim() == 1:
+        return loss, right
+    counts = truth != IGNORED
+    n = counts.sum((1, 2)).clamp(min=1)
+    return loss.sum((1, 2)) / n, (right * counts).sum((1, 2)) / n
+
+
+def evaluate(net: nn.Module, data: Labelled, size: tuple[int, int], batch: int = 256) -> Score:
     """Score `net` on all of `data` at `size`, on the device that it is on."""
     net.eval()
     device = next(net.parameters(), torch.empty(0)).device
-    right, loss = 0, 0.0
+    right, loss = 0.0, 0.0
     with torch.inference_mode():
         for start in range(0, len(data), batch):
             index = np.arange(start, min(start + batch, len(data)))
             x, y = (part.to(device) for part in make_batch(data, index, size, by=statistics(net)))
-            logits = net(x)
-            right += int((logits.argmax(1) == y).sum())
-            loss += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
+            losses, rights = each(net(x), y)
+            loss, right = loss + float(losses.sum()), right + float(rights.sum())
     return Score(100 * right / len(data), loss / len(data), len(data))
 
 

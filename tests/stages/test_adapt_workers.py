@@ -11,7 +11,7 @@ from mbv3.events import result
 from mbv3.latency import LatencyTable
 from mbv3.nn import build
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv
-from mbv3.stages import FineTune, Images, Memory, shrink
+from mbv3.stages import FineTune, Images, Memory, Single, shrink
 from mbv3.stages.adapt_workers import workers
 from mbv3.tables import Latency
 from tests.drawn import CLASSES, drawn_images
@@ -35,8 +35,8 @@ def test_as_many_processes_as_one_like_choose_alike() -> None:
     found = []
     for processes in (1, 2):
         keep = Memory()
-        stage = shrink(SMALL, latency, IMAGES, target, weights=build(SMALL, 0).state_dict(), engine="netadapt", steps=2,
-                       delta=0.1, keep=keep, processes=processes)  # fmt: skip
+        stage = shrink(SMALL, latency, IMAGES, target, weights=build(SMALL, 0).state_dict(), steps=2, keep=keep,
+                       engine=Single(delta=0.1, processes=processes))  # fmt: skip
         found.append((result(stage), keep.tables["netadapt.csv"]))
     (one, rows), (two, others) = found
     assert one.spec == two.spec and one.spec != SMALL and rows == others and len(rows) > 4
