@@ -28,7 +28,7 @@ from mbv3.data import ImageSet, split
 from mbv3.events import result
 from mbv3.nn import build
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv, dump_spec
-from mbv3.stages import Images, Memory, shrink
+from mbv3.stages import Images, Joint, Memory, Single, shrink
 from mbv3.tables import Latency, read_table
 from mbv3.training import read_weights, save_weights
 
@@ -47,8 +47,8 @@ START = ArchSpec(
     head=Classify(features=64, classes=CLASSES),
 )
 ENGINES: dict[str, dict[str, Any]] = {
-    "joint": {"engine": "joint", "steps": 12, "rounds": 3},
-    "netadapt": {"engine": "netadapt", "steps": 2, "delta": 0.08},
+    "joint": {"engine": Joint(rounds=3), "steps": 12},
+    "single": {"engine": Single(delta=0.08), "steps": 2},
 }
 
 
