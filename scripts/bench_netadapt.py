@@ -13,8 +13,9 @@ is one; `--part i/n` does every n-th cell, so that several processes share a dev
 again. `rivals` adds the choice of Torch-Pruning, where it is installed (`pip install torch-pruning`), its ratio
 bisected to the same ms. `rank` fine-tunes 40 cuts of equal ms at one or two sites as a step of single cuts does, and
 compares their order by the paired loss beside the uncut network, and by the paper's change of accuracy, with that of
-their true accuracy (Kendall's tau). `report` looks up the true accuracy of what is left, beside random settings of
-equal ms, uniform widths and the best (accuracies denoised by a pairwise ridge), and writes results/netadapt.json.
+their true accuracy (Kendall's tau); with --plain the layers that read what is cut do not make up for it first. `report`
+looks up the true accuracy of what is left, beside random settings of equal ms, uniform widths and the best (accuracies
+denoised by a pairwise ridge), and writes results/netadapt.json.
 TRUTH.csv is channel_bench_macro_mobilenet.csv.
 """
 
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import platform
 import subprocess
 import tarfile
@@ -44,10 +46,23 @@ from torch.nn import functional
 from mbv3.data import ImageSet, load_class_folder, make_batch, split
 from mbv3.events import result
 from mbv3.latency import BuildPlan, LatencyTable, build_table, open_runtime
-from mbv3.netadapt import IMPORTANCES, Importance, Scores, Tried, maker_of, menus, paired, site_scores, solve
-from mbv3.nn import MEAN, STD, build, channel_sets, cut_state
+from mbv3.netadapt import (
+    IMPORTANCES,
+    Importance,
+    Scored,
+    Scores,
+    Start,
+    Tried,
+    largest,
+    maker_of,
+    menus,
+    paired,
+    site_scores,
+    solve,
+)
+from mbv3.nn import MEAN, STD, build, channel_sets
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv, Site, all_sites, channels, cut_many, lower
-from mbv3.stages import POWERS, FineTune, Images, Joint, Memory, Tuner, default_device, shrink
+from mbv3.stages import POWERS, FineTune, Images, Joint, Memory, Mended, Tuner, default_device, shrink
 from mbv3.tables import Latency, reference_at
 from mbv3.training import load_checkpoint, read_weights, save_checkpoint, save_weights
 
@@ -201,7 +216,7 @@ def train(args: argparse.Namespace) -> None:
             momentum = {str(i): optimizer.state[p]["momentum_buffer"] for i, p in enumerate((*weights, *rest))}
             save_checkpoint(checkpoint, {"net": net.state_dict(), "momentum": momentum}, {"step": step + 1})
             spent = time.process_time() - began
-            print(f"step {step + 1} of {len(plan)}, loss {float(loss):.3f}, {spent:.0f} CPU s", flush=True)
+            print(f"step {step + 1} of {len(plan)}, loss {loss.item():.3f}, {spent:.0f} CPU s", flush=True)
     net.eval()
     right = 0
     with torch.inference_mode():
@@ -362,7 +377,9 @@ def make_rank(args: argparse.Namespace) -> None:
     full_ms = latency([FULL])[0]
     done = [json.loads(line) for line in args.ranks.read_text().splitlines()] if args.ranks.exists() else []
     tune = FineTune(images, args.steps, args.seed)
-    about = {"steps": args.steps, "seed": args.seed}
+    about = {"steps": args.steps, "seed": args.seed, "mended": not args.plain}
+    inherit = largest if args.plain else Mended(images)
+    begin = Start(0, FULL, state, Scored(full_ms, math.nan, math.nan))
     before = next((x["before"] for x in done if x["about"] == about and "before" in x), None)
     control: Tried | None = None
     for setting in equal_cuts(latency, args.count):
@@ -374,7 +391,7 @@ def make_rank(args: argparse.Namespace) -> None:
             before = before or tune(FULL, state, 1, 0).accuracy
         spec = network(setting)
         ms = latency([spec])[0]
-        tried = tune(spec, cut_state(state, FULL, spec), 1, args.steps)
+        tried = tune(spec, inherit(begin, spec), 1, args.steps)
         found = paired(tried, control, full_ms - ms)
         line = {
             "about": about, "widths": name, "ms_share": round(ms / full_ms, 4), "per_ms": found.per_ms,
@@ -509,6 +526,7 @@ def main() -> None:
     p.add_argument("--ranks", type=Path, default=RESULTS / "netadapt-rank.jsonl")
     p.add_argument("--count", type=int, default=40)
     p.add_argument("--steps", type=int, default=4)
+    p.add_argument("--plain", action="store_true", help="layers do not make up for the channels that go")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int, default=1)
     p.set_defaults(run=make_rank)

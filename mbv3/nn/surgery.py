@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -36,6 +37,13 @@ class _Space:
             mine.norm += theirs.norm if norm else []
             mine.makers += theirs.makers if norm else []
             theirs.into = mine
+
+
+class MadeUp(Protocol):
+    """What is known of the channels that a layer reads."""
+
+    def made_up(self, weight: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """(weights (O, K) for the channels `kept`, what is added to a bias (O,)), from weights (O, C)."""
 
 
 _Channels = tuple[_Space, ...]  # of a tensor: several after a concatenation
@@ -158,7 +166,11 @@ def channel_sets(spec: ArchSpec) -> list[ChannelSet]:
 
 
 def cut_state(
-    state: Mapping[str, Tensor], before: ArchSpec, after: ArchSpec, scores: Mapping[str, Tensor] | None = None
+    state: Mapping[str, Tensor],
+    before: ArchSpec,
+    after: ArchSpec,
+    scores: Mapping[str, Tensor] | None = None,
+    moments: Mapping[str, MadeUp] | None = None,
 ) -> dict[str, Tensor]:
     """The state dict of `after`, each layer keeping the filters of largest L2 norm from `before`'s `state`, or of the
     highest score.
@@ -168,6 +180,7 @@ def cut_state(
     `after` has the same rows as `before` with equal or fewer `exp`, `out` and `se`, and the same head with equal or
     fewer channels. `scores`: a convolution's name to a
     score of each of its output channels; tied layers without one add nothing, sets without any are cut by L2 norm.
+    `moments`: of what 1x1 layers read (`input_moments`): their weights make up for the channels that they read no more.
 
     Raises:
         BadInput: the two networks differ in more than their channel counts, or `state` is not `before`'s.
@@ -210,8 +223,14 @@ def cut_state(
             result[name] = value.clone()
             continue
         outputs, inputs = dims[prefix]
-        rows, columns = keep(outputs), keep(inputs) if part == "weight" else None
+        rows, columns = keep(outputs), keep(inputs) if part in ("weight", "bias") and inputs else None
         value = value if rows is None else value.index_select(0, rows)
-        value = value if columns is None else value.index_select(1, columns)
+        known = (moments or {}).get(prefix)
+        if columns is not None and known is not None:
+            weight = state[f"{prefix}.weight"].flatten(1)
+            made_up, more = known.made_up(weight if rows is None else weight.index_select(0, rows), columns)
+            value = made_up.view(-1, len(columns), *value.shape[2:]) if part == "weight" else value + more
+        elif columns is not None and part == "weight":
+            value = value.index_select(1, columns)
         result[name] = value.clone()
     return result

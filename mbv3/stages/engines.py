@@ -42,12 +42,14 @@ class Single:
     """A site at a time, as the paper does (Howard 2019, section 4.2, arXiv:1905.02244), each kept by its L2 norm.
 
     `delta`: the least cut of a step as a share of the start's ms, by default what the time allows. `halve`: the steps
-    of all proposals are spent by successive halving; else each gets T. `processes`: that fine-tune proposals, of one
+    of all proposals are spent by successive halving; else each gets T. `mend`: layers that read what is cut make up
+    for it before the fine-tuning (He 2017, arXiv:1707.06168). `processes`: that fine-tune proposals, of one
     thread each, by default this one alone.
     """
 
     delta: float | None = None
     halve: bool = True
+    mend: bool = True
     processes: int = 0
 
 
@@ -56,6 +58,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "fast": {"engine": Joint()},
         "thorough": {"engine": Joint(worth="losses")},
-        "paper": {"engine": Single(delta=0.01, halve=False), "steps": 10_000},
+        "paper": {"engine": Single(delta=0.01, halve=False, mend=False), "steps": 10_000},
     }
 )

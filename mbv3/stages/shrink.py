@@ -76,8 +76,8 @@ def shrink(
         return (
             yield from adapt(
                 spec, latency, images, target_ms, weights=weights, teacher=teacher, steps=steps, delta=engine.delta,
-                halve=engine.halve, budget=budget, seed=seed, keep=keep, some=some, processes=engine.processes,
-                taken=taken,
+                halve=engine.halve, mend=engine.mend, processes=engine.processes, budget=budget, seed=seed, keep=keep,
+                some=some, taken=taken,
             )
         )  # fmt: skip
     budget, keep = budget or Budget(60.0, timed=latency.device is not None), keep or Memory()
