@@ -479,6 +479,8 @@ def make_report(args: argparse.Namespace) -> None:
         print({k: v for k, v in entry.items() if k != "cells"})
         for c in entry["cells"]:
             print("  ", c)
+    slower = sum(ms[at[line["widths"]]] > ms.max() for line in lines)
+    print(f"{slower} of {len(lines)} cells take longer than the uncut network")
     git = partial(subprocess.run, capture_output=True, text=True, cwd=ROOT)
     about = {"commit": git(["git", "rev-parse", "HEAD"]).stdout.strip(), "table": latency.table.fingerprint.as_dict()}
     args.out.write_text(json.dumps({"about": about, "targets": report}, indent=1) + "\n")
