@@ -13,8 +13,9 @@ is one; `--part i/n` does every n-th cell, so that several processes share a dev
 again. `rivals` adds the choice of Torch-Pruning, where it is installed (`pip install torch-pruning`), its ratio
 bisected to the same ms. `rank` fine-tunes 40 cuts of equal ms at one or two sites as a step of single cuts does, and
 compares their order by the paired loss beside the uncut network, and by the paper's change of accuracy, with that of
-their true accuracy (Kendall's tau). `report` looks up the true accuracy of what is left, beside random settings of
-equal ms, uniform widths and the best (accuracies denoised by a pairwise ridge), and writes results/netadapt.json.
+their true accuracy (Kendall's tau); with --plain the layers that read what is cut do not make up for it first. `report`
+looks up the true accuracy of what is left, beside random settings of equal ms, uniform widths and the best (accuracies
+denoised by a pairwise ridge), and writes results/netadapt.json.
 TRUTH.csv is channel_bench_macro_mobilenet.csv.
 """
 
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import platform
 import subprocess
 import tarfile
@@ -44,17 +46,31 @@ from torch.nn import functional
 from mbv3.data import ImageSet, load_class_folder, make_batch, split
 from mbv3.events import result
 from mbv3.latency import BuildPlan, LatencyTable, build_table, open_runtime
-from mbv3.netadapt import IMPORTANCES, Importance, Scores, Tried, maker_of, menus, paired, solve
-from mbv3.nn import MEAN, STD, build, channel_sets, cut_state
+from mbv3.netadapt import (
+    IMPORTANCES,
+    Importance,
+    Scored,
+    Scores,
+    Start,
+    Tried,
+    largest,
+    maker_of,
+    menus,
+    paired,
+    site_scores,
+    solve,
+)
+from mbv3.nn import MEAN, STD, build, channel_sets
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv, Site, all_sites, channels, cut_many, lower
-from mbv3.stages import POWERS, FineTune, Images, Memory, Tuner, default_device, shrink, site_scores
+from mbv3.stages import POWERS, FineTune, Images, Joint, Memory, Mended, Tuner, default_device, shrink
 from mbv3.tables import Latency, reference_at
-from mbv3.training import read_weights, save_weights
+from mbv3.training import load_checkpoint, read_weights, save_checkpoint, save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
 TABLE, CELLS, OUT = (RESULTS / f"netadapt{name}" for name in ("-table.csv", "-cells.jsonl", ".json"))
 SHARES = (0.5, 0.35, 0.7)
+HELD_OUT = (0.1, 5000, 0)  # of the training images: share, at most, seed
 WINDOW = 0.97  # settings of equal ms: from this share of the limit to the limit
 FULL = ArchSpec(
     name="channel-bench-macro",
@@ -145,41 +161,69 @@ def shifted(x: Tensor, g: torch.Generator) -> Tensor:
     return padded.permute(0, 2, 3, 1)[at, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
+def pixels(data: ImageSet, device: torch.device) -> Tensor:
+    """Images (N, 3, 32, 32), 8 bit."""
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(data.images).transpose(0, 3, 1, 2))).to(device)
+
+
+def sides(plan: Sequence[str], per_epoch: int) -> list[int]:
+    """The side of the images in every step, of SIDE:EPOCHS."""
+    parts = [part.split(":") for part in plan]
+    return [int(side) for side, epochs in parts for _ in range(round(float(epochs) * per_epoch))]
+
+
 def train(args: argparse.Namespace) -> None:
-    """SGD with Nesterov momentum and a cosine, images and augmentation on the device."""
+    """SGD with Nesterov momentum, a warm-up and a line to zero; small images first, where --plan says so. A step's
+    batch and augmentation depend on its number alone, so that a run goes on where it stopped. The images that cuts are
+    judged on are not learned from."""
+    torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) * 255 for v in (MEAN, STD))
-    data, test = cifar(args.cifar, args.cache)
-    x, xt = ((torch.from_numpy(d.images).to(device).permute(0, 3, 1, 2).float() - mean) / std for d in (data, test))
-    y, yt = (torch.from_numpy(d.labels).to(device) for d in (data, test))
-    net = build(FULL, 0).to(device)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    every, test = cifar(args.cifar, args.cache)
+    data, _ = split(every, *HELD_OUT)
+    x, y, xt, yt = (t for d in (data, test) for t in (pixels(d, device), torch.from_numpy(d.labels).to(device)))
+    net = build(FULL, 0).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights = [p for p in net.parameters() if p.dim() > 1]
     rest = [p for p in net.parameters() if p.dim() <= 1]
     groups = [{"params": weights, "weight_decay": 5e-4}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=args.lr, momentum=0.9, nesterov=True)
     per_epoch = len(x) // args.batch
-    steps = round(args.epochs * per_epoch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=steps, pct_start=0.1)
-    g = torch.Generator(device).manual_seed(0)
+    plan = sides(args.plan, per_epoch)
+    checkpoint = args.weights.with_suffix(".checkpoint")
+    found, done = load_checkpoint(checkpoint), 0
+    if found is not None:
+        net.load_state_dict(found[0]["net"])
+        for i, p in enumerate((*weights, *rest)):
+            optimizer.state[p]["momentum_buffer"] = found[0]["momentum"][str(i)].to(device)
+        done = int(found[1]["step"])
     net.train()
-    began = time.monotonic()
-    for step in range(steps):
-        if step % per_epoch == 0:
-            order = torch.randperm(len(x), generator=g, device=device)
+    began = time.process_time()
+    for step in range(done, len(plan)):
+        g = torch.Generator(device).manual_seed(step // per_epoch)
+        order = torch.randperm(len(x), generator=g, device=device)
         index = order[step % per_epoch * args.batch :][: args.batch]
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            out = net(shifted(x[index], g).contiguous(memory_format=torch.channels_last))
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * min((step + 1) / (0.1 * len(plan)), (len(plan) - step) / (0.9 * len(plan)))
+        images = shifted(x[index], torch.Generator(device).manual_seed(step))
+        images = (functional.interpolate(images.float(), (plan[step],) * 2, mode="area") - mean) / std
+        with torch.autocast(device.type, torch.bfloat16):
+            out = net(images.contiguous(memory_format=torch.channels_last))
         loss = functional.cross_entropy(out.float(), y[index], label_smoothing=0.1)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        schedule.step()
+        if (step + 1) % 100 == 0:
+            momentum = {str(i): optimizer.state[p]["momentum_buffer"] for i, p in enumerate((*weights, *rest))}
+            save_checkpoint(checkpoint, {"net": net.state_dict(), "momentum": momentum}, {"step": step + 1})
+            spent = time.process_time() - began
+            print(f"step {step + 1} of {len(plan)}, loss {loss.item():.3f}, {spent:.0f} CPU s", flush=True)
     net.eval()
+    right = 0
     with torch.inference_mode():
-        right = sum(int((net(xt[i : i + 1000]).argmax(1) == yt[i : i + 1000]).sum()) for i in range(0, len(xt), 1000))
+        for i in range(0, len(xt), 1000):
+            right += int((net((xt[i : i + 1000].float() - mean) / std).argmax(1) == yt[i : i + 1000]).sum())
     save_weights(args.weights, {k: v.cpu() for k, v in net.state_dict().items()})
-    print(f"{100 * right / len(xt):.2f} % of {len(xt)} test images; {steps} steps in {time.monotonic() - began:.0f} s")
+    print(f"{100 * right / len(xt):.2f} % of {len(xt)} test images; plan {' '.join(args.plan)}, {len(plan)} steps")
 
 
 # ---- cells ---------------------------------------------------------------------------------------------------
@@ -201,7 +245,7 @@ def make_cells(args: argparse.Namespace) -> None:
     part, of = map(int, args.part.split("/"))
     done = [json.loads(line)["cell"] for line in args.cells.read_text().splitlines()] if args.cells.exists() else []
     data, _ = cifar(args.cifar, args.cache)
-    images = Images(*split(data, 0.1, 5000, 0), (32, 32))
+    images = Images(*split(data, *HELD_OUT), (32, 32))
     latency = Latency(LatencyTable.load(args.table))
     full_ms, state = latency([FULL])[0], read_weights(args.weights)
 
@@ -224,10 +268,11 @@ def make_cells(args: argparse.Namespace) -> None:
             cuts = [solve(FULL, table, latency, limit).spec for table in offered]
             spec, accuracy = cuts[tuner.lowest(FULL, state, scores, cuts)[0] if len(set(cuts)) > 1 else 0], None
         else:
+            by = Joint(importance=cell["importance"], worth=cell["worth"], rounds=cell["rounds"], allowed=grid)
             found = result(
                 shrink(
                     FULL, latency, images, limit, weights=state, steps=args.steps, seed=cell["seed"], keep=Memory(),
-                    importance=cell["importance"], worth=cell["worth"], rounds=cell["rounds"], allowed=grid,
+                    engine=by,
                 )
             )  # fmt: skip
             spec, accuracy = replace(found.spec, provenance=()), found.accuracy
@@ -327,12 +372,14 @@ def equal_cuts(latency: Latency, count: int) -> list[Setting]:
 def make_rank(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     data, _ = cifar(args.cifar, args.cache)
-    images = Images(*split(data, 0.1, 5000, 0), (32, 32))
+    images = Images(*split(data, *HELD_OUT), (32, 32))
     latency, state = Latency(LatencyTable.load(args.table)), read_weights(args.weights)
     full_ms = latency([FULL])[0]
     done = [json.loads(line) for line in args.ranks.read_text().splitlines()] if args.ranks.exists() else []
     tune = FineTune(images, args.steps, args.seed)
-    about = {"steps": args.steps, "seed": args.seed}
+    about = {"steps": args.steps, "seed": args.seed, "mended": not args.plain}
+    inherit = largest if args.plain else Mended(images)
+    begin = Start(0, FULL, state, Scored(full_ms, math.nan, math.nan))
     before = next((x["before"] for x in done if x["about"] == about and "before" in x), None)
     control: Tried | None = None
     for setting in equal_cuts(latency, args.count):
@@ -344,7 +391,7 @@ def make_rank(args: argparse.Namespace) -> None:
             before = before or tune(FULL, state, 1, 0).accuracy
         spec = network(setting)
         ms = latency([spec])[0]
-        tried = tune(spec, cut_state(state, FULL, spec), 1, args.steps)
+        tried = tune(spec, inherit(begin, spec), 1, args.steps)
         found = paired(tried, control, full_ms - ms)
         line = {
             "about": about, "widths": name, "ms_share": round(ms / full_ms, 4), "per_ms": found.per_ms,
@@ -432,6 +479,8 @@ def make_report(args: argparse.Namespace) -> None:
         print({k: v for k, v in entry.items() if k != "cells"})
         for c in entry["cells"]:
             print("  ", c)
+    slower = sum(ms[at[line["widths"]]] > ms.max() for line in lines)
+    print(f"{slower} of {len(lines)} cells take longer than the uncut network")
     git = partial(subprocess.run, capture_output=True, text=True, cwd=ROOT)
     about = {"commit": git(["git", "rev-parse", "HEAD"]).stdout.strip(), "table": latency.table.fingerprint.as_dict()}
     args.out.write_text(json.dumps({"about": about, "targets": report}, indent=1) + "\n")
@@ -455,7 +504,8 @@ def main() -> None:
         )
         p.set_defaults(run=run)
         if name == "train":
-            p.add_argument("--epochs", type=float, default=60)
+            p.add_argument("--plan", nargs="+", default=["32:60"], help="SIDE:EPOCHS in turn, as 16:4 24:1 32:0.5")
+            p.add_argument("--threads", type=int, default=1)
             p.add_argument("--batch", type=int, default=128)
             p.add_argument("--lr", type=float, default=0.1)
             continue
@@ -478,6 +528,7 @@ def main() -> None:
     p.add_argument("--ranks", type=Path, default=RESULTS / "netadapt-rank.jsonl")
     p.add_argument("--count", type=int, default=40)
     p.add_argument("--steps", type=int, default=4)
+    p.add_argument("--plain", action="store_true", help="layers do not make up for the channels that go")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int, default=1)
     p.set_defaults(run=make_rank)

@@ -25,7 +25,7 @@ from mbv3.data import ImageSet
 from mbv3.events import result
 from mbv3.nn import build
 from mbv3.spec import load_spec, with_head
-from mbv3.stages import Images, shrink
+from mbv3.stages import Images, Joint, Single, shrink
 from mbv3.tables import Latency, read_table
 from mbv3.training import fit, recipe_for
 
@@ -62,8 +62,8 @@ def cut(o: argparse.Namespace, engine: str) -> None:
     latency = Latency(read_table("pixel-1", "onnxruntime", 1, True)[0], None)
     target = o.share * latency([spec])[0]  # type: ignore[list-item]
     weights = build(spec, 0).state_dict()  # type: ignore[arg-type]
-    more = {"steps": 3} if engine == "joint" else {"steps": 1, "delta": 0.3}
-    result(shrink(spec, latency, images, target, weights=weights, engine=engine, **more))  # type: ignore[arg-type]
+    by, steps = (Joint(), 3) if engine == "joint" else (Single(delta=0.3), 1)
+    result(shrink(spec, latency, images, target, weights=weights, engine=by, steps=steps))  # type: ignore[arg-type]
 
 
 def joint(o: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mbv3.errors import BadInput
 from mbv3.latency.metrics import fidelity
-from mbv3.spec import Classify, Dense, Head, LayerKey, lower_key
+from mbv3.spec import WIDTHS, Classify, Dense, Head, LayerKey, lower_key, widths_of
 
 __all__ = ["FEATURES", "WORK", "WORK_OF", "CostModel", "features", "fit_cost_model"]
 
@@ -98,7 +98,10 @@ def family(key: LayerKey) -> tuple[object, ...]:
 def _log_channels(key: LayerKey) -> NDArray[np.float64]:
     row = key.row
     if isinstance(row, Dense):
-        return np.log([key.cin, getattr(row, "filters", 1), row.classes])
+        own: dict[str, int] = {}
+        for (name, _), n in widths_of(row).items():
+            own[name] = own.get(name, 0) + n
+        return np.log([key.cin, row.classes, *(own.get(name, 0) + 1 for name in WIDTHS)])
     inner = row.features + 1 if isinstance(row, Classify) else getattr(row, "exp", key.cin)
     return np.log([key.cin, inner, row.classes if isinstance(row, Classify) else row.out])
 

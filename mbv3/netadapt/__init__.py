@@ -2,10 +2,10 @@
 arguments."""
 
 from mbv3.netadapt.choose import Scored, choose
-from mbv3.netadapt.importance import IMPORTANCES, Importance, Scores, channel_scores, maker_of
+from mbv3.netadapt.importance import IMPORTANCES, Importance, Scores, channel_scores, maker_of, site_scores
 from mbv3.netadapt.joint import Choice, Menu, menus, refined, solve
 from mbv3.netadapt.proposals import Proposal, propose
-from mbv3.netadapt.race import Job, Paired, Tried, TuneMany, netadapt_paired, paired
+from mbv3.netadapt.race import Inherit, Job, Paired, Tried, TuneMany, largest, netadapt_paired, paired
 from mbv3.netadapt.run import Candidate, Start, Step, netadapt
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Candidate",
     "Choice",
     "Importance",
+    "Inherit",
     "Job",
     "Menu",
     "Paired",
@@ -25,6 +26,7 @@ __all__ = [
     "TuneMany",
     "channel_scores",
     "choose",
+    "largest",
     "maker_of",
     "menus",
     "netadapt",
@@ -32,5 +34,6 @@ __all__ = [
     "paired",
     "propose",
     "refined",
+    "site_scores",
     "solve",
 ]

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mbv3.nn import ChannelSet, Network, channel_sets
-from mbv3.spec import ArchSpec, Site
+from mbv3.spec import ArchSpec, Site, all_sites, channels, cut
 
-__all__ = ["IMPORTANCES", "Importance", "Scores", "channel_scores", "maker_of"]
+__all__ = ["IMPORTANCES", "Importance", "Scores", "channel_scores", "maker_of", "site_scores"]
 
 Importance = Literal["taylor", "taylor-squared", "l2", "bn"]
 IMPORTANCES: tuple[str, ...] = get_args(Importance)
@@ -19,7 +21,8 @@ Scores = dict[str, Tensor]  # the first convolution that writes a set of channel
 
 
 def maker_of(sets: Iterable[ChannelSet], spec: ArchSpec, site: Site) -> str:
-    """The first convolution that writes the channels of `site`: the name under which `channel_scores` has them."""
+    """The first convolution that writes the channels of `site`, which is none of a dense head: the name under which
+    `channel_scores` has them."""
     if site.kind in ("stem", "tail"):
         wanted = [f"{site.kind}.conv"]
     elif site.kind == "features":
@@ -29,6 +32,32 @@ def maker_of(sets: Iterable[ChannelSet], spec: ArchSpec, site: Site) -> str:
     else:
         wanted = [f"rows.{site.last}.project.conv", f"rows.{site.last}.conv"]
     return next(channels.makers[0] for channels in sets if any(name in channels.makers for name in wanted))
+
+
+def site_scores(spec: ArchSpec, scores: Scores) -> dict[Site, NDArray[np.float64]]:
+    """Scores of the channels at every site that can be cut, from those of `channel_scores`.
+
+    One number of a dense head is the width of several of its layers, of some of them by half. Each keeps its own best
+    channels, so the best of all count together, then the second, and so on; a layer of half as many counts in halves.
+    """
+    sets = [c for c in channel_sets(spec) if c.makers]
+    found: dict[Site, NDArray[np.float64]] = {}
+    for site in all_sites(spec):
+        if not site.of_head:
+            found[site] = scores[maker_of(sets, spec, site)].double().numpy()
+            continue
+        now = channels(spec, site)
+        half = cut(spec, site, now // 2)
+        assert half is not None
+        after = [c for c in channel_sets(half) if c.makers]
+        total = np.zeros(now)
+        for mine, less in zip(sets, after, strict=True):
+            if less.size < mine.size:
+                times = now // mine.size
+                best = np.sort(scores[mine.makers[0]].double().numpy())[::-1]
+                total[: times * mine.size] += np.repeat(best, times) / times
+        found[site] = total
+    return found
 
 
 def channel_scores(

@@ -18,7 +18,7 @@ from mbv3.netadapt.run import Candidate, Start, Step, step_proposals
 from mbv3.nn import cut_state
 from mbv3.spec import ArchSpec, Site
 
-__all__ = ["Job", "Paired", "Tried", "Tune", "TuneMany", "netadapt_paired", "paired", "rungs"]
+__all__ = ["Inherit", "Job", "Paired", "Tried", "Tune", "TuneMany", "largest", "netadapt_paired", "paired", "rungs"]
 
 State = dict[str, Tensor]
 FASTER = 4  # times as many steps in the next rung
@@ -28,12 +28,12 @@ EXTRA = 2  # times that two proposals within a standard error of each other get 
 
 @dataclass(frozen=True)
 class Tried:
-    """A network after fine-tuning: its weights, and loss and correctness on every held-out image. Weights that are not
-    finite leave losses of NaN."""
+    """A network after fine-tuning: its weights, and loss and correctness on every held-out image, of masks the share of
+    pixels that are right. Weights that are not finite leave losses of NaN."""
 
     state: State
     losses: NDArray[np.float64]
-    right: NDArray[np.bool_]
+    right: NDArray[np.bool_] | NDArray[np.float64]
 
     @property
     def accuracy(self) -> float:
@@ -48,6 +48,8 @@ class Tune(Protocol):
 
 
 Job = tuple[ArchSpec, State, int, int]  # what a `Tune` takes: spec, weights, step, steps
+# (the network of a step, a smaller one) to the smaller one's weights before any fine-tuning
+Inherit = Callable[[Start, ArchSpec], State]
 TuneMany = Callable[[Iterable[Job]], Iterator[Tried]]  # fine-tunings that do not depend on each other, in their order
 
 
@@ -101,6 +103,7 @@ def netadapt_paired(
     halve: bool = True,
     some: Collection[Site] | None = None,
     many: TuneMany | None = None,
+    inherit: Inherit | None = None,
 ) -> Iterator[Step]:
     """NetAdapt as `netadapt`, with the choice by paired differences to the uncut network after the same fine-tuning.
 
@@ -108,7 +111,8 @@ def netadapt_paired(
     steps decides between large and small cuts. `steps`: T, asked for before every step. `halve`: spend the steps by
     `rungs`; else every proposal gets T. `some`: the sites that may be cut, by default all. A candidate's `ratio` is
     minus its difference of loss per ms. The weights of one proposal are held at a time, besides those of the best and
-    of the uncut network. `many`: `tune` for the proposals of a rung, perhaps in processes.
+    of the uncut network. `many`: `tune` for the proposals of a rung, perhaps in processes. `inherit`: what a proposal
+    begins with, by default the filters of largest L2 norm.
     """
     while True:
         if start.scored.latency_ms <= target_ms:
@@ -116,7 +120,7 @@ def netadapt_paired(
         proposals = step_proposals(start, target_ms, delta_ms, latency, fine, some)
         if not proposals:
             return
-        race = _Race(start, proposals, many or (lambda jobs: (tune(*job) for job in jobs)))
+        race = _Race(start, proposals, many or (lambda jobs: (tune(*job) for job in jobs)), inherit or largest)
         plan = rungs(len(proposals), steps()) if halve else [(len(proposals), steps())]
         alive = list(range(len(proposals)))
         for n, length in plan:
@@ -141,11 +145,16 @@ def netadapt_paired(
         yield Step(candidates, len(proposals), order.index(best), start)
 
 
+def largest(begin: Start, spec: ArchSpec) -> State:
+    """The filters of largest L2 norm, as the paper has it."""
+    return cut_state(begin.state, begin.spec, spec)
+
+
 class _Race:
     """What is known of every proposal of a step."""
 
-    def __init__(self, start: Start, proposals: Sequence[Proposal], many: TuneMany) -> None:
-        self.start, self.proposals, self.many = start, proposals, many
+    def __init__(self, start: Start, proposals: Sequence[Proposal], many: TuneMany, inherit: Inherit) -> None:
+        self.start, self.proposals, self.many, self.inherit = start, proposals, many, inherit
         self.found: dict[int, Paired] = {}
         self.scored: dict[int, Scored] = {}
         self.length: dict[int, int] = {}
@@ -176,7 +185,7 @@ class _Race:
 
     def _job(self, i: int, steps: int) -> Job:
         p, begin = self.proposals[i], self.start
-        return p.spec, cut_state(begin.state, begin.spec, p.spec), begin.step + 1, steps
+        return p.spec, self.inherit(begin, p.spec), begin.step + 1, steps
 
     def again(self, i: int) -> Tried:
         """Proposal `i` as it was last fine-tuned."""

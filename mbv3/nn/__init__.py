@@ -4,6 +4,7 @@ from mbv3.nn.build import MEAN, STD, Network, Statistics, build, state_shapes, s
 from mbv3.nn.detection import Detections, decode, default_boxes, detections, encode, flatten_maps, iou, nms
 from mbv3.nn.finite import unusable
 from mbv3.nn.heads import HeadNet, Maps
+from mbv3.nn.moments import Moments, input_moments
 from mbv3.nn.ops import run_op
 from mbv3.nn.surgery import ChannelSet, channel_sets, cut_state
 
@@ -14,6 +15,7 @@ __all__ = [
     "Detections",
     "HeadNet",
     "Maps",
+    "Moments",
     "Network",
     "Statistics",
     "build",
@@ -24,6 +26,7 @@ __all__ = [
     "detections",
     "encode",
     "flatten_maps",
+    "input_moments",
     "iou",
     "nms",
     "run_op",

@@ -81,7 +81,8 @@ class Classifier(OpsNet):
                 continue
             layer = cast(nn.Linear, self.module(op.name))
             x = self.dropout(x) if op is self.ops[-1] else x
-            x = functional.linear(x, layer.weight[:, : x.shape[1]], layer.bias)
+            few = x.shape[1] < layer.in_features
+            x = functional.linear(x, layer.weight[:, : x.shape[1]], layer.bias) if few else layer(x)
             x = x if op.bn is None else cast(Tensor, self.module(op.bn)(x[:, :, None, None]))[:, :, 0, 0]
         return x
 

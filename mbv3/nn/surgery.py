@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from mbv3.errors import BadInput
 from mbv3.nn.build import state_shapes
-from mbv3.spec import ArchSpec, Classify, Head, Op, lower, lower_aux
+from mbv3.spec import ArchSpec, Classify, Head, Op, lower, lower_aux, widths_of, with_widths
 
 __all__ = ["ChannelSet", "channel_sets", "cut_state"]
 
@@ -38,12 +39,19 @@ class _Space:
             theirs.into = mine
 
 
+class MadeUp(Protocol):
+    """What is known of the channels that a layer reads."""
+
+    def made_up(self, weight: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """(weights (O, K) for the channels `kept`, what is added to a bias (O,)), from weights (O, C)."""
+
+
 _Channels = tuple[_Space, ...]  # of a tensor: several after a concatenation
 
 
 def _frame(head: Head) -> object:
     """What may not differ."""
-    return head.frame() if isinstance(head, Classify) else head
+    return head.frame() if isinstance(head, Classify) else with_widths(head, dict.fromkeys(widths_of(head), 2))
 
 
 def _alike(before: ArchSpec, after: ArchSpec) -> None:
@@ -54,7 +62,7 @@ def _alike(before: ArchSpec, after: ArchSpec) -> None:
         if getattr(before, what) != getattr(after, what):
             raise BadInput(f"cut_state: the networks differ in {what}")
     if _frame(before.head) != _frame(after.head):
-        raise BadInput("cut_state: head differs in more than its features")
+        raise BadInput("cut_state: head differs in more than its channels")
     for (path, a, a_in), (_, b, b_in) in zip(before.convs(), after.convs(), strict=True):
         prefix = path.replace("[", ".").removesuffix("]")
         if type(a) is not type(b) or a.frame() != b.frame():
@@ -128,8 +136,8 @@ def _walk(
 class ChannelSet:
     """Channels that can only be cut together: those of one layer, or of all layers that a residual joins.
 
-    `makers`: the convolutions that write them, depthwise ones and gates aside; `norms`: the batch norms over them;
-    `readers`: the convolutions that take them, each with the index of its input where they begin.
+    `makers`: the convolutions that write them, depthwise ones and gates aside; `norms`: the batch norms over
+    nothing else; `readers`: the convolutions that take them, each with the index of its input where they begin.
     """
 
     size: int
@@ -146,7 +154,7 @@ def channel_sets(spec: ArchSpec) -> list[ChannelSet]:
     readers: dict[_Space, list[tuple[str, int]]] = {}
     for name, (outputs, inputs) in dims.items():
         root = outputs[0].root()
-        norms.setdefault(root, []).extend([] if name in convs else [name])
+        norms.setdefault(root, []).extend([] if name in convs or len(outputs) > 1 else [name])
         start = 0
         for space in inputs:
             readers.setdefault(space.root(), []).append((name, start))
@@ -158,15 +166,21 @@ def channel_sets(spec: ArchSpec) -> list[ChannelSet]:
 
 
 def cut_state(
-    state: Mapping[str, Tensor], before: ArchSpec, after: ArchSpec, scores: Mapping[str, Tensor] | None = None
+    state: Mapping[str, Tensor],
+    before: ArchSpec,
+    after: ArchSpec,
+    scores: Mapping[str, Tensor] | None = None,
+    moments: Mapping[str, MadeUp] | None = None,
 ) -> dict[str, Tensor]:
     """The state dict of `after`, each layer keeping the filters of largest L2 norm from `before`'s `state`, or of the
     highest score.
 
     Channels that a residual ties together keep the same indices in all their rows, by the sum of their scores; what a
     head takes of the backbone follows.
-    `after` has the same rows as `before` with equal or fewer `exp`, `out` and `se`. `scores`: a convolution's name to a
+    `after` has the same rows as `before` with equal or fewer `exp`, `out` and `se`, and the same head with equal or
+    fewer channels. `scores`: a convolution's name to a
     score of each of its output channels; tied layers without one add nothing, sets without any are cut by L2 norm.
+    `moments`: of what 1x1 layers read (`input_moments`): their weights make up for the channels that they read no more.
 
     Raises:
         BadInput: the two networks differ in more than their channel counts, or `state` is not `before`'s.
@@ -209,8 +223,14 @@ def cut_state(
             result[name] = value.clone()
             continue
         outputs, inputs = dims[prefix]
-        rows, columns = keep(outputs), keep(inputs) if part == "weight" else None
+        rows, columns = keep(outputs), keep(inputs) if part in ("weight", "bias") and inputs else None
         value = value if rows is None else value.index_select(0, rows)
-        value = value if columns is None else value.index_select(1, columns)
+        known = (moments or {}).get(prefix)
+        if columns is not None and known is not None:
+            weight = state[f"{prefix}.weight"].flatten(1)
+            made_up, more = known.made_up(weight if rows is None else weight.index_select(0, rows), columns)
+            value = made_up.view(-1, len(columns), *value.shape[2:]) if part == "weight" else value + more
+        elif columns is not None and part == "weight":
+            value = value.index_select(1, columns)
         result[name] = value.clone()
     return result

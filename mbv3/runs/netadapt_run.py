@@ -38,7 +38,9 @@ from mbv3.runs.task_images import dressed, looked_at
 from mbv3.spec import ArchSpec, Site, all_sites, dump_spec, load_spec, named_sites, parse_spec, pixels, sites
 from mbv3.stages import (
     PRESETS,
+    Joint,
     Photos,
+    Single,
     adapt_predicted,
     check_reach,
     fast_enough,
@@ -131,22 +133,23 @@ def _engine(o: Options) -> dict[str, Any]:
         BadInput: --workers without single cuts.
     """
     chosen: dict[str, Any] = dict(PRESETS[o.preset])
-    by_hand = {"steps": o.finetune_steps, "delta": o.delta}  # what only single cuts have
-    given = {name: value for name, value in by_hand.items() if value is not None}
-    if given:
-        chosen |= {"engine": "netadapt", **given}
+    engine: Joint | Single = chosen["engine"]
+    if o.delta is not None or o.finetune_steps is not None:  # only single cuts have these
+        engine = engine if isinstance(engine, Single) else Single()
+        engine = replace(engine, delta=engine.delta if o.delta is None else o.delta)
+        chosen["steps"] = chosen.get("steps") if o.finetune_steps is None else o.finetune_steps
     if o.workers is not None:
-        if chosen["engine"] != "netadapt" or o.data is None or o.init is not None:
+        if isinstance(engine, Joint) or o.data is None or o.init is not None:
             raise BadInput(
                 f"--workers {o.workers}: fine-tunes the proposals of single cuts; it belongs to --preset paper, "
                 "--delta or --finetune-steps on --data, without --init"
             )
-        chosen["processes"] = o.workers
-    return chosen
+        engine = replace(engine, processes=o.workers)
+    return {**chosen, "engine": engine}
 
 
 def _joint(o: Options) -> bool:
-    return o.data is not None and _engine(o)["engine"] == "joint"
+    return o.data is not None and isinstance(_engine(o)["engine"], Joint)
 
 
 def _sites(o: Options, spec: ArchSpec) -> Collection[Site] | None:
@@ -163,8 +166,8 @@ def _sites(o: Options, spec: ArchSpec) -> Collection[Site] | None:
         flags = (("--only", o.only), ("--keep", o.keep))
         raise BadInput(
             f"{' '.join(f'{flag} {text}' for flag, text in flags if text is not None)}: leaves nothing to single cuts, "
-            "which are of expansions and bottlenecks; the stem, the tail and the features are for joint cuts, those of "
-            "--preset fast and thorough on --data"
+            "which are of expansions, bottlenecks and a dense head; the stem, the tail and the features are for joint "
+            "cuts, those of --preset fast and thorough on --data"
         )
     return left
 

@@ -31,6 +31,7 @@ from mbv3.spec.heads import (
     LRASPP,
     PSP,
     RASPP,
+    WIDTHS,
     DeepLabV3,
     DeepLabV3Plus,
     Dense,
@@ -41,6 +42,8 @@ from mbv3.spec.heads import (
     Where,
     aux_of,
     taps_of,
+    widths_of,
+    with_widths,
 )
 from mbv3.spec.keys import LayerKey, parse_key
 from mbv3.spec.kinds import ROWS, UIB, Conv, DSConv, Expanding, Fused, MBConv, Row
@@ -71,6 +74,7 @@ __all__ = [
     "SKIPS",
     "STD",
     "UIB",
+    "WIDTHS",
     "ArchSpec",
     "Classify",
     "Conv",
@@ -136,7 +140,9 @@ __all__ = [
     "taps_of",
     "torchvision_reduced_tail",
     "width_rules",
+    "widths_of",
     "with_head",
     "with_output_stride",
+    "with_widths",
     "without_tail",
 ]

@@ -1,5 +1,5 @@
-"""Where a network can be cut, and cutting it: one expansion, one bottleneck size in all blocks that share it, and the
-convolutions before and after the blocks."""
+"""Where a network can be cut, and cutting it: one expansion, one bottleneck size in all blocks that share it, the
+convolutions before and after the blocks, and the channels of a dense head."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from mbv3.errors import BadInput
 from mbv3.spec.arch import ArchSpec
 from mbv3.spec.classify import Classify
+from mbv3.spec.heads import Dense, widths_of, with_widths
 from mbv3.spec.kinds import Row
 
 __all__ = [
@@ -20,17 +21,30 @@ __all__ = [
 
 LEAST_CHANNELS = 8  # that a site is cut to
 
+HeadKind = Literal["filters", "low_filters", "branches", "extras"]  # fields of a dense head
+_OF_HEAD: tuple[str, ...] = get_args(HeadKind)
+_LISTS = ("branches", "extras")
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
     """A place to cut. `first`..`last` are rows; a bottleneck that a residual ties to the stem starts at row -1, where
-    a stem by itself is. The tail and the features of a classifier come after the last row."""
+    a stem by itself is. The tail and what the head has come after the last row. Of a dense head's lists `index` says
+    which number of them."""
 
-    kind: Literal["expansion", "bottleneck", "stem", "tail", "features"]
+    kind: Literal["expansion", "bottleneck", "stem", "tail", "features"] | HeadKind
     first: int
     last: int
+    index: int = 0
+
+    @property
+    def of_head(self) -> bool:
+        """Whether it is of a dense head."""
+        return self.kind in _OF_HEAD
 
     def __str__(self) -> str:
+        if self.of_head:
+            return f"head.{self.kind}" + (f"[{self.index}]" if self.kind in _LISTS else "")
         if self.kind in ("stem", "tail", "features"):
             return self.kind
         if self.first == self.last:
@@ -40,11 +54,12 @@ class Site:
 
 def sites(spec: ArchSpec, tied: Literal["residual", "width"] = "residual") -> list[Site]:
     """The places that the paper cuts, in network order: (1) any expansion layer, (2) every bottleneck size, in all
-    consecutive blocks that share it, so that residuals keep (Howard 2019, section 4.2).
+    consecutive blocks that share it, so that residuals keep (Howard 2019, section 4.2); and a dense head's channels,
+    which the paper sets by hand (section 6.4).
 
     Blocks share a bottleneck where a residual joins them; stages that have as many channels by chance do not. With
     `width` these do, too: a model that counts where the width changes would see a change that no stage brought."""
-    found = [site for site in all_sites(spec) if site.kind in ("expansion", "bottleneck")]
+    found = [site for site in all_sites(spec) if site.kind in ("expansion", "bottleneck") or site.of_head]
     if tied == "residual":
         return found
     runs: list[Site] = []
@@ -53,12 +68,13 @@ def sites(spec: ArchSpec, tied: Literal["residual", "width"] = "residual") -> li
             runs[-1] = replace(runs[-1], last=site.last)
         else:
             runs.append(site)
-    return [site for site in found if site.kind == "expansion"] + runs
+    return [site for site in found if site.kind == "expansion"] + runs + [site for site in found if site.of_head]
 
 
 def all_sites(spec: ArchSpec) -> list[Site]:
-    """Every place that can be cut: those of `sites`, then a stem that no residual ties, the tail, and the features of a
-    classifier. Squeeze channels follow their expansion."""
+    """Every place that can be cut: expansions and bottlenecks, then a stem that no residual ties, the tail, and the
+    features of a classifier or the channels of a dense head. Squeeze channels follow their expansion. A head's widths
+    of at most LEAST_CHANNELS are none."""
     found: list[Site] = []
     cin = spec.stem.out
     for i, row in enumerate(spec.rows):
@@ -77,13 +93,17 @@ def all_sites(spec: ArchSpec) -> list[Site]:
         more.append(Site("tail", end, end))
     if isinstance(spec.head, Classify) and spec.head.features:
         more.append(Site("features", end + 1, end + 1))
+    if isinstance(spec.head, Dense):
+        kinds = {(kind, i): n for (kind, i), n in widths_of(spec.head).items() if n > LEAST_CHANNELS}
+        more += [Site(cast(HeadKind, kind), end + 1, end + 1, i) for kind, i in kinds]
     return found + more
 
 
 def named_sites(spec: ArchSpec, keep: str | None = None, only: str | None = None) -> frozenset[Site]:
     """Those of `all_sites` that `only` names, or all, without those that `keep` names. Both are lists with commas of
-    expansions, bottlenecks, stem, tail, features, or rows: rows[3] is every site that takes in row 3, rows[2:5] every
-    one that takes in rows 2, 3 or 4, stem the bottleneck that a residual ties to it too.
+    expansions, bottlenecks, stem, tail, features, head, or rows: rows[3] is every site that takes in row 3, rows[2:5]
+    every one that takes in rows 2, 3 or 4, stem the bottleneck that a residual ties to it too, head all that is after
+    the tail, head.filters or head.extras[1] one width of a dense head.
 
     Raises:
         BadInput: a name that names no site of `spec`, or no site is left.
@@ -94,7 +114,8 @@ def named_sites(spec: ArchSpec, keep: str | None = None, only: str | None = None
         of_each = {name.strip(): [s for s in every if _names(name.strip(), s)] for name in text.split(",")}
         for name, named in of_each.items():
             if not named:
-                there = ", ".join(dict.fromkeys([*(_KINDS.get(s.kind, s.kind) for s in every), "rows[N]", "rows[N:M]"]))
+                kinds = (str(s) if s.of_head else _KINDS.get(s.kind, s.kind) for s in every)
+                there = ", ".join(dict.fromkeys([*kinds, "rows[N]", "rows[N:M]"]))
                 raise BadInput(
                     f"{flag} {text}: {name!r} names nothing of {spec.name} that can be cut; there are {there}, with "
                     f"rows 0 to {len(spec.rows) - 1}"
@@ -122,7 +143,9 @@ def _names(name: str, site: Site) -> bool:
         return site.kind in _KINDS and first <= last and max(site.first, 0) <= last and site.last >= first
     if name == "stem":
         return site.first < 0
-    return name in (site.kind, _KINDS.get(site.kind))
+    if site.of_head:
+        return name in ("head", f"head.{site.kind}", str(site))
+    return name in (site.kind, _KINDS.get(site.kind)) or (name == "head" and site.kind == "features")
 
 
 def among(site: Site, some: Collection[Site] | None) -> bool:
@@ -142,6 +165,8 @@ def channels(spec: ArchSpec, site: Site) -> int:
         return spec.tail.out
     if site.kind == "features" and isinstance(spec.head, Classify):
         return spec.head.features
+    if site.of_head and isinstance(spec.head, Dense):
+        return widths_of(spec.head)[site.kind, site.index]
     row = spec.rows[site.last]
     if site.kind == "bottleneck":
         return row.out
@@ -176,6 +201,9 @@ def cut_many(spec: ArchSpec, counts: Mapping[Site, int]) -> ArchSpec | None:
             tail = replace(tail, out=n)
         elif site.kind == "features" and isinstance(head, Classify):
             head = replace(head, features=n)
+    own: dict[tuple[str, int], int] = {(site.kind, site.index): n for site, n in counts.items() if site.of_head}
+    if own and isinstance(head, Dense):
+        head = with_widths(head, own)
     return replace(spec, stem=stem, rows=tuple(rows), tail=tail, head=head)
 
 

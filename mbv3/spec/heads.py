@@ -5,6 +5,7 @@ A head takes named tensors of the backbone (`Tap`). `Classify` is in classify.py
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -24,6 +25,7 @@ __all__ = [
     "REALS",
     "TAPS",
     "TYPES",
+    "WIDTHS",
     "WORDS",
     "DeepLabV3",
     "DeepLabV3Plus",
@@ -36,6 +38,8 @@ __all__ = [
     "aux_of",
     "plain_head",
     "taps_of",
+    "widths_of",
+    "with_widths",
 ]
 
 Where = int | Literal["stem", "tail"]
@@ -197,6 +201,7 @@ LISTS = {  # and most entries
 }
 WORDS: dict[str, tuple[str, ...]] = {"gate": GATES, "form": FORMS, "nl": NLS}
 FLAGS = ("concat", "gate_bias", "align_corners")
+WIDTHS = ("filters", "low_filters", "branches", "extras")  # channels of a head's own; lists of them in the last two
 TAPS = ("low", "maps")  # tuples of them; `high` is one
 
 
@@ -211,6 +216,25 @@ def taps_of(head: Dense) -> tuple[tuple[str, Tap], ...]:
     one = (("high", head.high),) if not isinstance(head, SSDLite) else ()
     many = [(name, getattr(head, name)) for name in TAPS if hasattr(head, name)]
     return (*one, *((f"{name}[{i}]", tap) for name, taps in many for i, tap in enumerate(taps)))
+
+
+def widths_of(head: Dense) -> dict[tuple[str, int], int]:
+    """(field, index) to channels of every width of the head's own; the index of a field of one number is 0."""
+    found: dict[tuple[str, int], int] = {}
+    for name in (name for name in WIDTHS if hasattr(head, name)):
+        value = getattr(head, name)
+        found |= {(name, i): n for i, n in enumerate(value if isinstance(value, tuple) else (value,))}
+    return found
+
+
+def with_widths(head: Dense, counts: Mapping[tuple[str, int], int]) -> Dense:
+    """`head` with other channels, named as in `widths_of`; widths that are not named stay."""
+    every = {**widths_of(head), **counts}
+    changed: dict[str, Any] = {}
+    for name in {name for name, _ in counts}:
+        many = isinstance(getattr(head, name), tuple)
+        changed[name] = tuple(n for (of, _), n in every.items() if of == name) if many else every[name, 0]
+    return replace(head, **changed)
 
 
 def plain_head(head: Dense) -> Dense:

@@ -5,12 +5,13 @@ Each is called from a notebook without options and without a run directory; `mbv
 
 from mbv3.stages.adapt import Adapted, adapt
 from mbv3.stages.adapt_model import adapt_predicted
-from mbv3.stages.adapt_tune import FineTune
+from mbv3.stages.adapt_tune import FineTune, Mended
 from mbv3.stages.baselines import Beside, Verdict, baselines_at, compared, widest_within
 from mbv3.stages.budget import SHARES, Budget
 from mbv3.stages.contenders import Contender
 from mbv3.stages.contest import ScratchEffort, contenders_at, contest, uniform_at
 from mbv3.stages.curve import Passed, TakenUp, nearest, passed_in, taken_up
+from mbv3.stages.engines import POWERS, PRESETS, Joint, Single, Worth
 from mbv3.stages.finalists import Chosen, choose_seed, finalists, first_of, smoothed
 from mbv3.stages.gap import most_accurate
 from mbv3.stages.images import Images, calibration_batches, photos_in, rescore, subset
@@ -54,7 +55,7 @@ from mbv3.stages.search import (
 )
 from mbv3.stages.search_shared import Study, search_shared
 from mbv3.stages.shapes import Shape, choose_shape, fewer_strides, likely_shapes, natural, probe, shaped_as, shapes_of
-from mbv3.stages.shrink import POWERS, PRESETS, Engine, Worth, shrink, site_scores
+from mbv3.stages.shrink import shrink
 from mbv3.stages.shrink_tune import Tuner
 from mbv3.stages.sizes import Sizes, choose_sizes, sized, sized_table, steady_ms
 from mbv3.stages.slim import cut_by_l1, slimmed
@@ -91,15 +92,16 @@ __all__ = [
     "Chosen",
     "Contender",
     "Effort",
-    "Engine",
     "FineTune",
     "ImagenetJudge",
     "Images",
     "Job",
+    "Joint",
     "Judge",
     "Keep",
     "Learned",
     "Memory",
+    "Mended",
     "Outcome",
     "Passed",
     "Photos",
@@ -110,6 +112,7 @@ __all__ = [
     "Scores",
     "ScratchEffort",
     "Shape",
+    "Single",
     "Sizes",
     "Solution",
     "SpaceLatency",
@@ -186,7 +189,6 @@ __all__ = [
     "shapes_of",
     "shared_scorer",
     "shrink",
-    "site_scores",
     "sized",
     "sized_table",
     "slimmed",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mbv3.data import batch_order, make_batch
 from mbv3.events import Event, StageStart
 from mbv3.netadapt import Start, Tried
-from mbv3.nn import build, statistics
+from mbv3.nn import Moments, build, cut_state, input_moments, statistics
 from mbv3.spec import ArchSpec, SSDLite
 from mbv3.stages.budget import Budget
 from mbv3.stages.images import Images, calibration_batches, photos_in, subset
@@ -33,7 +33,7 @@ from mbv3.training import (
     recalibrate,
 )
 
-__all__ = ["BATCH", "HELD_OUT", "STAGE", "Deployed", "FineTune", "train_start", "with_classes"]
+__all__ = ["BATCH", "HELD_OUT", "STAGE", "Deployed", "FineTune", "Mended", "train_start", "with_classes"]
 
 STAGE = "netadapt"
 BATCH = 32
@@ -80,13 +80,13 @@ class FineTune:
             try:
                 one_step(net, net, optimizer, x.to(self.device), y.to(self.device), half, i, objective)
             except Diverged:  # this proposal is not finite and is not chosen; the others go on
-                return Tried(state, np.full(len(self.held), np.nan), np.zeros(len(self.held), bool))
+                return Tried(state, np.full(len(self.held), np.nan), np.zeros(len(self.held)))
         batches = calibration_batches(self.images, RECALIBRATED, by=statistics(net))
         recalibrate(net, (x.to(self.device) for x in batches))
         losses, right = self._answers(net)
         return Tried({k: v.detach().cpu().clone() for k, v in net.state_dict().items()}, losses, right)
 
-    def _answers(self, net: nn.Module) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def _answers(self, net: nn.Module) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Loss and correctness on every held-out image."""
         losses, right = [], []
         with torch.inference_mode():
@@ -102,6 +102,26 @@ class FineTune:
 
 def with_classes(spec: ArchSpec, classes: int) -> ArchSpec:
     return replace(spec, head=replace(spec.head, classes=classes))
+
+
+class Mended:
+    """What a proposal inherits: the filters of largest L2 norm, and in the layers that read them weights that make up
+    for those that go, by what these layers read on training images. A few steps cannot learn that again, so that
+    without it a step would rank cuts by how much is to be learned, not by what is lost."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+        self.known: tuple[int, dict[str, Moments]] | None = None  # of a step
+
+    def __call__(self, begin: Start, spec: ArchSpec) -> dict[str, Tensor]:
+        if self.known is None or self.known[0] != begin.step:
+            net = build(begin.spec, 0)
+            net.load_state_dict(begin.state)
+            device = default_device()
+            net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            batches = calibration_batches(self.images, RECALIBRATED, by=statistics(net))
+            self.known = begin.step, input_moments(net, (x.to(device) for x in batches))
+        return cut_state(begin.state, begin.spec, spec, moments=self.known[1])
 
 
 class Deployed:

@@ -13,6 +13,7 @@ from mbv3.errors import Unreachable
 from mbv3.events import Event, Note
 from mbv3.spec import ArchSpec, Site, dump_spec, parse_spec, pixels
 from mbv3.stages.curve import CURVE
+from mbv3.stages.engines import Joint
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep
 from mbv3.stages.shrink import shrink
@@ -121,7 +122,7 @@ def cut_contender(
     try:
         adapted = yield from shrink(
             spec, latency, replace(images, size=spec.resolution), target_ms, weights=start.state, steps=steps,
-            seed=seed, keep=Under(keep, name), some=some, teacher=teacher, rounds=rounds,
+            seed=seed, keep=Under(keep, name), some=some, teacher=teacher, engine=Joint(rounds=rounds),
         )  # fmt: skip
     except Unreachable as e:
         yield Note(STAGE, str(e))

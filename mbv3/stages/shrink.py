@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mbv3.errors import BadInput, Unreachable
+from mbv3.errors import Unreachable
 from mbv3.events import Event, Note, StageStart
-from mbv3.netadapt import Choice, Importance, Menu, Scored, Scores, Start, maker_of, menus, refined, solve
-from mbv3.nn import channel_sets, cut_state
+from mbv3.netadapt import Choice, Menu, Scored, Scores, Start, menus, refined, site_scores, solve
+from mbv3.nn import cut_state
 from mbv3.spec import ArchSpec, Site, all_sites, among, channels, smallest
 from mbv3.stages.adapt import Adapted, adapt
 from mbv3.stages.adapt_tune import Deployed, train_start, with_classes
 from mbv3.stages.budget import Budget
 from mbv3.stages.curve import TakenUp
+from mbv3.stages.engines import POWERS, Joint, Single
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.shrink_trace import ShrinkTrace
@@ -28,23 +27,8 @@ from mbv3.stages.shrink_tune import STAGE, Tuner, adopted
 from mbv3.tables import VERDICT_PARTS, Latency, Whole
 from mbv3.training import Answers
 
-__all__ = ["POWERS", "PRESETS", "Engine", "Worth", "shrink", "site_scores"]
+__all__ = ["shrink"]
 
-Engine = Literal["joint", "netadapt"]
-# of a site's channels: the sum of their scores, their share of its scores, its inverse (`menus`), what of these three
-# leads to the cut of lowest loss, or the loss without the other channels by trial
-Worth = Literal["tried", "scores", "shares", "inverse", "losses"]
-POWERS: Mapping[str, tuple[float, ...]] = MappingProxyType(
-    {"tried": (0.0, 1.0, -1.0), "scores": (1.0,), "shares": (0.0,), "inverse": (-1.0,), "losses": (0.0,)}
-)
-# `shrink`'s arguments by name; the paper's T, delta, filters by L2 norm and single cuts
-PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "fast": {"engine": "joint"},
-        "thorough": {"engine": "joint", "worth": "losses"},
-        "paper": {"engine": "netadapt", "steps": 10_000, "delta": 0.01, "halve": False},
-    }
-)
 A_ROUND = 0.5  # of its time at least that a round leaves, by default
 BETWEEN = 0.1  # of the steps after each round but the last: one long fine-tuning is worth more than short ones
 LEAST = 0.25  # of its channels that a site keeps in a round, unless the target asks for less
@@ -53,6 +37,7 @@ NEAR = 0.6  # of the target: where the smallest network takes more, it is asked 
 AIM, SLACK = 0.995, 0.01  # of the target: where cuts aim where it is measured, and what may be left of it
 TRIES = 5  # networks measured whole before the last fine-tuning
 UNTIMED_STEPS, UNTIMED_START = 400, 200
+JOINT = Joint()
 HEAD_FIRST = 0.2  # of the steps of a start with a new head
 
 
@@ -68,64 +53,36 @@ def shrink(
     budget: Budget | None = None,
     seed: int = 0,
     keep: Keep | None = None,
-    engine: Engine = "joint",
-    importance: Importance = "taylor",
-    worth: Worth = "tried",
-    rounds: int | None = None,
-    delta: float | None = None,
-    halve: bool = True,
-    allowed: Callable[[Site], Sequence[int]] | None = None,
     some: Collection[Site] | None = None,
-    processes: int = 0,
+    engine: Joint | Single = JOINT,
     taken: TakenUp | None = None,
 ) -> Generator[Event, None, Adapted]:
-    """Cut channels of `spec` until it takes at most `target_ms`, and fine-tune it. It has trained `weights`; without
-    any it is trained first.
+    """Cut channels of `spec` by `engine` until it takes at most `target_ms`, and fine-tune it. It has trained
+    `weights`; without any it is trained first.
 
-    `joint` cuts all sites at once in a few rounds, by the channels' scores and the latency (HALP, Shen 2022,
-    arXiv:2110.10811); `netadapt` a site at a time, as the paper does (Howard 2019, section 4.2, arXiv:1905.02244).
     Weights whose head has other classes than the images get a new head, which is learned first. `teacher`: a network
     of the same classes whose answers are learned too, by default the uncut one. `steps`: of fine-tuning in all, of
-    `netadapt` T of a proposal; by default what `budget` allows on this machine. `delta`, `halve`, `processes`: of
-    `adapt`, for `netadapt`. `worth`: of a site by the sum of the kept scores (`scores`), their share (`shares`) or the
-    share's inverse (`inverse`, see `menus`), by that of these whose cut has the lowest loss on held-out images before
-    any fine-tuning (`tried`), or by trial cuts of every site, which take longer (`losses`). `rounds`: of cuts, by
-    default one for every halving of the time. `allowed`: the channel counts that a site may have, by default multiples
-    of 8. `some`: the sites that may be cut, by default all. PRESETS has sets of these by name. Where a device is at
-    hand, the network is measured whole before its last fine-tuning, and channels are given back where more than 1 % of
-    the target is left. `taken`: cuts for another target that are gone on with; `weights` are not needed then. A resumed
-    call goes on from what `keep` has. The networks on the way are kept with their weights (`passed_in`).
+    single cuts T of a proposal; by default what `budget` allows on this machine. `some`: the sites that may be cut, by
+    default all. PRESETS has `engine` and `steps` by name. Where a device is at hand, the network is measured whole
+    before its last fine-tuning, and channels are given back where more than 1 % of the target is left. `taken`: cuts
+    for another target that are gone on with; `weights` are not needed then. A resumed call goes on from what `keep`
+    has. The networks on the way are kept with their weights (`passed_in`).
 
     Raises:
         BadInput: weights of another network.
         Unreachable: no cut leads to the target; nothing was trained.
         Diverged: a fine-tuning is not finite.
     """
-    if engine == "netadapt":
+    if isinstance(engine, Single):
         return (
             yield from adapt(
-                spec,
-                latency,
-                images,
-                target_ms,
-                weights=weights,
-                teacher=teacher,
-                steps=steps,
-                delta=delta,
-                halve=halve,
-                budget=budget,
-                seed=seed,
-                keep=keep,
-                some=some,
-                processes=processes,
-                taken=taken,
+                spec, latency, images, target_ms, weights=weights, teacher=teacher, steps=steps, delta=engine.delta,
+                halve=engine.halve, mend=engine.mend, processes=engine.processes, budget=budget, seed=seed, keep=keep,
+                some=some, taken=taken,
             )
-        )
-    if engine != "joint":
-        raise BadInput(f"engine: must be joint or netadapt (got {engine!r})")
+        )  # fmt: skip
     budget, keep = budget or Budget(60.0, timed=latency.device is not None), keep or Memory()
-    run = _Run(latency, images, target_ms, teacher, budget, seed, keep, importance, rounds, worth, allowed, some,
-               taken)  # fmt: skip
+    run = _Run(latency, images, target_ms, teacher, budget, seed, keep, engine, some, taken)
     return (yield from run.whole(spec, weights, steps))
 
 
@@ -140,15 +97,12 @@ class _Run:
     budget: Budget
     seed: int
     keep: Keep
-    importance: Importance
-    given_rounds: int | None
-    worth: Worth
-    allowed: Callable[[Site], Sequence[int]] | None
+    by: Joint
     some: Collection[Site] | None
     taken: TakenUp | None
 
     def __post_init__(self) -> None:
-        self.rounds = self.given_rounds or 1
+        self.rounds = self.by.rounds or 1
         self.deployed = Deployed(self.latency, self.images.work.outputs)
         self.tuner = Tuner(self.images, self.seed, self.teacher)
         self.trace = ShrinkTrace(self.keep, self.deployed)
@@ -165,7 +119,7 @@ class _Run:
             self.tuner.teacher = self.tuner.net(start.spec, start.state)
         steps = self._steps(now, by_hand)
         first, first_ms = self.trace.begun
-        self.rounds = self.keep.value("netadapt_rounds", lambda: self.given_rounds or usual_rounds(first_ms, self.aim))
+        self.rounds = self.keep.value("netadapt_rounds", lambda: self.by.rounds or usual_rounds(first_ms, self.aim))
         yield StageStart(
             STAGE,
             f"joint cuts: {first_ms:.3f} -> {self.target_ms:g} ms in {self.rounds} rounds, "
@@ -221,7 +175,7 @@ class _Run:
         now, least = rough([spec, smallest(spec, where)])
         if NEAR * self.aim < least <= self.aim:  # not every cut of one site goes with every one of another
             alike = {s: np.ones(channels(spec, s)) for s in where}
-            least = solve(spec, menus(spec, alike, least=0.0, allowed=self.allowed), rough, self.aim).latency_ms
+            least = solve(spec, menus(spec, alike, least=0.0, allowed=self.by.allowed), rough, self.aim).latency_ms
         if least > (1 + UNSURE * (self.latency.device is not None)) * self.aim:
             raise Unreachable(
                 f"a target of {self.target_ms:g} ms cannot be met: {spec.name} takes {now:.3g} ms and, cut to 8 "
@@ -264,7 +218,7 @@ class _Run:
     def _cut(self, now: Start, limit: float, last: bool) -> Generator[Event, None, tuple[Start, Whole | None]]:
         """The network after a round's cuts, batch norms recalibrated; in the last round within the target as measured,
         with channels given back where there is room."""
-        scores = self.tuner.channels(now.spec, now.state, self.importance)
+        scores = self.tuner.channels(now.spec, now.state, self.by.importance)
         mine = {s: v for s, v in site_scores(now.spec, scores).items() if among(s, self.some)}
         for least in (LEAST, 0.0):
             table, choice = yield from self._chosen(now, mine, scores, limit, least)
@@ -286,8 +240,8 @@ class _Run:
         """The menus, and the choice within `limit`, of the worth that leads to the lowest loss. A loss without
         fine-tuning tells cuts that destroy a network from those that do not; between criteria of importance it
         misleads, so all are by the same scores."""
-        tables = [menus(now.spec, mine, least=least, allowed=self.allowed, power=p) for p in POWERS[self.worth]]
-        if self.worth == "losses":
+        tables = [menus(now.spec, mine, least=least, allowed=self.by.allowed, power=p) for p in POWERS[self.by.worth]]
+        if self.by.worth == "losses":
             tables = [self.tuner.losses(now.spec, now.state, scores, tables[0])]
         rough = self._rough()
         choices = [solve(now.spec, table, rough, limit) for table in tables]
@@ -354,9 +308,3 @@ def usual_rounds(now_ms: float, target_ms: float) -> int:
     """Scores hold near the network that they are of, and every round takes steps from the last, long fine-tuning: a
     round halves the time at most."""
     return max(1, round(math.log(max(now_ms / target_ms, 1.0)) / -math.log(A_ROUND)))
-
-
-def site_scores(spec: ArchSpec, scores: Scores) -> dict[Site, NDArray[np.float64]]:
-    """Scores of the channels at every site."""
-    sets = channel_sets(spec)
-    return {site: scores[maker_of(sets, spec, site)].double().numpy() for site in all_sites(spec)}

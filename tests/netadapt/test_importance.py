@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mbv3.netadapt import channel_scores, maker_of
+from mbv3.netadapt import channel_scores, maker_of, site_scores
 from mbv3.nn import Network, build, channel_sets, cut_state
 from mbv3.spec import ArchSpec, Classify, all_sites, channels, cut, load_spec, with_head
 
 from .test_proposals import SMALL
+
+BACKBONE = replace(load_spec("mobilenet_v3_small@0.35"), resolution=(64, 64))
 
 
 def loss(out: Tensor, y: Tensor, x: Tensor) -> Tensor:
@@ -115,7 +118,25 @@ def test_l2_is_what_cuts_have_always_been_made_by() -> None:
 def test_a_loss_is_asked_for_and_dense_heads_have_scores() -> None:
     with pytest.raises(ValueError, match="taylor needs batches and a loss"):
         channel_scores(build(SMALL, 0), "taylor")
-    spec = with_head(replace(SMALL, resolution=(64, 64)), "lraspp", 4)
-    scores = channel_scores(build(spec, 0), "bn")
-    sets = channel_sets(spec)
-    assert all(len(scores[maker_of(sets, spec, s)]) == channels(spec, s) for s in all_sites(spec))
+    for head in ("lraspp", "lraspp-mmseg", "pspnet", "deeplabv3plus", "ssdlite"):
+        spec = with_head(BACKBONE, head, 4)
+        found = site_scores(spec, channel_scores(build(spec, 0), "bn"))
+        assert list(found) == all_sites(spec) and any(s.of_head for s in found)
+        assert all(len(values) == channels(spec, s) and (values > 0).all() for s, values in found.items())
+
+
+@pytest.mark.parametrize("head", ["lraspp-mmseg", "deeplabv3plus", "ssdlite"])
+def test_a_width_of_a_head_is_worth_the_best_channels_of_all_its_layers(head: str) -> None:
+    """What a menu counts for a width is what surgery keeps of it."""
+    spec = with_head(BACKBONE, head, 4)
+    g = torch.Generator().manual_seed(0)
+    scores = {c.makers[0]: torch.rand(c.size, generator=g) for c in channel_sets(spec) if c.makers}
+    for site in (s for s in all_sites(spec) if s.of_head):
+        after = cut(spec, site, channels(spec, site) // 16 * 8)
+        assert after is not None
+        kept = 0.0
+        for mine, less in zip(channel_sets(spec), channel_sets(after), strict=True):
+            if mine.size > less.size:
+                kept += float(scores[mine.makers[0]].topk(less.size).values.sum())
+        best = np.sort(site_scores(spec, scores)[site])[::-1]
+        assert best[: channels(after, site)].sum() == pytest.approx(kept)

@@ -16,8 +16,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbv3.errors import BadInput
-from mbv3.nn import build, cut_state, state_shapes
-from mbv3.spec import LRASPP, ArchSpec, Classify, Conv, DSConv, MBConv, Row, load_spec, with_head
+from mbv3.nn import build, channel_sets, cut_state, state_shapes
+from mbv3.spec import (
+    LRASPP,
+    ArchSpec,
+    Classify,
+    Conv,
+    DSConv,
+    MBConv,
+    Row,
+    all_sites,
+    channels,
+    cut_many,
+    load_spec,
+    with_head,
+)
 
 RandomState = Callable[[dict[str, tuple[int, ...]], int], dict[str, NDArray[np.float32]]]
 
@@ -239,8 +252,8 @@ def rows_with(index: int, **change: Any) -> ArchSpec:
         (rows_with(6, out=41), r"rows\.6 grows from 40 to 41"),
         (replace(BEFORE, tail=Conv(k=1, out=49, nl="HS")), "tail grows from 48 to 49"),
         (replace(BEFORE, head=replace(BEFORE.head, features=57)), r"head\.features grows from 56 to 57"),
-        (replace(BEFORE, head=replace(BEFORE.head, classes=11)), "head differs in more than its features"),
-        (replace(BEFORE, head=replace(BEFORE.head, classes=9)), "head differs in more than its features"),
+        (replace(BEFORE, head=replace(BEFORE.head, classes=11)), "head differs in more than its channels"),
+        (replace(BEFORE, head=replace(BEFORE.head, classes=9)), "head differs in more than its channels"),
         (rows_with(2, k=3), r"rows\.2 differs in more than its channels"),
         (rows_with(2, s=1), r"rows\.2 differs"),
         (rows_with(2, nl="HS"), r"rows\.2 differs"),
@@ -316,9 +329,44 @@ def test_a_backbone_is_cut_under_its_head(head: str, random_state: RandomState) 
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
-def test_a_head_is_not_cut() -> None:
+HEADS = ["lraspp", "lraspp-mmseg", "raspp", "fcn", "pspnet", "deeplabv3", "deeplabv3-torchvision", "deeplabv3plus",
+         "ssdlite"]  # fmt: skip
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_is_cut(head: str, random_state: RandomState) -> None:
+    """Channels of every width of the head that are zero, dropped: nothing changes."""
+    before = with_head(replace(load_spec("mobilenet_v3_small@0.35"), resolution=(64, 64)), head, 3)
+    own = [s for s in all_sites(before) if s.of_head]
+    after = cut_many(before, {s: channels(before, s) // 8 * 6 for s in own})
+    assert own and after is not None
+    state = tensors(random_state, before)
+    for name in (n for n in state if "depthwise.bn" in n and n.endswith(("bias", "running_mean"))):
+        state[name].zero_()  # a zero stays one through a depthwise layer, over a concatenation too
+    for i, (mine, less) in enumerate(zip(channel_sets(before), channel_sets(after), strict=True)):
+        drop = torch.randperm(mine.size, generator=torch.Generator().manual_seed(i))[less.size :]
+        for conv in mine.makers if len(drop) else ():
+            state[f"{conv}.weight"][drop] = 0
+        vectors = [f"{bn}.{part}" for bn in mine.norms for part in ("bias", "running_mean")]
+        for name in (*vectors, *(f"{conv}.bias" for conv in mine.makers)):
+            if len(drop) and name in state:
+                state[name][drop] = 0
+    cut = cut_state(state, before, after)
+    assert {k: tuple(v.shape) for k, v in cut.items()} == state_shapes(after)
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        full, small = net_of(before, state)(x), net_of(after, cut)(x)
+    for a, b in zip(*((y.classes + y.boxes if head == "ssdlite" else (y,)) for y in (small, full)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+        assert b.std() > 1e-3
+
+
+def test_a_head_of_another_form_is_refused() -> None:
     before = with_head(replace(load_spec("mobilenet_v3_small@0.35"), resolution=(64, 64)), "lraspp", 3)
     assert isinstance(before.head, LRASPP)
-    after = replace(before, head=replace(before.head, filters=64))
-    with pytest.raises(BadInput, match="cut_state: head differs in more than its features"):
-        cut_state(build(before).state_dict(), before, after)
+    state = build(before).state_dict()
+    for other in (replace(before.head, gate_bias=False), replace(before.head, classes=4), Classify(classes=3)):
+        with pytest.raises(BadInput, match="cut_state: head differs in more than its channels"):
+            cut_state(state, before, replace(before, head=other))
+    with pytest.raises(BadInput, match=r"cut_state: head\.main grows from 128 to 136 channels"):
+        cut_state(state, before, replace(before, head=replace(before.head, filters=136)))

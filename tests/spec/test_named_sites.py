@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mbv3.errors import BadInput
-from mbv3.spec import all_sites, among, load_spec, named_sites, sites
+from mbv3.spec import (
+    LEAST_CHANNELS,
+    all_sites,
+    among,
+    channels,
+    cut,
+    dump_spec,
+    load_spec,
+    named_sites,
+    parse_spec,
+    sites,
+    smallest,
+    with_head,
+)
 
 
 def test_sites_are_named_by_hand() -> None:
@@ -21,6 +36,30 @@ def test_sites_are_named_by_hand() -> None:
         s for s in every if (s.kind in ("expansion", "bottleneck") and s.first < 5 and s.last >= 3) or s.kind == "tail"
     }
     assert named_sites(spec, only="expansions", keep="rows[3]") == expansions - with_row
+
+
+def test_a_head_is_named_by_hand() -> None:
+    small = replace(load_spec("mobilenet_v3_small"), resolution=(64, 64))
+    assert {s.kind for s in named_sites(small, only="head")} == {"features"}
+    for head, names in {
+        "lraspp": ["head.filters"],
+        "lraspp-mmseg": ["head.branches[0]", "head.branches[1]", "head.filters"],
+        "deeplabv3plus": ["head.filters", "head.low_filters"],
+        "ssdlite": [f"head.extras[{i}]" for i in range(4)],
+    }.items():
+        spec = with_head(small, head, 5)
+        own = named_sites(spec, only="head")
+        assert sorted(map(str, own)) == names and own == named_sites(spec) - named_sites(spec, keep="head")
+        assert own <= set(sites(spec))  # single cuts are made of them too
+        for site in own:
+            assert named_sites(spec, only=str(site)) == {site}
+            smaller = cut(spec, site, 16)
+            assert smaller is not None and channels(smaller, site) == 16
+            assert parse_spec(dump_spec(smaller), "cut") == smaller
+            assert all(channels(smaller, s) == channels(spec, s) for s in named_sites(spec) - {site})
+    with pytest.raises(BadInput, match=r"'filters' names nothing of .*; there are .*, head\.filters, rows\[N\]"):
+        named_sites(with_head(small, "lraspp", 5), only="filters")
+    assert all(channels(smallest(spec, named_sites(spec)), s) == LEAST_CHANNELS for s in named_sites(spec, only="head"))
 
 
 @pytest.mark.parametrize(

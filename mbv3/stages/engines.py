@@ -1,0 +1,63 @@
+"""The two ways of shrinking a network, as values, and the presets of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from mbv3.netadapt import Importance
+from mbv3.spec import Site
+
+__all__ = ["POWERS", "PRESETS", "Joint", "Single", "Worth"]
+
+# of a site's channels: the sum of their scores, their share of its scores, its inverse (`menus`), what of these three
+# leads to the cut of lowest loss, or the loss without the other channels by trial
+Worth = Literal["tried", "scores", "shares", "inverse", "losses"]
+POWERS: Mapping[str, tuple[float, ...]] = MappingProxyType(
+    {"tried": (0.0, 1.0, -1.0), "scores": (1.0,), "shares": (0.0,), "inverse": (-1.0,), "losses": (0.0,)}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joint:
+    """All sites at once in a few rounds, by the channels' scores and the latency (HALP, Shen 2022, arXiv:2110.10811).
+
+    `importance`: what a channel's score is. `worth`: of a site by the sum of the kept scores (`scores`), their share
+    (`shares`) or the share's inverse (`inverse`, see `menus`), by that of these whose cut has the lowest loss on
+    held-out images before any fine-tuning (`tried`), or by trial cuts of every site, which take longer (`losses`).
+    `rounds`: of cuts, by default one for every halving of the time. `allowed`: the channel counts that a site may have,
+    by default multiples of 8.
+    """
+
+    importance: Importance = "taylor"
+    worth: Worth = "tried"
+    rounds: int | None = None
+    allowed: Callable[[Site], Sequence[int]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Single:
+    """A site at a time, as the paper does (Howard 2019, section 4.2, arXiv:1905.02244), each kept by its L2 norm.
+
+    `delta`: the least cut of a step as a share of the start's ms, by default what the time allows. `halve`: the steps
+    of all proposals are spent by successive halving; else each gets T. `mend`: layers that read what is cut make up
+    for it before the fine-tuning (He 2017, arXiv:1707.06168). `processes`: that fine-tune proposals, of one
+    thread each, by default this one alone.
+    """
+
+    delta: float | None = None
+    halve: bool = True
+    mend: bool = True
+    processes: int = 0
+
+
+# `shrink`'s arguments by name; the paper's T, delta, filters by L2 norm and single cuts
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "fast": {"engine": Joint()},
+        "thorough": {"engine": Joint(worth="losses")},
+        "paper": {"engine": Single(delta=0.01, halve=False, mend=False), "steps": 10_000},
+    }
+)
