@@ -31,8 +31,9 @@ from mbv3.data import ImageSet, decode_all, find_class_folder, split
 from mbv3.events import result
 from mbv3.export import read_any_weights
 from mbv3.spec import ArchSpec, Classify, load_spec, with_head
-from mbv3.stages import Adapted, Answers, Images, Memory, answers, on_device, passed_in, shrink, taken_up
+from mbv3.stages import Adapted, Images, Memory, on_device, passed_in, shrink, taken_up
 from mbv3.tables import Latency, read_table
+from mbv3.training import ClassAnswers, class_answers
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICE = "pixel-1"
@@ -83,9 +84,9 @@ class Bench:
         )  # fmt: skip
         return made, time.process_time() - began
 
-    def answered(self, made: Adapted) -> Answers:
+    def answered(self, made: Adapted) -> ClassAnswers:
         assert made.state is not None
-        return answers(on_device(made.spec, made.state), self.report, self.images.size)
+        return class_answers(on_device(made.spec, made.state), self.report, self.images.size)
 
 
 def latency() -> Latency:
@@ -120,7 +121,7 @@ def run(o: argparse.Namespace) -> None:
         def keep(way: str, share: float, made: Adapted, cpu_s: float, bench: Bench = bench, **more: Any) -> None:
             seen = bench.answered(made)
             row = {
-                **about, "seed": bench.seed, "way": way, "share": share, "top1": round(seen.top1, 3),
+                **about, "seed": bench.seed, "way": way, "share": share, "top1": round(seen.score, 3),
                 "of_ms": round(made.predicted_ms / bench.ms, 4), "error": round(seen.error, 3),
                 "n": len(bench.report), "cpu_s": round(cpu_s, 1), **more,
                 "learned_from": len(bench.images.train), "device": f"{platform.machine()}, {DEVICE}'s times",

@@ -72,7 +72,7 @@ from mbv3.stages import (
     usual_steps,
 )
 from mbv3.tables import Latency, reference_of
-from mbv3.training import Answers, adopt, class_answers, usual_epochs
+from mbv3.training import Answers, ClassAnswers, adopt, class_answers, usual_epochs
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "results" / "road.jsonl"
@@ -205,6 +205,7 @@ def run_cell(o: argparse.Namespace, cell: Cell) -> list[dict[str, Any]]:
 
 
 def _line(method: str, spec: ArchSpec, ms: float, report: Answers, chosen: Answers) -> dict[str, Any]:
+    assert isinstance(report, ClassAnswers)
     counts = count(spec)
     return {
         "method": method, "top1": round(report.score, 3), "held_out": round(chosen.score, 3), "ms": round(ms, 5),

@@ -307,7 +307,7 @@ def noise(corr: float = 0.5, deviation: float = 1.0, searches: int = 300) -> dic
         fresh = [ClassAnswers(np.zeros(len(right)), right) for right in answered(truth[best], 4000)]
         trials = [Trial(n, (n,), scores[i], 1 + n / 1000, scores[i], "complete") for n, i in enumerate(best)]
         i = first_of(trials, fresh)
-        for network, said in ((best[0], scores[best[0]]), (best[i], fresh[i].top1)):
+        for network, said in ((best[0], scores[best[0]]), (best[i], fresh[i].score)):
             rows.append((truth.max() - truth[network], said - truth[network]))
     means = np.array(rows).reshape(searches, 2, 2).mean(0).round(3)
     named = {
