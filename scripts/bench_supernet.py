@@ -49,7 +49,7 @@ from mbv3.search import Trial
 from mbv3.space import Genome, SearchSpace, load_space
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv, Skip
 from mbv3.stages import first_of, imagenet_judge, smoothed
-from mbv3.supernet import ManyAnswers, Norms, Paths, Supernet, answers_of, path_forward, throughput
+from mbv3.supernet import ManyAnswers, Norms, Paths, Supernet, many_answers, path_forward, throughput
 from mbv3.training import ClassAnswers, Epoch, Fit, fit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -285,7 +285,7 @@ class Run:
         """Tau by all networks on all images, or by a third of the networks on a quarter of the images."""
         few = {name: t if part == 1 else t.take(np.arange(len(t) // part)) for name, t in self.truth.items()}
         n = SCORED if part == 1 else SCORED // 4
-        found = answers_of(self.net, [g for t in few.values() for g in t.of()], batches_of(self.held, n), norms)
+        found = many_answers(self.net, [g for t in few.values() for g in t.of()], batches_of(self.held, n), norms)
         np.savez(self.folder / f"answers-{norms}.npz", loss=found.loss, right=found.right)
         return taus_of(few, found, norms == "batch")
 

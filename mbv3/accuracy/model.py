@@ -7,7 +7,7 @@ With x the inputs (all at least 0, none falls when the network grows; see featur
 where beta, v, w, W and omega are at least 0 and every recipe has its own offset and positive slope: some trainings draw
 more from a larger network than others do. So a network that is smaller anywhere is never predicted to be better. A
 source whose networks answer otherwise than fully trained ones do (a short schedule,
-shared weights) scales groups of inputs and g itself by positive factors of its own.
+shared weights) scales groups of inputs by positive factors of its own.
 """
 
 from __future__ import annotations
@@ -208,8 +208,11 @@ class Model:
         slopes = [r["slope"] for r in d["recipes"].values()]
         positive = [weights, np.array(d["v"]), np.array([d["c"], d["beta"], *slopes])]
         positive += [np.array(list(f.values())) for f in d["scales"].values()]
-        if any((a < 0).any() for a in positive):
-            raise BadInput(f"{FILE}: a weight is below 0, so that a larger network could be predicted to be worse")
+        if any((a < 0).any() for a in positive) or min(slopes) == 0:
+            raise BadInput(
+                f"{FILE}: a weight is below 0, or a slope not above it, so that a larger network could be predicted to "
+                "be worse"
+            )
         region = Region(tuple(d["region"]), *zip(*d["region"].values(), strict=True))
         return cls(
             d["c"], d["beta"], np.array(d["v"]), np.array(d["b"]), weights,

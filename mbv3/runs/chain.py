@@ -102,7 +102,7 @@ def chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -
         adapted = yield from _proposed(o, run, space, latency, cost, limits, shape)
     else:
         chosen = yield from _on_images(o, run, space, latency, cost, limits, photos, shape)
-        adapted = chosen or (yield from _proposed(o, run, space, latency, cost, limits, shape))
+        adapted = chosen or (yield from _proposed(_instead(o), run, space, latency, cost, limits, shape))
     at = shape or Shape(min(space.resolution))
 
     verdict = adapted.verdict
@@ -140,7 +140,8 @@ def _proposed(
 ) -> Generator[Event, None, Adapted]:  # fmt: skip
     """With images: what the ImageNet model proposes for them."""
     run.update(accuracy=Accuracy(value=None, kind="imagenet", unit="%", note=PROPOSED))
-    yield Note("search", f"{PROPOSED}; --accuracy supernet searches by shared weights that are trained on the images")
+    if run.record.ranking is None:
+        yield Note("search", f"{PROPOSED}; --accuracy supernet searches by shared weights trained on the images")
     judge = imagenet_judge(space if o.under_head else whole_view(space, shape, run))
     starts, _ = yield from _starts(o, run, space, judge, cost, limits, None)
     # of networks without their first strides the model knows nothing: NetAdapt then only cuts what is over the target
@@ -190,6 +191,12 @@ def _on_images(
                 delta=o.delta, budget=budget_of(o), seed=o.seed, keep=run,
             )
         )  # fmt: skip
+
+
+def _instead(o: Options) -> Options:
+    """The options of a search that the ImageNet model decides, where shared weights should have."""
+    more = {"trials": None, "w": None, "sampler": None, "storage": None, "workers": None, "study": None}
+    return replace(o, accuracy="imagenet", **more)  # type: ignore[arg-type]
 
 
 def _misleads(

@@ -109,6 +109,10 @@ def _opened(path: Path, now: dict[str, Any]) -> tuple[RunDir[SearchRecord], Opti
         raise BadInput(
             f"{path}: a run without shared weights of its own; they come with --data DIR --accuracy supernet"
         )
+    if o.under_head:
+        raise BadInput(
+            f"{path}: how well shared weights rank is known of classifiers alone, and this run is of --task {o.task}"
+        )
     if not (path / WEIGHTS).exists() or run.record.scale is None or not run.file(TABLE).exists():
         raise BadInput(
             f"{path}: its shared weights are not trained yet, or {WEIGHTS} was removed; go on with: "

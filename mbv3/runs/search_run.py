@@ -29,7 +29,7 @@ from mbv3.runs.road import check_road, initial, road_stages
 from mbv3.runs.rundir import RunDir, versions
 from mbv3.runs.shared import Shared
 from mbv3.runs.shared_search import check_shared
-from mbv3.runs.supernet import OFA_ADVICE, check_supernet, supernet_initial
+from mbv3.runs.supernet import OFA_ADVICE, check_ofa_weights, supernet_initial
 from mbv3.runs.supernet_road import supernet_stages
 from mbv3.runs.task_images import input_size, looked_at
 from mbv3.search import REWARDS, SAMPLERS, register_reward, register_sampler
@@ -176,7 +176,7 @@ def check_search(o: Options) -> None:
     if o.from_ is None:
         space = load_space(o.space_name)
         if o.supernet:
-            check_supernet(o, space)
+            check_ofa_weights(o, space)
         peek = None if o.data is None else looked_at(o)
         if peek is not None and o.under_head:
             o.headed(scale(space, 1.0, input_size(o, peek)), peek.outputs)
@@ -194,7 +194,7 @@ def check_search(o: Options) -> None:
 
 def new_record(o: Options) -> SearchRecord:
     """The record of a run that begins."""
-    init = supernet_initial(check_supernet(o, load_space(o.space_name))) if o.supernet else None
+    init = supernet_initial(check_ofa_weights(o, load_space(o.space_name))) if o.supernet else None
     return SearchRecord(
         version=VERSION, command=o.command(), init=init, args=o.as_dict(), target_ms=o.target_ms, versions=versions(),
         seeds={"search": o.seed}, started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), hashes={},

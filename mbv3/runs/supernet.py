@@ -20,7 +20,7 @@ from mbv3.spec import dump_spec, pixels
 from mbv3.stages import Adapted, SpaceLatency, best_within, imagenet_judge
 from mbv3.tables import Latency
 
-__all__ = ["OFA_ADVICE", "check_supernet", "extracted", "reopened", "supernet_initial"]
+__all__ = ["OFA_ADVICE", "check_ofa_weights", "extracted", "reopened", "supernet_initial"]
 
 OFA_ADVICE = (
     f"public ImageNet weights of these networks are taken with --init FILE: download {OFA_DOWNLOAD}; without them the "
@@ -33,7 +33,7 @@ UNSETTLED = (
 )
 
 
-def check_supernet(o: Options, space: SearchSpace) -> SharedWeights:
+def check_ofa_weights(o: Options, space: SearchSpace) -> SharedWeights:
     """The weights of --init, of which every network of `space` is a part. Raises: BadInput."""
     assert o.init is not None
     if o.scale == "auto" and space.widths != (1.0,):
@@ -62,7 +62,7 @@ def supernet_initial(weights: SharedWeights) -> Initial:
 
 def reopened(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None, SharedWeights]:
     """The weights that the run began with. Raises: BadInput: the file is another one now."""
-    weights = check_supernet(o, load_space(o.space_name))
+    weights = check_ofa_weights(o, load_space(o.space_name))
     now, began = supernet_initial(weights), run.record.init
     if began is None or began.sha256 != now.sha256:
         raise BadInput(f"--resume {run.path}: {now.file} is not the file of weights that this run began with; restore "

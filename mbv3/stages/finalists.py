@@ -93,7 +93,7 @@ def choose_seed(
     even = finalists(_smoothed(trials, judge.scorer.supernet.space.sizes), target_ms, seed_ratio)
     found = list({t.number: t for t in (first, *(by_number[t.number] for t in even))}.values())[:FINALISTS]
     fresh, size = judge.fresh, judge.scorer.size
-    if fresh is None or len(found) < 2:
+    if fresh is None:
         best = by_number[even[0].number]
         score = judge.scorer(best.genome)
         return Chosen(best, score.top1, score.sigma)

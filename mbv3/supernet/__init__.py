@@ -3,7 +3,7 @@
 from mbv3.supernet.headed import HeadedSupernet, supernet_of
 from mbv3.supernet.model import Norms, Supernet
 from mbv3.supernet.paths import Paths, path_forward
-from mbv3.supernet.scores import ManyAnswers, answers_of
+from mbv3.supernet.scores import ManyAnswers, many_answers
 from mbv3.supernet.task import SupernetAccuracy, throughput
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "Paths",
     "Supernet",
     "SupernetAccuracy",
-    "answers_of",
+    "many_answers",
     "path_forward",
     "supernet_of",
     "throughput",

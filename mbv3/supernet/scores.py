@@ -16,7 +16,7 @@ from mbv3.space import Genome
 from mbv3.spec import Layer, lower
 from mbv3.supernet.model import Norms, Supernet, run_row
 
-__all__ = ["ManyAnswers", "answers_of"]
+__all__ = ["ManyAnswers", "many_answers"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class ManyAnswers:
     right: NDArray[np.bool_]
 
 
-def answers_of(
+def many_answers(
     supernet: Supernet, genomes: Sequence[Genome], batches: Iterable[tuple[Tensor, Tensor]], norms: Norms = "batch"
 ) -> ManyAnswers:
     """The answers of every network on batches of (images (B, 3, H, W), labels (B,)).

@@ -81,3 +81,22 @@ def test_runs_without_shared_weights(whole: Run, mbv3: Callable[..., Said], tmp_
     (run / "run.json").write_text(json.dumps(kept))
     code, _, err = mbv3("supernet", "check", run)
     assert code == 2 and "a run without shared weights of its own" in err
+    kept["args"] |= {"accuracy": "supernet", "task": "segment", "delta": None, "finetune_steps": None}
+    (run / "run.json").write_text(json.dumps(kept))
+    code, _, err = mbv3("supernet", "check", run)
+    assert code == 2 and "is known of classifiers alone, and this run is of --task segment" in err
+
+
+def test_shared_weights_that_do_not_rank_do_not_choose(
+    folder: Path, search: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mbv3.runs.chain.LEAST_TAU", 2.0)
+    given = ("--device", folder / "tiny.csv", "--space", folder / "tiny.yaml", "--data", folder / "images")
+    code, _, err = search(
+        *given, "--accuracy", "supernet", "--supernet-minutes", "0.01", "--budget-minutes", "1", "--trials", "30",
+        "--sampler", "rnn", "--target-ms", "1.45", "--scale", "1", "--final-epochs", "0", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "so the ImageNet model proposes the network instead" in err and "solve" in err and "rnn" not in err
+    assert "--accuracy supernet searches" not in err
+    assert record(tmp_path / "run")["ranking"]["n"] >= 3

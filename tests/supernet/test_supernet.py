@@ -12,7 +12,7 @@ from torch import nn
 from mbv3.errors import BadInput
 from mbv3.nn import build, state_shapes
 from mbv3.space import Genome, SearchSpace, load_space, parse_space, scale
-from mbv3.supernet import Paths, Supernet, SupernetAccuracy, answers_of, path_forward, throughput
+from mbv3.supernet import Paths, Supernet, SupernetAccuracy, many_answers, path_forward, throughput
 from mbv3.training import Fit
 from tests.drawn import drawn_images
 
@@ -270,7 +270,7 @@ def test_many_answers_are_those_of_the_networks_alone(space: SearchSpace, norms:
         supernet.forward_path(g, batches[0][0])
     before = {k: v.clone() for k, v in supernet.state_dict().items()}
     supernet.train()
-    found = answers_of(supernet, drawn, batches, norms)  # type: ignore[arg-type]
+    found = many_answers(supernet, drawn, batches, norms)  # type: ignore[arg-type]
     assert all(m.training for m in supernet.modules())
     assert all(torch.equal(before[k], v) for k, v in supernet.state_dict().items() if "num_batches" not in k)
     for i, g in enumerate(drawn):
