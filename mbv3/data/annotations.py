@@ -42,7 +42,7 @@ class Annotated:
         return [frozenset(self.classes[c] for c in boxes.labels.tolist()) for boxes in self.boxes]
 
 
-def find_boxes(root: Path, *, skip_broken: bool = False) -> dict[str, Annotated]:
+def find_boxes(root: Path, *, skip_broken: bool | None = False) -> dict[str, Annotated]:
     """The parts (`training`, and `validation` and `test` where they are) of a VOC or COCO data set.
 
     Boxes that reach out of their image are cut to it, and those without area are left out, as every loader of the field
@@ -65,8 +65,9 @@ def find_boxes(root: Path, *, skip_broken: bool = False) -> dict[str, Annotated]
                            "these")  # fmt: skip
         place = inside[0] if raw is None else place  # what an archive was packed in
     if notes.faults and not skip_broken:
-        raise BadInput(f"{root}: {len(notes.faults)} fault(s) in its annotations; repair or remove them, or go on "
-                       f"without them: --skip-broken\n{listed(notes.faults)}")  # fmt: skip
+        more = ", or go on without them: --skip-broken" if skip_broken is False else ""
+        raise BadInput(f"{root}: {len(notes.faults)} fault(s) in its annotations; repair or remove them{more}\n"
+                       f"{listed(notes.faults)}")  # fmt: skip
     _apart(root, raw)
     _in_pixels(root, raw)
     learned = {o[0] for image in raw.get("training", ()) for o in image.objects}

@@ -77,7 +77,7 @@ def _by_stem(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def find_masks(folder: Path, classes: int | None, *, skip_broken: bool = False) -> MaskFiles:
+def find_masks(folder: Path, classes: int | None, *, skip_broken: bool | None = False) -> MaskFiles:
     """Every image of `folder` with its mask, all masks looked through.
 
     Raises:
@@ -120,7 +120,7 @@ def find_masks(folder: Path, classes: int | None, *, skip_broken: bool = False) 
     faults += [fault for _, _, fault in looked if fault]
     good = [s for s, (_, _, fault) in zip(both, looked, strict=True) if not fault]
     if faults and (not skip_broken or not good):
-        cure = "repair or remove them" + ("" if skip_broken else ", or go on without them: --skip-broken")
+        cure = "repair or remove them" + (", or go on without them: --skip-broken" if skip_broken is False else "")
         raise BadInput(f"{folder}: {len(faults)} fault(s) in images and masks; {cure}\n{listed(faults)}")
     if not good:
         raise BadInput(f"{folder}: no images ({', '.join(sorted(SUFFIXES))}) in {folder / 'images'}")

@@ -230,8 +230,16 @@ def _old(file: IO[bytes], length: int) -> tuple[Any, list[str]]:
     return content, list(reader.strangers)
 
 
+def _is_zip(file: IO[bytes] | Path) -> bool:
+    """Whether its list of parts is there; `is_zipfile` raises on one that is changed."""
+    try:
+        return zipfile.is_zipfile(file)
+    except zipfile.BadZipFile:
+        return False
+
+
 def _read(file: IO[bytes], length: int) -> tuple[Any, list[str]]:
-    zipped = zipfile.is_zipfile(file)
+    zipped = _is_zip(file)
     file.seek(0)
     return _zipped(file) if zipped else _old(file, length)
 
@@ -251,7 +259,7 @@ def read_torch_file(path: Path) -> tuple[Any, list[str]]:
     except _BROKEN as e:
         with path.open("rb") as file:
             zipped = file.read(4) == _ZIP
-        if zipped and not zipfile.is_zipfile(path):
+        if zipped and not _is_zip(path):
             raise BadInput(f"{path}: is cut short: the list of its parts, which stands at its end, is not in its "
                            f"{path.stat().st_size:,} bytes; copy or download it again") from None  # fmt: skip
         why = plain((str(e).strip() or type(e).__name__).splitlines()[0], 120)

@@ -28,12 +28,12 @@ EXTRA = 2  # times that two proposals within a standard error of each other get 
 
 @dataclass(frozen=True)
 class Tried:
-    """A network after fine-tuning: its weights, and loss and correctness on every held-out image, of masks the share of
-    pixels that are right. Weights that are not finite leave losses of NaN."""
+    """A network after fine-tuning: its weights, and loss and correctness on every held-out image. Weights that
+    are not finite leave losses of NaN."""
 
     state: State
     losses: NDArray[np.float64]
-    right: NDArray[np.bool_] | NDArray[np.float64]
+    right: NDArray[np.bool_]
 
     @property
     def accuracy(self) -> float:

@@ -81,7 +81,7 @@ class Classifier(OpsNet):
                 continue
             layer = cast(nn.Linear, self.module(op.name))
             x = self.dropout(x) if op is self.ops[-1] else x
-            few = x.shape[1] < layer.in_features
+            few = not torch.jit.is_tracing() and x.shape[1] < layer.in_features  # type: ignore[attr-defined,no-untyped-call]
             x = functional.linear(x, layer.weight[:, : x.shape[1]], layer.bias) if few else layer(x)
             x = x if op.bn is None else cast(Tensor, self.module(op.bn)(x[:, :, None, None]))[:, :, 0, 0]
         return x

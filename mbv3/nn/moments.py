@@ -51,7 +51,10 @@ def input_moments(net: Network, batches: Iterable[Tensor]) -> dict[str, Moments]
         def take(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0].detach()
             x = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]) if x.dim() == 4 else x
-            x = x[:: -(-len(x) // MOST)].double()
+            if len(x) > MOST:  # drawn: a stride may be a multiple of the map's width, and see one column
+                drawn = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:MOST]
+                x = x[drawn.to(x.device)]
+            x = x.double()
             x = torch.cat([x, x.new_ones(len(x), 1)], 1)
             sums[name] = sums[name] + x.T @ x if name in sums else x.T @ x
 

@@ -95,7 +95,7 @@ def chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -
     if photos is None:
         example = space.deployed((0,) * len(space.sizes)) if o.under_head else None
         photos = yield from photos_of(o, run, space.resolution, example)
-        if o.under_head and o.final_epochs is None and "contenders" not in run.record.plan:
+        if o.under_head and o.final_epochs is None and not {"supernet_steps", "proxy_steps"} & set(run.record.plan):
             check_scratch_minutes(space.deployed(typical(space)), photos.images, budget_of(o))
     images = replace(photos.images, size=space.resolution)
     if o.accuracy_kind == "imagenet":

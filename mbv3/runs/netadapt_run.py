@@ -186,6 +186,7 @@ def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None
     if o.data is not None:
         if o.under_head:
             spec = replace(dressed(o, spec, looked_at(o)), resolution=spec.resolution)
+            run.update(task=o.task, head=o.dense, classes=spec.head.classes)
         photos = yield from photos_of(o, run, spec.resolution, spec)
     own = run.file(TABLE)
     with run.stage("table"):
@@ -221,6 +222,7 @@ def adapt_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None
             )  # fmt: skip
     if photos is None:
         return (yield from deliver(o, run, adapted, None, latency))
-    yield from keep_curve(run)
+    if not o.under_head:  # --resume-from takes class folders
+        yield from keep_curve(run)
     make = partial(uniform_at, adapted.spec, plain, latency, o.target_ms, some)
     return (yield from compete(o, run, adapted, photos, latency, make))

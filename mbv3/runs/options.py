@@ -202,8 +202,8 @@ class Options:
               "out", self.classes)  # fmt: skip
         single = self.delta is not None or self.finetune_steps is not None or self.preset == "paper"
         _need(not single, "--delta, --finetune-steps and --preset paper are of single cuts, which are judged on class "
-              f"folders alone; leave them out, for joint cuts under the head (--task {self.task})", self.delta
-              or self.finetune_steps or self.preset)  # fmt: skip
+              f"folders alone; leave them out, for joint cuts under the head (--task {self.task})",
+              next((v for v in (self.delta, self.finetune_steps) if v is not None), self.preset))  # fmt: skip
         for name in ("test", "output_stride"):
             value, why = getattr(self, name), task.refuses.get(name)
             _need(value is None or why is None, f"--{name.replace('_', '-')} {why}", value)

@@ -84,7 +84,8 @@ def road_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None,
         o, run, sizes, start.state, latency, photos, ("scale", "table", "images"), some=by_hand(o, start.spec)
     )
     run.text("seed.yaml", run.record.network)
-    yield from keep_start(run)
+    if not o.under_head:  # --resume-from takes class folders
+        yield from keep_start(run)
     init = run.record.init
     return (
         yield from delivered(

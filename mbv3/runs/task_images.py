@@ -75,4 +75,5 @@ def read_images(
 
 def _source(o: Options, store: Path | None = None) -> Source:
     assert o.data is not None
-    return Source(path=Path(o.data), test=Path(o.test) if o.test else None, seed=o.seed, store=store, apart=True)
+    test = Path(o.test) if o.test else None
+    return Source(path=Path(o.data), test=test, seed=o.seed, store=store, apart=True, skip_broken=None)

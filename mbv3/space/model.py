@@ -19,6 +19,7 @@ from mbv3.spec import (
     ArchSpec,
     Classify,
     Conv,
+    Dense,
     Gate,
     Row,
     Skip,
@@ -266,12 +267,13 @@ class SearchSpace:
         )
 
     def dress(self, spec: ArchSpec) -> ArchSpec:
-        """`spec` as it is deployed: with the dense head and output stride of the space, where it has them.
+        """`spec` as it is deployed: with the dense head and output stride of the space, where it has them. A dense head
+        that it has already, perhaps cut, stays.
 
         Raises:
             BadInput: the backbone is too shallow for the head, or cannot have that output stride.
         """
-        if self.dense is not None:
+        if self.dense is not None and not isinstance(spec.head, Dense):
             spec = with_head(spec, *self.dense)
         if self.output_stride is not None and spec.stride > self.output_stride:
             spec = with_output_stride(spec, self.output_stride)

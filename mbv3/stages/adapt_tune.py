@@ -80,13 +80,13 @@ class FineTune:
             try:
                 one_step(net, net, optimizer, x.to(self.device), y.to(self.device), half, i, objective)
             except Diverged:  # this proposal is not finite and is not chosen; the others go on
-                return Tried(state, np.full(len(self.held), np.nan), np.zeros(len(self.held)))
+                return Tried(state, np.full(len(self.held), np.nan), np.zeros(len(self.held), dtype=bool))
         batches = calibration_batches(self.images, RECALIBRATED, by=statistics(net))
         recalibrate(net, (x.to(self.device) for x in batches))
         losses, right = self._answers(net)
         return Tried({k: v.detach().cpu().clone() for k, v in net.state_dict().items()}, losses, right)
 
-    def _answers(self, net: nn.Module) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _answers(self, net: nn.Module) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Loss and correctness on every held-out image."""
         losses, right = [], []
         with torch.inference_mode():

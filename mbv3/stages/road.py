@@ -9,6 +9,7 @@ from functools import partial
 
 from torch import Tensor
 
+from mbv3.errors import Unreachable
 from mbv3.events import Event, Note, StageStart
 from mbv3.spec import Site, pixels
 from mbv3.stages.budget import Budget
@@ -75,7 +76,12 @@ def road(
         made = partial(cut_contender, spec, start, latency, images, target_ms, cut_steps, seed, keep, some)
         c = yield from kept_contender(keep, f"cut-{pixels(spec.resolution)}", "cut", made)
         cuts += [c] if c is not None else []
-    if not cuts and plain:
+    if not cuts and not plain:
+        raise Unreachable(
+            f"no cut, no lower input and no uniform slimming of {sizes.start.name} leads to {target_ms:g} ms; give a "
+            "larger target", target_ms, latency([sizes.start])[0],
+        )  # fmt: skip
+    if not cuts:
         yield Note(STAGE, "nothing was cut: the start meets the target, or no cut leads to it")
 
     teacher = taught_by(start.spec, start.state, images.train) if images.work.taught else None

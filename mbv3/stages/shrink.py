@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mbv3.errors import Unreachable
+from mbv3.errors import BadInput, Unreachable
 from mbv3.events import Event, Note, StageStart
 from mbv3.netadapt import Choice, Menu, Scored, Scores, Start, menus, refined, site_scores, solve
 from mbv3.nn import cut_state
@@ -74,6 +74,8 @@ def shrink(
         Diverged: a fine-tuning is not finite.
     """
     if isinstance(engine, Single):
+        if images.work.task != "classify":
+            raise BadInput("engine: single cuts are judged on photos with a class each; give Joint()")
         return (
             yield from adapt(
                 spec, latency, images, target_ms, weights=weights, teacher=teacher, steps=steps, delta=engine.delta,

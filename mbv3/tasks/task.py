@@ -36,7 +36,7 @@ class Source:
     test: Path | None = None
     augment: str = "none"
     seed: int = 0
-    skip_broken: bool = False
+    skip_broken: bool | None = False  # None where whoever asks has no such option
     store: Path | None = None
     store_gb: float = 20.0
     apart: bool = False

@@ -140,3 +140,17 @@ def test_a_width_of_a_head_is_worth_the_best_channels_of_all_its_layers(head: st
                 kept += float(scores[mine.makers[0]].topk(less.size).values.sum())
         best = np.sort(site_scores(spec, scores)[site])[::-1]
         assert best[: channels(after, site)].sum() == pytest.approx(kept)
+
+
+@pytest.mark.parametrize("head", ["fcn", "pspnet", "deeplabv3", "deeplabv3plus"])
+def test_channels_of_an_auxiliary_head_that_the_loss_does_not_see_score_nothing(head: str) -> None:
+    spec = replace(with_head(BACKBONE, head, 4), resolution=(64, 64))
+    net = build(spec, 0)
+    assert net.aux is not None
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 3, 64, 64, generator=g), torch.randint(0, 4, (2, 64, 64), generator=g)
+    found = channel_scores(net, "taylor", [(x, y)], lambda out, y, x: functional.cross_entropy(out, y))
+    assert all(torch.isfinite(values).all() for values in found.values())
+    aux = {c.makers[0] for c in channel_sets(spec) if c.makers and c.makers[0].startswith("aux")}
+    assert aux and not any(found[name].any() for name in aux)
+    assert sum(bool(values.any()) for values in found.values()) > len(found) - len(aux) - 3

@@ -114,3 +114,18 @@ def test_without_a_cut_the_weights_stay_and_dense_heads_have_moments() -> None:
     after = cut(spec, site, 64)
     assert after is not None and "head.high" in moments
     build(after).load_state_dict(cut_state(state, spec, after, moments=moments))
+
+
+def test_places_are_of_the_whole_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    """128 maps of 32 x 32 are more than what is taken: not of one column, as a stride would."""
+    spec = replace(SPEC, resolution=(64, 64))
+    net = build(spec, 0).eval()
+    seen: list[Tensor] = []
+    column = torch.arange(32.0).expand(128, 16, 32, 32)  # of the map that the first expansion reads
+    layer = net.get_submodule("rows.0.expand.conv")
+    hook = layer.register_forward_pre_hook(lambda _, inputs: (column,))
+    monkeypatch.setattr("mbv3.nn.moments._moments", lambda total: seen.append(total))
+    input_moments(net, [torch.zeros(128, 3, 64, 64)])
+    hook.remove()
+    of_columns = [t for t in seen if t.shape[0] == 17 and t[-1, -1] > 128]  # not of what is pooled
+    assert of_columns and all(float(t[-1, 0] / t[-1, -1]) == pytest.approx(15.5, abs=0.7) for t in of_columns)

@@ -101,7 +101,7 @@ def test_arguments(search: Command, here: Path, args: tuple[str, ...], words: li
         ),
         (("--only", "wings"), ["--only wings: 'wings' names nothing", "there are expansions, bottlenecks"]),
         (("--only", "tail", "--keep", "tail"), ["there is nothing left to cut; name fewer sites to keep"]),
-        (("--only", "tail"), ["--only tail: leaves nothing to single cuts, which are of expansions and bottlenecks"]),
+        (("--only", "tail"), ["--only tail: leaves nothing to single cuts, which are of expansions"]),
         (("--keep", "rows[0:11]", "--data", "x", "--delta", "0.1"), [r"--keep rows\[0:11\]: leaves nothing to single"]),
         (("--workers", "2"), ["--workers 2: fine-tunes the proposals of single cuts", "--preset paper"]),
         (("--workers", "2", "--data", "x", "--preset", "thorough"), ["--workers 2: fine-tunes the proposals"]),

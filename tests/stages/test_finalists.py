@@ -81,7 +81,7 @@ def test_the_choice_is_less_lucky_than_the_best_score() -> None:
         fresh = [given(rng.random(4000) < truth[i] / 100) for i in order]
         found = [Trial(int(i), (0, 0, 0), scores[i], 1.0 + n / 100, scores[i], "complete") for n, i in enumerate(order)]
         i = first_of(found, fresh)
-        for column, (network, said) in enumerate(((order[0], scores[order[0]]), (order[i], fresh[i].top1))):
+        for column, (network, said) in enumerate(((order[0], scores[order[0]]), (order[i], fresh[i].score))):
             regret[s, column] = truth.max() - truth[network]
             optimism[s, column] = said - truth[network]
     assert regret[:, 1].mean() < 0.8 * regret[:, 0].mean()

@@ -13,6 +13,7 @@ from torch import Tensor
 from mbv3.events import result
 from mbv3.nn import Maps, build
 from mbv3.space import Genome, SearchSpace, load_space, scale, under_head
+from mbv3.spec import Dense, all_sites, cut
 from mbv3.stages import supernet_judge, task_photos
 from mbv3.supernet import HeadedSupernet, Supernet, supernet_of
 from mbv3.tasks import TASKS, Source
@@ -79,3 +80,12 @@ def test_boxes_score_a_genome(boxes: Path) -> None:
     scores = [judge.accuracy(first) for _ in range(2)]
     assert scores[0] == scores[1] and 0 <= scores[0] <= 100
     assert "mAP@.5 on 4 held-out images" in judge.note
+
+
+def test_a_head_that_was_cut_is_deployed_as_it_is() -> None:
+    spec = SEGMENT.deployed(tuple(0 for _ in SEGMENT.sizes))
+    assert isinstance(spec.head, Dense)
+    some = next(s for s in all_sites(spec) if s.of_head)
+    less = cut(spec, some, 8)
+    assert less is not None and SEGMENT.dress(less) == less != spec
+    assert SEGMENT.dress(spec) == spec
