@@ -25,6 +25,7 @@ from mbv3.spec import ArchSpec, dump_spec
 from mbv3.stages import (
     FEWEST,
     LEAST_TAU,
+    PRESETS,
     TRIALS,
     Adapted,
     Chosen,
@@ -182,7 +183,7 @@ def _on_images(
             return (
                 yield from shrink(
                     space.dress(first), latency, images, o.target_ms, weights=judge.weights(best.genome),
-                    budget=budget_of(o), seed=o.seed, keep=run,
+                    budget=budget_of(o), seed=o.seed, keep=run, **PRESETS[o.preset],
                 )
             )  # fmt: skip
         return (
