@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mbv3.events import result
 from mbv3.runs import find_events, work
 from mbv3.search import SharedSearch, Standing, offered, open_storage
 from mbv3.search import shared as shared_module
-from mbv3.stages import Job
+from mbv3.stages import Job, Study, imagenet_judge, search_shared
 
 from .conftest import Said, record, rows
 
@@ -140,9 +141,14 @@ def test_what_a_worker_refuses_in_one_line(own: Path, mbv3: Command, tmp_path: P
     assert [(t.number, t.state, t.values) for t in after] == [(t.number, t.state, t.values) for t in before]
 
 
-def test_a_worker_with_its_images_elsewhere(own: Path, folder: Path, tmp_path: Path) -> None:
+def test_a_worker_with_its_images_elsewhere_writes_nothing_into_the_run(
+    own: Path, folder: Path, tmp_path: Path
+) -> None:
     shutil.copytree(folder / "images", tmp_path / "moved")
+    weights = own / "run" / "supernet.safetensors"
+    before = weights.stat()
     assert work(str(own / "study.log"), run=str(own / "run"), data=str(tmp_path / "moved")) == 8
+    assert (weights.stat().st_ino, weights.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_a_search_of_another_seed_leaves_a_study_alone(own: Path, folder: Path, tmp_path: Path) -> None:
@@ -155,3 +161,18 @@ def test_a_search_of_another_seed_leaves_a_study_alone(own: Path, folder: Path, 
         result(find_events(out=tmp_path / "run", **options))
     assert record(tmp_path / "run")["status"] == "failed"
     assert (own / "study.log").read_bytes() == before
+
+
+def test_a_search_of_other_weights_or_another_training_leaves_a_study_alone(own: Path) -> None:
+    [study] = offered(open_storage(str(own / "study.log")))
+    job = Job.parse(study.job, "a study")
+    judge = imagenet_judge(job.space.space())  # nothing is scored here
+    for key, other in (
+        ("weights", replace(job, files=dict.fromkeys(job.files, "0" * 64))),
+        ("training", replace(job, plan={"supernet_steps": 9})),
+        ("size", replace(job, size=(64, 64))),
+    ):
+        steps = search_shared(other, judge, Study(str(own / "study.log"), "run"))
+        with pytest.raises(BadInput, match=f"its study run was written by a search with another {key} "):
+            next(steps)
+    next(search_shared(job, judge, Study(str(own / "study.log"), "run")))
