@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from mbv3.errors import BadInput
-from mbv3.events import result
-from mbv3.runs import find_events, work
+from mbv3.events import Event, Note, result
+from mbv3.runs import find, find_events, shared_search, work
 from mbv3.search import SharedSearch, Standing, offered, open_storage
 from mbv3.search import shared as shared_module
 from mbv3.stages import Job, Study, imagenet_judge, search_shared
@@ -34,8 +37,9 @@ def given(folder: Path) -> dict[str, Any]:
             "data": str(folder / "images")}  # fmt: skip
 
 
-def stopped(out: Path, after: int, **options: Any) -> None:
-    """A search that gets Ctrl-C when `after` networks have a score."""
+def stopped(out: Path | None, after: int, **options: Any) -> list[Event]:
+    """A search that gets Ctrl-C when `after` networks have a score; what it yielded."""
+    events: list[Event] = []
     run = SharedSearch.run
 
     def until(self: SharedSearch) -> Iterator[Standing]:
@@ -46,7 +50,9 @@ def stopped(out: Path, after: int, **options: Any) -> None:
 
     with pytest.MonkeyPatch.context() as m, pytest.raises(KeyboardInterrupt):
         m.setattr(SharedSearch, "run", until)
-        result(find_events(out=out, **options))
+        for event in find_events(out=out, **options):
+            events.append(event)
+    return events
 
 
 @pytest.fixture(scope="session")
@@ -111,6 +117,46 @@ def test_processes_beside_the_search_score_what_it_alone_would(folder: Path, tmp
     assert len({r["genome"] for r in networks}) == 8 and all(r["state"] == "complete" for r in networks)
     text = (tmp_path / "two" / "workers.log").read_text()
     assert "Traceback" not in text
+
+
+def test_processes_begin_when_the_study_is_there_with_the_images_of_now_and_their_errors_are_reported(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mbv3: Command
+) -> None:
+    commands: list[list[str]] = []
+    studies: list[str] = []
+
+    class Fails(subprocess.Popen[bytes]):
+        def __init__(self, command: list[str], **more: Any) -> None:
+            commands.append(command)
+            studies.extend(s.name for s in offered(open_storage(str(tmp_path / "run" / "study.log"))))
+            super().__init__([sys.executable, "-c", "raise SystemExit(3)"], **more)
+            self.wait()
+
+    shutil.copytree(folder / "images", tmp_path / "images")
+    options = {**given(folder), "data": str(tmp_path / "images"), "accuracy": "train", "trials": 4, "workers": 2}
+    monkeypatch.setattr(shared_search.subprocess, "Popen", Fails)
+    events = stopped(tmp_path / "run", 1, **options)
+    assert studies == ["run"]
+    [warning] = [e for e in events if isinstance(e, Note) and "a worker ended" in e.text]
+    assert warning.warning and f"exit code 3; {tmp_path / 'run' / 'workers.log'} says why" in warning.text
+    (tmp_path / "images").rename(tmp_path / "moved")
+    stopped(None, 2, resume=tmp_path / "run", data=str(tmp_path / "moved"))
+    monkeypatch.undo()
+    code, _, err = mbv3(*commands[-1][3:])
+    assert code == 0, err
+
+
+def test_a_reward_or_a_sampler_that_a_worker_cannot_make_is_refused(folder: Path, tmp_path: Path) -> None:
+    def nearest(accuracy: float, ms: float) -> float:
+        return accuracy
+
+    options = {**given(folder), "accuracy": "train", "trials": 4, "out": tmp_path / "run"}
+    with pytest.raises(BadInput, match=r"^--workers 2: workers .* do not know the reward nearest.* take one of limit,"):
+        find(**options, reward=nearest, workers=2)
+    storage = {"storage": str(tmp_path / "study.log")}
+    with pytest.raises(BadInput, match=r"^--storage: workers .* do not know the sampler RandomSampler.* surrogate, rnn"):
+        find(**options, sampler=optuna.samplers.RandomSampler(seed=0), **storage)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_worker_refuses_in_one_line(own: Path, mbv3: Command, tmp_path: Path, folder: Path) -> None:
