@@ -20,12 +20,15 @@ from mbv3.search.database import WAIT_S, Database, Ended
 
 __all__ = ["Ended", "begin", "check_storage", "end", "first_line", "open_storage", "storage_name"]
 
+# a file of passwords is none
+_IN_QUERY = re.compile(r"([?&](?!passfile=)[^=&]*(?:pass|pwd)[^=&]*=)[^&]+", re.IGNORECASE)
 _DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
 
 def storage_name(storage: str) -> str:
-    """`storage` for a message or a record: without its password."""
-    return plain(re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", storage), 200)
+    """`storage` for a message or a record: without its passwords, between a user and the last @ or in its query."""
+    hidden = re.sub(r"(://[^:/]*):.*@", r"\1:***@", storage, flags=re.DOTALL)
+    return plain(_IN_QUERY.sub(r"\1***", hidden), 200)
 
 
 def check_storage(storage: str) -> None:
@@ -78,7 +81,7 @@ def first_line(error: BaseException) -> str:
 def _proxy(address: str) -> BaseStorage:
     host, _, port = address.strip("/").rpartition(":")
     if not host or not port.isdigit():
-        raise BadInput(f"--storage grpc://{address}: must be grpc://HOST:PORT, those of "
+        raise BadInput(f"--storage {storage_name(f'grpc://{address}')}: must be grpc://HOST:PORT, those of "
                        "optuna.storages.run_grpc_proxy_server")  # fmt: skip
     proxy = GrpcStorageProxy(host=host, port=int(port))
     proxy.wait_server_ready(timeout=WAIT_S)
