@@ -315,6 +315,10 @@ class Options:
     @classmethod
     def of(cls, values: dict[str, Any]) -> Options:
         """Options from names and values, such as run.json's `args`. Raises: BadInput."""
+        if isinstance(storage := values.get("storage"), str) and not _is_journal(storage):
+            from mbv3.search import absolute_storage
+
+            values = {**values, "storage": absolute_storage(storage)}
         return from_args(cls, values)
 
 

@@ -10,7 +10,7 @@ from mbv3.search.rnn import RnnSampler
 from mbv3.search.samplers import OWN_SAMPLERS, SAMPLERS, make_sampler, register_sampler
 from mbv3.search.shared import SharedSearch, Standing, space_mark, worker_name
 from mbv3.search.solver import Limit, Solved, solve
-from mbv3.search.storage import check_storage, open_storage, storage_name
+from mbv3.search.storage import absolute_storage, check_storage, open_storage, storage_name
 from mbv3.search.study import Search, Trial, pareto
 from mbv3.search.study_book import Offered, offered
 from mbv3.search.surrogate import SurrogateSampler
@@ -38,6 +38,7 @@ __all__ = [
     "Standing",
     "SurrogateSampler",
     "Trial",
+    "absolute_storage",
     "around",
     "check_storage",
     "make_reward",

@@ -16,7 +16,7 @@ import pytest
 
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note, result
-from mbv3.runs import find, find_events, shared_search, work
+from mbv3.runs import Options, find, find_events, shared_search, work
 from mbv3.search import SharedSearch, Standing, offered, open_storage
 from mbv3.search import shared as shared_module
 from mbv3.stages import Job, Study, imagenet_judge, search_shared
@@ -163,7 +163,10 @@ def test_what_a_worker_refuses_in_one_line(own: Path, mbv3: Command, tmp_path: P
     log = str(own / "study.log")
     before = open_storage(log).get_all_trials(0)
     assert "has no study other (--study); there are run" in said(mbv3("worker", log, "--study", "other"))
-    assert "there is no folder" in said(mbv3("worker", tmp_path / "none" / "study.log"))
+    for typo in (tmp_path / "none" / "study.log", tmp_path / "typo.log", f"sqlite:///{tmp_path / 'typo.db'}"):
+        assert "there is no file /" in said(mbv3("worker", typo))
+    assert list(tmp_path.glob("typo*")) == []
+    (tmp_path / "new.log").touch()
     assert "holds no search yet; begin one with mbv3-search" in said(mbv3("worker", tmp_path / "new.log"))
     assert f"--data {tmp_path / 'no'}: the search's images are not there" in said(
         mbv3("worker", log, "--run", own / "run", "--data", tmp_path / "no")
@@ -222,3 +225,16 @@ def test_a_search_of_other_weights_or_another_training_leaves_a_study_alone(own:
         with pytest.raises(BadInput, match=f"its study run was written by a search with another {key} "):
             next(steps)
     next(search_shared(job, judge, Study(str(own / "study.log"), "run")))
+
+
+def test_a_storage_is_found_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"target_ms": 3.0, "data": "photos", "accuracy": "train"}
+    for given, kept in (
+        ("study.log", str(tmp_path / "study.log")),
+        ("sqlite:///study.db", f"sqlite:///{tmp_path / 'study.db'}"),
+        ("sqlite+pysqlite:///a/b.db?timeout=3", f"sqlite+pysqlite:///{tmp_path / 'a' / 'b.db'}?timeout=3"),
+        ("sqlite:////there/study.db", "sqlite:////there/study.db"),
+        ("postgresql://me@host/db", "postgresql://me@host/db"),
+    ):
+        assert Options.of({**options, "storage": given}).as_dict()["storage"] == kept
