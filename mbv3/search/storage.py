@@ -43,7 +43,7 @@ def check_storage(storage: str) -> None:
 
 def absolute_storage(storage: str) -> str:
     """`storage`, with the whole path of a file of SQLite, so that a run is resumed from any folder."""
-    from sqlalchemy.engine import make_url  # slow
+    from sqlalchemy.engine import make_url
 
     file = _sqlite_file(storage)
     return storage if file is None else str(make_url(storage).set(database=str(file.resolve())))
@@ -77,8 +77,8 @@ def open_storage(storage: str, *, make: bool = True) -> BaseStorage:
             warnings.simplefilter("ignore")  # Optuna calls the proxy experimental
             file = _sqlite_file(storage) if scheme else Path(storage)
             if not make and file is not None and not file.exists():
-                raise BadInput(f"{where}: there is no file {plain(str(file.absolute()), 200)}; give the storage of a search that "
-                               "was begun with --storage")  # fmt: skip
+                raise BadInput(f"{where}: there is no file {plain(str(file.absolute()), 200)}; give the storage of a "
+                               "search that was begun with --storage")  # fmt: skip
             if not scheme:
                 return JournalStorage(_journal(Path(storage)))
             if scheme == "grpc":
