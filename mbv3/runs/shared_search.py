@@ -9,6 +9,7 @@ import sys
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ from mbv3.record import SearchRecord
 from mbv3.runs.options import Options
 from mbv3.runs.prepare import SPACE
 from mbv3.runs.rundir import RunDir, file_sha256
-from mbv3.search import OWN_REWARDS, OWN_SAMPLERS, Trial, open_storage
+from mbv3.search import OWN_REWARDS, OWN_SAMPLERS, Trial, check_study, open_storage, storage_name
 from mbv3.space import SearchSpace
 from mbv3.stages import Job, Judge, Photos, ScaledSpace, Shape, SpaceLatency, Study, search_shared
 from mbv3.version import VERSION
@@ -30,9 +31,9 @@ WEIGHTS = "supernet.safetensors"  # of a judge with shared weights
 _END_S = 20.0  # for workers to end by themselves
 
 
-def check_shared(o: Options) -> None:
-    """Raises: BadInput: workers for a score that costs nothing, or that cannot make what proposes and rewards, or a
-    storage that cannot be reached."""
+def check_shared(o: Options, folder: str | None = None) -> None:
+    """`folder`: the name of the run's. Raises: BadInput: workers for a score that costs nothing, or that cannot make
+    what proposes and rewards, a storage that cannot be reached, or one whose study is of another search."""
     if o.storage is None and o.workers is None:
         if o.study is not None:
             raise BadInput(f"--study {o.study}: names a study of a storage; give it with --storage")
@@ -47,13 +48,24 @@ def check_shared(o: Options) -> None:
             f"{flag}: the ImageNet model scores thousands of networks a second, so workers make no sense; they are for "
             "--accuracy train or supernet"
         )
-    for name, value, own in (("sampler", o.sampler_name, OWN_SAMPLERS), ("reward", o.reward, OWN_REWARDS)):
+    for what, value, own in (("sampler", o.sampler_name, OWN_SAMPLERS), ("reward", o.reward, OWN_REWARDS)):
         if value not in own:
-            raise BadInput(f"{flag}: workers are processes of their own, which do not know the {name} {value} of this "
+            raise BadInput(f"{flag}: workers are processes of their own, which do not know the {what} {value} of this "
                            f"one; take one of {', '.join(own)}, or mbv3.search.SharedSearch in a script that all "
                            "start")  # fmt: skip
     if o.storage is not None:
-        open_storage(o.storage)
+        storage, name = open_storage(o.storage), o.study or folder
+        if name is not None:
+            check_study(storage, name, _known(o), f"--storage {storage_name(o.storage)}")
+
+
+def _known(o: Options) -> dict[str, Any]:
+    """What must be equal for all who work on a study, as far as it is known before the table and the weights."""
+    known = {
+        "sampler": o.sampler_name, "seed": o.seed, "trials": o.trials, "version": VERSION, "accuracy": o.accuracy_kind,
+        "target_ms": o.target_ms * o.seed_ratio, "reward": o.reward, "w": o.w, "limits": str(o.limits),
+    }  # fmt: skip
+    return {key: value for key, value in known.items() if value is not None}
 
 
 def shared_trials(
@@ -77,7 +89,7 @@ def shared_trials(
         minutes=o.minutes, timed=o.timed, folder=str(run.path.resolve()), files=weights, target_ms=target_ms,
         sampler=o.sampler_name, reward=o.reward, w=w, trials=trials, seed=o.seed, limits=o.limits,
     )  # fmt: skip
-    run.value("study", lambda: name)
+    run.update(plan={**run.record.plan, "study": name})  # --resume may give another
     others = (o.workers or 1) - 1
     if o.storage is not None:
         yield Note("search", f"networks are scored by all who run: mbv3 worker {o.storage} --study {name}")

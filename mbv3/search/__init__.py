@@ -12,7 +12,7 @@ from mbv3.search.shared import SharedSearch, Standing, space_mark, worker_name
 from mbv3.search.solver import Limit, Solved, solve
 from mbv3.search.storage import absolute_storage, check_storage, open_storage, storage_name
 from mbv3.search.study import Search, Trial, pareto
-from mbv3.search.study_book import Offered, offered
+from mbv3.search.study_book import Offered, check_study, offered
 from mbv3.search.surrogate import SurrogateSampler
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "absolute_storage",
     "around",
     "check_storage",
+    "check_study",
     "make_reward",
     "make_sampler",
     "offered",

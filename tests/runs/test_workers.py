@@ -200,16 +200,28 @@ def test_a_worker_with_its_images_elsewhere_writes_nothing_into_the_run(
     assert (weights.stat().st_ino, weights.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_a_search_of_another_seed_leaves_a_study_alone(own: Path, folder: Path, tmp_path: Path) -> None:
-    options = {**given(folder), "accuracy": "supernet", "supernet_steps": 8, "trials": 8, "seed": 1,
-               "storage": str(own / "study.log"), "study": "run"}  # fmt: skip
-    before = (own / "study.log").read_bytes()
-    with pytest.raises(
-        BadInput, match=r"its study run was written by a search with another seed \(0, here 1, also data"
-    ):
-        result(find_events(out=tmp_path / "run", **options))
-    assert record(tmp_path / "run")["status"] == "failed"
-    assert (own / "study.log").read_bytes() == before
+def test_a_study_of_another_search_is_left_alone_and_another_one_is_taken(
+    own: Path, folder: Path, tmp_path: Path, search: Command
+) -> None:
+    log = own / "study.log"
+    options = {**given(folder), "accuracy": "supernet", "supernet_steps": 8, "trials": 8, "storage": str(log)}
+    before = log.read_bytes()
+    other = r"its study run was written by a search with another seed \(0, here 1\); nothing was changed"
+    for more in ({"study": "run", "out": tmp_path / "other"}, {"out": tmp_path / "run"}):
+        with pytest.raises(BadInput, match=other):
+            result(find_events(**options, **more, seed=1))
+        assert not Path(more["out"]).exists() and log.read_bytes() == before
+    edit = own / "run" / "run.json"
+    edit.write_text(edit.read_text().replace('"sampler": null', '"sampler": "random"'))
+    code, _, err = search("--resume", own / "run")
+    assert code == 2 and "with another sampler" in err and "Give another --study" in err
+    code, _, err = search("--resume", own / "run", "--study", "run", "--storage", log)
+    assert code == 2 and "with another sampler" in err
+    code, _, err = search("--resume", own / "run", "--study", "mine")
+    assert code == 0, err
+    assert [s.name for s in offered(open_storage(str(log)))] == ["run", "mine"]
+    done = record(own / "run")
+    assert done["args"]["study"] == done["plan"]["study"] == "mine"  # type: ignore[index]
 
 
 def test_a_search_of_other_weights_or_another_training_leaves_a_study_alone(own: Path) -> None:
