@@ -68,7 +68,7 @@ def _search(args: Namespace) -> int:
 
 
 def _resumed(args: Namespace, options: Any) -> dict[str, Any]:
-    """What may stand beside `--resume DIR`: where the images are now."""
+    """What may stand beside `--resume DIR`: where the images and the study are now."""
     from mbv3.runs import given, moved
 
     _current["run"] = args.resume

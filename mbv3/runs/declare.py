@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_type_hints
 from mbv3.errors import BadInput, plain, shown
 
 __all__ = [
-    "Option", "add_arguments", "always", "as_args", "check", "command_line", "counted", "declared", "existing",
+    "STUDY", "Option", "add_arguments", "always", "as_args", "check", "command_line", "counted", "declared", "existing",
     "from_args", "given", "moved", "option", "takes", "there",
 ]  # fmt: skip
 
@@ -39,6 +39,7 @@ D = TypeVar("D", bound=Declared)
 F = TypeVar("F", bound=Callable[..., Any])
 Names = Collection[str]
 MOVED = ("data", "test")  # folders that may lie elsewhere when a run goes on
+STUDY = ("storage", "study")  # which may be others when it goes on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,12 +208,12 @@ def from_args(cls: type[D], values: Mapping[str, Any]) -> D:
 
 
 def moved(options: Mapping[str, Any], beside: Sequence[str] = ()) -> dict[str, Any]:
-    """Those of `options` that a resumed run takes: where its images are now. `beside`: what else was given.
+    """Those of `options` that a resumed run takes: where its images and study are now. `beside`: what else was given.
 
     Raises:
         BadInput: any other; a run goes on under its own.
     """
-    others = sorted(name for name, value in options.items() if name not in MOVED and value is not None)
+    others = sorted(name for name, value in options.items() if name not in MOVED + STUDY and value is not None)
     flags = [*beside, *(f"--{name.replace('_', '-')}" for name in others)]
     if flags:
         raise BadInput(f"--resume goes on with the run's own options; leave out {', '.join(flags)}")

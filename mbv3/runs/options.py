@@ -125,9 +125,10 @@ class Options:
     keep: str | None = option(None, "what `mbv3 netadapt` leaves as it is: rows[3], rows[2:5], expansions, "
                               "bottlenecks, stem, tail, features, several with commas", metavar="SITES")  # fmt: skip
     only: str | None = option(None, "what alone `mbv3 netadapt` cuts, as --keep has it", metavar="SITES")
-    workers: int | None = option(None, "processes: of a search with --accuracy train or supernet, that score networks; "
-                                 "of mbv3 netadapt, that fine-tune the proposals of single cuts (--preset paper, "
-                                 "--delta, --finetune-steps), of one thread each; any count chooses alike",
+    workers: int | None = option(None, "processes: of a search with --accuracy train or supernet, that score networks "
+                                 "(which ones depends on the count); of mbv3 netadapt, that fine-tune the proposals "
+                                 "of single cuts (--preset paper, --delta, --finetune-steps), of one thread each, "
+                                 "where any count chooses alike",
                                  metavar="N", low=1, high=1024)  # fmt: skip
     storage: str | None = option(None, "where the networks of a search are kept, so that mbv3 worker scores them on "
                                  "other machines: a file for Optuna's journal, a URL (postgresql, sqlite), or its "
@@ -315,6 +316,10 @@ class Options:
     @classmethod
     def of(cls, values: dict[str, Any]) -> Options:
         """Options from names and values, such as run.json's `args`. Raises: BadInput."""
+        if isinstance(storage := values.get("storage"), str) and not _is_journal(storage):
+            from mbv3.search import absolute_storage
+
+            values = {**values, "storage": absolute_storage(storage)}
         return from_args(cls, values)
 
 

@@ -18,7 +18,7 @@ from mbv3.progress import drain
 from mbv3.record import SearchRecord
 from mbv3.report import write_report
 from mbv3.runs.chain import chain
-from mbv3.runs.declare import moved, takes, there
+from mbv3.runs.declare import STUDY, moved, takes, there
 from mbv3.runs.deliver import guarded, remove_checkpoints
 from mbv3.runs.init_options import ADVICE
 from mbv3.runs.netadapt_run import adapt_stages
@@ -89,7 +89,7 @@ def find_events(
     """Find a network that runs in `target_ms` on the device; what mbv3-search runs.
 
     `options` are those of `Options`. `resume` goes on with an interrupted run directory under its own options; `data`
-    and `test` say where its images are now, if they were moved.
+    and `test` say where its images are now, if they were moved, `storage` and `study` where its networks are kept.
 
     Raises:
         BadInput: an option, a file or a folder cannot be used.
@@ -104,7 +104,8 @@ def find_events(
     given = {"target_ms": target_ms, **options}
     source = open_source(options["resume_from"]) if options.get("resume_from") else None
     o = _from_source(source, given) if source is not None else Options.of(given)
-    check_search(o)
+    folder = Path(out) if out is not None else _free_folder(o.target_ms)
+    check_search(o, folder.name)
     network = source.spec if source is not None else load_spec(o.from_) if o.from_ is not None else None
     if source is not None:
         check_source(o, source)
@@ -114,7 +115,7 @@ def find_events(
         record = replace(record, network=dump_spec(network), init=initial(start))
     if source is not None:
         record = replace(record, taken_from=taken_from(o, source))
-    run = RunDir.create(Path(out) if out is not None else _free_folder(o.target_ms), record)
+    run = RunDir.create(folder, record)
     yield RunStarted(run.path)
     if o.data is not None and o.init is None:
         yield Note("search", ADVICE, warning=True)
@@ -141,8 +142,8 @@ def _searched(o: Options, run: RunDir[SearchRecord], shared: Shared | None = Non
 def resumed(
     run: RunDir[SearchRecord], now: Mapping[str, Any] | None = None, shared: Shared | None = None
 ) -> Generator[Event, None, Found]:
-    """Go on with a run to its end, where it is not there. `now`: where its images are. `shared`: of the runs that it is
-    one of."""
+    """Go on with a run to its end, where it is not there. `now`: where its images and its study are. `shared`: of the
+    runs that it is one of."""
     try:
         o = Options.of({**run.record.args, **(now or {})})
     except TypeError as e:
@@ -155,22 +156,34 @@ def resumed(
         yield Done("run", f"{run.path} is finished")
         return found
     there(o.as_dict(), run.path)
+    anew = {name: value for name, value in o.as_dict().items() if name in STUDY and name in (now or {})}
+    if anew:
+        check_shared(o, run.path.name)
     if run.record.init is not None and run.record.network is not None:
         work = road_stages(o, run)
     else:
         work = _searched(o, run, shared) if run.record.network is None else adapt_stages(o, run)
-    return (yield from guarded(run, work))
+    return (yield from guarded(run, _kept(run, anew, work)))
 
 
-def check_search(o: Options) -> None:
-    """Everything that can be wrong with what was asked for, before anything is made. Raises: BadInput."""
+def _kept(run: RunDir[SearchRecord], anew: Mapping[str, Any], work: Generator[Event, None, Found]
+          ) -> Generator[Event, None, Found]:  # fmt: skip
+    """`work`, after the study that was given anew is among the run's options."""
+    if anew:
+        run.update(args={**run.record.args, **anew})
+    return (yield from work)
+
+
+def check_search(o: Options, folder: str | None = None) -> None:
+    """Everything that can be wrong with what was asked for, before anything is made. `folder`: the name of the run's.
+    Raises: BadInput."""
     if o.data is not None and o.init is None and o.accuracy_kind == "imagenet" and o.final_epochs == 0:
         raise BadInput("--final-epochs 0 trains nothing; leave --data out, or add --accuracy supernet (got 0)")
     for flag, sites in (("--keep", o.keep), ("--only", o.only)):
         if sites is not None and o.init is None:
             raise BadInput(f"{flag} {sites}: names sites of a network that is given; use it with --init, or with mbv3 "
                            "netadapt")  # fmt: skip
-    check_shared(o)
+    check_shared(o, folder)
     if not o.estimate_only:
         open_runtime(o.runtime, o.threads)
     if o.from_ is None:

@@ -81,7 +81,7 @@ def work_events(storage: str, **options: str | None) -> Generator[Event, None, i
 def _chosen(storage: str, name: str | None) -> Offered:
     """The study to work on. Raises: BadInput."""
     where = f"--storage {storage_name(storage)}"
-    every = {s.name: s for s in offered(open_storage(storage))}
+    every = {s.name: s for s in offered(open_storage(storage, make=False))}
     if not every:
         raise BadInput(f"{where}: holds no search yet; begin one with mbv3-search --storage, which writes its study "
                        "when its table and its weights are made")  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from mbv3.errors import BadInput
 
-__all__ = ["LIMIT", "REWARDS", "Reward", "make_reward", "register_reward"]
+__all__ = ["LIMIT", "OWN_REWARDS", "REWARDS", "Reward", "make_reward", "register_reward"]
 
 LIMIT = "limit"  # the reward under which nothing beyond the target is proposed
 Reward = Callable[[float, float], float]  # (ACC as a share of 1, LAT in ms) -> reward
@@ -40,6 +40,7 @@ REWARDS: dict[str, Callable[[float, float], Reward]] = {
     "mnasnet-hard": _hard,
     "tunas": _absolute,
 }
+OWN_REWARDS = tuple(REWARDS)  # of every process
 
 
 def register_reward(name: str, make: Callable[[float, float], Reward]) -> None:

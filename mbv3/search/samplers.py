@@ -14,7 +14,7 @@ from mbv3.search.rnn import RnnSampler
 from mbv3.search.surrogate import SurrogateSampler
 from mbv3.space import SearchSpace
 
-__all__ = ["SAMPLERS", "make_sampler", "register_sampler"]
+__all__ = ["OWN_SAMPLERS", "SAMPLERS", "make_sampler", "register_sampler"]
 
 _FIRST = 0.1  # of the trials, before Optuna's samplers propose
 
@@ -50,6 +50,7 @@ SAMPLERS: dict[str, Callable[[SearchSpace, int], Proposer | BaseSampler]] = {
     "gp": _gp,
     "random": RandomSampler,
 }
+OWN_SAMPLERS = tuple(SAMPLERS)  # of every process
 
 
 def register_sampler(name: str, make: Callable[[SearchSpace, int], Proposer | BaseSampler]) -> None:

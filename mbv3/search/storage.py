@@ -18,14 +18,17 @@ from optuna.trial import FrozenTrial, TrialState
 from mbv3.errors import BadInput, plain
 from mbv3.search.database import WAIT_S, Database, Ended
 
-__all__ = ["Ended", "begin", "check_storage", "end", "first_line", "open_storage", "storage_name"]
+__all__ = ["Ended", "absolute_storage", "begin", "check_storage", "end", "first_line", "open_storage", "storage_name"]
 
+# a file of passwords is none
+_IN_QUERY = re.compile(r"([?&](?!passfile=)[^=&]*(?:pass|pwd)[^=&]*=)[^&]+", re.IGNORECASE)
 _DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
 
 def storage_name(storage: str) -> str:
-    """`storage` for a message or a record: without its password."""
-    return plain(re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", storage), 200)
+    """`storage` for a message or a record: without its passwords, between a user and the last @ or in its query."""
+    hidden = re.sub(r"(://[^:/]*):.*@", r"\1:***@", storage, flags=re.DOTALL)
+    return plain(_IN_QUERY.sub(r"\1***", hidden), 200)
 
 
 def check_storage(storage: str) -> None:
@@ -38,9 +41,31 @@ def check_storage(storage: str) -> None:
                        "put it into ~/.pgpass or PGPASSWORD")  # fmt: skip
 
 
-def open_storage(storage: str) -> BaseStorage:
+def absolute_storage(storage: str) -> str:
+    """`storage`, with the whole path of a file of SQLite, so that a run is resumed from any folder."""
+    from sqlalchemy.engine import make_url
+
+    file = _sqlite_file(storage)
+    return storage if file is None else str(make_url(storage).set(database=str(file.resolve())))
+
+
+def _sqlite_file(storage: str) -> Path | None:
+    """None: `storage` is no URL of a plain file of SQLite."""
+    if not storage.startswith(("sqlite://", "sqlite+")):
+        return None
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        file = make_url(storage).database
+    except ArgumentError:
+        return None
+    return None if not file or file == ":memory:" or file.startswith("file:") else Path(file)
+
+
+def open_storage(storage: str, *, make: bool = True) -> BaseStorage:
     """Optuna's storage of a journal file, of a database's URL (sqlite, postgresql, mysql), or of its gRPC proxy
-    (grpc://HOST:PORT).
+    (grpc://HOST:PORT). A file that is not there is made, where `make`.
 
     Raises:
         BadInput: it cannot be reached, its driver is not installed, or it is no storage.
@@ -50,6 +75,10 @@ def open_storage(storage: str) -> BaseStorage:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna calls the proxy experimental
+            file = _sqlite_file(storage) if scheme else Path(storage)
+            if not make and file is not None and not file.exists():
+                raise BadInput(f"{where}: there is no file {plain(str(file.absolute()), 200)}; give the storage of a "
+                               "search that was begun with --storage")  # fmt: skip
             if not scheme:
                 return JournalStorage(_journal(Path(storage)))
             if scheme == "grpc":
@@ -78,7 +107,7 @@ def first_line(error: BaseException) -> str:
 def _proxy(address: str) -> BaseStorage:
     host, _, port = address.strip("/").rpartition(":")
     if not host or not port.isdigit():
-        raise BadInput(f"--storage grpc://{address}: must be grpc://HOST:PORT, those of "
+        raise BadInput(f"--storage {storage_name(f'grpc://{address}')}: must be grpc://HOST:PORT, those of "
                        "optuna.storages.run_grpc_proxy_server")  # fmt: skip
     proxy = GrpcStorageProxy(host=host, port=int(port))
     proxy.wait_server_ready(timeout=WAIT_S)

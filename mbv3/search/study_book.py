@@ -35,6 +35,7 @@ __all__ = [
     "Offered",
     "StudyBook",
     "View",
+    "check_study",
     "join_study",
     "offered",
     "scored",
@@ -101,15 +102,30 @@ def join_study(storage: BaseStorage, name: str, about: Mapping[str, Any], where:
     except KeyError:
         study = optuna.create_study(study_name=name, storage=storage, directions=directions(True), load_if_exists=True)
     theirs = study.user_attrs.get(ABOUT)
-    own = dict(about)
     if theirs is None:
         if len(study.directions) != 2 or study.get_trials(deepcopy=False):
             raise BadInput(f"{where}: its study {plain(name)} is not one of mbv3; give another --study")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna calls the names experimental
             study.set_metric_names(["accuracy", "latency_ms"])
-        study.set_user_attr(ABOUT, own)
+        study.set_user_attr(ABOUT, dict(about))
         return study
+    _check_equal(theirs, about, name, where)
+    return study
+
+
+def check_study(storage: BaseStorage, name: str, known: Mapping[str, Any], where: str) -> None:
+    """`known`: what a search knows, before it begins, of what must be equal. Raises: BadInput: likewise."""
+    quiet()
+    try:
+        theirs = optuna.load_study(study_name=name, storage=storage).user_attrs.get(ABOUT)
+    except KeyError:
+        return
+    if theirs is not None:
+        _check_equal(theirs, known, name, where)
+
+
+def _check_equal(theirs: Any, own: Mapping[str, Any], name: str, where: str) -> None:
     differ = [key for key in own if not isinstance(theirs, dict) or theirs.get(key) != own[key]]
     if differ:
         key = differ[0]
@@ -119,7 +135,6 @@ def join_study(storage: BaseStorage, name: str, about: Mapping[str, Any], where:
             f"{where}: its study {plain(name)} was written by a search with another {key} ({shown(got)}, here "
             f"{shown(own[key])}{also}); nothing was changed in it. Give another --study, or go on with that search"
         )
-    return study
 
 
 class StudyBook:

@@ -71,7 +71,8 @@ class Job:
         return {
             "version": self.version, "table": latency_digest(self.latency), "data": self.images,
             "accuracy": self.kind, "target_ms": self.target_ms, "reward": self.reward, "w": self.w,
-            "limits": str(self.limits),
+            "limits": str(self.limits), "training": dict(self.plan), "weights": dict(self.files),
+            "size": list(self.size),
         }  # fmt: skip
 
     def text(self) -> str:

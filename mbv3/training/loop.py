@@ -258,7 +258,7 @@ def fit(
     `net` has the averaged weights.
 
     With `checkpoint`, the state is written every `every_s` seconds and at epochs, and a later call goes on from it;
-    it is removed at the end unless `keep`.
+    it is removed at the end unless `keep`. One that is finished already is not written again.
 
     Raises:
         Diverged: loss or gradient is not finite; the last checkpoint stays.
@@ -310,7 +310,8 @@ def fit(
         ahead.close()
         body.release()
     if checkpoint is not None and keep:
-        state.save(checkpoint)
+        if start < recipe.steps or not checkpoint.exists():  # a finished one is read only
+            state.save(checkpoint)
     elif checkpoint is not None and rank == 0:
         checkpoint.unlink(missing_ok=True)
     if state.average is not None:

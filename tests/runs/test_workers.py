@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from mbv3.errors import BadInput
-from mbv3.events import result
-from mbv3.runs import find_events, work
+from mbv3.events import Event, Note, result
+from mbv3.runs import Options, find, find_events, shared_search, work
 from mbv3.search import SharedSearch, Standing, offered, open_storage
 from mbv3.search import shared as shared_module
-from mbv3.stages import Job
+from mbv3.stages import Job, Study, imagenet_judge, search_shared
 
 from .conftest import Said, record, rows
 
@@ -33,8 +37,9 @@ def given(folder: Path) -> dict[str, Any]:
             "data": str(folder / "images")}  # fmt: skip
 
 
-def stopped(out: Path, after: int, **options: Any) -> None:
-    """A search that gets Ctrl-C when `after` networks have a score."""
+def stopped(out: Path | None, after: int, **options: Any) -> list[Event]:
+    """A search that gets Ctrl-C when `after` networks have a score; what it yielded."""
+    events: list[Event] = []
     run = SharedSearch.run
 
     def until(self: SharedSearch) -> Iterator[Standing]:
@@ -45,7 +50,9 @@ def stopped(out: Path, after: int, **options: Any) -> None:
 
     with pytest.MonkeyPatch.context() as m, pytest.raises(KeyboardInterrupt):
         m.setattr(SharedSearch, "run", until)
-        result(find_events(out=out, **options))
+        for event in find_events(out=out, **options):
+            events.append(event)
+    return events
 
 
 @pytest.fixture(scope="session")
@@ -112,11 +119,54 @@ def test_processes_beside_the_search_score_what_it_alone_would(folder: Path, tmp
     assert "Traceback" not in text
 
 
+def test_processes_begin_when_the_study_is_there_with_the_images_of_now_and_their_errors_are_reported(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mbv3: Command
+) -> None:
+    commands: list[list[str]] = []
+    studies: list[str] = []
+
+    class Fails(subprocess.Popen[bytes]):
+        def __init__(self, command: list[str], **more: Any) -> None:
+            commands.append(command)
+            studies.extend(s.name for s in offered(open_storage(str(tmp_path / "run" / "study.log"))))
+            super().__init__([sys.executable, "-c", "raise SystemExit(3)"], **more)
+            self.wait()
+
+    shutil.copytree(folder / "images", tmp_path / "images")
+    options = {**given(folder), "data": str(tmp_path / "images"), "accuracy": "train", "trials": 4, "workers": 2}
+    monkeypatch.setattr(shared_search.subprocess, "Popen", Fails)
+    events = stopped(tmp_path / "run", 1, **options)
+    assert studies == ["run"]
+    [warning] = [e for e in events if isinstance(e, Note) and "a worker ended" in e.text]
+    assert warning.warning and f"exit code 3; {tmp_path / 'run' / 'workers.log'} says why" in warning.text
+    (tmp_path / "images").rename(tmp_path / "moved")
+    stopped(None, 2, resume=tmp_path / "run", data=str(tmp_path / "moved"))
+    monkeypatch.undo()
+    code, _, err = mbv3(*commands[-1][3:])
+    assert code == 0, err
+
+
+def test_a_reward_or_a_sampler_that_a_worker_cannot_make_is_refused(folder: Path, tmp_path: Path) -> None:
+    def nearest(accuracy: float, ms: float) -> float:
+        return accuracy
+
+    options = {**given(folder), "accuracy": "train", "trials": 4, "out": tmp_path / "run"}
+    with pytest.raises(BadInput, match=r"^--workers 2: workers .* do not know the reward nearest.* take one of limit,"):
+        find(**options, reward=nearest, workers=2)
+    storage = {"storage": str(tmp_path / "study.log")}
+    with pytest.raises(BadInput, match=r"^--storage: workers .* do not know the sampler RandomSampler.* surrogate"):
+        find(**options, sampler=optuna.samplers.RandomSampler(seed=0), **storage)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_a_worker_refuses_in_one_line(own: Path, mbv3: Command, tmp_path: Path, folder: Path) -> None:
     log = str(own / "study.log")
     before = open_storage(log).get_all_trials(0)
     assert "has no study other (--study); there are run" in said(mbv3("worker", log, "--study", "other"))
-    assert "there is no folder" in said(mbv3("worker", tmp_path / "none" / "study.log"))
+    for typo in (tmp_path / "none" / "study.log", tmp_path / "typo.log", f"sqlite:///{tmp_path / 'typo.db'}"):
+        assert "there is no file /" in said(mbv3("worker", typo))
+    assert list(tmp_path.glob("typo*")) == []
+    (tmp_path / "new.log").touch()
     assert "holds no search yet; begin one with mbv3-search" in said(mbv3("worker", tmp_path / "new.log"))
     assert f"--data {tmp_path / 'no'}: the search's images are not there" in said(
         mbv3("worker", log, "--run", own / "run", "--data", tmp_path / "no")
@@ -140,18 +190,63 @@ def test_what_a_worker_refuses_in_one_line(own: Path, mbv3: Command, tmp_path: P
     assert [(t.number, t.state, t.values) for t in after] == [(t.number, t.state, t.values) for t in before]
 
 
-def test_a_worker_with_its_images_elsewhere(own: Path, folder: Path, tmp_path: Path) -> None:
+def test_a_worker_with_its_images_elsewhere_writes_nothing_into_the_run(
+    own: Path, folder: Path, tmp_path: Path
+) -> None:
     shutil.copytree(folder / "images", tmp_path / "moved")
+    weights = own / "run" / "supernet.safetensors"
+    before = weights.stat()
     assert work(str(own / "study.log"), run=str(own / "run"), data=str(tmp_path / "moved")) == 8
+    assert (weights.stat().st_ino, weights.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_a_search_of_another_seed_leaves_a_study_alone(own: Path, folder: Path, tmp_path: Path) -> None:
-    options = {**given(folder), "accuracy": "supernet", "supernet_steps": 8, "trials": 8, "seed": 1,
-               "storage": str(own / "study.log"), "study": "run"}  # fmt: skip
-    before = (own / "study.log").read_bytes()
-    with pytest.raises(
-        BadInput, match=r"its study run was written by a search with another seed \(0, here 1, also data"
+def test_a_study_of_another_search_is_left_alone_and_another_one_is_taken(
+    own: Path, folder: Path, tmp_path: Path, search: Command
+) -> None:
+    log = own / "study.log"
+    options = {**given(folder), "accuracy": "supernet", "supernet_steps": 8, "trials": 8, "storage": str(log)}
+    before = log.read_bytes()
+    other = r"its study run was written by a search with another seed \(0, here 1\); nothing was changed"
+    for more in ({"study": "run", "out": tmp_path / "other"}, {"out": tmp_path / "run"}):
+        with pytest.raises(BadInput, match=other):
+            result(find_events(**options, **more, seed=1))
+        assert not Path(more["out"]).exists() and log.read_bytes() == before
+    edit = own / "run" / "run.json"
+    edit.write_text(edit.read_text().replace('"sampler": null', '"sampler": "random"'))
+    code, _, err = search("--resume", own / "run")
+    assert code == 2 and "with another sampler" in err and "Give another --study" in err
+    code, _, err = search("--resume", own / "run", "--study", "run", "--storage", log)
+    assert code == 2 and "with another sampler" in err
+    code, _, err = search("--resume", own / "run", "--study", "mine")
+    assert code == 0, err
+    assert [s.name for s in offered(open_storage(str(log)))] == ["run", "mine"]
+    done = record(own / "run")
+    assert done["args"]["study"] == done["plan"]["study"] == "mine"  # type: ignore[index]
+
+
+def test_a_search_of_other_weights_or_another_training_leaves_a_study_alone(own: Path) -> None:
+    [study] = offered(open_storage(str(own / "study.log")))
+    job = Job.parse(study.job, "a study")
+    judge = imagenet_judge(job.space.space())  # nothing is scored here
+    for key, other in (
+        ("weights", replace(job, files=dict.fromkeys(job.files, "0" * 64))),
+        ("training", replace(job, plan={"supernet_steps": 9})),
+        ("size", replace(job, size=(64, 64))),
     ):
-        result(find_events(out=tmp_path / "run", **options))
-    assert record(tmp_path / "run")["status"] == "failed"
-    assert (own / "study.log").read_bytes() == before
+        steps = search_shared(other, judge, Study(str(own / "study.log"), "run"))
+        with pytest.raises(BadInput, match=f"its study run was written by a search with another {key} "):
+            next(steps)
+    next(search_shared(job, judge, Study(str(own / "study.log"), "run")))
+
+
+def test_a_storage_is_found_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"target_ms": 3.0, "data": "photos", "accuracy": "train"}
+    for given, kept in (
+        ("study.log", str(tmp_path / "study.log")),
+        ("sqlite:///study.db", f"sqlite:///{tmp_path / 'study.db'}"),
+        ("sqlite+pysqlite:///a/b.db?timeout=3", f"sqlite+pysqlite:///{tmp_path / 'a' / 'b.db'}?timeout=3"),
+        ("sqlite:////there/study.db", "sqlite:////there/study.db"),
+        ("postgresql://me@host/db", "postgresql://me@host/db"),
+    ):
+        assert Options.of({**options, "storage": given}).as_dict()["storage"] == kept

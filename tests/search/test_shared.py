@@ -445,6 +445,18 @@ def test_passwords_are_not_written_down() -> None:
     assert storage_name("/some/file:with@signs") == "/some/file:with@signs"
     with pytest.raises(BadInput, match=r"postgresql://me:\*\*\*@host/db: a run writes its options down; leave"):
         check_storage("postgresql://me:s3cret@host/db")
+    for url in (
+        "postgresql://me:s3/cret@host/db", "postgresql://me:s3@cret@host/db", "postgresql://me:s3?cret@host/db",
+        "postgresql://:s3cret@host/db", "postgresql://me@there:s3cret@host/db", "grpc://me:s3cret@host",
+        "postgresql://host/db?user=me&password=s3cret", "mysql://host/db?PASSWD=s3cret&x=1",
+        "postgresql://host/db?sslpassword=s3cret",
+    ):  # fmt: skip
+        with pytest.raises(BadInput, match=r"\*\*\*.*: a run writes its options down; leave the password out") as e:
+            check_storage(url)
+        assert "s3" not in str(e.value) and "cret" not in str(e.value), url
+    with pytest.raises(BadInput, match=r"^--storage grpc://me:\*\*\*@host: must be grpc://HOST:PORT"):
+        open_storage("grpc://me:s3cret@host")
     check_storage("postgresql://me@host/db")
+    check_storage("postgresql://me@host:5432/db?sslmode=require&passfile=/home/me/.pgpass")
     with pytest.raises(BadInput, match="must be a file for Optuna's journal, or a URL"):
         check_storage(" ")
