@@ -17,7 +17,7 @@ import pytest
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note, result
 from mbv3.runs import Options, find, find_events, shared_search, work
-from mbv3.search import SharedSearch, Standing, offered, open_storage
+from mbv3.search import REWARDS, SAMPLERS, SharedSearch, Standing, offered, open_storage
 from mbv3.search import shared as shared_module
 from mbv3.stages import Job, Study, imagenet_judge, search_shared
 
@@ -146,6 +146,17 @@ def test_processes_begin_when_the_study_is_there_with_the_images_of_now_and_thei
     assert code == 0, err
 
 
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """Objects that `find` registers are those of one test."""
+    kept = dict(REWARDS), dict(SAMPLERS)
+    yield
+    for registry, before in zip((REWARDS, SAMPLERS), kept, strict=True):
+        for name in set(registry) - set(before):
+            del registry[name]  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("registries")
 def test_a_reward_or_a_sampler_that_a_worker_cannot_make_is_refused(folder: Path, tmp_path: Path) -> None:
     def nearest(accuracy: float, ms: float) -> float:
         return accuracy
