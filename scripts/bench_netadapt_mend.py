@@ -57,8 +57,8 @@ def main() -> None:
     o = parser.parse_args()
     torch.set_num_threads(1)
     named = load_spec(o.net)
-    # TensorFlow trained these weights: with zeros on both sides they answer worse
-    spec = replace(named, resolution=(o.px, o.px), padding="tensorflow")
+    # zeros on both sides, under which the statistics of these weights' batch norms were taken: they are recalibrated here
+    spec = replace(named, resolution=(o.px, o.px))
     net = build(spec, 0)
     net.load_state_dict(read_any_weights(o.weights, named).state, strict=False)
     state = {k: v.clone() for k, v in net.state_dict().items()}
