@@ -57,7 +57,7 @@ def main() -> None:
     o = parser.parse_args()
     torch.set_num_threads(1)
     named = load_spec(o.net)
-    # zeros on both sides, under which the statistics of these weights' batch norms were taken: they are recalibrated here
+    # zeros on both sides, as when the statistics of these weights were taken: they are recalibrated here
     spec = replace(named, resolution=(o.px, o.px))
     net = build(spec, 0)
     net.load_state_dict(read_any_weights(o.weights, named).state, strict=False)
