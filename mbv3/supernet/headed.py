@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from mbv3.nn import HeadNet, Maps, build, run_op
+from mbv3.nn import HeadNet, Maps, build
 from mbv3.space import Genome, SearchSpace
-from mbv3.spec import Layer, Op, lower
-from mbv3.supernet.model import Supernet
+from mbv3.spec import lower
+from mbv3.supernet.model import Supernet, run_layer
 from mbv3.supernet.model import _slice as slice_of
 
 __all__ = ["HeadedSupernet", "supernet_of"]
@@ -47,34 +46,9 @@ class HeadedSupernet(Supernet):
         for layer in layers:
             row = layer.path.startswith("rows[")
             module = self.net.rows[next(donors)] if row else self.net.get_submodule(layer.path)
-            _run(module, layer, at, image)
+            run_layer(module, layer, at, "batch", image)
             at = {name: t for name, t in at.items() if name in tapped or name == layer.outputs[0]}
-        _run(self.head, head, at, image, self.head.dropout)
+        run_layer(self.head, head, at, "batch", image, self.head.dropout)
         outputs = tuple(at[name] for name in head.outputs)
         half = len(outputs) // 2
         return cast(Tensor, outputs[0] if len(outputs) == 1 else Maps(outputs[:half], outputs[half:]))
-
-
-def _run(
-    module: nn.Module, layer: Layer, at: dict[str, Tensor], image: tuple[int, int], dropout: nn.Module | None = None
-) -> None:
-    """The ops of a layer on slices of the weights of `module`, a larger one; their outputs join `at`."""
-    prefix = layer.path.replace("[", ".").removesuffix("]") + "."
-    for op in layer.ops:
-        x = at[op.inputs[0]]
-        if op.kind != "conv":
-            at[op.output] = run_op(op, at, image)
-        else:
-            at[op.output] = _conv(module, op, prefix, dropout(x) if dropout is not None and op.drop else x)
-
-
-def _conv(module: nn.Module, op: Op, prefix: str, x: Tensor) -> Tensor:
-    """A convolution with slices of the shared weights, on batch statistics."""
-    conv: Any = module.get_submodule(op.name.removeprefix(prefix))
-    weight = slice_of(conv.weight, (op.cout, op.cin // op.groups, op.k, op.k))
-    bias = None if conv.bias is None else conv.bias[: op.cout]
-    x = functional.conv2d(x, weight, bias, op.s, op.dilation * (op.k - 1) // 2, op.dilation, op.groups)
-    if op.bn is None:
-        return x
-    bn: Any = module.get_submodule(op.bn.removeprefix(prefix))
-    return functional.batch_norm(x, None, None, bn.weight[: op.cout], bn.bias[: op.cout], True, 0.0, bn.eps)

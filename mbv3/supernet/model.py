@@ -21,7 +21,7 @@ from mbv3.nn import Network, build, run_op
 from mbv3.space import Block, Genome, SearchSpace, Variant
 from mbv3.spec import ArchSpec, Layer, LayerKey, Op, Row, lower, lower_key
 
-__all__ = ["Norms", "Supernet", "run_row"]
+__all__ = ["Norms", "Supernet", "run_layer", "run_row"]
 
 # what batch norms go by: the batch, which the running statistics follow; the batch alone; the running statistics
 Norms = Literal["training", "batch", "running"]
@@ -198,27 +198,37 @@ def _slice(full: Tensor, shape: tuple[int, ...]) -> Tensor:
     return full
 
 
-def _conv(module: Any, op: Op, name: str, x: Tensor, norms: Norms) -> Tensor:
+def _conv(module: Any, op: Op, prefix: str, x: Tensor, norms: Norms) -> Tensor:
     """A convolution of the path with slices of the shared weights."""
-    conv: nn.Conv2d = module.get_submodule(name)
+    conv: nn.Conv2d = module.get_submodule(op.name.removeprefix(prefix))
     weight = _slice(conv.weight, (op.cout, op.cin // op.groups, op.k, op.k))
     bias = None if conv.bias is None else conv.bias[: op.cout]
     x = F.conv2d(x, weight, bias, op.s, op.dilation * (op.k - 1) // 2, op.dilation, op.groups)
     if op.bn is None:
         return x
-    bn: nn.BatchNorm2d = module.get_submodule(f"{name.removesuffix('conv')}bn")
+    bn: nn.BatchNorm2d = module.get_submodule(op.bn.removeprefix(prefix))
     n, momentum = op.cout, (bn.momentum or 0.0) if norms == "training" else 0.0
     mean, var = cast(Tensor, bn.running_mean)[:n], cast(Tensor, bn.running_var)[:n]
     return F.batch_norm(x, mean, var, bn.weight[:n], bn.bias[:n], norms != "running", momentum, bn.eps)
 
 
+def run_layer(
+    module: Any, layer: Layer, at: dict[str, Tensor], norms: Norms, image: tuple[int, int] | None = None,
+    dropout: nn.Module | None = None,
+) -> None:  # fmt: skip
+    """The ops of a layer of a path on the weights of `module`, a larger one; their outputs join `at`, maps by name.
+    `image`: (height, width) of the input, which heads resize to. `dropout`: before the ops that say so."""
+    prefix = layer.path.replace("[", ".").removesuffix("]") + "."
+    for op in layer.ops:
+        x = at[op.inputs[0]]
+        if op.kind != "conv":
+            at[op.output] = run_op(op, at, image)
+        else:
+            at[op.output] = _conv(module, op, prefix, dropout(x) if dropout is not None and op.drop else x, norms)
+
+
 def run_row(module: Any, layer: Layer, x: Tensor, norms: Norms = "training") -> Tensor:
     """One row of a path, its ops on the weights of a larger row."""
-    prefix = layer.path.replace("[", ".").removesuffix("]") + "."
     at = {layer.inputs[0]: x}
-    for op in layer.ops:
-        if op.kind == "conv":
-            at[op.output] = _conv(module, op, op.name.removeprefix(prefix), at[op.inputs[0]], norms)
-        else:
-            at[op.output] = run_op(op, at)
+    run_layer(module, layer, at, norms)
     return at[layer.outputs[0]]
