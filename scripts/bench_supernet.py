@@ -9,7 +9,7 @@
 DIR/{train,test}/<class>/*: CIFAR-10. TRUTH.csv: nas_bench_macro_cifar10.csv, or
 channel_bench_macro_mobilenet.csv. `run` trains shared weights on 45,000
 training images at 32 px for so many minutes of this process's own time, on one thread where OMP_NUM_THREADS is 1, by
-the product's own loop. At a quarter, a half and the end of the minutes it scores networks by their cross-entropy on
+the product's own training. At a quarter, a half and the end of the minutes it scores networks by their cross-entropy on
 images that were held out of the training images: 500 drawn of the space, and 300 drawn of those whose multiply-adds are
 within 5 % of the median (there is no table of a device: the benchmark gives multiply-adds). Kendall's tau with the true
 accuracy, its interval by 1,000 bootstraps over networks, with batch norms of the scored images and with those that the
@@ -49,8 +49,18 @@ from mbv3.search import Trial
 from mbv3.space import Genome, SearchSpace, load_space
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv, Skip
 from mbv3.stages import first_of, imagenet_judge, smoothed
-from mbv3.supernet import ManyAnswers, Norms, Paths, Supernet, many_answers, path_forward, throughput
-from mbv3.training import ClassAnswers, Epoch, Fit, fit
+from mbv3.supernet import (
+    ManyAnswers,
+    Norms,
+    Paths,
+    Supernet,
+    many_answers,
+    shared_fit,
+    shared_paths,
+    steps_within,
+    train_shared,
+)
+from mbv3.training import ClassAnswers, Epoch, Fit
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "results" / "supernet.jsonl"
@@ -59,15 +69,20 @@ DRAWN, NEAR, WITHIN = 500, 300, 0.05
 HELD, SCORED = 5000, 512  # images held out; those that score
 PARTS = 20  # of a training, after each of which it can go on
 
-# what a training takes beside the plain single path: fields of Paths, of the supernet and of Fit
+# what a training takes beside the plain single path by SGD: fields of Paths, of the supernet and of Fit
+_PRODUCT, _PATHS = shared_fit(HELD, (32, 32)), shared_paths(96)
 INGREDIENTS: dict[str, dict[str, Any]] = {
+    "product": {  # as `mbv3-search --accuracy supernet` trains
+        "paths": {f: getattr(_PATHS, f) for f in ("count", "fair", "small", "small_part")},
+        "fit": {f: getattr(_PRODUCT, f) for f in ("batch", "optimizer", "lr", "weight_decay", "augment")},
+    },
     "single": {"paths": {"count": 1}},
     "paths3": {"paths": {"count": 3}},
     "fair3": {"paths": {"count": 3, "fair": True}},
     "fair6": {"paths": {"count": 6, "fair": True}},
     "near": {"paths": {"near": 0.5}},  # half of the paths are within 5 % of the median multiply-adds
     "sliced": {"apart": False},
-    "small": {"small": (0.625, 0.6)},  # share of the side, share of the minutes
+    "small": {"paths": {"small": 0.625, "small_part": 0.8}},
     "adamw": {"fit": {"optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.02}},
     "lr.05": {"fit": {"lr": 0.05}},
     "lr.2": {"fit": {"lr": 0.2}},
@@ -214,40 +229,26 @@ class Run:
         self.recipe = Fit(steps=1, size=(32, 32), seed=o.seed, **settings)
         pool = every.genomes[close(every)]
         self.paths = Paths(pool=pool, **{k: v for c in chosen for k, v in c.get("paths", {}).items()})
-        self.small = next((c["small"] for c in chosen if "small" in c), None)
         self.clock = time.process_time if o.device == "cpu" else time.monotonic
         self.state = self.folder / "state.json"
         self.plan: dict[str, Any] = json.loads(self.state.read_text()) if self.state.exists() else self._planned()
 
     def _planned(self) -> dict[str, Any]:
         """Steps that take the minutes, by trial."""
-        seconds = 60 * self.o.minutes
-
-        def rate(paths: Paths) -> float:
-            return throughput(self.net, self.train, self.recipe, 6.0, paths, clock=self.clock)
-
-        small_steps, steps = 0, 0
-        if self.small is not None:
-            share, part = self.small
-            small_steps = round(part * seconds * rate(replace(self.paths, small=share, small_steps=10**9)))
-            seconds *= 1 - part
-        steps = small_steps + max(1, round(seconds * rate(self.paths)))
-        return {"steps": steps, "small_steps": small_steps, "spent_s": 0.0, "lines": []}
+        steps = steps_within(60 * self.o.minutes, self.net, self.train, self.recipe, self.paths, clock=self.clock)
+        return {"steps": max(PARTS, round(steps)), "spent_s": 0.0, "lines": []}
 
     def _keep(self) -> None:
         self.state.write_text(json.dumps(self.plan))
 
     def __call__(self) -> Iterator[Event]:
         steps = self.plan["steps"]
-        paths = self.paths
-        if self.small is not None:
-            paths = replace(paths, small=self.small[0], small_steps=self.plan["small_steps"])
         recipe = replace(self.recipe, steps=steps, epoch_steps=max(1, steps // PARTS))
         self._keep()
         self.began = self.clock()
-        yield from fit(
-            self.net, self.train, recipe, checkpoint=self.folder / "supernet.safetensors", keep=True,
-            forward=path_forward(self.net, self.o.seed, paths), at_epoch=self._point, every_s=1e9,
+        yield from train_shared(
+            self.net, self.train, recipe, self.paths, checkpoint=self.folder / "supernet.safetensors",
+            at_epoch=self._point, every_s=1e9,
         )  # fmt: skip
 
     def _point(self, e: Epoch) -> Iterator[Event]:
