@@ -91,6 +91,8 @@ def test_shared_weights_that_do_not_rank_do_not_choose(
     folder: Path, search: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mbv3.runs.chain.LEAST_TAU", 2.0)
+    monkeypatch.setattr("mbv3.stages.ranking._step_seconds", lambda *_: 0.02)  # so that a busy machine can check, too
+    monkeypatch.setattr("mbv3.stages.ranking._score_seconds", lambda *_: 0.0)
     given = ("--device", folder / "tiny.csv", "--space", folder / "tiny.yaml", "--data", folder / "images")
     code, _, err = search(
         *given, "--accuracy", "supernet", "--supernet-minutes", "0.01", "--budget-minutes", "1", "--trials", "30",
