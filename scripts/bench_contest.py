@@ -4,9 +4,9 @@ trained alone for as long.
     python scripts/bench_contest.py runs/3ms --data DIR --minutes 3
 
 DIR/{train,test}/<class>/*, the images of the run. The networks of its contest (what was found, MobileNetV3-Small,
--Large and MobileNetV2 at the same ms, a random one) learn from scratch by the recipe of `mbv3 train`, each for so many minutes
-of this process's own time, and answer the test images once. A line for each is appended to --out: its top-1, and what
-the run's rounds had said of it. What is there already is not trained again. OMP_NUM_THREADS sets the threads.
+-Large and MobileNetV2 at the same ms, a random one) learn from scratch by the recipe of `mbv3 train`, each for so many
+minutes of this process's own time, and answer the test images once. A line for each is appended to --out: its top-1, and
+what the run's rounds had said of it. What is there already is not trained again. OMP_NUM_THREADS sets the threads.
 """
 
 from __future__ import annotations
@@ -59,9 +59,8 @@ def main() -> None:
     contest = [(name, parse_spec(text, name), ms) for name, _, text, ms, _ in kept]
     rounds = o.run / "candidates.csv"
     rows = list(csv.DictReader(rounds.open(encoding="utf-8", newline=""))) if rounds.exists() else []
-    photos = result(
-        read_photos(o.data, max(spec.resolution for _, spec, _ in contest), seed=int(r.args.get("seed") or 0))
-    )
+    drawn: Any = r.args.get("seed") or 0
+    photos = result(read_photos(o.data, max(spec.resolution for _, spec, _ in contest), seed=drawn))
     asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     key: dict[str, Any] = {"data": o.name, "target_ms": r.target_ms, "run_minutes": r.args.get("budget_minutes"),
            "minutes": o.minutes, "seed": o.seed}  # fmt: skip
