@@ -5,8 +5,8 @@ trained alone for as long.
 
 DIR/{train,test}/<class>/*, the images of the run. The networks of its contest (what was found, MobileNetV3-Small,
 -Large and MobileNetV2 at the same ms, a random one) learn from scratch by the recipe of `mbv3 train`, each for so many
-minutes of this process's own time, and answer the test images once. A line for each is appended to --out: its top-1, and
-what the run's rounds had said of it. What is there already is not trained again. OMP_NUM_THREADS sets the threads.
+minutes of this process's own time, and answer the test images once. A line for each is appended to --out: its top-1,
+and what the run's rounds had said of it. What is there already is not trained again. OMP_NUM_THREADS sets the threads.
 """
 
 from __future__ import annotations
