@@ -11,9 +11,9 @@ from functools import cache
 from pathlib import Path
 
 try:
-    from resource import RUSAGE_THREAD, getrusage
-except ImportError:  # only Linux counts what a thread waits for
-    RUSAGE_THREAD = None  # type: ignore[assignment]
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
 
 __all__ = ["Watch", "allowed_cores", "cores_to_use", "cpu_quota", "run_clock", "setting", "timed_core", "undisturbed"]
 
@@ -94,15 +94,19 @@ def run_clock(run: Callable[[], None], threads: int = 1) -> Callable[[], float]:
 
     On an idle core the two agree. Where other programs take turns on the core, the wall's clock counts their turns too,
     in nearly all runs of a slow network and in few of a fast layer."""
-    if threads != 1 or RUSAGE_THREAD is None:
+    if threads != 1 or not hasattr(resource, "RUSAGE_THREAD"):  # only Linux counts what a thread waits for
         return time.perf_counter
     run()
     for _ in range(3):  # a page that is read from the disk is waited for once
-        waits, own, all_threads = getrusage(RUSAGE_THREAD).ru_nvcsw, time.thread_time(), time.process_time()
+        waits, own, all_threads = (
+            resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw,
+            time.thread_time(),
+            time.process_time(),
+        )
         run()
         run()
         own, all_threads = time.thread_time() - own, time.process_time() - all_threads
-        if getrusage(RUSAGE_THREAD).ru_nvcsw == waits and own >= 0.8 * all_threads:
+        if resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw == waits and own >= 0.8 * all_threads:
             return time.thread_time
     return time.perf_counter
 
