@@ -261,7 +261,7 @@ def _settings(measured: Measurements) -> dict[str, list[float]]:
     """Cores and priorities of the timed thread, where known; a build that was interrupted may have several."""
     return {
         name: sorted({c[name] for c in measured.conditions if name in c})
-        for name in ("core", "nice")
+        for name in ("core", "nice", "realtime")
         if any(name in c for c in measured.conditions)
     }
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mbv3.latency.conditions import undisturbed
+from mbv3.latency.conditions import run_clock, undisturbed
 from mbv3.latency.sessions import Run
 
 __all__ = ["Samples", "interleave", "noise_floor", "p10", "shares", "sums"]
@@ -153,7 +153,7 @@ def interleave(
     slow_ms: float = math.inf,
     anchor_every: int = 24,
     threads: int = 1,
-    clock: Clock = time.perf_counter,
+    clock: Clock | None = None,
 ) -> Samples:
     """Time `items` and `anchor` in shuffled order for `rounds` rounds, or more (at most twenty times as many) until
     `min_s` seconds have passed: a disturbance of 0.1 s must not cover all runs of short items.
@@ -162,7 +162,7 @@ def interleave(
     `min_visit_ms` are timed, and one of an item that takes `slow_ms` or more. After `max_s` seconds no further round
     starts, except the first FEWEST. Every round starts with the anchor, which is visited again after every
     `anchor_every` items, at least twice a round if there are two items. With more than one thread the runs are not
-    pinned to one core.
+    pinned to one core. Runs are timed by the `run_clock` of the anchor, or all by `clock`.
     """
     rng = np.random.default_rng(seed)
     kept: list[list[tuple[float, ...]]] = [[] for _ in items]
@@ -170,8 +170,9 @@ def interleave(
     counts = [1] * len(items)
     every = max(1, min(anchor_every, (len(items) + 1) // 2))
     with _quiet(threads):
-        began, r = clock(), 0
-        while r < rounds or (r < 20 * rounds and clock() - began < min_s):
+        wall, clock = clock or time.perf_counter, clock or run_clock(anchor, threads)
+        began, r = wall(), 0
+        while r < rounds or (r < 20 * rounds and wall() - began < min_s):
             now: list[float] = [*_visit(anchor, 1, clock)]
             for n, i in enumerate(rng.permutation(len(items))):
                 times = _visit(items[i], counts[i], clock)
@@ -185,6 +186,6 @@ def interleave(
                     now += _visit(anchor, 1, clock)
             anchors.append(tuple(now))
             r += 1
-            if r >= FEWEST and clock() - began >= max_s:
+            if r >= FEWEST and wall() - began >= max_s:
                 break
     return Samples(tuple(tuple(k) for k in kept), tuple(anchors))

@@ -92,6 +92,9 @@ def front_events(
         BadInput: an option or a file cannot be used, or targets do not rise.
     """
     if resume is not None:
+        if options:
+            raise BadInput(f"--resume {resume}: a run of several targets goes on under its own options; leave out "
+                           f"{', '.join('--' + name.replace('_', '-') for name in options)}")  # fmt: skip
         run = RunDir.open(Path(resume), FrontRecord)
         each = _options(run.record.targets_ms, dict(run.record.args))
     else:

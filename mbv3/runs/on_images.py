@@ -127,7 +127,7 @@ def compete(
             keep=run,
             effort=None if o.final_epochs is None else ScratchEffort.of(photos.images, o.final_epochs),
         )  # fmt: skip
-    whole = yield from measured_whole(run, went, latency)
+    whole = yield from measured_whole(run, went, latency, o.target_ms)
     r, spec = run.record, went.found.spec
     assert r.scale is not None
     why = {"found": "the found network", "family": spec.name, "l1": "uniform slimming"}.get(went.found.kind, "random")

@@ -17,7 +17,7 @@ from mbv3.runs.rundir import RunDir, file_sha256
 from mbv3.runs.task_images import read_images
 from mbv3.spec import Site, pixels
 from mbv3.stages import Budget, Contender, Effort, Outcome, Photos, Sizes, road, steps_of
-from mbv3.tables import REFERENCE, VERDICT_PARTS, Latency, Whole, read_table, reference_of
+from mbv3.tables import REFERENCE, Latency, Whole, read_table, reference_of
 
 __all__ = [
     "RECIPE", "finest_photos", "given_table", "keep_table", "measured_whole", "table_minutes", "told_small", "walked",
@@ -72,11 +72,13 @@ def finest_photos(o: Options, run: RunDir[SearchRecord], sizes: Sizes) -> Genera
         return (yield from read_images(o, run, sizes.start, finest))
 
 
-def measured_whole(run: RunDir[SearchRecord], went: Outcome, latency: Latency) -> Generator[Event, None, Whole | None]:
+def measured_whole(
+    run: RunDir[SearchRecord], went: Outcome, latency: Latency, target_ms: float
+) -> Generator[Event, None, Whole | None]:
     """The network that is delivered, measured whole; None without a device."""
     with run.stage("measure"):
         yield StageStart("measure", "the delivered network, whole")
-        return latency.measure(went.found.spec, VERDICT_PARTS)
+        return latency.verdict(went.found.spec, target_ms)
 
 
 def walked(
@@ -94,4 +96,4 @@ def walked(
             effort=None if o.final_epochs is None else Effort.of(steps_of(photos.images, o.final_epochs)),
             some=some, subnets=subnets,
         )  # fmt: skip
-    return went, (yield from measured_whole(run, went, latency))
+    return went, (yield from measured_whole(run, went, latency, o.target_ms))

@@ -20,7 +20,7 @@ from mbv3.runs.options import Options
 from mbv3.runs.prepare import table_name
 from mbv3.runs.rundir import file_sha256
 from mbv3.spec import ArchSpec, Dense, count, read_spec, widths_of, with_head, with_widths
-from mbv3.tables import SeveralLatency, Whole, measure_whole, reference_of
+from mbv3.tables import SeveralLatency, Whole, measure_verdict, reference_of
 from mbv3.training import read_weights
 from mbv3.typed_json import json_ready
 
@@ -92,7 +92,7 @@ def verify(path: str | Path) -> Verified:
     ]
     now: Whole | None = None
     if not options.estimate_only:
-        now = _measure(path, options, table, spec)
+        now = _measure(path, options, table, spec, record.target_ms)
         checks.append(_measurement(record, now))
     return Verified(
         target_ms=record.target_ms,
@@ -225,10 +225,10 @@ def _limits(record: SearchRecord, options: Options, spec: ArchSpec) -> Iterator[
         yield Check(check=f"--max-{limit.name} {limit.most:g}", claimed=limit.found, found=found, ok=ok)
 
 
-def _measure(path: Path, options: Options, table: LatencyTable, spec: ArchSpec) -> Whole:
+def _measure(path: Path, options: Options, table: LatencyTable, spec: ArchSpec, target_ms: float) -> Whole:
     runtime = open_runtime(options.runtime, options.threads)
     table.require(runtime.fingerprint, str(path / "latency-table.csv"))
-    return measure_whole(Device(runtime, reference_of(table), table.reference_ms), spec)
+    return measure_verdict(Device(runtime, reference_of(table), table.reference_ms), spec, target_ms)
 
 
 def _measurement(record: SearchRecord, now: Whole) -> Check:

@@ -23,7 +23,7 @@ from mbv3.stages.budget import Budget
 from mbv3.stages.curve import TakenUp
 from mbv3.stages.images import Images, rescore, subset
 from mbv3.stages.keep import Keep, Memory
-from mbv3.tables import AIM, VERDICT_PARTS, Latency, Whole
+from mbv3.tables import AIM, Latency, Whole
 
 __all__ = ["Adapted", "adapt"]
 
@@ -202,7 +202,7 @@ def _shrink(
                     f"to keep to the time: T = {pace.steps}, at least {pace.delta * seed_ms:.3f} ms a step from here",
                 )
             continue
-        verdict = deployed.measure(start.spec, VERDICT_PARTS)
+        verdict = deployed.verdict(start.spec, target_ms)
         if verdict is None or verdict.most_ms <= target_ms or start.scored.latency_ms > aim:
             return start, verdict
         start = deployed.corrected(start, verdict)

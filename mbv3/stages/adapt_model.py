@@ -21,7 +21,7 @@ from mbv3.stages.adapt_trace import COLUMNS, seed_row, step_rows
 from mbv3.stages.adapt_tune import STAGE, Deployed
 from mbv3.stages.curve import curve_file
 from mbv3.stages.keep import Keep, Memory
-from mbv3.tables import AIM, VERDICT_PARTS, Latency, Whole
+from mbv3.tables import AIM, Latency, Whole
 
 __all__ = ["adapt_predicted"]
 
@@ -227,12 +227,13 @@ def _verified(
         walk = _shrunk(walk, deployed, judge, aim, delta)
         if walk.now.scored.latency_ms <= aim and good is None:
             walk = _wider(walk, deployed, judge, aim)
-        verdict = _verdict(deployed, walk.now.spec, target_ms)
+        verdict = deployed.verdict(walk.now.spec, target_ms)
+        assert verdict is not None
         walk = replace(walk, verdict=verdict)
         within = verdict.most_ms <= target_ms
         if within and (good is None or walk.now.scored.accuracy > good.now.scored.accuracy):
             good = walk
-        full = within and verdict.most_ms >= (1 - SLACK) * target_ms
+        full = within and verdict.ms >= (1 - SLACK) * target_ms
         least = not within and walk.now.scored.latency_ms > aim  # nothing is left to cut
         if full or least or (good is not None and tries == TRIES):
             return good or walk
@@ -249,13 +250,6 @@ def _verified(
             yield Note(STAGE, f"measured whole it takes {off}, not surely within {target_ms:g}: NetAdapt goes on")
             walk = corrected
             aim = min(aim, 0.999 * verdict.ms)
-
-
-def _verdict(deployed: Deployed, spec: ArchSpec, target_ms: float) -> Whole:
-    """`spec` measured whole, in half as many parts where they say already that it is over the target."""
-    verdict = deployed.measure(spec, VERDICT_PARTS, lambda whole: whole.least_ms > target_ms)
-    assert verdict is not None
-    return verdict
 
 
 def _record(keep: Keep, walk: _Walk, deployed: Deployed) -> None:

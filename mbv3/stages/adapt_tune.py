@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -137,8 +137,11 @@ class Deployed:
     def __call__(self, specs: Sequence[ArchSpec]) -> list[float]:
         return self.latency([self.spec(s) for s in specs])
 
-    def measure(self, spec: ArchSpec, parts: int, decided: Callable[[Whole], bool] | None = None) -> Whole | None:
-        return self.latency.measure(self.spec(spec), parts, decided)
+    def measure(self, spec: ArchSpec, parts: int) -> Whole | None:
+        return self.latency.measure(self.spec(spec), parts)
+
+    def verdict(self, spec: ArchSpec, target_ms: float) -> Whole | None:
+        return self.latency.verdict(self.spec(spec), target_ms)
 
     def corrected(self, start: Start, whole: Whole) -> Start:
         """`start` with the time that was measured; predictions are scaled to it."""

@@ -24,7 +24,7 @@ from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.shrink_trace import ShrinkTrace
 from mbv3.stages.shrink_tune import STAGE, Tuner, adopted
-from mbv3.tables import VERDICT_PARTS, Latency, Whole
+from mbv3.tables import Latency, Whole
 from mbv3.training import Answers
 
 __all__ = ["shrink"]
@@ -144,7 +144,7 @@ class _Run:
                 f"round {i} of {self.rounds}: {now.scored.latency_ms:.3f} ms, {now.scored.accuracy:.1f} % held out",
             )
         if verdict is None:
-            verdict = self.deployed.measure(now.spec, VERDICT_PARTS)
+            verdict = self.deployed.verdict(now.spec, self.target_ms)
         reached = (verdict.ms if verdict else now.scored.latency_ms) <= self.target_ms
         return Adapted(
             self.deployed.spec(now.spec), self.deployed.state(now.spec, now.state, self.seed), now.scored.latency_ms,
@@ -270,7 +270,7 @@ class _Run:
         """The choice whose measured time, two standard errors above it, is within the target and nearest to it."""
         kept: tuple[Choice, Whole] | None = None
         for i in range(TRIES):
-            whole = self.deployed.measure(choice.spec, VERDICT_PARTS)
+            whole = self.deployed.verdict(choice.spec, self.target_ms)
             assert whole is not None
             yield Note(STAGE, f"measured whole it takes {whole.ms:.3f} +- {whole.error_ms:.3f} ms")
             within = whole.most_ms <= self.target_ms
@@ -284,7 +284,7 @@ class _Run:
             if choice.spec == last.spec:
                 break
         else:
-            whole = self.deployed.measure(choice.spec, VERDICT_PARTS)
+            whole = self.deployed.verdict(choice.spec, self.target_ms)
             assert whole is not None
             if kept is None or (kept[1].ms < whole.ms and whole.most_ms <= self.target_ms):
                 kept = choice, whole

@@ -12,7 +12,7 @@ from mbv3.stages.judge import Judge
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.search import SpaceLatency
 from mbv3.stages.solve import Solution, solve
-from mbv3.tables import AIM, VERDICT_PARTS, Latency, Whole
+from mbv3.tables import AIM, Latency, Whole
 
 __all__ = ["Within", "best_within"]
 
@@ -70,14 +70,14 @@ def best_within(
         if latency.device is None:
             return Within(spec, found, found.best.latency_ms, None)
         yield StageStart(STAGE, f"the network that is predicted to take {found.best.latency_ms:.3f} ms, whole")
-        verdict = latency.measure(spec, VERDICT_PARTS)
+        verdict = latency.verdict(spec, target_ms)
         assert verdict is not None
         one = Within(spec, found, found.best.latency_ms, verdict)
         yield Note(STAGE, f"measured whole it takes {verdict.ms:.3f} +- {verdict.error_ms:.3f} ms")
         within = verdict.most_ms <= target_ms
         if within and (best is None or found.best.accuracy > best.solution.best.accuracy):
             best = one
-        if within and (verdict.most_ms >= (1 - SLACK) * target_ms or known.count(known[0]) > 1):
+        if within and (verdict.ms >= (1 - SLACK) * target_ms or known.count(known[0]) > 1):
             break  # near enough, or the same network again: there is no other between the two limits
         aim = found.best.latency_ms / verdict.most_ms * (1.0 if within else 0.995)
         if known.count(known[0]) > 1:

@@ -14,6 +14,7 @@ from mbv3.tables.measure import (
     Whole,
     measure_list,
     measure_network,
+    measure_verdict,
     measure_whole,
 )
 from mbv3.tables.open import (
@@ -60,6 +61,7 @@ __all__ = [
     "lean_plan",
     "measure_list",
     "measure_network",
+    "measure_verdict",
     "measure_whole",
     "minutes_of",
     "one_space",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mbv3.latency import Device, LatencyTable, Measured, MeasuredNetworks, Runtime, check_minutes
@@ -22,12 +22,14 @@ __all__ = [
     "Whole",
     "measure_list",
     "measure_network",
+    "measure_verdict",
     "measure_whole",
 ]
 
 WHOLE_S = 1.5  # seconds of a part, and three rounds at least
 AIM = 0.985  # of the target: the verdict asks for two of its own standard errors below the target, about 1 %
 VERDICT_PARTS = 8  # the error of a part is about 1.5 %, so that of their mean is 0.5 %
+VERDICT = (VERDICT_PARTS // 2, VERDICT_PARTS // 2, VERDICT_PARTS)  # parts of a verdict before each look
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +58,21 @@ class Whole:
         return cls(statistics.fmean(ms), error, statistics.fmean(m.raw_reference_ms for m in parts))
 
 
-def measure_whole(
-    device: Device, spec: ArchSpec, parts: int = VERDICT_PARTS, decided: Callable[[Whole], bool] | None = None
-) -> Whole:
-    """`spec` measured whole in `parts` parts, each with new sessions and twelve rounds or more, fewer if it is slow.
+def measure_whole(device: Device, spec: ArchSpec, parts: int = VERDICT_PARTS) -> Whole:
+    """`spec` measured whole in `parts` parts, each with new sessions and twelve rounds or more, fewer if it is slow."""
+    return Whole.of([device.networks([spec], parts=parts, seed=parts, max_s=WHOLE_S)])
 
-    `decided`: asked after half of the parts; the others are measured where it is not."""
-    if decided is None:
-        return Whole.of([device.networks([spec], parts=parts, seed=parts, max_s=WHOLE_S)])
-    first = device.networks([spec], parts=parts // 2, seed=parts, max_s=WHOLE_S)
-    if decided(whole := Whole.of([first])):
-        return whole
-    return Whole.of([first, device.networks([spec], parts=parts - parts // 2, seed=parts + 1, max_s=WHOLE_S)])
+
+def measure_verdict(device: Device, spec: ArchSpec, target_ms: float) -> Whole:
+    """`spec` measured whole until it is clear that it is over `target_ms`, or not within it by two standard errors; at
+    most in twice VERDICT_PARTS, because what is found within is delivered and measured again."""
+    done: list[Measured] = []
+    for parts in VERDICT:
+        done.append(device.networks([spec], parts=parts, seed=VERDICT_PARTS + len(done), max_s=WHOLE_S))
+        whole = Whole.of(done)
+        if (whole.least_ms if len(done) == 1 else whole.most_ms) > target_ms:
+            break
+    return whole
 
 
 @dataclass(frozen=True, slots=True)

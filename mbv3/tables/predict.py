@@ -11,7 +11,7 @@ import numpy as np
 
 from mbv3.latency import Device, LatencyTable, Prediction, Runtime
 from mbv3.spec import ArchSpec, LayerKey, keys_of
-from mbv3.tables.measure import Whole, measure_whole
+from mbv3.tables.measure import Whole, measure_verdict, measure_whole
 from mbv3.tables.reference import reference_of
 
 __all__ = ["Latency", "PredictedTime", "predict"]
@@ -145,9 +145,13 @@ class Latency:
         error = math.hypot((1.0 - share) * known, unknown) / 100
         return error * ms * self.correction, share
 
-    def measure(self, spec: ArchSpec, parts: int, decided: Callable[[Whole], bool] | None = None) -> Whole | None:
+    def measure(self, spec: ArchSpec, parts: int) -> Whole | None:
         """`spec` as `measure_whole` does; None without a device."""
-        return None if self.device is None else measure_whole(self.device, spec, parts, decided)
+        return None if self.device is None else measure_whole(self.device, spec, parts)
+
+    def verdict(self, spec: ArchSpec, target_ms: float) -> Whole | None:
+        """`spec` as `measure_verdict` does; None without a device."""
+        return None if self.device is None else measure_verdict(self.device, spec, target_ms)
 
     def correct(self, spec: ArchSpec, measured_ms: float) -> None:
         """From now on scale predictions so that the prediction for `spec` equals its measured time."""

@@ -112,6 +112,10 @@ def test_bad_folders_are_refused(tmp_path: Path, folder: Path) -> None:
     refused(tmp_path / "e", r"at least two classes \(found 1: x\)")
     (tmp_path / "e" / "y").mkdir()
     refused(tmp_path / "e", "its 2 class folders hold no images")
+    for name in ("images", "masks"):
+        for i in range(2):
+            picture(tmp_path / "m" / name / f"{i}.png")
+    refused(tmp_path / "m", "pictures with a mask each, and no classes; learn from them with --task segment")
 
 
 def test_a_test_folder_has_the_same_classes(folder: Path) -> None:

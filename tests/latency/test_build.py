@@ -385,17 +385,20 @@ def test_the_watch_sees_what_other_programs_do() -> None:
 
 
 def test_runs_are_undisturbed_as_far_as_the_user_may_ask_and_all_is_as_before() -> None:
-    def now() -> tuple[set[int], int]:
-        return os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0)
+    def now() -> tuple[set[int], int, int]:
+        return os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)
+
+    def may(what: str) -> bool:
+        return not subprocess.run([sys.executable, "-c", f"import os; os.{what}"], capture_output=True).returncode
 
     before = now()
-    may = not subprocess.run(
-        [sys.executable, "-c", "import os; os.setpriority(0, 0, -10)"], capture_output=True
-    ).returncode
     with undisturbed():
-        cores, nice = now()
+        cores, nice, policy = now()
     assert now() == before and cores == {max(before[0])}
-    assert nice == (min(before[1], -10) if may else before[1]) == setting()["nice"]
+    assert nice == (min(before[1], -10) if may("setpriority(0, 0, -10)") else before[1]) == setting()["nice"]
+    first = may("sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))")
+    assert policy == (os.SCHED_FIFO | os.SCHED_RESET_ON_FORK if first else before[2])
+    assert setting()["realtime"] == first
     with undisturbed(threads=2):
         assert os.sched_getaffinity(0) == before[0]
     with pytest.raises(RuntimeError, match="broken"), undisturbed():

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from mbv3.latency import interleave, p10
+from mbv3.latency import interleave, open_runtime, p10
+from mbv3.latency.conditions import run_clock, timed_core
 from mbv3.latency.protocol import Samples
+from mbv3.latency.sessions import Run
+from mbv3.spec import load_spec
 
 from .fake import Clock
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="what a thread waits for is counted on Linux only")
 
 
 def machine(clock: Clock, log: list[str]) -> Callable[[str, float], Callable[[], None]]:
@@ -155,3 +164,45 @@ def test_samples_summarise_all_rounds() -> None:
     assert samples.timed_s == pytest.approx(0.013)
     assert samples.anchor_variation() == pytest.approx(1 / 2)  # medians 1 and 3: deviation 1, mean 2
     assert Samples(items=(), anchor=((1.0,),)).anchor_variation() == 0.0
+
+
+@linux
+def test_other_programs_on_the_core_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the wall's clock a run longer than a turn meets them nearly always, a short one hardly ever."""
+    monkeypatch.setattr(os, "sched_setscheduler", lambda *_: None)  # they would get no turns at all
+
+    def work(n: int) -> Run:
+        def run() -> None:
+            for _ in range(n):  # in the caches: what the others push out of them costs time of the thread's own
+                pass
+
+        return run
+
+    core = timed_core()
+    busy = f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
+    others = [subprocess.Popen([sys.executable, "-c", busy], start_new_session=True) for _ in range(3)]
+    try:
+        samples = interleave([work(10_000), work(1_000_000)], work(100_000), rounds=8, seed=0)
+    finally:
+        for one in others:
+            one.kill()
+            one.wait()
+    assert samples.ms(1) / samples.ms(0) == pytest.approx(100, rel=0.4)
+
+
+@linux
+def test_a_run_that_waits_is_timed_by_the_wall() -> None:
+    def work() -> None:
+        sum(range(100_000))
+
+    with ThreadPoolExecutor(1) as pool:
+        assert run_clock(work) is time.thread_time
+        assert run_clock(lambda: time.sleep(1e-3)) is time.perf_counter
+        assert run_clock(lambda: pool.submit(work).result()) is time.perf_counter
+    assert run_clock(work, threads=2) is time.perf_counter
+
+
+@linux
+@pytest.mark.parametrize("name", ["onnxruntime", "litert"])
+def test_a_built_in_runtime_does_its_work_on_the_thread_that_calls(name: str) -> None:
+    assert run_clock(open_runtime(name, 1).network(load_spec("mobilenet_v3_small"))) is time.thread_time

@@ -24,7 +24,7 @@ from mbv3.runs.rundir import RunDir
 from mbv3.search import REWARDS, SAMPLERS
 from mbv3.stages import measure
 from mbv3.stages.adapt_tune import Deployed
-from mbv3.tables import VERDICT_PARTS, Latency, Whole
+from mbv3.tables import Latency, Whole
 
 from .conftest import Said, layer_ms, record
 from .driven import Run
@@ -207,18 +207,18 @@ def test_a_verdict_that_chance_could_overturn_is_not_taken(
 ) -> None:
     """Two standard errors above the measured time must lie within the target; else NetAdapt takes one more step."""
     spec, target = mbv3.load_spec(whole.path / "seed.yaml"), 1.3
-    measure, verdicts = Latency.measure, 0
+    measure, verdicts = Latency.verdict, 0
 
-    def unsure(self: Latency, spec: mbv3.ArchSpec, parts: int, decided: object = None) -> Whole | None:
+    def unsure(self: Latency, spec: mbv3.ArchSpec, target_ms: float) -> Whole | None:
         nonlocal verdicts
-        exact = measure(self, spec, parts)
+        exact = measure(self, spec, target_ms)
         assert exact is not None
-        verdicts += parts == VERDICT_PARTS
-        if parts == VERDICT_PARTS and verdicts <= 2:
+        verdicts += 1
+        if verdicts <= 2:
             return replace(exact, ms=0.97 * target, error_ms=0.016 * target)
         return exact
 
-    monkeypatch.setattr(Latency, "measure", unsure)
+    monkeypatch.setattr(Latency, "verdict", unsure)
     options = {"data": str(folder / "images"), "finetune_steps": 0, "delta": 0.05, "final_epochs": 1}
     events, found = ended(adapt_events(spec, target, str(tmp_path / "run"), **options))
     ends = [i for i, e in enumerate(events) if isinstance(e, Note) and "not surely within 1.3:" in e.text]

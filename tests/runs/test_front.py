@@ -108,6 +108,8 @@ def test_an_interrupted_front_goes_on(folder: Path, front: Path, tmp_path: Path)
     assert first.code == 4, first.err
     assert f"mbv3-search --resume {out}" in first.err and record(out)["status"] == "interrupted"
     assert is_front(out)
+    other = drive("--resume", str(out), "--storage", "study.log")
+    assert other.code == 2 and "goes on under its own options; leave out --storage" in other.err
     again = drive("--resume", str(out))
     assert again.code == 0, again.err
     lines = again.out.splitlines()

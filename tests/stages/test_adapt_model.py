@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -27,7 +27,10 @@ class OnDevice(Latency):
     def __call__(self, specs: Sequence[ArchSpec]) -> list[float]:
         return [ms * self.correction for ms in self.rough(1.0)(specs)]
 
-    def measure(self, spec: ArchSpec, parts: int, decided: Callable[[Whole], bool] | None = None) -> Whole:
+    def measure(self, spec: ArchSpec, parts: int) -> Whole:
+        return self.verdict(spec, 0.0)
+
+    def verdict(self, spec: ArchSpec, target_ms: float) -> Whole:
         ms = SLOWER * self.rough(1.0)([spec])[0] * next(self.read, 1.0)
         return Whole(ms, 0.002 * ms, 1.0)
 

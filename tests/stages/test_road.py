@@ -46,7 +46,10 @@ class Madds:
     def __call__(self, specs: Sequence[ArchSpec]) -> list[float]:
         return [count(s).madds / 1e6 for s in specs]
 
-    def measure(self, spec: ArchSpec, parts: int, decided: object = None) -> None:
+    def measure(self, spec: ArchSpec, parts: int) -> None:
+        return None
+
+    def verdict(self, spec: ArchSpec, target_ms: float) -> None:
         return None
 
 
