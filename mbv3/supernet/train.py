@@ -77,8 +77,9 @@ def throughput(
     trial = copy.deepcopy(supernet)
     trial.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     trial.train()
+    recipe = replace(recipe, lr=1e-4, steps=ENDLESS)  # no schedule ends within the trial
     optimizer = make_optimizer(trial, recipe)
-    forward = path_forward(trial, recipe.seed, paths, ENDLESS)
+    forward = path_forward(trial, recipe.seed, paths, recipe.steps)
     rng = np.random.default_rng(0)
     steps, start = 0, 0.0
     while steps < 4 or clock() - start < seconds:
@@ -86,6 +87,6 @@ def throughput(
             start = clock()  # the first steps choose kernels
         pixels, y = data.batch(rng.integers(0, len(data), recipe.batch), recipe.size, recipe.augment, rng)
         x = normalise(pixels, recipe.size)
-        one_step(forward(steps), trial, optimizer, x, y, replace(recipe, lr=1e-4), steps, objective)
+        one_step(forward(steps), trial, optimizer, x, y, recipe, steps, objective)
         steps += 1
     return (steps - 2) / (clock() - start)
