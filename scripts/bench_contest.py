@@ -24,9 +24,7 @@ from mbv3.events import result
 from mbv3.latency import open_runtime
 from mbv3.record import SearchRecord, load_as
 from mbv3.spec import ArchSpec, parse_spec
-from mbv3.stages import Images, read_photos
-from mbv3.stages.rounds import reported
-from mbv3.stages.tune import on_device, scratch_fit, trained
+from mbv3.stages import Images, on_device, read_photos, scratch_fit, trained
 from mbv3.training import fit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,7 +70,8 @@ def main() -> None:
         began = time.process_time()
         recipe = scratch_fit(photos.images, spec.resolution, steps, seed=o.seed)
         tuned = result(trained(name, spec, None, photos.images, recipe))
-        answers = reported(tuned, photos.report, photos.images.work)
+        net = on_device(tuned.spec, tuned.state)
+        answers = photos.images.work.answers(net, photos.report, spec.resolution)
         line = {
             **key, "network": name, "name": spec.name, "px": spec.resolution[0], "ms": round(ms, 4), "steps": steps,
             "top1": round(answers.score, 2), "error": round(answers.error, 2), "n": len(answers),
