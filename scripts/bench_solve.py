@@ -4,10 +4,10 @@
         [--targets 40 90]
 
 The best known is the best of `--starts` random starts of a local search over every change of one and two choices, and
-of all runs of solve, at each of --targets (by default five between the fastest and
-the slowest network). The times are those of a
-table; nothing is measured. Writes results/solve.json after every target: regret and gap in points of top-1, seconds by
-the clock and of the processor, on one thread. With `--budget-s` a target that would not end in time is left out.
+of all runs of solve, at each of --targets (by default five between the fastest and the slowest network). The times are
+those of a table; nothing is measured. Writes results/solve.json after every target: regret and gap in points of top-1,
+seconds by the clock and of the processor, on one thread. With `--budget-s` a target that would not end in time is left
+out.
 """
 
 from __future__ import annotations
