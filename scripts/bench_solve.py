@@ -1,11 +1,13 @@
 """How far `--sampler solve` stays below the best known network, how long it takes, and what its bound is worth.
 
     python scripts/bench_solve.py [--seeds 20] [--starts 40] [--device pixel-1|TABLE.csv] [--space mnasnet-imagenet]
+        [--targets 40 90]
 
 The best known is the best of `--starts` random starts of a local search over every change of one and two choices, and
-of all runs of solve, at each of five targets between the fastest and the slowest network. The times are those of a
-table; nothing is measured. Writes results/solve.json after every target: regret and gap in points of top-1, seconds by
-the clock and of the processor, on one thread. With `--budget-s` a target that would not end in time is left out.
+of all runs of solve, at each of --targets (by default five between the fastest and the slowest network). The times are
+those of a table; nothing is measured. Writes results/solve.json after every target: regret and gap in points of top-1,
+seconds by the clock and of the processor, on one thread. With `--budget-s` a target that would not end in time is left
+out.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=40)
     parser.add_argument("--device", default="pixel-1")
     parser.add_argument("--space", default="mnasnet-imagenet")
+    parser.add_argument("--targets", type=float, nargs="+", help="ms, in place of the five shares of the range")
     parser.add_argument("--budget-s", type=float, default=float("inf"))
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -49,12 +52,11 @@ def main() -> None:
     least, most = cost.range_ms()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     began, rows, longest = time.monotonic(), [], 0.0
-    for share in SHARES:
+    for target in args.targets or [float(f"{least * (most / least) ** share:.3g}") for share in SHARES]:
         start = time.monotonic()
         if start - began + longest > args.budget_s:
-            print(f"no time for share {share}", file=sys.stderr)
+            print(f"no time for {target:g} ms", file=sys.stderr)
             break
-        target = float(f"{least * (most / least) ** share:.3g}")
         known = local_search(
             space.sizes, judge.accuracies, [Limit(cost.many, target)], seed=1000, population=2, generations=0,
             starts=args.starts,
@@ -97,7 +99,8 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def _keep(args: argparse.Namespace, about: Any, commit: str, rows: list[dict[str, Any]]) -> None:
     kept = {
         "command": f"python scripts/bench_solve.py --seeds {args.seeds} --starts {args.starts} --space {args.space} "
-        f"--device {Path(args.device).name}",
+        f"--device {Path(args.device).name}"
+        + (f" --targets {' '.join(f'{t:g}' for t in args.targets)}" if args.targets else ""),
         "space": args.space, "device": Path(args.device).name, "table": {k: about[k] for k in ("date",) if k in about},
         "seeds": args.seeds, "starts": args.starts, "python": platform.python_version(),
         "machine": platform.machine(), "threads": 1, "commit": commit, "summary": _summary(rows), "targets": rows,

@@ -1,18 +1,23 @@
-"""The fit of mbv3.accuracy's ImageNet model: weighted least squares in points, weights kept positive as squares."""
+"""The fit of mbv3.accuracy's ImageNet model: weighted least squares in points, weights kept positive as squares.
+
+It is a mean of two: a function of all inputs, and a law of few, fitted alone to published networks. Where a family is
+new, the first follows whichever families are alike in hundreds of inputs, and the second only its size.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from imagenet_evidence import Row
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from scipy.optimize import minimize, nnls
 from scipy.special import expit
 
 from mbv3.accuracy.features import LINEAR, group, network_sums
-from mbv3.accuracy.model import INPUTS, Model, Recipe, Region, expand
+from mbv3.accuracy.imagenet import in_core, sizes
+from mbv3.accuracy.model import INPUTS, PUBLISHED, Model, Recipe, Region, expand
 
 Array = NDArray[np.float64]
 SOURCES = ("published", "accel_nasbench", "ofa_dynast", "ofa_gatech")
@@ -22,6 +27,8 @@ AVERAGE = "published-average"
 PIVOT = 1.0  # logit (73 %) about which a recipe's slope turns, so that its offset means the same
 GROUPS = sorted({group(n) for n in INPUTS} - {""})
 GROUP_OF = np.array([GROUPS.index(group(n)) if group(n) else len(GROUPS) for n in INPUTS])
+LAW = ("log all work", "px up to 128", "px up to 224", "px up to 480", "log smooth", "log all se", "log all k5")
+OUTSIDE = 1 / 16  # weight of a published network outside the core in the law: its error is four times as large
 IS_LINEAR = np.arange(len(INPUTS)) < len(LINEAR)
 
 
@@ -36,6 +43,7 @@ class Evidence:
     pixels: Array = field(init=False)
     source: NDArray[np.str_] = field(init=False)
     recipe: NDArray[np.str_] = field(init=False)
+    core: NDArray[np.bool_] = field(init=False)  # published, and in_core
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -45,6 +53,8 @@ class Evidence:
         put(self, "top1", np.array([r.top1 for r in self.rows]))
         put(self, "source", np.array([r.source for r in self.rows]))
         put(self, "recipe", np.array([r.recipe for r in self.rows]))
+        core = [r.source == PUBLISHED and in_core(sizes(r.layers[:-1], float(r.resolution))) for r in self.rows]
+        put(self, "core", np.array(core))
 
     def predict(self, model: Model, at: NDArray[np.int64]) -> Array:
         """Percent top-1 of rows `at`; a recipe that the model has not seen is the published average."""
@@ -63,6 +73,8 @@ class Options:
     ramp: float = 2.0  # times as much for an input that is a sum than for one that is a logarithm
     ridge_recipe: float = 8.0  # holds a recipe's offset (logit) to the average
     ridge_slope: float = 5.0  # holds the logarithm of a recipe's slope to 0
+    law: float = 0.2  # share of the law in the prediction of a published network
+    ridge_law: float = 1.0  # networks that hold a recipe's offset in the law to the average
     ridge_scale: float = 0.01  # holds a source's factors to 1 (in logarithms)
     first: int = 1500  # steps of Adam
     then: int = 4000  # steps of L-BFGS
@@ -179,6 +191,29 @@ class _Fit:
         return np.asarray(t)
 
 
+def fit_law(
+    data: Evidence, at: NDArray[np.int64], slopes: Mapping[str, float], ridge: float
+) -> tuple[float, dict[str, float], Array]:
+    """(average offset, more of it by recipe, weights (inputs,) of at least 0) of the published rows of `at`, whose
+    recipes have `slopes`: least squares in logits, weighted so that they are points."""
+    at = at[data.source[at] == PUBLISHED]
+    columns = [INPUTS.index(name) for name in LAW]
+    recipes, recipe = np.unique(data.recipe[at], return_inverse=True)
+    top1, n = data.top1[at], len(recipes)
+    slope = np.array([slopes[name] for name in recipes])[recipe]
+    weight = np.sqrt(np.where(data.core[at], 1.0, OUTSIDE)) * top1 * (100 - top1) / 2500
+    own = np.eye(n)[recipe]
+    x = np.concatenate([np.ones((len(at), 1)), own], 1)  # each offset is a difference of two numbers of at least 0
+    x = np.concatenate([x, -x, slope[:, None] * data.inputs[at][:, columns]], 1) * weight[:, None]
+    held = np.zeros((2 * n, x.shape[1]))
+    held[:n, 1 : n + 1], held[n:, n + 2 : 2 * n + 2] = np.sqrt(ridge) * np.eye(n), np.sqrt(ridge) * np.eye(n)
+    y = np.concatenate([weight * np.log(top1 / (100 - top1)), np.zeros(2 * n)])
+    found = nnls(np.concatenate([x, held]), y, maxiter=100 * x.shape[1])[0]
+    offsets, weights = found[: n + 1] - found[n + 1 : 2 * n + 2], np.zeros(len(INPUTS))
+    weights[columns] = found[2 * n + 2 :]
+    return float(offsets[0]), dict(zip(recipes.tolist(), offsets[1:].tolist(), strict=True)), weights
+
+
 def fit(data: Evidence, at: NDArray[np.int64], o: Options, about: str = "", region: Region | None = None) -> Model:
     """The model of rows `at`."""
     f = _Fit(data, at, o)
@@ -190,18 +225,24 @@ def fit(data: Evidence, at: NDArray[np.int64], o: Options, about: str = "", regi
     m = roots**2 * f.keep[:, None]
     shift = f.mean @ m[:, :h]
     m = np.where(m > 1e-6, m, 0.0) / f.spread[:, None]
-    recipes = {AVERAGE: Recipe(float(mu), 1.0, "published", int((data.source[at] == "published").sum()))}
+    m[:, h + 1] *= 1.0 - o.law
+    rises = {str(name): float(np.exp(turn[k])) for k, name in enumerate(f.recipes) if f.published[k]}
+    average, more, law = fit_law(data, at, rises, o.ridge_law)
+    rest = 1.0 - o.law
+    public = int((data.source[at] == PUBLISHED).sum())
+    recipes = {AVERAGE: Recipe(rest * float(mu) + o.law * average, 1.0, PUBLISHED, public)}
     for k, name in enumerate(f.recipes):
         source = str(data.source[at][data.recipe[at] == name][0])
         if f.published[k]:
-            rises = float(np.exp(turn[k]))
-            offset = PIVOT + rises * (mu + d[k] - PIVOT)
+            slope_k = rises[str(name)]
+            offset = rest * float(PIVOT + slope_k * (mu + d[k] - PIVOT)) + o.law * (average + more[str(name)])
         else:
-            rises, offset = float(slope[SOURCES.index(source)]), d[k]
-        recipes[str(name)] = Recipe(float(offset), rises, source, int((f.recipe == k).sum()))
+            slope_k, offset = float(slope[SOURCES.index(source)]) / rest, float(d[k])  # no part of it is the law
+        recipes[str(name)] = Recipe(offset, slope_k, source, int((f.recipe == k).sum()))
     factors = np.exp(scale.reshape(3, -1))
     return Model(
-        c=float(c * c + 1e-3), beta=float(beta * beta), v=v**2, b=b - shift, weights=m, recipes=recipes,
+        c=float(c * c + 1e-3), beta=rest * float(beta * beta), v=rest * v**2, b=b - shift, weights=m, law=o.law * law,
+        recipes=recipes,
         scales={s: dict(zip(GROUPS, factors[k].tolist(), strict=True)) for k, s in enumerate(SOURCES[1:])},
         region=region or Region((), (), ()), errors=(0.0, 0.0), difference=(0.0, 0.0), source=about,
     )  # fmt: skip

@@ -7,7 +7,8 @@ With x the inputs (all at least 0, none falls when the network grows; see featur
 where beta, v, w, W and omega are at least 0 and every recipe has its own offset and positive slope: some trainings draw
 more from a larger network than others do. So a network that is smaller anywhere is never predicted to be better. A
 source whose networks answer otherwise than fully trained ones do (a short schedule,
-shared weights) scales groups of inputs by positive factors of its own.
+shared weights) scales groups of inputs by positive factors of its own. Published trainings have part of their omega x
+from a law of few inputs that was fitted alone: the two err in opposite directions where a family is new.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ __all__ = ["FILE", "INPUTS", "OFA", "PAPER", "Model", "Region", "expand", "shipp
 FILE = "imagenet_top1.json"
 PAPER = "mobilenet_v3-paper"  # Howard 2019 (arXiv:1905.02244), as slim published it
 OFA = "ofa-dynast"  # weights as they lie in OFA's published supernet (Cai 2020, arXiv:1908.09791), recalibrated
-FORMAT = "mbv3-imagenet/2"
+PUBLISHED = "published"  # the source of fully trained networks
+FORMAT = "mbv3-imagenet/3"
 RES_NAMES = tuple(f"px up to {knot}" for knot in RESOLUTION)
 INPUTS = (*LINEAR, *LOGS, *RES_NAMES)
 
@@ -102,6 +104,7 @@ class Model:
     v: Array  # (hidden,)
     b: Array  # (hidden,)
     weights: Array  # (inputs, hidden + 2): W, then w, then omega
+    law: Array  # (inputs,): more of omega for published trainings
     recipes: Mapping[str, Recipe]
     scales: Mapping[str, Mapping[str, float]]  # by source: group to factor
     region: Region
@@ -115,7 +118,10 @@ class Model:
         """The weights as a source has them, (inputs, hidden + 2)."""
         factors = self.scales.get(source, {})
         by_input = np.array([factors.get(name, 1.0) for name in _GROUPS])
-        return np.asarray(self.weights * by_input[:, None], dtype=np.float64)
+        weights = self.weights * by_input[:, None]
+        if source == PUBLISHED:
+            weights[:, -1] += self.law
+        return np.asarray(weights, dtype=np.float64)
 
     def recipe(self, name: str) -> Recipe:
         """Raises: BadInput when no training of the evidence has this name."""
@@ -185,6 +191,7 @@ class Model:
         head: dict[str, Any] = {
             "format": FORMAT, "source": self.source, "c": self.c, "beta": self.beta,
             "v": self.v.tolist(), "b": self.b.tolist(),
+            "law": {n: x for n, x in zip(INPUTS, self.law.tolist(), strict=True) if x},
             "errors": list(self.errors), "difference": list(self.difference),
             "scales": {s: dict(f) for s, f in self.scales.items()},
             "region": {n: [low, high] for n, low, high in zip(*astuple(self.region), strict=True)},
@@ -200,13 +207,16 @@ class Model:
         d = json.loads(text)
         if d.get("format") != FORMAT:
             raise BadInput(f"{FILE}: format must be {FORMAT} (got {shown(d.get('format'))}); reinstall the package")
-        weights = np.zeros((len(INPUTS), len(d["v"]) + 2))
-        for name, row in d["weights"].items():
+        weights, law = np.zeros((len(INPUTS), len(d["v"]) + 2)), np.zeros(len(INPUTS))
+        for name in (*d["weights"], *d["law"]):
             if name not in INPUTS:
                 raise BadInput(f"{FILE}: no input is called {shown(name)}; run scripts/fit_imagenet_accuracy.py again")
+        for name, row in d["weights"].items():
             weights[INPUTS.index(name)] = row
+        for name, x in d["law"].items():
+            law[INPUTS.index(name)] = x
         slopes = [r["slope"] for r in d["recipes"].values()]
-        positive = [weights, np.array(d["v"]), np.array([d["c"], d["beta"], *slopes])]
+        positive = [weights, law, np.array(d["v"]), np.array([d["c"], d["beta"], *slopes])]
         positive += [np.array(list(f.values())) for f in d["scales"].values()]
         if any((a < 0).any() for a in positive) or min(slopes) == 0:
             raise BadInput(
@@ -215,7 +225,7 @@ class Model:
             )
         region = Region(tuple(d["region"]), *zip(*d["region"].values(), strict=True))
         return cls(
-            d["c"], d["beta"], np.array(d["v"]), np.array(d["b"]), weights,
+            d["c"], d["beta"], np.array(d["v"]), np.array(d["b"]), weights, law,
             {n: Recipe(**r) for n, r in d["recipes"].items()}, d["scales"], region,
             (d["errors"][0], d["errors"][1]), (d["difference"][0], d["difference"][1]), d["source"],
         )  # fmt: skip

@@ -5,12 +5,15 @@ logarithm of the latency and how often each choice is made among the genes that 
 ridge over one-hot choices and their pairs, in its dual form. A few trials cannot say which of these matter, so the
 improvement is a mean over the likeliest weights of them. It needs some ten networks where other samplers need a
 hundred, at a few hundredths of a second a proposal: for scores that cost seconds or more.
+
+The first networks say what the process cannot know yet. More of anything is expected to help, and each step of it less
+than the one before. So of networks near the target those are taken that are even, and apart from each other.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +23,14 @@ from numpy.typing import NDArray
 from mbv3.search.aim import Aim, Genomes, around, draw, every
 from mbv3.search.proposer import Proposer
 from mbv3.space import SearchSpace
+from mbv3.space.model import Value
 
 __all__ = ["SurrogateSampler"]
 
 _WHOLE = 20_000  # networks of a space whose every one is a candidate
 _MOST = 400  # trials that are fitted: all up to here, then the best and the latest
 _FIRST = 4  # trials before the first fit
+_DRAWN = 64  # networks near the target of which such a trial is chosen
 # weights of the kernel: one choice, pairs, order, latency, counts of choices; and the noise
 _WEIGHTS = tuple(itertools.product((0.3, 1.0), (0.1, 0.5, 2.0), (0.0, 1.0), (0.1, 1.0), (0.0, 0.5, 2.0), (0.01, 0.1)))
 _LIKELIEST = 8  # of them that are asked
@@ -90,16 +95,24 @@ class SurrogateSampler(Proposer):
         self._before = first
         self._places = np.maximum(np.array(self.sizes) - 1, 1)
         self._offsets = np.cumsum([0, *self.sizes[:-1]])
+        self._worths = [
+            np.log1p(order) / np.log1p(max(len(order) - 1, 1)) for order in map(_order, (g.values for g in space.genes))
+        ]
 
     def open(self, aim: Aim) -> None:
         super().open(aim)
         self._mixture: tuple[tuple[tuple[float, ...], float], ...] = ()  # weights of the kernel and their shares
         self._fitted = 0  # trials that chose them
-        self._all = every(self.sizes) if self.space.size <= _WHOLE else None
         alike: dict[tuple[object, ...], list[int]] = {}
         for i, gene in enumerate(self.space.genes):
             alike.setdefault((gene.field, *map(str, gene.values)), []).append(i)
         self._alike = tuple(alike.values())
+        self._all: Genomes | None = None
+        if self.space.size <= _WHOLE:
+            whole = every(self.sizes)
+            within = aim.within(whole)
+            self._all, self._all_inputs = whole[within], self._inputs(whole[within])
+            self._row = np.where(within, np.cumsum(within) - 1, -1)  # of a network by its number in the space
 
     def batch(self, start: int) -> int:
         """One at first; where there are many trials each one teaches little."""
@@ -107,7 +120,7 @@ class SurrogateSampler(Proposer):
 
     def propose(self, rng: np.random.Generator, start: int, n: int, attempt: int) -> Genomes:
         if len(self.rewards) < self._before:
-            return self.first(rng, n)
+            return self._even(rng, n)
         if attempt > 1:
             return draw(self.sizes, self.aim, rng, 4 * n)
         taught, values = self.instructive(len(self.rewards), _MOST)
@@ -120,20 +133,38 @@ class SurrogateSampler(Proposer):
             for weights, share in self._likeliest()
         ]
 
-        def improvement(genomes: Genomes) -> NDArray[np.float64]:
-            inputs = self._inputs(genomes)
+        def improvement(inputs: _Inputs) -> NDArray[np.float64]:
             cross, own = inputs.parts(known), inputs.own()
             return np.asarray(sum(p.share * p.improvement(cross, own) for p in processes))
 
         return self._promising(rng, improvement, n)
 
+    def _even(self, rng: np.random.Generator, n: int) -> Genomes:
+        """New networks near the target, best first: of the largest sum of what each choice is worth, which rises less
+        with every step of its gene, and of the largest distance to the nearest known network."""
+        drawn = self.first(rng, max(n, _DRAWN))
+        pool = self.new(drawn)
+        if not len(pool):
+            return drawn
+        merit = _standard(np.sum([w[pool[:, i]] for i, w in enumerate(self._worths)], axis=0))
+        known = np.concatenate([self.genomes, self.pending])
+        if len(known):
+            unequal = (pool[:, None] != known).mean(2)
+            steps = (np.abs(pool[:, None] - known) / self._places).mean(2)
+            merit += _standard((unequal + steps).min(1))
+        return np.asarray(pool[np.argsort(-merit, kind="stable")])
+
     def _promising(
-        self, rng: np.random.Generator, improvement: Callable[[Genomes], NDArray[np.float64]], n: int
+        self, rng: np.random.Generator, improvement: Callable[[_Inputs], NDArray[np.float64]], n: int
     ) -> Genomes:
         """New genomes of the largest improvement, best first."""
         if self._all is not None:
-            pool = self.new(self._all)
-            return pool[np.argsort(-improvement(pool), kind="stable")[: 4 * n]] if len(pool) else pool
+            promise = improvement(self._all_inputs)
+            if self.seen:
+                rows = self._row[np.ravel_multi_index(tuple(np.array(list(self.seen)).T), self.sizes)]
+                promise[rows[rows >= 0]] = -np.inf
+            order = np.argsort(-promise, kind="stable")[: 4 * n]
+            return self._all[order[np.isfinite(promise[order])]]
         top = self.best(20)
         pool = np.concatenate([
             around(self.sizes, top[rng.integers(0, len(top), 600)], rng, 1.0),
@@ -144,10 +175,10 @@ class SurrogateSampler(Proposer):
         for _ in range(3):  # climbs from what promises most
             if not len(pool):
                 return pool
-            pool = pool[np.argsort(-improvement(pool), kind="stable")[:40]]
+            pool = pool[np.argsort(-improvement(self._inputs(pool)), kind="stable")[:40]]
             children = around(self.sizes, pool[rng.integers(0, len(pool), 400)], rng, 1.5)
             pool = self.new(np.concatenate([pool, children]))
-        return pool[np.argsort(-improvement(pool), kind="stable")[: 4 * n]]
+        return pool[np.argsort(-improvement(self._inputs(pool)), kind="stable")[: 4 * n]]
 
     def _inputs(self, genomes: Genomes) -> _Inputs:
         hot = np.zeros((len(genomes), sum(self.sizes)))
@@ -186,6 +217,18 @@ class SurrogateSampler(Proposer):
         self._mixture = tuple((_WEIGHTS[i], float(share)) for i, share in zip(top, shares, strict=True))
         self._fitted = n
         return self._mixture
+
+
+def _order(values: Sequence[Value]) -> NDArray[np.int64]:
+    """The place of each value among all, by size where they are numbers, else as listed."""
+    if all(isinstance(v, int | float) for v in values):
+        return np.asarray(np.argsort(np.argsort(np.array(values, dtype=np.float64), kind="stable")), dtype=np.int64)
+    return np.arange(len(values))
+
+
+def _standard(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """At mean 0 and unit size."""
+    return np.asarray((x - x.mean()) / max(float(x.std()), 1e-9))
 
 
 def _below(z: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from mbv3.accuracy.model import PAPER, Model, Region, shipped
+from mbv3.accuracy.features import group
+from mbv3.accuracy.model import INPUTS, PAPER, PUBLISHED, Model, Region, shipped
 from mbv3.errors import BadInput
 
 
@@ -23,8 +24,8 @@ def test_the_file_comes_back_as_it_is() -> None:
 
 
 def test_a_file_of_another_kind_is_refused() -> None:
-    with pytest.raises(BadInput, match="format must be mbv3-imagenet/2"):
-        Model.from_json(changed(format="mbv3-imagenet/1"))
+    with pytest.raises(BadInput, match="format must be mbv3-imagenet/3"):
+        Model.from_json(changed(format="mbv3-imagenet/2"))
     with pytest.raises(BadInput, match="no input is called 'depth'"):
         Model.from_json(changed(weights={"depth": [0.0] * (len(shipped().v) + 2)}))
     with pytest.raises(BadInput, match="a weight is below 0"):
@@ -44,3 +45,15 @@ def test_a_region_is_smaller_than_its_box() -> None:
 def test_the_errors_are_measured_ones() -> None:
     core, outer = shipped().errors
     assert 0.3 < core < 2.5 and core < outer < 5
+
+
+def test_the_law_is_part_of_published_trainings_alone() -> None:
+    model = shipped()
+    assert (model.law >= 0).all() and model.law.any()
+    factors = [model.scales["ofa_dynast"].get(group(name), 1.0) for name in INPUTS]
+    assert np.allclose(model.scaled(PUBLISHED)[:, -1], model.weights[:, -1] + model.law)
+    assert np.allclose(model.scaled("ofa_dynast")[:, -1], model.weights[:, -1] * factors)
+    with pytest.raises(BadInput, match="no input is called 'size'"):
+        Model.from_json(changed(law={"size": 0.1}))
+    with pytest.raises(BadInput, match="a weight is below 0"):
+        Model.from_json(changed(law={"log all work": -0.1}))

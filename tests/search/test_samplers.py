@@ -28,6 +28,7 @@ from mbv3.search import (
 )
 from mbv3.search.controller import Controller
 from mbv3.search.proposer import scaled
+from mbv3.search.surrogate import _order
 from mbv3.space import Genome, SearchSpace, load_space, parse_space
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -369,6 +370,36 @@ def test_evolution_finds_the_top_of_nas_bench_macro() -> None:
         assert found.max() > np.quantile(every, 0.99)
         # luck finds the top 1 % in 300 draws too; it does not stay near it, where nothing is drawn twice
         assert np.median(found[-100:]) > np.quantile(every, 0.8)
+
+
+def test_the_surrogate_begins_with_even_networks_that_lie_apart() -> None:
+    """Under a limit on the sum of all choices, which a few large genes or many small ones can use up."""
+    blocks = "\n".join(f"  - {{name: b{i}, s: 1, out: 8, e: [2, 3, 4, 6], k: 3}}" for i in range(8))
+    head = "format: mbv3-space/1\nname: even\ninput: {resolution: 32}\nstem: {k: 3, out: 8, nl: HS, s: 2}\nblocks:\n"
+    space = parse_space(f"{head}{blocks}\nhead: {{features: 0, classes: 4}}\n")
+    aim = Aim(latencies=lambda g: g.sum(1) + 1.0, target_ms=13.0, hard=True, trials=40)
+
+    def spread(genomes: Sequence[Genome]) -> float:
+        return float(np.var(np.array(genomes), axis=1).mean())
+
+    ours, others = [], []
+    for seed in range(10):
+        sampler, luck = make_sampler("surrogate", space, seed), make_sampler("evolution", space, seed)
+        sampler.open(aim)
+        luck.open(aim)
+        taken: list[Genome] = []
+        for i in range(4):
+            taken += sampler.ask(i, 1)
+            sampler.tell(taken[-1:], [0.5])
+        assert min(sum(a != b for a, b in zip(x, y, strict=True)) for x, y in itertools.combinations(taken, 2)) >= 4
+        ours.append(spread(taken))
+        others.append(spread(luck.ask(0, 4)))
+    assert np.mean(ours) < 0.8 * np.mean(others)
+
+
+def test_numbers_of_a_choice_are_ordered_by_size_and_names_as_listed() -> None:
+    assert _order((6, 3, 4)).tolist() == [2, 0, 1]
+    assert _order(("skip", "a")).tolist() == [0, 1]
 
 
 @pytest.mark.skipif(not (SHARED / "nas_bench_macro_cifar10.csv").exists(), reason="../shared/data is absent")
