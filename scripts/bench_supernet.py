@@ -4,18 +4,25 @@
     python scripts/bench_supernet.py run --cifar DIR --csv TRUTH.csv --work DIR --minutes 20 --ingredients fair3
     python scripts/bench_supernet.py known --csv TRUTH.csv
 
+    python scripts/bench_supernet.py search --cifar DIR --csv TRUTH.csv --work DIR --minutes 20 --ingredients product
     python scripts/bench_supernet.py noise
 
 DIR/{train,test}/<class>/*: CIFAR-10. TRUTH.csv: nas_bench_macro_cifar10.csv, or
 channel_bench_macro_mobilenet.csv. `run` trains shared weights on 45,000
 training images at 32 px for so many minutes of this process's own time, on one thread where OMP_NUM_THREADS is 1, by
-the product's own loop. At a quarter, a half and the end of the minutes it scores networks by their cross-entropy on
+the product's own training. At a quarter, a half and the end of the minutes it scores networks by their cross-entropy on
 images that were held out of the training images: 500 drawn of the space, and 300 drawn of those whose multiply-adds are
 within 5 % of the median (there is no table of a device: the benchmark gives multiply-adds). Kendall's tau with the true
 accuracy, its interval by 1,000 bootstraps over networks, with batch norms of the scored images and with those that the
 training left, beside multiply-adds, parameters and the number of layers, are appended to --out. What is interrupted
 goes on from its last twentieth. `known` gives what ranks without any training. `--device cuda` takes a GPU; then the
 minutes are those of the clock.
+
+`search` takes the weights of a finished `run`, scores every network of NAS-Bench-Macro on 64 held-out images, and
+searches by these scores as the product does, with 60 scores, at three targets in ms on a Pixel 1 (predicted; a fifth,
+a half and four fifths of the networks are within). The true accuracy of what 10 seeds return is written beside that of
+the best network within the target, of 60 random ones by the same scores, of what the ImageNet model takes, and of the
+network with most multiply-adds.
 
 `noise` simulates 300 searches whose 240 scores are top-1 on 1,000 images, and writes how far what is chosen is behind
 the best network, and its score above the truth: by the best score, and by scoring the best eight again on 4,000 other
@@ -43,31 +50,50 @@ from scipy.stats import kendalltau, norm
 from torch import Tensor
 
 from mbv3.data import ImageSet, load_class_folder, make_batch, split
-from mbv3.events import Event, Note
+from mbv3.events import Event, Note, result
 from mbv3.nn import build
 from mbv3.search import Trial
 from mbv3.space import Genome, SearchSpace, load_space
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv, Skip
-from mbv3.stages import first_of, imagenet_judge, smoothed
-from mbv3.supernet import ManyAnswers, Norms, Paths, Supernet, many_answers, path_forward, throughput
-from mbv3.training import ClassAnswers, Epoch, Fit, fit
+from mbv3.stages import first_of, imagenet_judge, search, smoothed, space_latency
+from mbv3.supernet import (
+    ManyAnswers,
+    Norms,
+    Paths,
+    Supernet,
+    many_answers,
+    shared_fit,
+    shared_paths,
+    steps_within,
+    train_shared,
+)
+from mbv3.tables import Latency, read_table
+from mbv3.training import ClassAnswers, Epoch, Fit, load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "results" / "supernet.jsonl"
 NOISE = ROOT / "results" / "supernet-noise.json"
 DRAWN, NEAR, WITHIN = 500, 300, 0.05
 HELD, SCORED = 5000, 512  # images held out; those that score
+EVERY = 64  # images that score every network for searches
+TARGETS, TRIALS, SEEDS = (20, 50, 80), 60, 10  # of a search: percentiles of all ms, scores, and times that it is done
+DEVICE = "pixel-1"
 PARTS = 20  # of a training, after each of which it can go on
 
-# what a training takes beside the plain single path: fields of Paths, of the supernet and of Fit
+# what a training takes beside the plain single path by SGD: fields of Paths, of the supernet and of Fit
+_PRODUCT, _PATHS = shared_fit(HELD, (32, 32)), shared_paths(96)
 INGREDIENTS: dict[str, dict[str, Any]] = {
+    "product": {  # as `mbv3-search --accuracy supernet` trains
+        "paths": {f: getattr(_PATHS, f) for f in ("count", "fair", "small", "small_part")},
+        "fit": {f: getattr(_PRODUCT, f) for f in ("batch", "optimizer", "lr", "weight_decay", "augment")},
+    },
     "single": {"paths": {"count": 1}},
     "paths3": {"paths": {"count": 3}},
     "fair3": {"paths": {"count": 3, "fair": True}},
     "fair6": {"paths": {"count": 6, "fair": True}},
     "near": {"paths": {"near": 0.5}},  # half of the paths are within 5 % of the median multiply-adds
     "sliced": {"apart": False},
-    "small": {"small": (0.625, 0.6)},  # share of the side, share of the minutes
+    "small": {"paths": {"small": 0.625, "small_part": 0.8}},
     "adamw": {"fit": {"optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.02}},
     "lr.05": {"fit": {"lr": 0.05}},
     "lr.2": {"fit": {"lr": 0.2}},
@@ -214,40 +240,26 @@ class Run:
         self.recipe = Fit(steps=1, size=(32, 32), seed=o.seed, **settings)
         pool = every.genomes[close(every)]
         self.paths = Paths(pool=pool, **{k: v for c in chosen for k, v in c.get("paths", {}).items()})
-        self.small = next((c["small"] for c in chosen if "small" in c), None)
         self.clock = time.process_time if o.device == "cpu" else time.monotonic
         self.state = self.folder / "state.json"
         self.plan: dict[str, Any] = json.loads(self.state.read_text()) if self.state.exists() else self._planned()
 
     def _planned(self) -> dict[str, Any]:
         """Steps that take the minutes, by trial."""
-        seconds = 60 * self.o.minutes
-
-        def rate(paths: Paths) -> float:
-            return throughput(self.net, self.train, self.recipe, 6.0, paths, clock=self.clock)
-
-        small_steps, steps = 0, 0
-        if self.small is not None:
-            share, part = self.small
-            small_steps = round(part * seconds * rate(replace(self.paths, small=share, small_steps=10**9)))
-            seconds *= 1 - part
-        steps = small_steps + max(1, round(seconds * rate(self.paths)))
-        return {"steps": steps, "small_steps": small_steps, "spent_s": 0.0, "lines": []}
+        steps = steps_within(60 * self.o.minutes, self.net, self.train, self.recipe, self.paths, clock=self.clock)
+        return {"steps": max(PARTS, round(steps)), "spent_s": 0.0, "lines": []}
 
     def _keep(self) -> None:
         self.state.write_text(json.dumps(self.plan))
 
     def __call__(self) -> Iterator[Event]:
         steps = self.plan["steps"]
-        paths = self.paths
-        if self.small is not None:
-            paths = replace(paths, small=self.small[0], small_steps=self.plan["small_steps"])
         recipe = replace(self.recipe, steps=steps, epoch_steps=max(1, steps // PARTS))
         self._keep()
         self.began = self.clock()
-        yield from fit(
-            self.net, self.train, recipe, checkpoint=self.folder / "supernet.safetensors", keep=True,
-            forward=path_forward(self.net, self.o.seed, paths), at_epoch=self._point, every_s=1e9,
+        yield from train_shared(
+            self.net, self.train, recipe, self.paths, checkpoint=self.folder / "supernet.safetensors",
+            at_epoch=self._point, every_s=1e9,
         )  # fmt: skip
 
     def _point(self, e: Epoch) -> Iterator[Event]:
@@ -354,6 +366,75 @@ def again(o: argparse.Namespace) -> None:
     run.write(line)
 
 
+@dataclass(frozen=True)
+class Known:
+    """A judge that has scored every network already."""
+
+    scores: dict[Genome, float]
+    kind: str = "supernet"
+    note: str = ""
+    accuracies: None = None
+
+    def accuracy(self, genome: Genome) -> float:
+        return self.scores[genome]
+
+    def weights(self, genome: Genome) -> None:
+        return None
+
+
+def searched(o: argparse.Namespace) -> None:
+    """The true accuracy of what a search returns with the shared weights of a finished run, and of what it could."""
+    run, every = Run(o), Truth.read(o.bench, o.csv)
+    space, genomes = every.space, every.of()
+    assert isinstance(space, SearchSpace) and run.plan["lines"][-1]["done"] == 1
+    found = load_checkpoint(run.folder / "supernet.safetensors")
+    assert found is not None
+    run.net.load_state_dict(found[0]["net"])
+    kept, began = run.folder / "every.npz", run.clock()
+    if not kept.exists():
+        loss = many_answers(run.net, genomes, batches_of(run.held, EVERY), "batch").loss.mean(1)
+        np.savez(kept, loss=loss, minutes=(run.clock() - began) / 60)
+    with np.load(kept) as f:
+        score, minutes = 100 * np.exp(-f["loss"].astype(np.float64)), float(f["minutes"])
+    judge = Known(dict(zip(genomes, score.tolist(), strict=True)))
+    cost = space_latency(space, Latency(read_table(DEVICE, "onnxruntime", 1, False)[0]))
+    ms, imagenet = cost.many(every.genomes), imagenet_judge(space).accuracies(every.genomes)
+    number = {g: i for i, g in enumerate(genomes)}
+    rows = []
+    for target in np.percentile(ms, TARGETS):
+        within = np.flatnonzero(ms <= target)
+        mine, drawn = [], []
+        for seed in range(SEEDS):
+            rng = np.random.default_rng((seed, 3))
+            trials = result(search(space, judge, cost, target, trials=TRIALS, seed=seed))
+            mine.append(taken(np.array([number[t.genome] for t in trials]), every, score))
+            drawn.append(taken(rng.choice(within, TRIALS, replace=False), every, score))
+        least = every.accuracy[within[np.argmax(every.madds[within])]]
+        rows.append({
+            "target_ms": round(float(target), 3), "within": len(within), "best": round(every.accuracy[within].max(), 2),
+            "found": told(mine), "random": told(drawn),
+            "imagenet_model": round(every.accuracy[within[np.argmax(imagenet[within])]], 2),
+            "most_madds": round(least, 2), "mean": round(every.accuracy[within].mean(), 2),
+        })  # fmt: skip
+    run.write({
+        "bench": space.name, "what": "search", "ingredients": o.ingredients, "minutes": o.minutes,
+        "spent_min": round(run.plan["spent_s"] / 60, 2), "seed": o.seed, "images": EVERY, "trials": TRIALS,
+        "searches": SEEDS, "ms_of": DEVICE, "tau": tau(score, every.accuracy, 200), "targets": rows,
+        "score_min": round(minutes, 2), **device_of(o.device),
+    })  # fmt: skip
+
+
+def taken(index: NDArray[np.int64], every: Truth, score: NDArray[np.float64]) -> float:
+    """The true accuracy of the network of `index` with the best smoothed score."""
+    even = smoothed(every.genomes[index], every.space.sizes, score[index])
+    return float(every.accuracy[index[np.argmax(even)]])
+
+
+def told(accuracies: list[float]) -> dict[str, float]:
+    values = np.array(accuracies)
+    return {"mean": round(values.mean(), 2), "sd": round(values.std(ddof=1), 2), "worst": round(values.min(), 2)}
+
+
 def device_of(device: str) -> dict[str, Any]:
     """Where and from what a line is."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
@@ -364,7 +445,7 @@ def device_of(device: str) -> dict[str, Any]:
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("verb", choices=("run", "again", "known", "noise"))
+    p.add_argument("verb", choices=("run", "again", "search", "known", "noise"))
     p.add_argument("--cifar", type=Path)
     p.add_argument("--csv", type=Path)
     p.add_argument("--work", type=Path)
@@ -386,6 +467,9 @@ def main() -> None:
         found = [noise(), noise(0.0), noise(0.7, 0.5)]
         NOISE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(json.dumps(found))
+        return
+    if o.verb == "search":
+        searched(o)
         return
     if o.verb == "again":
         again(o)

@@ -141,7 +141,7 @@ def _proposed(
 ) -> Generator[Event, None, Adapted]:  # fmt: skip
     """With images: what the ImageNet model proposes for them."""
     run.update(accuracy=Accuracy(value=None, kind="imagenet", unit="%", note=PROPOSED))
-    if run.record.ranking is None:
+    if o.accuracy is None:
         yield Note("search", f"{PROPOSED}; --accuracy supernet searches by shared weights trained on the images")
     judge = imagenet_judge(space if o.under_head else whole_view(space, shape, run))
     starts, _ = yield from _starts(o, run, space, judge, cost, limits, None)
@@ -203,8 +203,8 @@ def _instead(o: Options) -> Options:
 def _misleads(
     o: Options, run: RunDir[SearchRecord], judge: SupernetJudge, cost: SpaceLatency, limits: SpaceLimits, images: Images
 ) -> Generator[Event, None, bool]:
-    """Whether the shared weights rank networks near the target too badly to choose by them. Where their steps are given
-    by hand, they are taken as they are."""
+    """Whether the shared weights rank networks near the target too badly to choose by them, or nobody knows how well.
+    Where their steps are given by hand, they are taken as they are."""
     if o.supernet_steps is not None:
         yield Note("ranking", f"how well the shared weights rank is not checked: mbv3 supernet check {run.path}")
         return False
@@ -215,17 +215,16 @@ def _misleads(
         seconds=budget.seconds("ranking") if budget.timed else None, seed=o.seed, keep=run,
     )  # fmt: skip
     if found is None:
-        note = (
-            f"how well the shared weights rank is not known: the time is too short to train {FEWEST} networks beside "
-            f"them; mbv3 supernet check {run.path} does it"
+        why = (
+            f"how well the shared weights rank is not known, for the time is too short to train {FEWEST} networks "
+            f"beside them (mbv3 supernet check {run.path} does it; --supernet-steps takes them as they are)"
         )
-        run.note(note)
-        yield Note("ranking", note, warning=True)
-        return False
-    run.update(ranking=found)
-    if found.tau >= LEAST_TAU:
-        return False
-    note = f"{ranking_text(found)}: under {LEAST_TAU}, so the ImageNet model proposes the network instead"
+    else:
+        run.update(ranking=found)
+        if found.tau >= LEAST_TAU:
+            return False
+        why = f"{ranking_text(found)}: under {LEAST_TAU}"
+    note = f"{why}, so the ImageNet model proposes the network instead"
     run.note(note)
     yield Note("ranking", note, warning=True)
     return True

@@ -38,7 +38,6 @@ NEAR = 0.95  # of the target: as good as equal
 TIMED, TIMED_S = 2, 1.5  # measurements of what is compared, and seconds of each network in a part of one
 SIDES = 3  # sizes of the input on either side that may bring a family nearer to the target
 COMPARED_ON = 2000  # report images that those answer which are not delivered
-FORWARD = 1 / 3  # of the seconds of a training step: an answer to as many images
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +200,7 @@ def contest(
             return scratch_steps(images, None), None
         step_s = halving.step_seconds(best.spec)
         answered = len(report) + len(halving.few.held_out) + len(contenders) * min(COMPARED_ON, len(report))
-        scoring = FORWARD * step_s * answered / 128
+        scoring = halving.answer_seconds(best.spec) * answered
         left = 60 * budget.minutes - spent_s - (time.monotonic() - began) - scoring
         given = max(left, budget.seconds("training"))
         steps = int(np.clip(given / step_s, 1, most_steps(images)))

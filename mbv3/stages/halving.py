@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from mbv3.events import Event
 from mbv3.spec import ArchSpec
@@ -12,7 +15,7 @@ from mbv3.stages.contenders import Contender
 from mbv3.stages.images import Images, subset
 from mbv3.stages.keep import Keep
 from mbv3.stages.rounds import Ledger, Pair, Weights, better_half, one_round
-from mbv3.stages.tune import Tuned, scratch_fit, seconds_of_step, trained
+from mbv3.stages.tune import Tuned, on_device, scratch_fit, seconds_of_step, trained
 from mbv3.training import usual_epochs
 
 __all__ = ["LEAST", "Halving", "most_steps", "scratch_steps", "trainings"]
@@ -21,6 +24,7 @@ LEAST = 20  # steps of a first round: after fewer a network answers as chance ha
 SETTLED = 4  # batches over which batch norms are taken before a round is judged
 CHOSEN_ON = 1000  # choosing images that judge a round
 PROBED, STEPS = 32, 6  # images of a batch, and steps, that tell the seconds of a step
+ANSWERED = 16  # images that tell the seconds of an answer, as often
 UNTIMED = 3  # times the epochs of a fine-tuning, of a delivered network where nothing is timed
 MOST_EPOCHS = 600  # of a delivered network: after ten times the usual passes from scratch little is left to learn
 FIRST = 40  # the delivered network learns so many times the steps of a first round, where nothing is timed
@@ -29,7 +33,12 @@ FIRST = 40  # the delivered network learns so many times the steps of a first ro
 def trainings(networks: int) -> int:
     """Trainings of a first round's length in both rounds: the second is twice as long, and has half of the networks
     with the one that is asked for and the one that has to be beaten."""
-    return networks + 2 * min(networks, networks // 2 + 2) if networks > 1 else 0
+    return networks + 2 * _second(networks) if networks > 1 else 0
+
+
+def _second(networks: int) -> int:
+    """Networks of the second round."""
+    return min(networks, networks // 2 + 2)
 
 
 def scratch_steps(images: Images, epochs: float | None) -> int:
@@ -41,6 +50,13 @@ def scratch_steps(images: Images, epochs: float | None) -> int:
 def most_steps(images: Images) -> int:
     """Steps after which a training from scratch ends, though there is time."""
     return scratch_steps(images, MOST_EPOCHS)
+
+
+def _share(given_s: float, scored_s: Sequence[float]) -> float:
+    """Seconds of a training of a first round, of those that are given to both rounds; a score after a training of
+    each network takes `scored_s`."""
+    n = len(scored_s)
+    return (given_s - (n + _second(n)) * sum(scored_s) / n) / trainings(n)
 
 
 @dataclass
@@ -103,24 +119,41 @@ class Halving:
             return {c.name: max(LEAST, scratch_steps(self.images, None) // FIRST) for c in contenders}
 
         def decide() -> tuple[tuple[str, int], ...]:
-            given, each = self.budget.seconds(self.part), list[float]()
+            given, each, scored = self.budget.seconds(self.part), list[float](), list[float]()
             for c in contenders:
                 each.append(self.step_seconds(c.spec, PROBED))
+                scored.append(self._scored_s(c.spec))
                 n = len(each)
-                if n > 1 and given / trainings(n) < LEAST * sorted(each)[n // 2]:
+                if n > 1 and _share(given, scored) < LEAST * sorted(each)[n // 2]:
                     break  # no more of them are timed, either: that takes seconds too
             else:
                 n = len(each) + 1
             networks = n - 1
             if networks < 2:
                 if len(each) > 1:
-                    self.enough = self.budget.minutes * LEAST * trainings(2) * max(each) / given
+                    least = LEAST * trainings(2) * max(each) + given - trainings(2) * _share(given, scored[:2])
+                    self.enough = self.budget.minutes * least / given
                 return ()
-            share = given / trainings(networks)
+            share = _share(given, scored[:networks])
             pairs = list(zip(contenders[:networks], each[:networks], strict=True))
             return tuple((c.name, max(LEAST, round(share / s))) for c, s in pairs)
 
         return {name: int(steps) for name, steps in self.keep.value(f"{self.part}_steps", decide)}
+
+    def answer_seconds(self, spec: ArchSpec) -> float:
+        """Seconds in which `spec` answers an image and is scored on it, on this machine."""
+        net, some = on_device(spec, None), subset(self.images.held_out, ANSWERED)
+        at = [time.monotonic()]
+        for _ in range(STEPS):
+            self.images.work.answers(net, some, spec.resolution)
+            at.append(time.monotonic())
+        return float(np.median(np.diff(at[1:]))) / len(some)  # the first time chooses kernels
+
+    def _scored_s(self, spec: ArchSpec) -> float:
+        """Seconds after a training of a round: its batch norms are settled, and the choosing images are answered."""
+        batch = scratch_fit(self.images, spec.resolution, 1).batch
+        settling = min(SETTLED * max(64, batch), len(self.images.train))
+        return self.answer_seconds(spec) * (settling + len(self.few.held_out))
 
     def step_seconds(self, spec: ArchSpec, most: int | None = None) -> float:
         """Seconds of a training step of `spec` on this machine; from steps of at most `most` images, by proportion."""

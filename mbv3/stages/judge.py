@@ -21,7 +21,16 @@ from mbv3.spec import ArchSpec
 from mbv3.stages.budget import Budget
 from mbv3.stages.images import Images, others, photos_in, subset
 from mbv3.stages.keep import Keep, Memory
-from mbv3.supernet import Paths, Supernet, SupernetAccuracy, path_forward, supernet_of, throughput
+from mbv3.supernet import (
+    Paths,
+    Supernet,
+    SupernetAccuracy,
+    shared_fit,
+    shared_paths,
+    steps_within,
+    supernet_of,
+    train_shared,
+)
 from mbv3.tasks import TASKS
 from mbv3.training import Diverged, Fit, fit, recipe_for
 
@@ -38,7 +47,6 @@ __all__ = [
     "training_judge",
 ]
 
-SUPERNET_BATCH = 96
 CANDIDATE_BATCH = 64
 SCORED, TRAINED_SCORED = 1000, 2000  # held-out images that score a candidate
 FRESH = 4000  # others that score the best of them again
@@ -174,7 +182,7 @@ def training_judge(
 ) -> TrainingJudge:
     """A judge that trains each of `trials` candidates for `steps` steps, by default as many as the budget allows."""
     budget = budget or Budget(60.0)
-    recipe = _recipe(images, CANDIDATE_BATCH, 0.05, seed)
+    recipe = _task_fit(images, seed) or Fit(steps=1, size=images.size, batch=CANDIDATE_BATCH, lr=0.05, seed=seed)
     batch = recipe.batch
     epoch = max(1, len(images.train) // batch)
 
@@ -186,11 +194,11 @@ def training_judge(
     return TrainingJudge(space, images, replace(recipe, steps=decided))
 
 
-def _recipe(images: Images, batch: int, lr: float, seed: int) -> Fit:
-    """How candidates and shared weights learn: photos by plain SGD, other tasks by their own recipe, which knows what
-    batches and rates their losses want."""
+def _task_fit(images: Images, seed: int) -> Fit | None:
+    """How candidates and shared weights of a task with a head learn: by its own recipe, which knows what batches and
+    rates its losses want. None: photos with a class each."""
     if images.work.task == "classify":
-        return Fit(steps=1, size=images.size, batch=batch, lr=lr, seed=seed)
+        return None
     own = recipe_for(TASKS[images.work.task].recipe, len(images.train), images.size, seed=seed)
     return replace(own, steps=1, ema=0.0)
 
@@ -208,10 +216,12 @@ def supernet_judge(
 ) -> Generator[Event, None, SupernetJudge]:
     """Train shared weights over `space` and score with them. `steps` by hand, else what `minutes` (by default the
     budget's share) allow on this machine; decided once, so that a resumed run trains as many. `paths`: those of a step,
-    by default one that is drawn uniformly."""
+    by default `shared_paths`, or under a head, whose batches are small, one that is drawn uniformly."""
     budget, keep = budget or Budget(60.0), keep or Memory()
     supernet = supernet_of(space, seed)
-    recipe = _recipe(images, min(SUPERNET_BATCH, len(images.train)), 0.1, seed)
+    own = _task_fit(images, seed)
+    recipe = own or shared_fit(len(images.train), images.size, seed)
+    taken = paths or (shared_paths(recipe.batch) if own is None else Paths())
     batch, objective = recipe.batch, images.work.objective(recipe)
     seconds = 60 * minutes if minutes else budget.seconds("supernet")
     untimed = 3 * max(1, len(images.train) // batch)
@@ -220,7 +230,7 @@ def supernet_judge(
         lambda: budget.amount(
             steps,
             untimed,
-            lambda: max(20.0, seconds * throughput(supernet, images.train, recipe, paths=paths, objective=objective)),
+            lambda: max(20.0, steps_within(seconds, supernet, images.train, recipe, taken, objective=objective)),
         ),
     )
     yield StageStart(
@@ -229,9 +239,8 @@ def supernet_judge(
         f"{decided * batch / len(images.train):.1f} epochs",
         None if steps else seconds,
     )
-    yield from fit(
-        supernet, images.train, replace(recipe, steps=decided), stage="supernet",
-        checkpoint=keep.file("supernet.safetensors"), forward=path_forward(supernet, seed, paths), keep=True,
+    yield from train_shared(
+        supernet, images.train, replace(recipe, steps=decided), taken, checkpoint=keep.file("supernet.safetensors"),
         objective=objective,
     )  # fmt: skip
     scorer = shared_scorer(supernet, images)

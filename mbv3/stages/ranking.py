@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 
@@ -28,6 +29,7 @@ LEAST_TAU = 0.2  # below it shared weights are not worth more than what is known
 WITHIN = 0.05  # of the target: networks of equal ms
 DRAWN, ROUNDS = 4000, 12  # genomes, and times that they are changed towards the target
 FIRST = 40  # a delivered network learns so many times the steps, where nothing is timed
+SCORES = 3  # of a network: alone, and by shared weights with and without recalibration
 PROBED, STEPS = 32, 6  # images of a batch, and steps, that tell the seconds of a step
 
 
@@ -104,9 +106,9 @@ def check_ranking(
             return count, steps
         if seconds is None:
             return count, max(LEAST, scratch_steps(images, None) // FIRST)
-        each = _step_seconds(scorer, genomes, images)
-        count = min(count, int(seconds / (LEAST * each)))
-        return count, int(seconds / (max(count, 1) * each))
+        each, fixed = _step_seconds(scorer, genomes, images), SCORES * _score_seconds(scorer, genomes[0])
+        count = min(count, int(seconds / (LEAST * each + fixed)))
+        return count, int((seconds / max(count, 1) - fixed) / each)
 
     count, each = (int(v) for v in keep.value("ranking", decide))
     if count < FEWEST:
@@ -140,6 +142,14 @@ def ranking_text(r: Ranking) -> str:
         f"{r.high:.2f}) as {r.steps} steps of training each alone do; {r.tau_without_recalibration:.2f} without "
         "recalibrated batch norms"
     )
+
+
+def _score_seconds(scorer: SupernetAccuracy, genome: Genome) -> float:
+    """Seconds of a score by shared weights; the first one chooses kernels."""
+    scorer(genome)
+    began = time.monotonic()
+    scorer(genome)
+    return time.monotonic() - began
 
 
 def _step_seconds(scorer: SupernetAccuracy, genomes: Sequence[Genome], images: Images) -> float:

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 TRIALS = {"imagenet": 4000, "supernet": 240, "train": 24}
-LEAST_SCORED, MOST_SCORED = 40, 400  # trials with shared weights, whose time decides
+LEAST_SCORED, MOST_SCORED = 16, 400  # trials with shared weights, whose time decides
 COLUMNS = ("number", "genome", "accuracy", "latency_ms", "reward", "estimated", "state", "sampler_state")
 _FILE, _BATCH = "trials.csv", 20
 

@@ -4,7 +4,8 @@ from mbv3.supernet.headed import HeadedSupernet, supernet_of
 from mbv3.supernet.model import Norms, Supernet
 from mbv3.supernet.paths import Paths, path_forward
 from mbv3.supernet.scores import ManyAnswers, many_answers
-from mbv3.supernet.task import SupernetAccuracy, throughput
+from mbv3.supernet.task import SupernetAccuracy
+from mbv3.supernet.train import shared_fit, shared_paths, steps_within, throughput, train_shared
 
 __all__ = [
     "HeadedSupernet",
@@ -15,6 +16,10 @@ __all__ = [
     "SupernetAccuracy",
     "many_answers",
     "path_forward",
+    "shared_fit",
+    "shared_paths",
+    "steps_within",
     "supernet_of",
     "throughput",
+    "train_shared",
 ]

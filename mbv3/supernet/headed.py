@@ -9,8 +9,7 @@ from torch import Tensor
 from mbv3.nn import HeadNet, Maps, build
 from mbv3.space import Genome, SearchSpace
 from mbv3.spec import lower
-from mbv3.supernet.model import Supernet, run_layer
-from mbv3.supernet.model import _slice as slice_of
+from mbv3.supernet.model import Supernet, run_layer, slice_of
 
 __all__ = ["HeadedSupernet", "supernet_of"]
 

@@ -21,7 +21,7 @@ from mbv3.nn import Network, build, run_op
 from mbv3.space import Block, Genome, SearchSpace, Variant
 from mbv3.spec import ArchSpec, Layer, LayerKey, Op, Row, lower, lower_key
 
-__all__ = ["Norms", "Supernet", "run_layer", "run_row"]
+__all__ = ["Norms", "Supernet", "run_layer", "run_row", "slice_of"]
 
 # what batch norms go by: the batch, which the running statistics follow; the batch alone; the running statistics
 Norms = Literal["training", "batch", "running"]
@@ -166,7 +166,7 @@ class Supernet(nn.Module):
             if name.startswith("rows."):
                 _, i, rest = name.split(".", 2)
                 donor = f"rows.{source[int(i)]}.{rest}"
-            out[name] = _slice(full[donor], tuple(value.shape)).clone()
+            out[name] = slice_of(full[donor], tuple(value.shape)).clone()
         return out
 
     def forward_path(self, genome: Genome, x: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ class Supernet(nn.Module):
         return cast(Tensor, cast(Any, self.net.head).pooled(x.mean((2, 3))))
 
 
-def _slice(full: Tensor, shape: tuple[int, ...]) -> Tensor:
+def slice_of(full: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The leading channels, the centre of the kernel."""
     if full.dim() < 1 or tuple(full.shape) == shape:
         return full
@@ -201,7 +201,7 @@ def _slice(full: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _conv(module: Any, op: Op, prefix: str, x: Tensor, norms: Norms) -> Tensor:
     """A convolution of the path with slices of the shared weights."""
     conv: nn.Conv2d = module.get_submodule(op.name.removeprefix(prefix))
-    weight = _slice(conv.weight, (op.cout, op.cin // op.groups, op.k, op.k))
+    weight = slice_of(conv.weight, (op.cout, op.cin // op.groups, op.k, op.k))
     bias = None if conv.bias is None else conv.bias[: op.cout]
     x = F.conv2d(x, weight, bias, op.s, op.dilation * (op.k - 1) // 2, op.dilation, op.groups)
     if op.bn is None:

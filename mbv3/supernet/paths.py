@@ -24,7 +24,8 @@ class Paths:
     `count`: a step's images are divided evenly among so many paths, whose gradients add up; it costs what one path
     costs. `fair`: among them every choice of a gene comes equally often, up to one (Chu 2021, arXiv:1907.01845, where
     each path has all images). `pool`: (n, genes) genomes near a target, of which a path is drawn with probability
-    `near`, in place of the whole space. `small`: in the first `small_steps` the images have this share of their side.
+    `near`, in place of the whole space. `small`: in the first `small_part` of the steps the images have this share of
+    their side.
     """
 
     count: int = 1
@@ -32,7 +33,7 @@ class Paths:
     pool: NDArray[np.int64] | None = None
     near: float = 0.0
     small: float = 1.0
-    small_steps: int = 0
+    small_part: float = 0.0
 
     def of(self, space: SearchSpace, seed: int, step: int) -> list[Genome]:
         """The paths of a step, a function of (seed, step)."""
@@ -51,16 +52,17 @@ def _fair(sizes: tuple[int, ...], count: int, rng: np.random.Generator) -> NDArr
 
 
 def path_forward(
-    supernet: Supernet, seed: int, paths: Paths | None = None
+    supernet: Supernet, seed: int, paths: Paths | None = None, steps: int = 1
 ) -> Callable[[int], Callable[[Tensor], Tensor]]:
-    """From a step to its forward pass, images (N, 3, H, W) to logits (N, classes)."""
+    """From a step of `steps` to its forward pass, images (N, 3, H, W) to logits (N, classes)."""
     chosen = paths or Paths()
+    small_steps = round(chosen.small_part * steps)
 
     def at(step: int) -> Callable[[Tensor], Tensor]:
         genomes = chosen.of(supernet.space, seed, step)
 
         def forward(x: Tensor) -> Tensor:
-            if step < chosen.small_steps:
+            if step < small_steps:
                 size = [round(chosen.small * side) for side in x.shape[2:]]
                 x = functional.interpolate(x, size, mode="bilinear", antialias=True)
             if len(genomes) == 1:

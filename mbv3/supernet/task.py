@@ -1,11 +1,9 @@
-"""Training a supernet's paths and scoring a genome with it."""
+"""Scoring a genome with shared weights."""
 
 from __future__ import annotations
 
-import copy
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,38 +15,9 @@ from mbv3.data import ImageSet, normalise
 from mbv3.nn import Network, build
 from mbv3.space import Genome
 from mbv3.supernet.model import Supernet
-from mbv3.supernet.paths import Paths, path_forward
-from mbv3.training import Answers, Fit, ImageData, Objective, Score, evaluate, make_optimizer, one_step, recalibrate
+from mbv3.training import Answers, ImageData, Score, evaluate, recalibrate
 
-__all__ = ["SupernetAccuracy", "throughput"]
-
-
-def throughput(
-    supernet: Supernet,
-    data: ImageData,
-    recipe: Fit,
-    seconds: float = 8.0,
-    paths: Paths | None = None,
-    *,
-    objective: Objective | None = None,
-    clock: Callable[[], float] = time.monotonic,
-) -> float:
-    """Steps per second of supernet training on this machine, measured on a copy that is thrown away."""
-    trial = copy.deepcopy(supernet)
-    trial.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    trial.train()
-    optimizer = make_optimizer(trial, recipe)
-    forward = path_forward(trial, recipe.seed, paths)
-    rng = np.random.default_rng(0)
-    steps, start = 0, 0.0
-    while steps < 4 or clock() - start < seconds:
-        if steps == 2:
-            start = clock()  # the first steps choose kernels
-        pixels, y = data.batch(rng.integers(0, len(data), recipe.batch), recipe.size, recipe.augment, rng)
-        x = normalise(pixels, recipe.size)
-        one_step(forward(steps), trial, optimizer, x, y, replace(recipe, lr=1e-4), steps, objective)
-        steps += 1
-    return (steps - 2) / (clock() - start)
+__all__ = ["SupernetAccuracy"]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from mbv3.space import load_space, scale
 from mbv3.spec import ArchSpec, load_spec
 from mbv3.stages import SHARES, Budget, Contender, Images, Memory, Shape, contenders_at, contest, shapes_of, uniform_at
 from mbv3.stages.contest import ScratchEffort
-from mbv3.stages.halving import trainings
+from mbv3.stages.halving import Halving, trainings
 from mbv3.stages.rounds import better_half, decided, lead
 from mbv3.stages.shapes import fewer_strides, likely_shapes, natural, shaped_as
 from mbv3.stages.tune import Tuned
@@ -189,6 +189,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, losses: dict[str, float]) -> list[t
     monkeypatch.setattr(
         import_module("mbv3.stages.halving"), "seconds_of_step", lambda spec, data, recipe: recipe.batch / 1280
     )
+    monkeypatch.setattr(Halving, "answer_seconds", lambda self, spec: 0.0)
     return seen
 
 
@@ -257,6 +258,23 @@ def test_networks_have_the_same_seconds_and_the_last_has_most(
     monkeypatch.setattr(import_module("mbv3.stages.halving"), "MOST_EPOCHS", 100)
     result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(10.0)))
     assert dict(seen)["small-last"] == 100
+
+
+def test_scores_take_their_part_of_the_time(
+    tiny_spec: ArchSpec, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer to an image takes a hundredth of a second, a step of 64 images a twentieth; 64 images settle batch
+    norms and 40 choose, so a training's score takes 1.04 s."""
+    seen = planted(monkeypatch, {"found": 0.9, "small": 0.5, "large": 1.5, "v2": 0.7, "random": 2.0})
+    monkeypatch.setattr(Halving, "answer_seconds", lambda self, spec: 0.01)
+    monkeypatch.setattr(import_module("mbv3.stages.halving"), "MOST_EPOCHS", 20_000)
+    result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(10.0)))
+    rounds = [steps for name, steps in seen if not name.endswith("last")]
+    assert len(rounds) == 5 + 3  # of the second those of lower loss and what is asked for
+    unit = (60 - (5 + 4) * 1.04) / trainings(5)  # for which one more has its place
+    assert all(steps in (round(unit / 0.05), 2 * round(unit / 0.05)) for steps in rounds)
+    answers = 30 + 40 + 5 * 30  # at the end
+    assert 0.99 * 20 * (600 - 0.01 * answers) <= dict(seen)["small-last"] <= 20 * (600 - 0.01 * answers)
 
 
 def test_too_short_a_time_delivers_what_needs_no_proof(

@@ -97,6 +97,22 @@ def test_no_ranking_where_the_time_is_too_short() -> None:
     assert result(check_ranking(scorer, genomes[:2], IMAGES, steps=1)) is None
 
 
+def test_scores_take_their_part_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes a second and a score two, of which each network has three: 180 s are six times 24 steps."""
+    monkeypatch.setattr("mbv3.stages.ranking._step_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("mbv3.stages.ranking._score_seconds", lambda *_: 2.0)
+    scorer = shared_scorer(Supernet(SPACE, 0), IMAGES)
+    genomes = [tuple(int(v) for v in g) for g in near_target(SPACE, COST, sum(COST.range_ms()) / 2, n=6)]
+
+    def decided(seconds: float) -> list[int]:
+        keep = Memory()
+        next(check_ranking(scorer, genomes, IMAGES, seconds=seconds, keep=keep))
+        return [int(v) for v in keep.values["ranking"]]
+
+    assert decided(180) == [6, 24]
+    assert decided(100) == [3, 27]  # four would have 19
+
+
 def test_limits_hold_near_a_target() -> None:
     from mbv3.space import Limits
 

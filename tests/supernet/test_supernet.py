@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,18 @@ from torch import nn
 from mbv3.errors import BadInput
 from mbv3.nn import build, state_shapes
 from mbv3.space import Genome, SearchSpace, load_space, parse_space, scale
-from mbv3.supernet import Paths, Supernet, SupernetAccuracy, many_answers, path_forward, throughput
+from mbv3.supernet import (
+    Paths,
+    Supernet,
+    SupernetAccuracy,
+    many_answers,
+    path_forward,
+    shared_fit,
+    shared_paths,
+    steps_within,
+    throughput,
+    train_shared,
+)
 from mbv3.training import Fit
 from tests.drawn import drawn_images
 
@@ -250,10 +262,10 @@ def test_small_images_first() -> None:
     supernet = Supernet(TINY)
     seen: list[tuple[int, ...]] = []
     supernet.forward_path = lambda genome, x: seen.append(tuple(x.shape)) or x  # type: ignore[method-assign, func-returns-value, assignment]
-    at = path_forward(supernet, 0, Paths(small=0.625, small_steps=2))
-    for step in range(3):
+    at = path_forward(supernet, 0, Paths(small=0.625, small_part=0.8), 5)
+    for step in range(5):
         at(step)(torch.zeros(2, 3, 16, 16))
-    assert seen == [(2, 3, 10, 10), (2, 3, 10, 10), (2, 3, 16, 16)]
+    assert seen == [(2, 3, 10, 10)] * 4 + [(2, 3, 16, 16)]
 
 
 @pytest.mark.parametrize("space", [TINY, KINDS, MACRO], ids=lambda s: s.name)
@@ -319,8 +331,39 @@ class TestSupernetAccuracy:
                 assert torch.equal(value, inherited[name]), name
 
 
-def test_throughput_leaves_the_weights_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("schedule", ["cosine", "poly"])
+def test_throughput_leaves_the_weights_alone(schedule: Any) -> None:
+    """Nor does a schedule end before the trial does."""
     supernet = Supernet(parse_space(SPACE.replace("classes: 5", "classes: 8")))
     before = {k: v.clone() for k, v in supernet.state_dict().items()}
-    assert throughput(supernet, TestSupernetAccuracy.data, Fit(steps=10, size=(16, 16), batch=8), 0.05) > 0
+    recipe = Fit(steps=1, size=(16, 16), batch=8, schedule=schedule)
+    assert throughput(supernet, TestSupernetAccuracy.data, recipe, 0.05, Paths()) > 0
     assert all(torch.equal(before[k], v) for k, v in supernet.state_dict().items())
+
+
+def test_the_steps_of_a_time_are_those_of_both_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    supernet, recipe = Supernet(TINY), Fit(steps=1, size=(16, 16), batch=8)
+    rates = {1.0: 8.0, 0.0: 2.0}  # steps a second on small images, and on the others
+    monkeypatch.setattr("mbv3.supernet.train.throughput", lambda *_, paths, **__: rates[paths.small_part])
+    data = TestSupernetAccuracy.data
+    assert steps_within(10, supernet, data, recipe, Paths()) == 20
+    # 40 steps, of which 32 on small images
+    assert steps_within(8, supernet, data, recipe, Paths(small=0.625, small_part=0.8)) == pytest.approx(40)
+
+
+def test_a_step_of_few_images_has_fewer_paths() -> None:
+    assert [shared_paths(n).count for n in (96, 32, 31, 4)] == [3, 2, 1, 1]
+
+
+def test_shared_weights_learn_the_paths_that_are_asked_for() -> None:
+    data, recipe = TestSupernetAccuracy.data, replace(shared_fit(60, (16, 16)), steps=5, batch=48)
+    seen: list[tuple[Genome, int]] = []
+    supernet = Supernet(parse_space(SPACE.replace("classes: 5", "classes: 8")))
+    forward = supernet.forward_path
+    supernet.forward_path = lambda genome, x: seen.append((genome, x.shape[2])) or forward(genome, x)  # type: ignore[method-assign, func-returns-value]
+    before = {k: v.clone() for k, v in supernet.state_dict().items()}
+    paths = shared_paths(48)
+    list(train_shared(supernet, data, recipe, paths))
+    wanted = [(g, 10 if step < 4 else 16) for step in range(5) for g in paths.of(supernet.space, 0, step)]
+    assert seen == wanted
+    assert not all(torch.equal(before[k], v) for k, v in supernet.state_dict().items())
