@@ -20,8 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from mbv3.latency import open_runtime, p10
-from mbv3.latency.conditions import timed_core, undisturbed
+from mbv3.latency import open_runtime, p10, timed_core, undisturbed
 from mbv3.spec import load_spec, lower
 
 ROOT = Path(__file__).resolve().parents[1]

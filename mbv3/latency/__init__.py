@@ -13,6 +13,7 @@ from mbv3.latency.build import (
 )
 from mbv3.latency.calibration import Calibration, NetworkTime, fit_calibration, weights_mb
 from mbv3.latency.check import CHECK_MINUTES, CheckReport, check_table
+from mbv3.latency.conditions import timed_core, undisturbed
 from mbv3.latency.costmodel import FEATURES, CostModel, features, fit_cost_model
 from mbv3.latency.device import Device, Measured
 from mbv3.latency.fingerprint import Fingerprint, this_cpu
@@ -91,4 +92,6 @@ __all__ = [
     "weights_mb",
     "work_ms",
     "write_kit",
+    "timed_core",
+    "undisturbed",
 ]

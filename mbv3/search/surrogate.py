@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 
 from mbv3.search.aim import Aim, Genomes, around, draw, every
 from mbv3.search.proposer import Proposer
-from mbv3.space import SearchSpace
-from mbv3.space.model import Value
+from mbv3.space import SearchSpace, Value
 
 __all__ = ["SurrogateSampler"]
 

@@ -3,7 +3,7 @@
 from mbv3.space.additive import Additive, BlockTable, layer_keys, tabulate
 from mbv3.space.chain import Chain, chain_of, joined
 from mbv3.space.limits import Limits, SpaceLimit, SpaceLimits
-from mbv3.space.model import Block, Gene, Genome, SearchSpace, Variant, scale, under_head
+from mbv3.space.model import Block, Gene, Genome, SearchSpace, Value, Variant, scale, under_head
 from mbv3.space.scales import parse_scale
 from mbv3.space.yamlio import load_space, parse_space, preset_names, space_text
 
@@ -18,6 +18,7 @@ __all__ = [
     "SearchSpace",
     "SpaceLimit",
     "SpaceLimits",
+    "Value",
     "Variant",
     "chain_of",
     "joined",
