@@ -88,10 +88,10 @@ __all__ = [
     "runtime_names",
     "table_path",
     "this_cpu",
+    "timed_core",
     "transfer",
+    "undisturbed",
     "weights_mb",
     "work_ms",
     "write_kit",
-    "timed_core",
-    "undisturbed",
 ]
