@@ -55,8 +55,8 @@ def menus(
     allowed: Callable[[Site], Sequence[int]] | None = None,
     power: float = 0.0,
 ) -> list[Menu]:
-    """One menu a site of `scores`: multiples of `grain`, in wide sites of its doubles, from `least` of the channels on,
-    or those that are `allowed`.
+    """One menu a site of `scores` (of its channels, the first kept first): multiples of `grain`, in wide sites of its
+    doubles, from `least` of the channels on, or those that are `allowed`.
 
     A count stands for its best channels (HALP's prefix rule: a channel stays only where all better ones do). With S the
     sum of a site's scores and K that of the kept ones, its worth is S ((K / S)^`power` - 1) / `power`: K - S, as in
@@ -74,7 +74,7 @@ def menus(
             step *= 2
         counts = allowed(site) if allowed else range(-(-low // step) * step, now, step)
         kept = (*sorted({n for n in counts if LEAST_CHANNELS <= n < now}), now)
-        total = np.concatenate(([0.0], np.cumsum(np.sort(scores[site])[::-1])))
+        total = np.concatenate(([0.0], np.cumsum(scores[site])))
         whole = max(float(total[-1]), LEAST_SCORE)
         left = np.maximum(total / whole, LEAST_SHARE)
         total = whole * (np.log(left) if power == 0 else (left**power - 1) / power)

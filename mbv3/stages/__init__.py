@@ -5,7 +5,7 @@ Each is called from a notebook without options and without a run directory; `mbv
 
 from mbv3.stages.adapt import Adapted, adapt
 from mbv3.stages.adapt_model import adapt_predicted
-from mbv3.stages.adapt_tune import FineTune, Mended
+from mbv3.stages.adapt_tune import FineTune, Read
 from mbv3.stages.baselines import Beside, Verdict, baselines_at, compared, widest_within
 from mbv3.stages.budget import SHARES, Budget
 from mbv3.stages.contenders import Contender
@@ -101,11 +101,11 @@ __all__ = [
     "Keep",
     "Learned",
     "Memory",
-    "Mended",
     "Outcome",
     "Passed",
     "Photos",
     "PublishedTime",
+    "Read",
     "ReferenceTime",
     "Scale",
     "ScaledSpace",

@@ -10,14 +10,22 @@ from typing import Any, Literal
 from mbv3.netadapt import Importance
 from mbv3.spec import Site
 
-__all__ = ["POWERS", "PRESETS", "Joint", "Single", "Worth"]
+__all__ = ["POWERS", "PRESETS", "Joint", "Rank", "Single", "Worth"]
 
 # of a site's channels: the sum of their scores, their share of its scores, its inverse (`menus`), what of these three
 # leads to the cut of lowest loss, or the loss without the other channels by trial
-Worth = Literal["tried", "scores", "shares", "inverse", "losses"]
+Worth = Literal["explained", "tried", "scores", "shares", "inverse", "losses"]
 POWERS: Mapping[str, tuple[float, ...]] = MappingProxyType(
-    {"tried": (0.0, 1.0, -1.0), "scores": (1.0,), "shares": (0.0,), "inverse": (-1.0,), "losses": (0.0,)}
+    {
+        "explained": (1.0,),
+        "tried": (0.0, 1.0, -1.0),
+        "scores": (1.0,),
+        "shares": (0.0,),
+        "inverse": (-1.0,),
+        "losses": (0.0,),
+    }
 )
+Rank = Literal["explained", "loss"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +49,16 @@ class Joint:
 class Single:
     """A site at a time, as the paper does (Howard 2019, section 4.2, arXiv:1905.02244), each kept by its L2 norm.
 
-    `delta`: the least cut of a step as a share of the start's ms, by default what the time allows. `halve`: the steps
-    of all proposals are spent by successive halving; else each gets T. `mend`: layers that read what is cut make up
+    `delta`: the least cut of a step as a share of the start's ms, by default what the time allows. `rank`: proposals by
+    what the layers that read a cut cannot compute any more (`explained`), so that only the chosen one is fine-tuned; or
+    by the loss after fine-tuning each, beside the uncut network (`loss`). `halve`: the steps of all proposals are then
+    spent by successive halving; else each gets T. `mend`: layers that read what is cut make up
     for it before the fine-tuning (He 2017, arXiv:1707.06168). `processes`: that fine-tune proposals, of one
     thread each, by default this one alone.
     """
 
     delta: float | None = None
+    rank: Rank = "explained"
     halve: bool = True
     mend: bool = True
     processes: int = 0
@@ -58,6 +69,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "fast": {"engine": Joint()},
         "thorough": {"engine": Joint(worth="losses")},
-        "paper": {"engine": Single(delta=0.01, halve=False, mend=False), "steps": 10_000},
+        "paper": {"engine": Single(delta=0.01, rank="loss", halve=False, mend=False), "steps": 10_000},
     }
 )

@@ -79,8 +79,8 @@ def shrink(
         return (
             yield from adapt(
                 spec, latency, images, target_ms, weights=weights, teacher=teacher, steps=steps, delta=engine.delta,
-                halve=engine.halve, mend=engine.mend, processes=engine.processes, budget=budget, seed=seed, keep=keep,
-                some=some, taken=taken,
+                rank=engine.rank, halve=engine.halve, mend=engine.mend, processes=engine.processes, budget=budget,
+                seed=seed, keep=keep, some=some, taken=taken,
             )
         )  # fmt: skip
     budget, keep = budget or Budget(60.0, timed=latency.device is not None), keep or Memory()
@@ -221,7 +221,11 @@ class _Run:
         """The network after a round's cuts, batch norms recalibrated; in the last round within the target as measured,
         with channels given back where there is room."""
         scores = self.tuner.channels(now.spec, now.state, self.by.importance)
-        mine = {s: v for s, v in site_scores(now.spec, scores).items() if among(s, self.some)}
+        if self.by.worth == "explained":
+            every = self.tuner.explained(now.spec, now.state, scores)
+        else:
+            every = site_scores(now.spec, scores)
+        mine = {s: v for s, v in every.items() if among(s, self.some)}
         for least in (LEAST, 0.0):
             table, choice = yield from self._chosen(now, mine, scores, limit, least)
             if choice.latency_ms <= limit:

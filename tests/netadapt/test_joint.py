@@ -16,7 +16,7 @@ from mbv3.spec import ArchSpec, MBConv, all_sites, channels, count, cut_many, lo
 from .test_proposals import SMALL, stairs
 
 SITES = all_sites(SMALL)
-SCORES = {s: np.random.default_rng(i).exponential(1.0, channels(SMALL, s)) for i, s in enumerate(SITES)}
+SCORES = {s: np.sort(np.random.default_rng(i).exponential(1.0, channels(SMALL, s)))[::-1] for i, s in enumerate(SITES)}
 
 
 def work(specs: Sequence[ArchSpec]) -> list[float]:
@@ -96,7 +96,10 @@ def test_within_the_limit_nothing_is_cut_and_below_the_least_the_least_is_left()
 
 def test_noisy_times_do_not_keep_channels_out_of_a_large_network() -> None:
     spec = replace(load_spec("mobilenet_v3_small"), resolution=(96, 96))
-    scores = {s: np.random.default_rng(i).exponential(1.0, channels(spec, s)) for i, s in enumerate(all_sites(spec))}
+    scores = {
+        s: np.sort(np.random.default_rng(i).exponential(1.0, channels(spec, s)))[::-1]
+        for i, s in enumerate(all_sites(spec))
+    }
     rng = np.random.default_rng(0)
     noise: dict[ArchSpec, float] = {}
 

@@ -296,7 +296,7 @@ def test_a_round_cuts_below_a_quarter_where_the_target_asks_for_it() -> None:
 
 def test_the_presets_are_those_of_the_command_line_and_the_paper() -> None:
     assert tuple(PRESETS) == NAMES
-    assert PRESETS["paper"] == {"engine": Single(delta=0.01, halve=False, mend=False), "steps": 10_000}
+    assert PRESETS["paper"] == {"engine": Single(delta=0.01, rank="loss", halve=False, mend=False), "steps": 10_000}
     for preset in PRESETS.values():  # every one is a call of the stage
         shrink(START, latency(), IMAGES, 1.0, weights={}, **preset)
 
