@@ -36,13 +36,10 @@ class Moments:
         order = torch.cat([others.nonzero()[:, 0], order])
         w = weight.double().flatten(2).transpose(1, 2).flatten(0, 1) if weight.dim() > 2 else weight.double()
         # the factor's columns: what the channels are of a noise that each adds, in this order
-        factor = torch.linalg.cholesky(self.covariance[order][:, order] + self._ridge(len(order)))
+        factor = torch.linalg.cholesky(self._ridged(order))
         added = (w[:, order] @ factor).square().sum(0)
-        return added[int(others.sum()) :] / added.sum()
-
-    def _ridge(self, channels: int) -> Tensor:
-        height = (RIDGE + channels / self.n) * self.covariance.diagonal().mean() + 1e-12
-        return height * torch.eye(channels, dtype=torch.float64)
+        shares: Tensor = added[int(others.sum()) :] / added.sum()
+        return shares
 
     def made_up(self, weight: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         """(weights (O, K) for the channels `kept`, what is added to a bias (O,)) of a 1x1 layer of `weight` (O, C): the
@@ -51,13 +48,16 @@ class Moments:
         w = weight.double()
         gone = torch.ones(len(self.mean), dtype=torch.bool)
         gone[kept] = False
-        inner = self.covariance[kept][:, kept]
-        ridge = (RIDGE + len(kept) / self.n) * inner.diagonal().mean() + 1e-12
-        inner = inner + ridge * torch.eye(len(kept), dtype=inner.dtype)
-        predicted = torch.linalg.solve(inner, self.covariance[kept][:, gone])
+        predicted = torch.linalg.solve(self._ridged(kept), self.covariance[kept][:, gone])
         lost = w[:, gone]
         more = lost @ (self.mean[gone] - predicted.T @ self.mean[kept])
         return (w[:, kept] + lost @ predicted.T).to(weight.dtype), more.to(weight.dtype)
+
+    def _ridged(self, channels: Tensor) -> Tensor:
+        """Covariance (K, K) of `channels`, sure to have an inverse."""
+        inner = self.covariance[channels][:, channels]
+        ridge = (RIDGE + len(channels) / self.n) * inner.diagonal().mean() + 1e-12
+        return inner + ridge * torch.eye(len(channels), dtype=inner.dtype)
 
 
 def input_moments(net: Network, batches: Iterable[Tensor]) -> dict[str, Moments]:
