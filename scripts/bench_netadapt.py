@@ -329,9 +329,13 @@ def make_rivals(args: argparse.Namespace) -> None:
     x, y = make_batch(data, pick, 32)
     full_ms = latency([FULL])[0]
 
+    whole = Plain(state).eval()
+    functional.cross_entropy(whole(x), y).backward()  # type: ignore[no-untyped-call]
+
     def pruned(importance: str, ratio: float) -> Setting:
         net = Plain(state).eval()
-        functional.cross_entropy(net(x), y).backward()  # type: ignore[no-untyped-call]
+        for mine, known in zip(net.parameters(), whole.parameters(), strict=True):
+            mine.grad = known.grad
         criterion = {
             "tp-l2": tp.importance.GroupMagnitudeImportance(p=2),
             "tp-taylor": tp.importance.GroupTaylorImportance(),
