@@ -36,7 +36,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -64,7 +64,8 @@ from mbv3.netadapt import (
 )
 from mbv3.nn import MEAN, STD, build, channel_sets, cut_state
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv, Site, all_sites, channels, cut_many, lower
-from mbv3.stages import POWERS, FineTune, Images, Joint, Memory, Read, Tuner, default_device, shrink
+from mbv3.stages import FineTune, Images, Joint, Memory, Read, Tuner, default_device, shrink
+from mbv3.stages.engines import Worth
 from mbv3.tables import Latency, reference_at
 from mbv3.training import load_checkpoint, read_weights, save_checkpoint, save_weights
 
@@ -269,11 +270,10 @@ def make_cells(args: argparse.Namespace) -> None:
             scores = scores_of(cell["seed"], cell["importance"])
             by_shares = cell["worth"] == "explained"
             every = shares_of(cell["seed"], cell["importance"]) if by_shares else site_scores(FULL, scores)
-            offered = [menus(FULL, every, allowed=grid, power=p) for p in POWERS[cell["worth"]]]
+            table = menus(FULL, every, allowed=grid)
             if cell["worth"] == "losses":
-                offered = [tuner.losses(FULL, state, scores, offered[0])]
-            cuts = [solve(FULL, table, latency, limit).spec for table in offered]
-            spec, accuracy = cuts[tuner.lowest(FULL, state, scores, cuts)[0] if len(set(cuts)) > 1 else 0], None
+                table = tuner.losses(FULL, state, scores, table)
+            spec, accuracy = solve(FULL, table, latency, limit).spec, None
         else:
             by = Joint(importance=cell["importance"], worth=cell["worth"], rounds=cell["rounds"], allowed=grid)
             found = result(
@@ -619,7 +619,7 @@ def main() -> None:
             p.add_argument("--seeds", type=int, default=3)
             p.add_argument("--rounds", type=int, nargs="+", default=[2, 1, 0])
             p.add_argument("--importances", nargs="+", default=["taylor"], choices=IMPORTANCES)
-            p.add_argument("--worths", nargs="+", default=["tried"], choices=list(POWERS))
+            p.add_argument("--worths", nargs="+", default=["explained"], choices=get_args(Worth))
             p.add_argument("--threads", type=int, default=1)
     p = verbs.add_parser("rank")
     p.add_argument("--cifar", type=Path, required=True, help="folder with train/ and test/, or a tar of it")

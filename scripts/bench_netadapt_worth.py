@@ -1,5 +1,5 @@
-"""Joint cuts of public weights by what a site is worth: what is lost to its readers, or the three sums of scores of
-which the lowest loss decides. At equal multiply-adds and equal fine-tuning, on photos that decided nothing.
+"""Joint cuts of public weights by what a site is worth: what is lost to its readers, or the sum of its scores. At
+equal multiply-adds and equal fine-tuning, on photos that decided nothing.
 
     python scripts/bench_netadapt_worth.py --data caltech101 --weights mobilenet_v3_small_imagenet.pth
 
@@ -22,12 +22,12 @@ from mbv3.export import read_any_weights
 from mbv3.netadapt import menus, site_scores, solve
 from mbv3.nn import cut_state
 from mbv3.spec import ArchSpec, count, load_spec
-from mbv3.stages import POWERS, Images, Memory, Tuner
+from mbv3.stages import Images, Memory, Tuner
 from mbv3.stages.shrink_tune import adopted
 
 OUT = Path(__file__).resolve().parents[1] / "results" / "netadapt-worth.jsonl"
 HEAD_FIRST = 0.2
-WORTHS = ("explained", "tried")
+WORTHS = ("explained", "scores")
 
 
 def madds(specs: Sequence[ArchSpec]) -> list[float]:
@@ -66,8 +66,7 @@ def main() -> None:
             for worth in WORTHS:
                 values = tuner.explained(spec, state, scores) if worth == "explained" else site_scores(spec, scores)
                 limit = share * madds([spec])[0]
-                cuts = [solve(spec, menus(spec, values, power=p), madds, limit).spec for p in POWERS[worth]]
-                cut = cuts[tuner.lowest(spec, state, scores, cuts)[0] if len(set(cuts)) > 1 else 0]
+                cut = solve(spec, menus(spec, values), madds, limit).spec
                 smaller = tuner.recalibrated(cut, cut_state(state, spec, cut, scores))
                 before = judge.score(cut, smaller)
                 found = judge.score(cut, result(tuner.tune(cut, smaller, tuner.recipe(o.steps), Memory())))

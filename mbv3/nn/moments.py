@@ -38,7 +38,7 @@ class Moments:
         # the factor's columns: what the channels are of a noise that each adds, in this order
         factor = torch.linalg.cholesky(self._ridged(order))
         added = (w[:, order] @ factor).square().sum(0)
-        shares: Tensor = added[int(others.sum()) :] / added.sum()
+        shares: Tensor = added[int(others.sum()) :] / added.sum().clamp_min(1e-30)  # a layer of zeros
         return shares
 
     def made_up(self, weight: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:

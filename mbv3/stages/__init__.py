@@ -11,7 +11,7 @@ from mbv3.stages.budget import SHARES, Budget
 from mbv3.stages.contenders import Contender
 from mbv3.stages.contest import ScratchEffort, contenders_at, contest, uniform_at
 from mbv3.stages.curve import Passed, TakenUp, nearest, passed_in, taken_up
-from mbv3.stages.engines import POWERS, PRESETS, Joint, Single, Worth
+from mbv3.stages.engines import PRESETS, Joint, Single, Worth
 from mbv3.stages.finalists import Chosen, choose_seed, finalists, first_of, smoothed
 from mbv3.stages.gap import most_accurate
 from mbv3.stages.images import Images, calibration_batches, photos_in, rescore, subset
@@ -80,7 +80,6 @@ __all__ = [
     "FEWEST",
     "LEAST_TAU",
     "LOG",
-    "POWERS",
     "PRESETS",
     "SHARES",
     "TEMPERATURE",

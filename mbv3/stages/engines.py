@@ -10,21 +10,11 @@ from typing import Any, Literal
 from mbv3.netadapt import Importance
 from mbv3.spec import Site
 
-__all__ = ["POWERS", "PRESETS", "Joint", "Rank", "Single", "Worth"]
+__all__ = ["PRESETS", "Joint", "Rank", "Single", "Worth"]
 
-# of a site's channels: the sum of their scores, their share of its scores, its inverse (`menus`), what of these three
-# leads to the cut of lowest loss, or the loss without the other channels by trial
-Worth = Literal["explained", "tried", "scores", "shares", "inverse", "losses"]
-POWERS: Mapping[str, tuple[float, ...]] = MappingProxyType(
-    {
-        "explained": (1.0,),
-        "tried": (0.0, 1.0, -1.0),
-        "scores": (1.0,),
-        "shares": (0.0,),
-        "inverse": (-1.0,),
-        "losses": (0.0,),
-    }
-)
+# of a site's channels: what they add to what its readers compute, the sum of their scores, or the loss without the
+# other channels by trial
+Worth = Literal["explained", "scores", "losses"]
 Rank = Literal["explained", "loss"]
 
 
@@ -32,15 +22,15 @@ Rank = Literal["explained", "loss"]
 class Joint:
     """All sites at once in a few rounds, by the channels' scores and the latency (HALP, Shen 2022, arXiv:2110.10811).
 
-    `importance`: what a channel's score is. `worth`: of a site by the sum of the kept scores (`scores`), their share
-    (`shares`) or the share's inverse (`inverse`, see `menus`), by that of these whose cut has the lowest loss on
-    held-out images before any fine-tuning (`tried`), or by trial cuts of every site, which take longer (`losses`).
+    `importance`: what a channel's score is. `worth`: of a site by what the layers that read it cannot compute any more
+    (`explained`), by the sum of the kept scores as in HALP (`scores`), or by trial cuts of every site, which take
+    longer (`losses`).
     `rounds`: of cuts, by default one for every halving of the time. `allowed`: the channel counts that a site may have,
     by default multiples of 8.
     """
 
     importance: Importance = "taylor"
-    worth: Worth = "tried"
+    worth: Worth = "explained"
     rounds: int | None = None
     allowed: Callable[[Site], Sequence[int]] | None = None
 

@@ -153,26 +153,6 @@ class Tuner:
         with torch.inference_mode():
             return float(np.mean([float(loss(net(x), y, x)) for x, y in batches]))
 
-    def lowest(
-        self, spec: ArchSpec, state: Mapping[str, Tensor], scores: Scores, cuts: Sequence[ArchSpec]
-    ) -> tuple[int, list[float]]:
-        """(index of the cut of lowest loss, losses of all) on held-out images, batch norms recalibrated, without any
-        fine-tuning (EagleEye, Li 2020, arXiv:2007.02491): the first whose loss is finite, unless another one is better
-        by more than the standard error of their difference, image by image."""
-        held = subset(self.held, TRIED)
-        found: dict[ArchSpec, NDArray[np.float64]] = {}
-        for smaller in dict.fromkeys(cuts):
-            net = self.net(smaller, cut_state(state, spec, smaller, scores))
-            recalibrate(net, (x for x, _ in self._batches(TRIED, 64, spec)))
-            found[smaller] = self.images.work.answers(net, held, self.images.size).loss
-        finite = [i for i, smaller in enumerate(cuts) if np.isfinite(found[smaller]).all()]
-        best = finite[0] if finite else 0
-        for i in finite:
-            gap = found[cuts[i]] - found[cuts[best]]
-            if gap.mean() < -gap.std() / len(gap) ** 0.5:
-                best = i
-        return best, [float(found[smaller].mean()) for smaller in cuts]
-
     def tune(
         self, spec: ArchSpec, state: Mapping[str, Tensor], recipe: Fit, keep: Keep
     ) -> Generator[Event, None, dict[str, Tensor]]:
