@@ -11,9 +11,11 @@
 it to 0.7, 0.5 and 0.35 of its ms, channels kept to quarters, and appends a line a cell to --cells, on a GPU where there
 is one; `--part i/n` does every n-th cell, so that several processes share a device; a cell that --cells has is not made
 again. `rivals` adds the choice of Torch-Pruning, where it is installed (`pip install torch-pruning`), its ratio
-bisected to the same ms. `rank` fine-tunes 40 cuts of equal ms at one or two sites as a step of single cuts does, and
-compares their order by the paired loss beside the uncut network, and by the paper's change of accuracy, with that of
-their true accuracy (Kendall's tau); with --plain the layers that read what is cut do not make up for it first. `report`
+bisected to the same ms. `rank` orders 40 cuts of equal ms at one or two sites as a step of single cuts does, by what is
+lost to the layers that read them; fine-tunes them, and orders them by the paired loss beside the uncut network, and by
+the paper's change of accuracy; and compares these with their true accuracy (Kendall's tau), beside what one training
+from scratch reaches and orders that need no weights, in results/netadapt-rank.json. With --plain the layers that read
+what is cut do not make up for it first; --start, --sites and --share give other cuts than the judged ones. `report`
 looks up the true accuracy of what is left, beside random settings of equal ms, uniform widths and the best (accuracies
 denoised by a pairwise ridge), and writes results/netadapt.json.
 TRUTH.csv is channel_bench_macro_mobilenet.csv.
@@ -30,11 +32,11 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -60,9 +62,10 @@ from mbv3.netadapt import (
     site_scores,
     solve,
 )
-from mbv3.nn import MEAN, STD, build, channel_sets
+from mbv3.nn import MEAN, STD, build, channel_sets, cut_state
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv, Site, all_sites, channels, cut_many, lower
-from mbv3.stages import POWERS, FineTune, Images, Joint, Memory, Mended, Tuner, default_device, shrink
+from mbv3.stages import FineTune, Images, Joint, Memory, Read, Tuner, default_device, shrink
+from mbv3.stages.engines import Worth
 from mbv3.tables import Latency, reference_at
 from mbv3.training import load_checkpoint, read_weights, save_checkpoint, save_weights
 
@@ -253,6 +256,10 @@ def make_cells(args: argparse.Namespace) -> None:
     def scores_of(seed: int, importance: Importance) -> Scores:
         return Tuner(images, seed).channels(FULL, state, importance)
 
+    @cache
+    def shares_of(seed: int, importance: Importance) -> dict[Site, NDArray[np.float64]]:
+        return Tuner(images, seed).explained(FULL, state, scores_of(seed, importance))
+
     for cell in every_cell(args)[part::of]:
         if cell in done:
             continue
@@ -261,12 +268,12 @@ def make_cells(args: argparse.Namespace) -> None:
         if cell["rounds"] == 0:  # no fine-tuning: the scores of the full network decide
             tuner = Tuner(images, cell["seed"])
             scores = scores_of(cell["seed"], cell["importance"])
-            every = site_scores(FULL, scores)
-            offered = [menus(FULL, every, allowed=grid, power=p) for p in POWERS[cell["worth"]]]
+            by_shares = cell["worth"] == "explained"
+            every = shares_of(cell["seed"], cell["importance"]) if by_shares else site_scores(FULL, scores)
+            table = menus(FULL, every, allowed=grid)
             if cell["worth"] == "losses":
-                offered = [tuner.losses(FULL, state, scores, offered[0])]
-            cuts = [solve(FULL, table, latency, limit).spec for table in offered]
-            spec, accuracy = cuts[tuner.lowest(FULL, state, scores, cuts)[0] if len(set(cuts)) > 1 else 0], None
+                table = tuner.losses(FULL, state, scores, table)
+            spec, accuracy = solve(FULL, table, latency, limit).spec, None
         else:
             by = Joint(importance=cell["importance"], worth=cell["worth"], rounds=cell["rounds"], allowed=grid)
             found = result(
@@ -322,9 +329,13 @@ def make_rivals(args: argparse.Namespace) -> None:
     x, y = make_batch(data, pick, 32)
     full_ms = latency([FULL])[0]
 
+    whole = Plain(state).eval()
+    functional.cross_entropy(whole(x), y).backward()  # type: ignore[no-untyped-call]
+
     def pruned(importance: str, ratio: float) -> Setting:
         net = Plain(state).eval()
-        functional.cross_entropy(net(x), y).backward()  # type: ignore[no-untyped-call]
+        for mine, known in zip(net.parameters(), whole.parameters(), strict=True):
+            mine.grad = known.grad
         criterion = {
             "tp-l2": tp.importance.GroupMagnitudeImportance(p=2),
             "tp-taylor": tp.importance.GroupTaylorImportance(),
@@ -358,69 +369,160 @@ def make_rivals(args: argparse.Namespace) -> None:
 # ---- a step's ranking ----------------------------------------------------------------------------------------
 
 
-def equal_cuts(latency: Latency, count: int) -> list[Setting]:
-    """Settings that differ from the full network at one or two sites and take nearly equal ms: the `count` nearest to
-    their common median within a window that holds as many."""
-    few = [s for s in EVERY if 1 <= sum(q < 4 for q in s) <= 2]
+def equal_cuts(latency: Latency, start: Setting, count: int, sites: int, share: float | None) -> list[Setting]:
+    """Settings under `start` at one to `sites` sites that take nearly equal ms: the `count` nearest to their common
+    median within a window that holds as many, or to a `share` of the start's ms."""
+    few = [
+        s
+        for s in EVERY
+        if all(q <= most for q, most in zip(s, start, strict=True))
+        and 1 <= sum(q < most for q, most in zip(s, start, strict=True)) <= sites
+    ]
     ms = np.array(latency([network(s) for s in few]))
     order = np.argsort(ms)
+    if share is not None:
+        order = order[np.argsort(np.abs(ms[order] - share * latency([network(start)])[0]), kind="stable")[:count]]
+        return [few[i] for i in sorted(order)]
     starts = np.arange(len(few) - count + 1)
     best = int(np.argmin([ms[order[i + count - 1]] / ms[order[i]] for i in starts]))
     return [few[i] for i in sorted(order[best : best + count])]
+
+
+def narrowed(images: Images, state: dict[str, Tensor], setting: Setting, steps: int) -> dict[str, Tensor]:
+    """Weights of a narrower network, cut from the full one and fine-tuned."""
+    if setting == EVERY[-1]:
+        return state
+    tuner, spec = Tuner(images, 0), network(setting)
+    cut = cut_state(state, FULL, spec, tuner.channels(FULL, state, "taylor"))
+    return result(tuner.tune(spec, tuner.recalibrated(spec, cut), tuner.recipe(steps), Memory()))
 
 
 def make_rank(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     data, _ = cifar(args.cifar, args.cache)
     images = Images(*split(data, *HELD_OUT), (32, 32))
-    latency, state = Latency(LatencyTable.load(args.table)), read_weights(args.weights)
-    full_ms = latency([FULL])[0]
+    latency = Latency(LatencyTable.load(args.table))
     done = [json.loads(line) for line in args.ranks.read_text().splitlines()] if args.ranks.exists() else []
-    tune = FineTune(images, args.steps, args.seed)
-    about = {"steps": args.steps, "seed": args.seed, "mended": not args.plain}
-    inherit = largest if args.plain else Mended(images)
-    begin = Start(0, FULL, state, Scored(full_ms, math.nan, math.nan))
+    about = {"start": args.start, "sites": args.sites, "share": args.share, "seed": args.seed}
+    if not args.lost_only:
+        about |= {"steps": args.steps, "mended": not args.plain}
+    setting = tuple(map(int, args.start))
+    spec, state = network(setting), narrowed(images, read_weights(args.weights), setting, args.start_steps)
+    start_ms = latency([spec])[0]
+    tune, read = FineTune(images, args.steps, args.seed), Read(images)
+    begin = Start(0, spec, state, Scored(start_ms, math.nan, math.nan))
     before = next((x["before"] for x in done if x["about"] == about and "before" in x), None)
     control: Tried | None = None
-    for setting in equal_cuts(latency, args.count):
-        name = "".join(map(str, setting))
+    for cut in equal_cuts(latency, setting, args.count, args.sites, args.share):
+        name = "".join(map(str, cut))
         if any(x["about"] == about and x["widths"] == name for x in done):
             continue
-        if control is None:
-            control = tune(FULL, state, 1, args.steps)
-            before = before or tune(FULL, state, 1, 0).accuracy
-        spec = network(setting)
-        ms = latency([spec])[0]
-        tried = tune(spec, inherit(begin, spec), 1, args.steps)
-        found = paired(tried, control, full_ms - ms)
-        line = {
-            "about": about, "widths": name, "ms_share": round(ms / full_ms, 4), "per_ms": found.per_ms,
-            "error": found.error, "accuracy": tried.accuracy, "before": before, "control": control.accuracy,
-            "n": len(tried.losses), "saved_ms": full_ms - ms,
-        }  # fmt: skip
+        smaller = network(cut)
+        ms = latency([smaller])[0]
+        line = {"about": about, "widths": name, "ms_share": round(ms / start_ms, 4), "saved_ms": start_ms - ms,
+                "lost": read.lost(begin, smaller)}  # fmt: skip
+        if not args.lost_only:
+            if control is None:
+                control = tune(spec, state, 1, args.steps)
+                before = before or tune(spec, state, 1, 0).accuracy
+            tried = tune(smaller, (largest if args.plain else read.mended)(begin, smaller), 1, args.steps)
+            found = paired(tried, control, start_ms - ms)
+            line |= {"per_ms": found.per_ms, "error": found.error, "accuracy": tried.accuracy, "before": before,
+                     "control": control.accuracy, "n": len(tried.losses)}  # fmt: skip
         with args.ranks.open("a") as f:
             f.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)
     show_rank(args)
 
 
+@dataclass(frozen=True)
+class Truth:
+    """What Channel-Bench-Macro knows of every setting, in the order of EVERY."""
+
+    accuracy: NDArray[np.float64]  # (settings, trainings)
+    parameters: NDArray[np.float64]
+    work: NDArray[np.float64]  # multiply-adds
+
+    @property
+    def smooth(self) -> NDArray[np.float64]:
+        """Denoised."""
+        return pairwise(np.array(EVERY), self.accuracy.mean(1))
+
+    @staticmethod
+    def load(file: Path) -> Truth:
+        with file.open() as f:
+            rows = {row["widths"]: row for row in csv.DictReader(f)}
+        mine = [rows["".join(map(str, s))] for s in EVERY]
+        columns = {c: np.array([float(r[c]) for r in mine]) for c in ("acc1", "acc2", "acc3", "params", "flops")}
+        accuracy = np.stack([columns[c] for c in ("acc1", "acc2", "acc3")], 1)
+        return Truth(accuracy, columns["params"], columns["flops"])
+
+
+def tau(score: Sequence[float] | NDArray[np.float64], true: NDArray[np.float64]) -> float:
+    return round(float(kendalltau(score, true).statistic), 3)
+
+
+def ceiling(truth: Truth, index: NDArray[np.int64]) -> dict[str, Any]:
+    """Tau that one training from scratch of each setting reaches, against the accuracy denoised without that training;
+    its standard error, and the same for the mean of three trainings, by trainings drawn around the denoised ones."""
+    noise = float((truth.accuracy.var(1, ddof=1).mean()) ** 0.5)
+    smooth = truth.smooth[index]
+    runs = range(truth.accuracy.shape[1])
+    alone = [
+        tau(truth.accuracy[index, i], pairwise(np.array(EVERY), np.delete(truth.accuracy, i, 1).mean(1))[index])
+        for i in runs
+    ]
+    rng = np.random.default_rng(0)
+    drawn = {n: [tau(smooth + rng.normal(0, noise / n**0.5, len(index)), smooth) for _ in range(1000)] for n in (1, 3)}
+    return {
+        "one_training": alone, "one_training_mean": round(float(np.mean(alone)), 3), "training_sd": round(noise, 3),
+        "drawn_one": round(float(np.mean(drawn[1])), 3), "drawn_one_se": round(float(np.std(drawn[1])), 3),
+        "drawn_three": round(float(np.mean(drawn[3])), 3), "drawn_three_se": round(float(np.std(drawn[3])), 3),
+        "truth_sd": round(float(smooth.std()), 3), "truth_span": round(float(np.ptp(smooth)), 3),
+    }  # fmt: skip
+
+
+def trivial(truth: Truth, settings: Sequence[Setting], start: Setting) -> dict[str, list[float]]:
+    """Rankings that need no weights; higher is better."""
+    index = [EVERY.index(s) for s in settings]
+    kept = np.array(settings) / np.array(start)
+    cut = kept < 1
+    return {
+        "parameters kept": list(truth.parameters[index]),
+        "multiply-adds kept": list(truth.work[index]),
+        "late sites first": [float(np.flatnonzero(c).mean()) for c in cut],
+        "least share kept of a site": list(kept.min(1)),
+        "sum of log shares": list(np.log(kept).sum(1)),
+    }
+
+
 def show_rank(args: argparse.Namespace) -> None:
-    """Kendall's tau of the order with the control arm, and of the paper's, with the true accuracies."""
-    with args.csv.open() as f:
-        truth = {row["widths"]: float(row["mean"]) for row in csv.DictReader(f)}
-    names = ["".join(map(str, s)) for s in EVERY]
-    smooth = dict(zip(names, pairwise(np.array(EVERY), np.array([truth[n] for n in names])), strict=True))
+    """Kendall's tau of the order by what is lost, by the loss with the control arm and by the paper's change of
+    accuracy, with the true accuracies; beside it what a training from scratch of each cut reaches, and rankings that
+    need no weights."""
+    truth = Truth.load(args.csv)
+    smooth = truth.smooth
     lines = [json.loads(line) for line in args.ranks.read_text().splitlines()]
+    found = []
     for about in {json.dumps(x["about"]): x["about"] for x in lines}.values():
         mine = [x for x in lines if x["about"] == about]
+        settings = [tuple(map(int, x["widths"])) for x in mine]
+        start = tuple(map(int, about["start"]))
+        index = np.array([EVERY.index(s) for s in settings])
         saved = np.array([x["saved_ms"] for x in mine])
-        for what, true in (("denoised", smooth), ("as trained", truth)):
-            change = np.array([true[x["widths"]] - true["4" * len(SITES)] for x in mine]) / saved
-            control = kendalltau([-x["per_ms"] for x in mine], change).statistic
-            paper = kendalltau([(x["accuracy"] - x["before"]) / x["saved_ms"] for x in mine], change).statistic
-            print(
-                f"{about}, {len(mine)} cuts, truth {what}: tau {control:.2f} with the control arm, {paper:.2f} without"
-            )
+        true = (smooth[index] - smooth[EVERY.index(start)]) / saved
+        scores = {"by what is lost": [-x["lost"] / x["saved_ms"] for x in mine]}
+        if all("per_ms" in x for x in mine):
+            scores["by the loss, with the control arm"] = [-x["per_ms"] for x in mine]
+            scores["by the change of accuracy, without"] = [(x["accuracy"] - x["before"]) / x["saved_ms"] for x in mine]
+        entry = {
+            "about": about, "cuts": len(mine), "ceiling": ceiling(truth, index),
+            "tau": {name: tau(score, true) for name, score in scores.items()},
+            "trivial": {name: tau(score, true) for name, score in trivial(truth, settings, start).items()},
+        }  # fmt: skip
+        found.append(entry)
+        print(json.dumps(entry, indent=1))
+    args.ranks.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 # ---- report --------------------------------------------------------------------------------------------------
@@ -517,7 +619,7 @@ def main() -> None:
             p.add_argument("--seeds", type=int, default=3)
             p.add_argument("--rounds", type=int, nargs="+", default=[2, 1, 0])
             p.add_argument("--importances", nargs="+", default=["taylor"], choices=IMPORTANCES)
-            p.add_argument("--worths", nargs="+", default=["tried"], choices=list(POWERS))
+            p.add_argument("--worths", nargs="+", default=["explained"], choices=get_args(Worth))
             p.add_argument("--threads", type=int, default=1)
     p = verbs.add_parser("rank")
     p.add_argument("--cifar", type=Path, required=True, help="folder with train/ and test/, or a tar of it")
@@ -529,6 +631,11 @@ def main() -> None:
     p.add_argument("--count", type=int, default=40)
     p.add_argument("--steps", type=int, default=4)
     p.add_argument("--plain", action="store_true", help="layers do not make up for the channels that go")
+    p.add_argument("--lost-only", action="store_true", help="no fine-tuning of the cuts")
+    p.add_argument("--start", default="4" * len(SITES), help="quarters of the widths that are cut from")
+    p.add_argument("--start-steps", type=int, default=200, help="of fine-tuning a narrower start")
+    p.add_argument("--sites", type=int, default=2, help="at most, of a cut")
+    p.add_argument("--share", type=float, help="of the start's ms, by default where most cuts are alike")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int, default=1)
     p.set_defaults(run=make_rank)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mbv3.nn import ChannelSet, Network, channel_sets
 from mbv3.spec import ArchSpec, Site, all_sites, channels, cut
 
-__all__ = ["IMPORTANCES", "Importance", "Scores", "channel_scores", "maker_of", "site_scores"]
+__all__ = ["IMPORTANCES", "Importance", "Scores", "by_site", "channel_scores", "maker_of", "site_scores"]
 
 Importance = Literal["taylor", "taylor-squared", "l2", "bn"]
 IMPORTANCES: tuple[str, ...] = get_args(Importance)
@@ -35,7 +35,12 @@ def maker_of(sets: Iterable[ChannelSet], spec: ArchSpec, site: Site) -> str:
 
 
 def site_scores(spec: ArchSpec, scores: Scores) -> dict[Site, NDArray[np.float64]]:
-    """Scores of the channels at every site that can be cut, from those of `channel_scores`.
+    """Scores of the channels at every site that can be cut, from those of `channel_scores`; the best first."""
+    return by_site(spec, {name: np.sort(values.double().cpu().numpy())[::-1] for name, values in scores.items()})
+
+
+def by_site(spec: ArchSpec, values: Mapping[str, NDArray[np.float64]]) -> dict[Site, NDArray[np.float64]]:
+    """Values of channels, in the order in which they are kept, at every site that can be cut.
 
     One number of a dense head is the width of several of its layers, of some of them by half. Each keeps its own best
     channels, so the best of all count together, then the second, and so on; a layer of half as many counts in halves.
@@ -44,7 +49,7 @@ def site_scores(spec: ArchSpec, scores: Scores) -> dict[Site, NDArray[np.float64
     found: dict[Site, NDArray[np.float64]] = {}
     for site in all_sites(spec):
         if not site.of_head:
-            found[site] = scores[maker_of(sets, spec, site)].double().numpy()
+            found[site] = values[maker_of(sets, spec, site)]
             continue
         now = channels(spec, site)
         half = cut(spec, site, now // 2)
@@ -54,8 +59,7 @@ def site_scores(spec: ArchSpec, scores: Scores) -> dict[Site, NDArray[np.float64
         for mine, less in zip(sets, after, strict=True):
             if less.size < mine.size:
                 times = now // mine.size
-                best = np.sort(scores[mine.makers[0]].double().numpy())[::-1]
-                total[: times * mine.size] += np.repeat(best, times) / times
+                total[: times * mine.size] += np.repeat(values[mine.makers[0]], times) / times
         found[site] = total
     return found
 

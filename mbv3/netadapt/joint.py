@@ -17,7 +17,6 @@ __all__ = ["Choice", "Menu", "menus", "refined", "solve"]
 Latency = Callable[[Sequence[ArchSpec]], Sequence[float]]  # networks to predicted ms
 GRAIN, MOST = 8, 32  # channels between two counts, doubled while a site has more counts
 REACH, AGAIN = 2, 4  # counts to either side that are measured, and times that these are moved
-LEAST_SCORE, LEAST_SHARE = 1e-30, 1e-4  # of a site, that are divided by
 SWEEPS = 6  # over all sites at one price
 PRICES = 8  # bisections of the price of a millisecond
 # at most; counts above and below a site's that are exchanged; share of its time that the others may lack by the sum of
@@ -53,16 +52,12 @@ def menus(
     least: float = 0.25,
     grain: int = GRAIN,
     allowed: Callable[[Site], Sequence[int]] | None = None,
-    power: float = 0.0,
 ) -> list[Menu]:
-    """One menu a site of `scores`: multiples of `grain`, in wide sites of its doubles, from `least` of the channels on,
-    or those that are `allowed`.
+    """One menu a site of `scores` (of its channels, the first kept first): multiples of `grain`, in wide sites of its
+    doubles, from `least` of the channels on, or those that are `allowed`.
 
-    A count stands for its best channels (HALP's prefix rule: a channel stays only where all better ones do). With S the
-    sum of a site's scores and K that of the kept ones, its worth is S ((K / S)^`power` - 1) / `power`: K - S, as in
-    HALP, at 1, S log(K / S) at 0, S (1 - S / K) at -1. For a small cut all fall by the scores of what goes. A
-    first-order score knows little of what it costs to cut a site to a small part of itself: the smaller the power, the
-    more is against a further cut where few channels are left."""
+    A count stands for its best channels (HALP's prefix rule: a channel stays only where all better ones do). It is
+    worth what their scores sum to, less those of all."""
     found = []
     for site in all_sites(spec):
         if site not in scores:
@@ -74,10 +69,8 @@ def menus(
             step *= 2
         counts = allowed(site) if allowed else range(-(-low // step) * step, now, step)
         kept = (*sorted({n for n in counts if LEAST_CHANNELS <= n < now}), now)
-        total = np.concatenate(([0.0], np.cumsum(np.sort(scores[site])[::-1])))
-        whole = max(float(total[-1]), LEAST_SCORE)
-        left = np.maximum(total / whole, LEAST_SHARE)
-        total = whole * (np.log(left) if power == 0 else (left**power - 1) / power)
+        total = np.concatenate(([0.0], np.cumsum(scores[site])))
+        total = total - total[-1]
         found.append(Menu(site, kept, tuple(float(total[n]) for n in kept)))
     return found
 

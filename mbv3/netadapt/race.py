@@ -1,4 +1,5 @@
-"""A step's choice on real evidence: proposals against the uncut network treated alike, promising ones for longer."""
+"""A step's choice on real evidence: by what cuts lose before any step, or by the loss after some, against the uncut
+network treated alike, promising ones for longer."""
 
 from __future__ import annotations
 
@@ -18,7 +19,19 @@ from mbv3.netadapt.run import Candidate, Start, Step, step_proposals
 from mbv3.nn import cut_state
 from mbv3.spec import ArchSpec, Site
 
-__all__ = ["Inherit", "Job", "Paired", "Tried", "Tune", "TuneMany", "largest", "netadapt_paired", "paired", "rungs"]
+__all__ = [
+    "Inherit",
+    "Job",
+    "Lost",
+    "Paired",
+    "Tried",
+    "Tune",
+    "TuneMany",
+    "largest",
+    "netadapt_paired",
+    "paired",
+    "rungs",
+]
 
 State = dict[str, Tensor]
 FASTER = 4  # times as many steps in the next rung
@@ -50,6 +63,8 @@ class Tune(Protocol):
 Job = tuple[ArchSpec, State, int, int]  # what a `Tune` takes: spec, weights, step, steps
 # (the network of a step, a smaller one) to the smaller one's weights before any fine-tuning
 Inherit = Callable[[Start, ArchSpec], State]
+# (the network of a step, a smaller one) to what is lost for good, lower is better
+Lost = Callable[[Start, ArchSpec], float]
 TuneMany = Callable[[Iterable[Job]], Iterator[Tried]]  # fine-tunings that do not depend on each other, in their order
 
 
@@ -104,6 +119,7 @@ def netadapt_paired(
     some: Collection[Site] | None = None,
     many: TuneMany | None = None,
     inherit: Inherit | None = None,
+    lost: Lost | None = None,
 ) -> Iterator[Step]:
     """NetAdapt as `netadapt`, with the choice by paired differences to the uncut network after the same fine-tuning.
 
@@ -112,7 +128,8 @@ def netadapt_paired(
     `rungs`; else every proposal gets T. `some`: the sites that may be cut, by default all. A candidate's `ratio` is
     minus its difference of loss per ms. The weights of one proposal are held at a time, besides those of the best and
     of the uncut network. `many`: `tune` for the proposals of a rung, perhaps in processes. `inherit`: what a proposal
-    begins with, by default the filters of largest L2 norm.
+    begins with, by default the filters of largest L2 norm. `lost`: what decides in place of the loss, per ms saved; the
+    steps of all proposals are then the chosen one's, and the others have no accuracy.
     """
     while True:
         if start.scored.latency_ms <= target_ms:
@@ -121,6 +138,13 @@ def netadapt_paired(
         if not proposals:
             return
         race = _Race(start, proposals, many or (lambda jobs: (tune(*job) for job in jobs)), inherit or largest)
+        if lost is not None:
+            step = race.chosen(lost, steps())
+            if step is None:
+                return
+            start = step.after
+            yield step
+            continue
         plan = rungs(len(proposals), steps()) if halve else [(len(proposals), steps())]
         alive = list(range(len(proposals)))
         for n, length in plan:
@@ -186,6 +210,23 @@ class _Race:
     def _job(self, i: int, steps: int) -> Job:
         p, begin = self.proposals[i], self.start
         return p.spec, self.inherit(begin, p.spec), begin.step + 1, steps
+
+    def chosen(self, lost: Lost, steps: int) -> Step | None:
+        """The step by what is lost per ms, the chosen proposal fine-tuned for the `steps` of all; None where none that
+        is fine-tuned is finite."""
+        begin, listed = self.start, self.proposals
+        saved = [max(begin.scored.latency_ms - p.latency_ms, 1e-9) for p in listed]
+        per_ms = [lost(begin, p.spec) / ms for p, ms in zip(listed, saved, strict=True)]
+        for best in sorted(range(len(listed)), key=lambda i: (per_ms[i], i)):
+            tried = next(self.many([self._job(best, steps * len(listed))]))
+            if not np.isfinite(tried.losses).all():
+                continue
+            scored = [Scored(p.latency_ms, math.nan, math.nan) for p in listed]
+            scored[best] = Scored(listed[best].latency_ms, tried.accuracy, float(tried.losses.mean()))
+            candidates = tuple(Candidate(p, s, -x) for p, s, x in zip(listed, scored, per_ms, strict=True))
+            after = Start(begin.step + 1, listed[best].spec, tried.state, scored[best])
+            return Step(candidates, len(listed), best, after)
+        return None
 
     def again(self, i: int) -> Tried:
         """Proposal `i` as it was last fine-tuned."""

@@ -226,8 +226,9 @@ def cut_state(
         rows, columns = keep(outputs), keep(inputs) if part in ("weight", "bias") and inputs else None
         value = value if rows is None else value.index_select(0, rows)
         known = (moments or {}).get(prefix)
-        if columns is not None and known is not None:
-            weight = state[f"{prefix}.weight"].flatten(1)
+        weight = state[f"{prefix}.weight"]
+        if columns is not None and known is not None and weight[0, 0].numel() == 1:
+            weight = weight.flatten(1)
             made_up, more = known.made_up(weight if rows is None else weight.index_select(0, rows), columns)
             value = made_up.view(-1, len(columns), *value.shape[2:]) if part == "weight" else value + more
         elif columns is not None and part == "weight":

@@ -144,7 +144,7 @@ def _engine(o: Options) -> dict[str, Any]:
                 f"--workers {o.workers}: fine-tunes the proposals of single cuts; it belongs to --preset paper, "
                 "--delta or --finetune-steps on --data, without --init"
             )
-        engine = replace(engine, processes=o.workers)
+        engine = replace(engine, processes=o.workers, rank="loss")  # else one alone is fine-tuned
     return {**chosen, "engine": engine}
 
 

@@ -119,8 +119,8 @@ class Options:
     seed: int = option(0, "seed of every random number of the run", metavar="N", low=0, high=2**31 - 1)
     seed_ratio: float = option(1.25, "the search aims at this multiple of the target; NetAdapt shrinks what it found",
                                metavar="R", low=1, high=4)  # fmt: skip
-    preset: str = option("fast", "how NetAdapt cuts on images: fast, joint cuts by three worths of the scores, the one "
-                         "of lowest loss on held-out images stays; thorough, by trials; paper, single cuts with "
+    preset: str = option("fast", "how NetAdapt cuts on images: fast, joint cuts by what is lost to the layers that "
+                         "read a site; thorough, by trials; paper, single cuts with "
                          "T = 10,000", metavar="NAME", choices=PRESETS)  # fmt: skip
     keep: str | None = option(None, "what `mbv3 netadapt` leaves as it is: rows[3], rows[2:5], expansions, "
                               "bottlenecks, stem, tail, features, several with commas", metavar="SITES")  # fmt: skip

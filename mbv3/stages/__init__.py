@@ -5,13 +5,13 @@ Each is called from a notebook without options and without a run directory; `mbv
 
 from mbv3.stages.adapt import Adapted, adapt
 from mbv3.stages.adapt_model import adapt_predicted
-from mbv3.stages.adapt_tune import FineTune, Mended
+from mbv3.stages.adapt_tune import FineTune, Read
 from mbv3.stages.baselines import Beside, Verdict, baselines_at, compared, widest_within
 from mbv3.stages.budget import SHARES, Budget
 from mbv3.stages.contenders import Contender
 from mbv3.stages.contest import ScratchEffort, contenders_at, contest, uniform_at
 from mbv3.stages.curve import Passed, TakenUp, nearest, passed_in, taken_up
-from mbv3.stages.engines import POWERS, PRESETS, Joint, Single, Worth
+from mbv3.stages.engines import PRESETS, Joint, Single, Worth
 from mbv3.stages.finalists import Chosen, choose_seed, finalists, first_of, smoothed
 from mbv3.stages.gap import most_accurate
 from mbv3.stages.images import Images, calibration_batches, photos_in, rescore, subset
@@ -82,7 +82,6 @@ __all__ = [
     "FEWEST",
     "LEAST_TAU",
     "LOG",
-    "POWERS",
     "PRESETS",
     "SHARES",
     "TEMPERATURE",
@@ -103,11 +102,11 @@ __all__ = [
     "Keep",
     "Learned",
     "Memory",
-    "Mended",
     "Outcome",
     "Passed",
     "Photos",
     "PublishedTime",
+    "Read",
     "ReferenceTime",
     "Scale",
     "ScaledSpace",

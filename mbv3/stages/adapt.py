@@ -12,15 +12,16 @@ from torch import Tensor, nn
 
 from mbv3.accuracy import Estimate
 from mbv3.events import Event, Note, Progress, StageStart
-from mbv3.netadapt import Inherit, Scored, Start, Step, TuneMany, netadapt_paired
+from mbv3.netadapt import Inherit, Lost, Scored, Start, Step, TuneMany, netadapt_paired
 from mbv3.nn import build
 from mbv3.spec import ArchSpec, Site, among, sites
 from mbv3.stages.adapt_pace import Plan, keep_pace, planned
 from mbv3.stages.adapt_trace import Trace
-from mbv3.stages.adapt_tune import HELD_OUT, STAGE, Deployed, FineTune, Mended, train_start, with_classes
+from mbv3.stages.adapt_tune import HELD_OUT, STAGE, Deployed, FineTune, Read, train_start, with_classes
 from mbv3.stages.adapt_workers import workers
 from mbv3.stages.budget import Budget
 from mbv3.stages.curve import TakenUp
+from mbv3.stages.engines import Rank
 from mbv3.stages.images import Images, rescore, subset
 from mbv3.stages.keep import Keep, Memory
 from mbv3.tables import AIM, Latency, Whole
@@ -62,6 +63,7 @@ def adapt(
     teacher: nn.Module | None = None,
     steps: int | None = None,
     delta: float | None = None,
+    rank: Rank = "explained",
     halve: bool = True,
     mend: bool = True,
     budget: Budget | None = None,
@@ -76,8 +78,7 @@ def adapt(
 
     `weights`: what the network starts from, random ones by default; they are trained on `images` first. `steps`: T,
     fine-tuning steps of a proposal, `delta`: the least cut of a step as a share of the start's ms; by default both are
-    what `budget` allows on this machine. `halve`: the steps of all proposals are spent by successive halving. `mend`:
-    layers that read what is cut make up for it before the fine-tuning, which the paper's do not.
+    what `budget` allows on this machine. `rank`, `halve`, `mend`: as in `Single`.
     `teacher`: a network of the same classes whose answers are learned too. `some`: the sites that may be cut, by
     default all. `processes`: that fine-tune proposals, of one thread each, by default this one alone. `taken`: steps
     for another target that are gone on with.
@@ -104,8 +105,9 @@ def adapt(
     )
     tuner = FineTune(images, plan.pace.steps, seed, teacher)
     with workers(tuner, processes) if processes else nullcontext() as many:
-        inherit = Mended(images) if mend else None
-        last, verdict = yield from _shrink(start, target_ms, plan, trace, tuner, halve, some, many, inherit)
+        read = Read(images)
+        inherit, lost = read.mended if mend else None, read.lost if rank == "explained" else None
+        last, verdict = yield from _shrink(start, target_ms, plan, trace, tuner, halve, some, many, inherit, lost)
     reached = (verdict.ms if verdict else last.scored.latency_ms) <= target_ms
     found = deployed.spec(last.spec)
     state = deployed.state(last.spec, last.state, seed)
@@ -152,6 +154,7 @@ def _shrink(
     some: Collection[Site] | None,
     many: TuneMany | None,
     inherit: Inherit | None,
+    lost: Lost | None,
 ) -> Generator[Event, None, tuple[Start, Whole | None]]:
     """NetAdapt's steps, with measurements of the whole network on the way and at the end; (last network, verdict)."""
     deployed, latency, seed_ms = trace.deployed, trace.latency, trace.seed_ms
@@ -165,7 +168,7 @@ def _shrink(
         due = False
         steps = netadapt_paired(
             start, aim, pace.delta * seed_ms, deployed, tuner, lambda: tuner.steps, fine=latency.fine, halve=halve,
-            some=some, many=many, inherit=inherit,
+            some=some, many=many, inherit=inherit, lost=lost,
         )  # fmt: skip
         for step in steps:
             if step.chosen is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from mbv3.netadapt import Scored, Start, Step
@@ -41,14 +42,19 @@ def step_rows(step: Step, before: Scored) -> list[dict[str, Any]]:
             "after": c.proposal.after,
             "latency_ms": f"{c.scored.latency_ms:.6f}",
             "delta_ms": f"{c.scored.latency_ms - before.latency_ms:.6f}",
-            "accuracy": f"{c.scored.accuracy:.4f}",
-            "delta_accuracy": f"{c.scored.accuracy - before.accuracy:.4f}",
-            "loss": f"{c.scored.loss:.6f}",
+            "accuracy": _known(c.scored.accuracy, 4),
+            "delta_accuracy": _known(c.scored.accuracy - before.accuracy, 4),
+            "loss": _known(c.scored.loss, 6),
             "score": f"{c.ratio:.6f}",
             "chosen": int(i == step.chosen),
         }
         for i, c in enumerate(step.candidates)
     ]
+
+
+def _known(value: float, digits: int) -> str:
+    """Nothing for a proposal that was not fine-tuned."""
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 class Trace:

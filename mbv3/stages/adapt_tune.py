@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from mbv3.data import batch_order, make_batch
 from mbv3.events import Event, StageStart
-from mbv3.netadapt import Start, Tried
-from mbv3.nn import Moments, build, cut_state, input_moments, statistics
+from mbv3.netadapt import Start, Tried, channel_scores, explained, lost
+from mbv3.nn import build, cut_state, input_moments, statistics
 from mbv3.spec import ArchSpec, SSDLite
 from mbv3.stages.budget import Budget
 from mbv3.stages.images import Images, calibration_batches, photos_in, subset
@@ -33,7 +33,7 @@ from mbv3.training import (
     recalibrate,
 )
 
-__all__ = ["BATCH", "HELD_OUT", "STAGE", "Deployed", "FineTune", "Mended", "train_start", "with_classes"]
+__all__ = ["BATCH", "HELD_OUT", "STAGE", "Deployed", "FineTune", "Read", "train_start", "with_classes"]
 
 STAGE = "netadapt"
 BATCH = 32
@@ -104,24 +104,37 @@ def with_classes(spec: ArchSpec, classes: int) -> ArchSpec:
     return replace(spec, head=replace(spec.head, classes=classes))
 
 
-class Mended:
-    """What a proposal inherits: the filters of largest L2 norm, and in the layers that read them weights that make up
-    for those that go, by what these layers read on training images. A few steps cannot learn that again, so that
-    without it a step would rank cuts by how much is to be learned, not by what is lost."""
+class Read:
+    """What layers read on training images, of a step's network: so that a proposal inherits weights that make up for
+    the filters that go, and is ranked by what no weights make up for. A few steps cannot learn that again, so that
+    without it a step would rank cuts by how much is to be learned, not by what is lost. The filters of largest L2 norm
+    stay."""
 
     def __init__(self, images: Images) -> None:
         self.images = images
-        self.known: tuple[int, dict[str, Moments]] | None = None  # of a step
+        self.step: int | None = None
 
-    def __call__(self, begin: Start, spec: ArchSpec) -> dict[str, Tensor]:
-        if self.known is None or self.known[0] != begin.step:
-            net = build(begin.spec, 0)
-            net.load_state_dict(begin.state)
-            device = default_device()
-            net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            batches = calibration_batches(self.images, RECALIBRATED, by=statistics(net))
-            self.known = begin.step, input_moments(net, (x.to(device) for x in batches))
-        return cut_state(begin.state, begin.spec, spec, moments=self.known[1])
+    def _watch(self, begin: Start) -> None:
+        if self.step == begin.step:
+            return
+        net = build(begin.spec, 0)
+        net.load_state_dict(begin.state)
+        device = default_device()
+        net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        batches = calibration_batches(self.images, RECALIBRATED, by=statistics(net))
+        self.moments = input_moments(net, (x.to(device) for x in batches))
+        self.shares = explained(begin.spec, begin.state, self.moments, channel_scores(net, "l2"))
+        self.step = begin.step
+
+    def mended(self, begin: Start, spec: ArchSpec) -> dict[str, Tensor]:
+        """What a proposal inherits (`Inherit`)."""
+        self._watch(begin)
+        return cut_state(begin.state, begin.spec, spec, moments=self.moments)
+
+    def lost(self, begin: Start, spec: ArchSpec) -> float:
+        """What a proposal loses (`Lost`)."""
+        self._watch(begin)
+        return lost(begin.spec, spec, self.shares)
 
 
 class Deployed:

@@ -19,7 +19,7 @@ from mbv3.stages.adapt import Adapted, adapt
 from mbv3.stages.adapt_tune import Deployed, train_start, with_classes
 from mbv3.stages.budget import Budget
 from mbv3.stages.curve import TakenUp
-from mbv3.stages.engines import POWERS, Joint, Single
+from mbv3.stages.engines import Joint, Single
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.shrink_trace import ShrinkTrace
@@ -79,8 +79,8 @@ def shrink(
         return (
             yield from adapt(
                 spec, latency, images, target_ms, weights=weights, teacher=teacher, steps=steps, delta=engine.delta,
-                halve=engine.halve, mend=engine.mend, processes=engine.processes, budget=budget, seed=seed, keep=keep,
-                some=some, taken=taken,
+                rank=engine.rank, halve=engine.halve, mend=engine.mend, processes=engine.processes, budget=budget,
+                seed=seed, keep=keep, some=some, taken=taken,
             )
         )  # fmt: skip
     budget, keep = budget or Budget(60.0, timed=latency.device is not None), keep or Memory()
@@ -176,7 +176,7 @@ class _Run:
         rough = self._rough()
         now, least = rough([spec, smallest(spec, where)])
         if NEAR * self.aim < least <= self.aim:  # not every cut of one site goes with every one of another
-            alike = {s: np.ones(channels(spec, s)) for s in where}
+            alike = {s: 1 / np.arange(1.0, channels(spec, s) + 1) for s in where}  # the next is worth less
             least = solve(spec, menus(spec, alike, least=0.0, allowed=self.by.allowed), rough, self.aim).latency_ms
         if least > (1 + UNSURE * (self.latency.device is not None)) * self.aim:
             raise Unreachable(
@@ -221,9 +221,13 @@ class _Run:
         """The network after a round's cuts, batch norms recalibrated; in the last round within the target as measured,
         with channels given back where there is room."""
         scores = self.tuner.channels(now.spec, now.state, self.by.importance)
-        mine = {s: v for s, v in site_scores(now.spec, scores).items() if among(s, self.some)}
+        if self.by.worth == "explained":
+            every = self.tuner.explained(now.spec, now.state, scores)
+        else:
+            every = site_scores(now.spec, scores)
+        mine = {s: v for s, v in every.items() if among(s, self.some)}
         for least in (LEAST, 0.0):
-            table, choice = yield from self._chosen(now, mine, scores, limit, least)
+            table, choice = self._chosen(now, mine, scores, limit, least)
             if choice.latency_ms <= limit:
                 break
         verdict: Whole | None = None
@@ -238,22 +242,12 @@ class _Run:
 
     def _chosen(
         self, now: Start, mine: Mapping[Site, NDArray[np.float64]], scores: Scores, limit: float, least: float
-    ) -> Generator[Event, None, tuple[list[Menu], Choice]]:
-        """The menus, and the choice within `limit`, of the worth that leads to the lowest loss. A loss without
-        fine-tuning tells cuts that destroy a network from those that do not; between criteria of importance it
-        misleads, so all are by the same scores."""
-        tables = [menus(now.spec, mine, least=least, allowed=self.by.allowed, power=p) for p in POWERS[self.by.worth]]
+    ) -> tuple[list[Menu], Choice]:
+        """The menus, and the choice within `limit`."""
+        table = menus(now.spec, mine, least=least, allowed=self.by.allowed)
         if self.by.worth == "losses":
-            tables = [self.tuner.losses(now.spec, now.state, scores, tables[0])]
-        rough = self._rough()
-        choices = [solve(now.spec, table, rough, limit) for table in tables]
-        best = 0
-        if len({c.spec for c in choices}) > 1:
-            best, losses = self.tuner.lowest(now.spec, now.state, scores, [c.spec for c in choices])
-            text = ", ".join(f"{loss:.3f}" for loss in losses)
-            yield Note(STAGE, f"cut in {len(losses)} ways, losses before fine-tuning {text}: number {best + 1} stays")
-        table = tables[best]
-        return table, choices[best] if self.latency.device is None else self._solved(now.spec, table, limit)
+            table = self.tuner.losses(now.spec, now.state, scores, table)
+        return table, self._solved(now.spec, table, limit)
 
     def _rough(self) -> Deployed:
         """Times without a measurement."""

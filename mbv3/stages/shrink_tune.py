@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from mbv3.data import batch_order, normalise
 from mbv3.events import Event
-from mbv3.netadapt import Importance, Menu, Scores, channel_scores
-from mbv3.nn import Network, build, cut_state
+from mbv3.netadapt import Importance, Menu, Scores, channel_scores, explained
+from mbv3.nn import Network, build, cut_state, input_moments
 from mbv3.spec import ArchSpec, Site, cut
 from mbv3.stages.images import Images, subset
 from mbv3.stages.keep import Keep
@@ -38,6 +38,7 @@ __all__ = ["STAGE", "Tuner", "adopted"]
 STAGE = "netadapt"
 HELD_OUT = 2000  # images at most that an accuracy is of
 SCORED, SCORED_BATCH = 2048, 32  # images that score channels, at most, and how many share a gradient
+READ = 1024  # images whose maps tell what channels explain of each other
 TRIED, TRIED_COUNTS = 512, 4  # training images that a cut is tried on, and counts of a site that are tried
 STATISTICS = 2048  # images that batch norms are recalibrated on, at most
 TRAINING = "netadapt-training.safetensors"
@@ -117,6 +118,11 @@ class Tuner:
         batch = min(SCORED_BATCH, recipe.batch)
         return channel_scores(self.net(spec, state), kind, self._batches(SCORED, batch, spec), plain)
 
+    def explained(self, spec: ArchSpec, state: Mapping[str, Tensor], scores: Scores) -> dict[Site, NDArray[np.float64]]:
+        """What every channel, the best by `scores` first, adds to what its readers compute."""
+        moments = input_moments(self.net(spec, state), (x for x, _ in self._batches(READ, 128, spec)))
+        return explained(spec, state, moments, scores)
+
     def losses(self, spec: ArchSpec, state: Mapping[str, Tensor], scores: Scores, table: Sequence[Menu]) -> list[Menu]:
         """The menus with what their counts are worth by trial: each site is cut alone to a few counts, the batch norms
         are recalibrated, and the loss on training images is taken; between them the worth is a line."""
@@ -146,26 +152,6 @@ class Tuner:
         loss = self.images.work.objective(replace(self.recipe(1), label_smoothing=0.0))
         with torch.inference_mode():
             return float(np.mean([float(loss(net(x), y, x)) for x, y in batches]))
-
-    def lowest(
-        self, spec: ArchSpec, state: Mapping[str, Tensor], scores: Scores, cuts: Sequence[ArchSpec]
-    ) -> tuple[int, list[float]]:
-        """(index of the cut of lowest loss, losses of all) on held-out images, batch norms recalibrated, without any
-        fine-tuning (EagleEye, Li 2020, arXiv:2007.02491): the first whose loss is finite, unless another one is better
-        by more than the standard error of their difference, image by image."""
-        held = subset(self.held, TRIED)
-        found: dict[ArchSpec, NDArray[np.float64]] = {}
-        for smaller in dict.fromkeys(cuts):
-            net = self.net(smaller, cut_state(state, spec, smaller, scores))
-            recalibrate(net, (x for x, _ in self._batches(TRIED, 64, spec)))
-            found[smaller] = self.images.work.answers(net, held, self.images.size).loss
-        finite = [i for i, smaller in enumerate(cuts) if np.isfinite(found[smaller]).all()]
-        best = finite[0] if finite else 0
-        for i in finite:
-            gap = found[cuts[i]] - found[cuts[best]]
-            if gap.mean() < -gap.std() / len(gap) ** 0.5:
-                best = i
-        return best, [float(found[smaller].mean()) for smaller in cuts]
 
     def tune(
         self, spec: ArchSpec, state: Mapping[str, Tensor], recipe: Fit, keep: Keep

@@ -143,3 +143,34 @@ def test_it_ends_where_nothing_can_be_cut_or_nothing_need_be() -> None:
     steps = finished(list(netadapt_paired(START, 0.0, 0.4, LATENCY, Tune(), lambda: 1)))
     last = replace(steps[-1].after, step=0)
     assert list(netadapt_paired(last, 0.0, 0.4, LATENCY, Tune(), lambda: 1)) == []
+
+
+def gone(begin: Start, spec: ArchSpec) -> float:
+    return true_loss(spec) - true_loss(begin.spec)
+
+
+def test_what_is_lost_decides_and_the_chosen_one_gets_all_steps() -> None:
+    tune = Tune(own=50.0)  # a loss that tells nothing
+    done = list(netadapt_paired(START, NOW - 1.0, 0.09, LATENCY, tune, lambda: 3, lost=gone))
+    assert len(done) > 1 and all(s.chosen is not None for s in done) and len(tune.calls) == len(done)
+    before = START
+    for s, (_, steps) in zip(done, tune.calls, strict=True):
+        assert s.chosen is not None and steps == 3 * s.total == 3 * len(s.candidates)
+        per_ms = [
+            gone(before, c.proposal.spec) / (LATENCY([before.spec])[0] - c.scored.latency_ms) for c in s.candidates
+        ]
+        assert per_ms[s.chosen] == min(per_ms) and [-c.ratio for c in s.candidates] == pytest.approx(per_ms)
+        assert [math.isnan(c.scored.accuracy) for c in s.candidates] == [i != s.chosen for i in range(s.total)]
+        before = s.after
+    assert done[-1].after.spec.rows[1] == SMALL.rows[1]
+
+
+def test_the_next_best_is_taken_where_the_best_diverges() -> None:
+    first = next(iter(netadapt_paired(START, NOW - 1.0, 0.09, LATENCY, Tune(), lambda: 1, lost=gone)))
+    tune = Tune()
+    tune.diverges = lambda spec: spec == first.after.spec
+    second = next(iter(netadapt_paired(START, NOW - 1.0, 0.09, LATENCY, tune, lambda: 1, lost=gone)))
+    ratios = sorted((c.ratio for c in second.candidates), reverse=True)
+    assert second.chosen is not None and second.candidates[second.chosen].ratio == ratios[1] and len(tune.calls) == 2
+    tune.diverges = lambda spec: True
+    assert not list(netadapt_paired(START, NOW - 1.0, 0.09, LATENCY, tune, lambda: 1, lost=gone))

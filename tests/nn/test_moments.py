@@ -124,8 +124,52 @@ def test_places_are_of_the_whole_map(monkeypatch: pytest.MonkeyPatch) -> None:
     column = torch.arange(32.0).expand(128, 16, 32, 32)  # of the map that the first expansion reads
     layer = net.get_submodule("rows.0.expand.conv")
     hook = layer.register_forward_pre_hook(lambda _, inputs: (column,))
-    monkeypatch.setattr("mbv3.nn.moments._moments", lambda total: seen.append(total))
+    monkeypatch.setattr("mbv3.nn.moments._moments", lambda total, places: seen.append(total))
     input_moments(net, [torch.zeros(128, 3, 64, 64)])
     hook.remove()
     of_columns = [t for t in seen if t.shape[0] == 17 and t[-1, -1] > 128]  # not of what is pooled
     assert of_columns and all(float(t[-1, 0] / t[-1, -1]) == pytest.approx(15.5, abs=0.7) for t in of_columns)
+
+
+def regressed(x: Tensor, y: Tensor) -> float:
+    """Share of the variance of `y` (n, O) that `x` (n, K) explains, by a regression."""
+    x, y = (t - t.mean(0) for t in (x, y))
+    rest = y - x @ torch.linalg.lstsq(x, y).solution
+    return 1 - float(rest.square().sum() / y.square().sum())
+
+
+def drawn_moments(n: int, places: int = 1) -> tuple[Tensor, Moments]:
+    """Twelve channels of which four are near copies, and their moments."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(n, 12, generator=g, dtype=torch.float64).relu() * torch.linspace(0.5, 2, 12)
+    x[:, 8:] = x[:, :4] + 0.1 * x[:, 8:]
+    return x, Moments(n, places, x.mean(0), torch.cov(x.T, correction=0))
+
+
+def test_what_channels_explain_is_a_regression(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mbv3.nn.moments.RIDGE", 0.0)
+    x, moments = drawn_moments(50_000)
+    weight = torch.randn(5, 12, generator=torch.Generator().manual_seed(1))
+    y = x @ weight.double().T
+    order = torch.tensor([3, 9, 1, 8, 0, 11, 10, 2, 7])  # 4, 5 and 6 stay and come first
+    shares = moments.explained(weight, order)
+    for k in range(1, len(order) + 1):
+        kept = torch.cat([torch.tensor([4, 5, 6]), order[:k]])
+        lost = float(shares[k:].sum())
+        assert 1 - lost == pytest.approx(regressed(x[:, kept], y), abs=2e-3)
+    assert float(moments.explained(weight, torch.arange(12)).sum()) == pytest.approx(1)
+
+
+def test_a_copy_explains_nothing_that_its_original_does_not() -> None:
+    _, moments = drawn_moments(50_000)
+    shares = moments.explained(torch.ones(1, 12), torch.arange(12))
+    assert float(shares[8:].sum()) < 0.15 * float(shares[4:8].sum())
+    first = moments.explained(torch.ones(1, 12), torch.tensor([8, 9, 10, 11, 0, 1, 2, 3, 4, 5, 6, 7]))
+    assert float(first[:4].sum()) > 5 * float(first[4:8].sum())
+
+
+def test_taps_of_a_kernel_are_taken_apart() -> None:
+    _, moments = drawn_moments(50_000)
+    weight = torch.randn(5, 12, 3, 3, generator=torch.Generator().manual_seed(1))
+    apart = moments.explained(weight.permute(0, 2, 3, 1).reshape(45, 12), torch.arange(12))
+    torch.testing.assert_close(moments.explained(weight, torch.arange(12)), apart)

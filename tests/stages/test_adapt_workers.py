@@ -12,7 +12,7 @@ from mbv3.latency import LatencyTable
 from mbv3.netadapt import Scored, Start, largest
 from mbv3.nn import build
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv, all_sites, channels, cut
-from mbv3.stages import FineTune, Images, Memory, Mended, Single, shrink
+from mbv3.stages import FineTune, Images, Memory, Read, Single, shrink
 from mbv3.stages.adapt_workers import workers
 from mbv3.tables import Latency
 from mbv3.training import Fit, fit
@@ -38,7 +38,7 @@ def test_as_many_processes_as_one_like_choose_alike() -> None:
     for processes in (1, 2):
         keep = Memory()
         stage = shrink(SMALL, latency, IMAGES, target, weights=build(SMALL, 0).state_dict(), steps=2, keep=keep,
-                       engine=Single(delta=0.1, processes=processes))  # fmt: skip
+                       engine=Single(delta=0.1, rank="loss", processes=processes))  # fmt: skip
         found.append((result(stage), keep.tables["netadapt.csv"]))
     (one, rows), (two, others) = found
     assert one.spec == two.spec and one.spec != SMALL and rows == others and len(rows) > 4
@@ -51,7 +51,7 @@ def test_what_is_cut_is_made_up_for_before_the_first_step() -> None:
     for _ in fit(net, IMAGES.train, Fit(steps=40, size=(32, 32), batch=16, lr=3e-3, optimizer="adamw")):
         pass
     begin = Start(0, SMALL, net.state_dict(), Scored(1.0, 0.0, 0.0))
-    tune, mended = FineTune(IMAGES, 1, 0), Mended(IMAGES)
+    tune, mended = FineTune(IMAGES, 1, 0), Read(IMAGES).mended
     for site in (s for s in all_sites(SMALL) if s.kind in ("tail", "expansion")):
         after = cut(SMALL, site, channels(SMALL, site) // 3)
         assert after is not None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,19 +12,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from mbv3.data import ImageSet, split
+from mbv3.data import split
 from mbv3.errors import BadInput, Unreachable
 from mbv3.events import Event, Note, result, watched
 from mbv3.files import write_atomic
 from mbv3.latency import LatencyTable
 from mbv3.netadapt import Scored, Start, menus, solve
-from mbv3.nn import Network, build
+from mbv3.nn import build
 from mbv3.runs.options import PRESETS as NAMES
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv, all_sites, channels, load_spec, named_sites, smallest
-from mbv3.stages import PRESETS, Adapted, Images, Joint, Memory, Single, TakenUp, Tuner, passed_in, shrink, taken_up
+from mbv3.stages import PRESETS, Adapted, Images, Joint, Memory, Single, TakenUp, passed_in, shrink, taken_up
 from mbv3.stages.curve import keep_passed
+from mbv3.stages.engines import Worth
 from mbv3.tables import Latency
-from mbv3.training import ClassAnswers
 from tests.drawn import CLASSES, drawn_images
 
 TABLE = Path(__file__).parents[1] / "golden" / "run-0.1.0" / "latency-table.csv"  # of a Pixel 1
@@ -187,8 +185,9 @@ def test_every_importance_leads_to_the_target(importance: str) -> None:
     assert found.reached and found.spec != START
 
 
-def test_worth_by_trial_leads_to_the_target() -> None:
-    found = result(shrunk(steps=2, engine=Joint(rounds=1, worth="losses")))
+@pytest.mark.parametrize("worth", ["losses", "scores"])
+def test_every_worth_leads_to_the_target(worth: Worth) -> None:
+    found = result(shrunk(steps=2, engine=Joint(rounds=1, worth=worth)))
     assert found.reached and found.spec != START
 
 
@@ -218,49 +217,6 @@ def test_a_round_is_there_for_every_halving(target: float, rounds: int) -> None:
     )
     assert keep.values["netadapt_rounds"] == rounds
     assert max(int(row["step"]) for row in keep.tables["netadapt.csv"]) == rounds
-
-
-def test_of_cuts_by_several_worths_that_of_lowest_loss_stays() -> None:
-    notes = [e.text for e in shrunk(steps=1, engine=Joint(rounds=1)) if isinstance(e, Note)]
-    ways = [re.search(r"cut in 3 ways, losses before fine-tuning (.*): number (\d) stays", text) for text in notes]
-    [found] = [w for w in ways if w]
-    losses = [float(x) for x in found[1].split(", ")]
-    alone = [result(shrunk(steps=1, engine=Joint(rounds=1, worth=w))).spec for w in ("shares", "scores", "inverse")]
-    assert len(set(alone)) > 1 and losses[int(found[2]) - 1] <= losses[0]
-    assert result(shrunk(steps=1, engine=Joint(rounds=1))).spec == alone[int(found[2]) - 1]
-
-
-def test_the_first_of_cuts_stays_where_no_other_is_better_beyond_the_error() -> None:
-    tuner = Tuner(IMAGES, 0)
-    scores = tuner.channels(START, WEIGHTS, "taylor")
-    row = START.rows[0]
-    assert isinstance(row, MBConv)
-    slim = replace(START, rows=(replace(row, exp=56), *START.rows[1:]))
-    bad = replace(START, rows=(replace(row, exp=32), *START.rows[1:]))
-    broken = {k: torch.full_like(v, math.nan) if v.is_floating_point() else v for k, v in WEIGHTS.items()}
-    best, losses = tuner.lowest(START, WEIGHTS, scores, [bad, slim, bad])
-    assert best == 1 and losses[1] < losses[0] == losses[2]
-    assert tuner.lowest(START, WEIGHTS, scores, [slim, bad])[0] == 0
-    assert tuner.lowest(START, broken, scores, [bad, slim])[0] == 0
-
-
-@pytest.mark.parametrize(
-    ("losses", "best"), [([math.nan, 1.0, 0.5], 2), ([math.nan, 0.5, 1.0], 1), ([math.inf, 1.0, math.nan], 1)]
-)
-def test_a_cut_whose_loss_is_not_finite_does_not_stay(
-    losses: list[float], best: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    row = START.rows[0]
-    assert isinstance(row, MBConv)
-    cuts = [replace(START, rows=(replace(row, exp=n), *START.rows[1:])) for n in (32, 48, 56)]
-    of = {cut.rows: loss for cut, loss in zip(cuts, losses, strict=True)}
-
-    def answers(net: Network, held: ImageSet, size: tuple[int, int]) -> ClassAnswers:
-        return ClassAnswers(np.full(len(held), of[net.spec.rows]), np.ones(len(held), bool))
-
-    monkeypatch.setattr("mbv3.tasks.classify.class_answers", answers)
-    tuner = Tuner(IMAGES, 0)
-    assert tuner.lowest(START, WEIGHTS, tuner.channels(START, WEIGHTS, "taylor"), cuts)[0] == best
 
 
 def test_only_the_sites_by_hand_are_cut() -> None:
@@ -296,7 +252,7 @@ def test_a_round_cuts_below_a_quarter_where_the_target_asks_for_it() -> None:
 
 def test_the_presets_are_those_of_the_command_line_and_the_paper() -> None:
     assert tuple(PRESETS) == NAMES
-    assert PRESETS["paper"] == {"engine": Single(delta=0.01, halve=False, mend=False), "steps": 10_000}
+    assert PRESETS["paper"] == {"engine": Single(delta=0.01, rank="loss", halve=False, mend=False), "steps": 10_000}
     for preset in PRESETS.values():  # every one is a call of the stage
         shrink(START, latency(), IMAGES, 1.0, weights={}, **preset)
 
