@@ -22,7 +22,7 @@ class RandomSampler(Proposer):
 class EvolutionSampler(Proposer):
     """Evolution by tournaments (Real 2019, arXiv:1802.01548) with uniform crossover.
 
-    `population`: by default 16 for 300 trials, 140 for 1,000 and more. `sample`: the size of a tournament, by default 8
+    `population`: by default 16 for 300 trials, 100 for 1,000 and more. `sample`: the size of a tournament, by default 8
     or a tenth of the population. `changes`: genes that a child changes on average, by default 1.5 where few networks
     are scored, else 2.
     """
@@ -37,7 +37,7 @@ class EvolutionSampler(Proposer):
 
     def open(self, aim: Aim) -> None:
         super().open(aim)
-        self.population = self._population or min(140, max(10, round(140 * (aim.trials / 1000) ** 1.8)))
+        self.population = self._population or min(100, max(10, round(100 * (aim.trials / 1000) ** 1.5)))
         self.sample = min(self.population, self._sample or max(min(8, self.population // 2), self.population // 10))
         self.changes = self._changes or (1.5 if self.population < 50 else 2.0)
         self._alive = np.zeros(0, dtype=np.int64)  # places of the population in self.genomes, best first

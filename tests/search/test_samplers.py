@@ -292,7 +292,7 @@ def test_the_population_of_evolution_grows_with_the_budget() -> None:
         assert isinstance(sampler, EvolutionSampler)
         sampler.open(Aim(trials=trials))
         populations.append(sampler.population)
-    assert populations == [10, 16, 140]
+    assert populations == [10, 16, 100]
 
 
 def test_the_controller_is_taught_every_trial_but_the_failed(monkeypatch: pytest.MonkeyPatch) -> None:
