@@ -75,29 +75,42 @@ def undisturbed(threads: int = 1) -> Iterator[None]:
     core = timed_core() if threads == 1 else None
     cores = os.sched_getaffinity(0) if core is not None else set()
     nice = os.getpriority(os.PRIO_PROCESS, 0)
-    policy = (os.sched_getscheduler(0), os.sched_getparam(0)) if core is not None else None
+    with _first(core is not None and (os.cpu_count() or 1) > 1):
+        try:
+            if threads == 1:
+                with suppress(OSError):
+                    os.setpriority(os.PRIO_PROCESS, 0, min(nice, _NICE))
+            if core is not None:
+                os.sched_setaffinity(0, {core})
+            yield
+        finally:
+            if core is not None:
+                os.sched_setaffinity(0, cores)
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, 0, nice)
+
+
+@contextmanager
+def _first(wanted: bool) -> Iterator[None]:
+    """A real-time priority for this thread, where it is `wanted` and there may be one; what it starts has none."""
+    before = None
+    if wanted:
+        with suppress(OSError, AttributeError):  # musl has no policies, only Linux the flag
+            before, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+            os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
     try:
-        if threads == 1:
-            with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, 0, min(nice, _NICE))
-        if core is not None:
-            os.sched_setaffinity(0, {core})
-            with suppress(OSError):
-                os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
         yield
     finally:
-        if core is not None:
-            os.sched_setaffinity(0, cores)
-        if policy is not None:
-            with suppress(OSError):
-                os.sched_setscheduler(0, *policy)
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, 0, nice)
+        if before is not None and os.sched_getscheduler(0) != before:
+            try:
+                os.sched_setscheduler(0, before, priority)
+            except OSError:  # a user with a limit for real-time priorities may set the flag, and not take it off
+                os.sched_setscheduler(0, before | os.SCHED_RESET_ON_FORK, priority)
 
 
 def run_clock(run: Callable[[], None], threads: int = 1) -> Callable[[], float]:
-    """The clock in seconds for runs such as `run`: the CPU time of this thread where it does all the work of a run and
-    never waits for another, else the wall's.
+    """The clock in seconds for runs such as `run`: the CPU time of this thread where it never waits for another or for
+    a device, else the wall's.
 
     On an idle core the two agree. Where other programs take turns on the core, the wall's clock counts their turns too,
     in nearly all runs of a slow network and in few of a fast layer."""
@@ -106,11 +119,12 @@ def run_clock(run: Callable[[], None], threads: int = 1) -> Callable[[], float]:
     run()
     for _ in range(3):  # a page that is read from the disk is waited for once
         waits = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
-        own, all_threads = time.thread_time(), time.process_time()
+        own, wall = time.thread_time(), time.perf_counter()
         run()
         run()
-        own, all_threads = time.thread_time() - own, time.process_time() - all_threads
-        if resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw == waits and own >= 0.8 * all_threads:
+        own, wall = time.thread_time() - own, time.perf_counter() - wall
+        waits = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - waits
+        if waits == 0 and 0 < own <= 1.1 * wall:  # a clock that ticks shows nothing, or a tick
             return time.thread_time
     return time.perf_counter
 
@@ -123,8 +137,9 @@ def setting(threads: int = 1) -> dict[str, float]:
     with undisturbed(threads):
         out = {"nice": float(os.getpriority(os.PRIO_PROCESS, 0))}
         if core is not None:
-            first = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK == os.SCHED_FIFO
-            out |= {"core": float(core), "realtime": float(first)}
+            out["core"] = float(core)
+            with suppress(OSError, AttributeError):
+                out["realtime"] = float(os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK == os.SCHED_FIFO)
     return out
 
 

@@ -21,7 +21,8 @@ def explained(
 ) -> dict[Site, NDArray[np.float64]]:
     """Of every site, what each channel adds to the share of the variance that is explained of what its readers compute;
     the channels of highest score first, which `cut_state` keeps. A site's shares sum to 1, or to the number of layers
-    of a head that it is the width of.
+    of a head that it is the width of; to less where layers read other channels besides. Those are taken to stay, so
+    that of branches that are cut together each is weighed as if the others were whole.
 
     The error of a layer's output after least squares is what filters have been chosen by (He 2017, arXiv:1707.06168;
     Luo 2017, arXiv:1707.06342). Here it weighs sites against each other. A loss after a few steps tells how much is to
@@ -37,14 +38,13 @@ def _shares(
     order = scores.argsort(descending=True).cpu()
     total, work = torch.zeros(c.size, dtype=torch.float64), 0
     for name, start in c.readers:
-        if name in moments:
-            weight = state[f"{name}.weight"].cpu()
+        weight = state[f"{name}.weight"].cpu()
+        if name in moments and moments[name].covariance.isfinite().all() and weight.isfinite().all():
             mine = weight.numel() * moments[name].places
             total += mine * moments[name].explained(weight, order + start)
             work += mine
-    if (
-        not work
-    ):  # none is known, as of an auxiliary head: as if channels were alike and explained nothing of each other
+    # none is known, as of an auxiliary head or one that is not finite: as if channels were alike and explained nothing
+    if not work:
         return np.full(c.size, 1 / c.size)
     shares: NDArray[np.float64] = (total / work).numpy()
     return shares

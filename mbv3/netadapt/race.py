@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 State = dict[str, Tensor]
+DIVERGED = 3  # proposals that are fine-tuned for the steps of all, and are not finite, before a step is given up
 FASTER = 4  # times as many steps in the next rung
 LAST = 2  # proposals in the last rung
 EXTRA = 2  # times that two proposals within a standard error of each other get more steps
@@ -212,12 +213,12 @@ class _Race:
         return p.spec, self.inherit(begin, p.spec), begin.step + 1, steps
 
     def chosen(self, lost: Lost, steps: int) -> Step | None:
-        """The step by what is lost per ms, the chosen proposal fine-tuned for the `steps` of all; None where none that
-        is fine-tuned is finite."""
+        """The step by what is lost per ms, the chosen proposal fine-tuned for the `steps` of all; None where the first
+        DIVERGED are not finite."""
         begin, listed = self.start, self.proposals
         saved = [max(begin.scored.latency_ms - p.latency_ms, 1e-9) for p in listed]
         per_ms = [lost(begin, p.spec) / ms for p, ms in zip(listed, saved, strict=True)]
-        for best in sorted(range(len(listed)), key=lambda i: (per_ms[i], i)):
+        for best in sorted(range(len(listed)), key=lambda i: (per_ms[i], i))[:DIVERGED]:
             tried = next(self.many([self._job(best, steps * len(listed))]))
             if not np.isfinite(tried.losses).all():
                 continue

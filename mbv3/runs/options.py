@@ -138,7 +138,8 @@ class Options:
     delta: float | None = option(None, "NetAdapt's smallest cut in one step, as a share of the start network's ms "
                                  "(default 0.01, or what the budget allows)", metavar="SHARE", low=0.001,
                                  high=0.5)  # fmt: skip
-    finetune_steps: int | None = option(None, "training steps of each NetAdapt proposal", metavar="T", low=0,
+    finetune_steps: int | None = option(None, "training steps of NetAdapt a proposal; the chosen one has those of all "
+                                        "(with --workers and --preset paper each has its own)", metavar="T", low=0,
                                         high=10**7)  # fmt: skip
     supernet_steps: int | None = option(None, "training steps of the supernet", metavar="N", low=1, high=10**7)
     supernet_minutes: float | None = option(None, "training time of the supernet (default: a share of the budget)",

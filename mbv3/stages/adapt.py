@@ -95,7 +95,8 @@ def adapt(
         trace.seed(start)
     else:
         yield Note(STAGE, f"going on after step {start.step}, {start.scored.latency_ms:.3f} ms")
-    plan = planned(start, target_ms, images, steps, delta, budget, seed, keep, some)
+    explains = rank == "explained" and not processes
+    plan = planned(start, target_ms, images, steps, delta, budget, seed, keep, some, one=explains)
     yield StageStart(
         STAGE,
         f"NetAdapt: {start.scored.latency_ms:.3f} -> {target_ms:g} ms, at least "
@@ -106,7 +107,7 @@ def adapt(
     tuner = FineTune(images, plan.pace.steps, seed, teacher)
     with workers(tuner, processes) if processes else nullcontext() as many:
         read = Read(images)
-        inherit, lost = read.mended if mend else None, read.lost if rank == "explained" else None
+        inherit, lost = read.mended if mend else None, read.lost if explains else None
         last, verdict = yield from _shrink(start, target_ms, plan, trace, tuner, halve, some, many, inherit, lost)
     reached = (verdict.ms if verdict else last.scored.latency_ms) <= target_ms
     found = deployed.spec(last.spec)

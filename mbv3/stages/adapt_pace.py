@@ -52,9 +52,10 @@ def planned(
     seed: int,
     keep: Keep,
     some: Collection[Site] | None = None,
+    one: bool = False,
 ) -> Plan:
     """The plan, so that all of NetAdapt fits the time given; decided once. `some`: the sites that may be cut, by
-    default all."""
+    default all. `one`: a proposal of a step has the fine-tuning of all."""
 
     def decide() -> dict[str, float | int]:
         least = DELTA if delta is None else delta
@@ -65,16 +66,19 @@ def planned(
         gap = max(start.scored.latency_ms - target_ms, 0) / start.scored.latency_ms
         given = budget.seconds("netadapt")
 
-        def proposals(least: float) -> float:
-            return max(1.0, 0.8 * gap / least) * places
+        tuned = 1 if one else places  # of a step
+
+        def cuts(least: float) -> float:
+            return max(1.0, 0.8 * gap / least)
 
         if delta is None:
-            needed = proposals(DELTA) * (fixed + LEAST_T * per_step)
+            needed = cuts(DELTA) * (tuned * fixed + places * LEAST_T * per_step)
             least = float(np.clip(DELTA * needed / given, DELTA, MOST_DELTA))
-        n = proposals(least)
-        t = int(np.clip((given / n - fixed) / per_step, 1, MOST_T))
+        n = cuts(least)
+        t = int(np.clip((given / n - tuned * fixed) / (places * per_step), 1, MOST_T))
         return {
-            "delta": least, "finetune_steps": t, "forecast_s": round(n * (fixed + t * per_step), 1),
+            "delta": least, "finetune_steps": t,
+            "forecast_s": round(n * (tuned * fixed + places * t * per_step), 1),
             "given_s": round(given, 1),
         }  # fmt: skip
 

@@ -14,7 +14,7 @@ from mbv3.data import batch_order, make_batch
 from mbv3.events import Event, StageStart
 from mbv3.netadapt import Start, Tried, channel_scores, explained, lost
 from mbv3.nn import build, cut_state, input_moments, statistics
-from mbv3.spec import ArchSpec, SSDLite
+from mbv3.spec import ArchSpec, Site, SSDLite
 from mbv3.stages.budget import Budget
 from mbv3.stages.images import Images, calibration_batches, photos_in, subset
 from mbv3.stages.judge import step_seconds
@@ -113,6 +113,7 @@ class Read:
     def __init__(self, images: Images) -> None:
         self.images = images
         self.step: int | None = None
+        self._shares: dict[Site, NDArray[np.float64]] | None = None  # of the step
 
     def _watch(self, begin: Start) -> None:
         if self.step == begin.step:
@@ -123,8 +124,7 @@ class Read:
         net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         batches = calibration_batches(self.images, RECALIBRATED, by=statistics(net))
         self.moments = input_moments(net, (x.to(device) for x in batches))
-        self.shares = explained(begin.spec, begin.state, self.moments, channel_scores(net, "l2"))
-        self.step = begin.step
+        self.step, self._shares = begin.step, None
 
     def mended(self, begin: Start, spec: ArchSpec) -> dict[str, Tensor]:
         """What a proposal inherits (`Inherit`)."""
@@ -134,7 +134,11 @@ class Read:
     def lost(self, begin: Start, spec: ArchSpec) -> float:
         """What a proposal loses (`Lost`)."""
         self._watch(begin)
-        return lost(begin.spec, spec, self.shares)
+        if self._shares is None:
+            net = build(begin.spec, 0)
+            net.load_state_dict(begin.state)
+            self._shares = explained(begin.spec, begin.state, self.moments, channel_scores(net, "l2"))
+        return lost(begin.spec, spec, self._shares)
 
 
 class Deployed:

@@ -42,9 +42,9 @@ class Single:
     `delta`: the least cut of a step as a share of the start's ms, by default what the time allows. `rank`: proposals by
     what the layers that read a cut cannot compute any more (`explained`), so that only the chosen one is fine-tuned; or
     by the loss after fine-tuning each, beside the uncut network (`loss`). `halve`: the steps of all proposals are then
-    spent by successive halving; else each gets T. `mend`: layers that read what is cut make up
-    for it before the fine-tuning (He 2017, arXiv:1707.06168). `processes`: that fine-tune proposals, of one
-    thread each, by default this one alone.
+    spent by successive halving; else each gets T. `mend`: layers that read what is cut make up for it before the
+    fine-tuning (He 2017, arXiv:1707.06168). `processes`: that fine-tune proposals, of one thread each, by default this
+    one alone; with some the loss ranks.
     """
 
     delta: float | None = None

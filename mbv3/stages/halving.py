@@ -24,7 +24,7 @@ LEAST = 20  # steps of a first round: after fewer a network answers as chance ha
 SETTLED = 4  # batches over which batch norms are taken before a round is judged
 CHOSEN_ON = 1000  # choosing images that judge a round
 PROBED, STEPS = 32, 6  # images of a batch, and steps, that tell the seconds of a step
-ANSWERED = 16  # images that tell the seconds of an answer, as often
+ANSWERED, ANSWERS = 48, 3  # images that tell the seconds of an answer, and how often
 UNTIMED = 3  # times the epochs of a fine-tuning, of a delivered network where nothing is timed
 MOST_EPOCHS = 600  # of a delivered network: after ten times the usual passes from scratch little is left to learn
 FIRST = 40  # the delivered network learns so many times the steps of a first round, where nothing is timed
@@ -144,7 +144,7 @@ class Halving:
         """Seconds in which `spec` answers an image and is scored on it, on this machine."""
         net, some = on_device(spec, None), subset(self.images.held_out, ANSWERED)
         at = [time.monotonic()]
-        for _ in range(STEPS):
+        for _ in range(ANSWERS):
             self.images.work.answers(net, some, spec.resolution)
             at.append(time.monotonic())
         return float(np.median(np.diff(at[1:]))) / len(some)  # the first time chooses kernels

@@ -54,7 +54,7 @@ class ShrinkTrace:
     def tuned(self, start: Start, now: Start) -> None:
         """A round is over."""
         mine = [row for row in self.cuts if int(row["round"]) == now.step]
-        last = self.rows[-1]
+        last = next(row for row in reversed(self.rows) if str(row["chosen"]) == "1")
         ms, accuracy = now.scored.latency_ms, now.scored.accuracy
         delta_ms, points = ms - float(last["latency_ms"]), accuracy - float(last["accuracy"])
         self.rows.append(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mbv3.errors import BadInput
 from mbv3.training.groups import rate_shares
 from mbv3.training.recipes import Fit
 
@@ -54,8 +55,14 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
-    """Put `optimizer_state` back."""
-    params = _parameters(optimizer)
+    """Put `optimizer_state` back. Raises: BadInput where it is another optimizer's."""
+    names, params = {key.partition(".")[2] for key in state}, _parameters(optimizer)
+    known = {"AdamW": {"step", "exp_avg", "exp_avg_sq"}, "SGD": {"momentum_buffer"}}.get(
+        type(optimizer).__name__, names
+    )
+    if names - known:
+        raise BadInput(f"the interrupted training had another optimizer than {type(optimizer).__name__} (it kept "
+                       f"{', '.join(sorted(names))}): another version began it; start the run anew")  # fmt: skip
     for key, value in state.items():
         i, _, name = key.partition(".")
         p = params[int(i)]

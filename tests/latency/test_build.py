@@ -406,6 +406,24 @@ def test_runs_are_undisturbed_as_far_as_the_user_may_ask_and_all_is_as_before() 
     assert now() == before and setting()["core"] == max(before[0])
 
 
+@pytest.mark.skipif(not hasattr(os, "fork") or os.geteuid() != 0, reason="only root may become another user")
+def test_a_real_time_priority_ends_for_a_user_who_may_not_take_its_flag_off() -> None:
+    code = "with undisturbed():\n    os.setuid(65534)\nprint(os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK)"
+    head = "import os\nfrom mbv3.latency import undisturbed\n"
+    done = subprocess.run([sys.executable, "-c", head + code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == os.SCHED_OTHER
+
+
+def test_without_policies_there_is_no_real_time_priority(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    for name in ("sched_getscheduler", "sched_setscheduler"):
+        monkeypatch.setattr(os, name, missing)
+    with undisturbed():
+        assert os.sched_getaffinity(0) == {max(os.sched_getaffinity(0))}
+
+
 def test_check_predicts_and_measures_what_the_table_has_not_seen(
     runtime: FakeRuntime, plan: BuildPlan, path: Path, space: SearchSpace
 ) -> None:

@@ -203,6 +203,13 @@ def test_a_run_that_waits_is_timed_by_the_wall() -> None:
 
 
 @linux
+def test_a_clock_that_ticks_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    thread_time = time.thread_time
+    monkeypatch.setattr(time, "thread_time", lambda: thread_time() // 0.01 / 100)
+    assert run_clock(lambda: None) is time.perf_counter
+
+
+@linux
 @pytest.mark.parametrize("name", ["onnxruntime", "litert"])
 def test_a_built_in_runtime_does_its_work_on_the_thread_that_calls(name: str) -> None:
     assert run_clock(open_runtime(name, 1).network(load_spec("mobilenet_v3_small"))) is time.thread_time

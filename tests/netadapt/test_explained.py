@@ -84,3 +84,19 @@ def test_kernels_that_read_are_known_and_not_mended() -> None:
     assert after is not None
     plain, mended = (cut_state(net.state_dict(), spec, after, moments=m) for m in (None, moments))
     assert all(torch.equal(plain[f"{n}.weight"], mended[f"{n}.weight"]) for n in wide)
+
+
+def test_what_is_not_finite_counts_as_channels_that_are_alike() -> None:
+    net = network(BACKBONE).float()
+    images = torch.randn(16, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    moments, scores = input_moments(net, [images]), channel_scores(net, "l2")
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+    state[next(k for k in state if k.startswith("rows.8.") and "project" in k and state[k].dim() == 4)][0, 0] = (
+        torch.inf
+    )
+    shares = explained(BACKBONE, state, moments, scores)
+    site = next(s for s in all_sites(BACKBONE) if s.kind == "expansion" and s.first == 8)
+    assert all(np.isfinite(v).all() for v in shares.values())
+    broken = {n: replace(m, covariance=m.covariance * torch.nan) for n, m in moments.items()}
+    alike = explained(BACKBONE, net.state_dict(), broken, scores)[site]
+    assert alike == pytest.approx(np.full(channels(BACKBONE, site), 1 / channels(BACKBONE, site)))

@@ -66,6 +66,17 @@ def test_the_time_is_shared_by_the_sites_that_may_be_cut(monkeypatch: pytest.Mon
     assert len(some) == 3 and taken[0] / taken[1] == pytest.approx(len(sites(start.spec)) / 2, rel=0.01)
 
 
+def test_where_one_proposal_is_tuned_it_has_the_time_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mbv3.stages.adapt_pace._proposal_seconds", lambda *args: (5.0, 0.1))
+    images = Images(*split(drawn_images(80, 32, 0), 0.25, 16, 0), (32, 32))
+    start = Start(0, load_spec("mobilenet_v3_small"), {}, Scored(10.0, 50.0, 1.0))
+    every, one = (planned(start, 5.0, images, None, None, Budget(60.0), 0, Memory(), one=x) for x in (False, True))
+    assert every.pace == Pace(1, 0.04) and one.pace.delta < 0.04
+    for plan in (every, one):
+        assert plan.forecast_s is not None and plan.given_s is not None
+    assert every.forecast_s > every.given_s >= one.forecast_s > 0.8 * one.given_s  # type: ignore[operator]
+
+
 def test_steps_given_by_hand_are_not_paced() -> None:
     images = Images(*split(drawn_images(80, 32, 0), 0.25, 16, 0), (32, 32))
     start = Start(0, load_spec("mobilenet_v3_small"), {}, Scored(2.0, 50.0, 1.0))

@@ -337,6 +337,16 @@ def test_from_the_start_of_another_target_it_is_as_from_the_weights(tmp_path: Pa
     assert all(torch.equal(own.state[k], other.state[k]) for k in own.state)
 
 
+def test_joint_cuts_go_on_from_single_ones(tmp_path: Path) -> None:
+    """Proposals that were not fine-tuned have no accuracy."""
+    ms, run, other = latency()([START])[0], Folder(root=tmp_path / "run"), Folder(root=tmp_path / "other")
+    result(shrink(START, latency(), IMAGES, 0.8 * ms, keep=run, steps=1, engine=Single(delta=0.1), weights=WEIGHTS))
+    target = 0.6 * ms
+    found = result(shrink(START, latency(), IMAGES, target, keep=other, taken=taken(run, target), steps=1,
+                          engine=Joint(rounds=1)))  # fmt: skip
+    assert found.reached and other.rows("netadapt.csv")[-1]["kind"] == "joint"
+
+
 def test_single_cuts_go_on_from_a_step_in_between(tmp_path: Path) -> None:
     ms = latency()([START])[0]
     options: dict[str, Any] = {"steps": 1, "engine": Single(delta=0.1), "weights": WEIGHTS}

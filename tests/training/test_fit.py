@@ -37,6 +37,7 @@ from mbv3.training import (
     recalibrate,
     save_weights,
 )
+from mbv3.training.optimizer import optimizer_state, restore_optimizer
 from tests.drawn import drawn_images
 
 SPEC = ArchSpec(
@@ -357,3 +358,14 @@ def test_what_is_not_finite_on_one_process_stops_them_all(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert "0 training: the loss became not finite on another process at step 3" in done.stdout
     assert "1 training: the loss became nan at step 3" in done.stdout
+
+
+def test_what_another_optimizer_kept_is_refused() -> None:
+    net = torch.nn.Linear(2, 2)
+    sgd = make_optimizer(net, replace(RECIPE, optimizer="sgd", momentum=0.9))
+    net(torch.ones(1, 2)).sum().backward()
+    sgd.step()
+    kept = optimizer_state(sgd)
+    restore_optimizer(make_optimizer(net, replace(RECIPE, optimizer="sgd", momentum=0.9)), kept)
+    with pytest.raises(BadInput, match="had another optimizer than AdamW"):
+        restore_optimizer(make_optimizer(net, replace(RECIPE, optimizer="adamw")), kept)
