@@ -91,7 +91,8 @@ def test_what_is_not_finite_counts_as_channels_that_are_alike() -> None:
     images = torch.randn(16, 3, 64, 64, generator=torch.Generator().manual_seed(3))
     moments, scores = input_moments(net, [images]), channel_scores(net, "l2")
     state = {k: v.clone() for k, v in net.state_dict().items()}
-    state[next(k for k in state if k.startswith("rows.8.") and "project" in k and state[k].dim() == 4)][0, 0] = (
+    name = next(k for k in state if k.startswith("rows.8.project") and state[k].dim() == 4)
+    state[name][0, 0] = torch.inf
         torch.inf
     )
     shares = explained(BACKBONE, state, moments, scores)
