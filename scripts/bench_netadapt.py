@@ -64,8 +64,7 @@ from mbv3.netadapt import (
 )
 from mbv3.nn import MEAN, STD, build, channel_sets, cut_state
 from mbv3.spec import ArchSpec, Classify, Conv, MBConv, Site, all_sites, channels, cut_many, lower
-from mbv3.stages import FineTune, Images, Joint, Memory, Read, Tuner, default_device, shrink
-from mbv3.stages.engines import Worth
+from mbv3.stages import FineTune, Images, Joint, Memory, Read, Tuner, Worth, default_device, shrink
 from mbv3.tables import Latency, reference_at
 from mbv3.training import load_checkpoint, read_weights, save_checkpoint, save_weights
 

@@ -22,8 +22,7 @@ from mbv3.export import read_any_weights
 from mbv3.netadapt import menus, site_scores, solve
 from mbv3.nn import cut_state
 from mbv3.spec import ArchSpec, count, load_spec
-from mbv3.stages import Images, Memory, Tuner
-from mbv3.stages.shrink_tune import adopted
+from mbv3.stages import Images, Memory, Tuner, adopted
 
 OUT = Path(__file__).resolve().parents[1] / "results" / "netadapt-worth.jsonl"
 HEAD_FIRST = 0.2

@@ -106,8 +106,7 @@ def find_class_folder(
         raise BadInput(f"{e.filename or folder}: cannot be read ({e.strerror})") from None
     _no_parts(folder, names, files)
     if set(names) == {"images", "masks"}:
-        raise BadInput(f"{folder}: its folders images and masks are pictures with a mask each, and no classes; learn "
-                       "from them with --task segment, or with --head lr_aspp where a SPEC is given")  # fmt: skip
+        raise BadInput(f"{folder}: holds images and masks, and no class folders; add --task segment")
     if len(names) < 2:
         raise BadInput(
             f"{folder}: needs one folder of images for each of at least two classes (found {len(names)}: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import weakref
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -47,7 +48,9 @@ class Database(RDBStorage):
             engine = {"connect_args": {"timeout": 60}}
         for left in reversed(range(_TRIES)):
             try:
-                return get_storage(cls(url, engine))
+                opened = cls(url, engine)
+                weakref.finalize(opened, opened.engine.dispose)  # connections are closed, not left to the driver
+                return get_storage(opened)
             except Exception as e:  # of several that open an empty database, one makes the tables
                 if not left or not any(word in str(e).lower() for word in ("already exists", "duplicate", "unique")):
                     raise

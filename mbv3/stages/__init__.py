@@ -56,7 +56,7 @@ from mbv3.stages.search import (
 from mbv3.stages.search_shared import Study, search_shared
 from mbv3.stages.shapes import Shape, choose_shape, fewer_strides, likely_shapes, natural, probe, shaped_as, shapes_of
 from mbv3.stages.shrink import shrink
-from mbv3.stages.shrink_tune import Tuner
+from mbv3.stages.shrink_tune import Tuner, adopted
 from mbv3.stages.sizes import Sizes, choose_sizes, sized, sized_table, steady_ms
 from mbv3.stages.slim import cut_by_l1, slimmed
 from mbv3.stages.solve import Solution, best_at_random, solve, solve_targets
@@ -129,6 +129,7 @@ __all__ = [
     "Worth",
     "adapt",
     "adapt_predicted",
+    "adopted",
     "affordable",
     "baselines_at",
     "best_at_random",

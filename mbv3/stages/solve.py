@@ -97,6 +97,8 @@ def solve(
                 values = score(np.array(best_of, dtype=np.int64)).tolist()
                 ranked = [g for _, g in sorted(zip((-v for v in values), best_of, strict=True))]
                 better = max(done, again, key=lambda d: (d.feasible, d.value))
+                # it is among them also where more networks than are kept are equal to the last digit but one
+                ranked = list(dict.fromkeys((better.genome, *ranked)))
                 done = replace(better, best=tuple(ranked[:KEPT]) if better.feasible else ())
         else:
             done = solved_under(

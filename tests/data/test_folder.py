@@ -115,7 +115,7 @@ def test_bad_folders_are_refused(tmp_path: Path, folder: Path) -> None:
     for name in ("images", "masks"):
         for i in range(2):
             picture(tmp_path / "m" / name / f"{i}.png")
-    refused(tmp_path / "m", "pictures with a mask each, and no classes; learn from them with --task segment")
+    refused(tmp_path / "m", "holds images and masks, and no class folders; add --task segment")
 
 
 def test_a_test_folder_has_the_same_classes(folder: Path) -> None:

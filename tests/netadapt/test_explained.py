@@ -93,8 +93,6 @@ def test_what_is_not_finite_counts_as_channels_that_are_alike() -> None:
     state = {k: v.clone() for k, v in net.state_dict().items()}
     name = next(k for k in state if k.startswith("rows.8.project") and state[k].dim() == 4)
     state[name][0, 0] = torch.inf
-        torch.inf
-    )
     shares = explained(BACKBONE, state, moments, scores)
     site = next(s for s in all_sites(BACKBONE) if s.kind == "expansion" and s.first == 8)
     assert all(np.isfinite(v).all() for v in shares.values())
