@@ -29,7 +29,7 @@ from mbv3.typed_json import json_ready
 __all__ = ["Check", "Verified", "verify"]
 
 TOLERANCE = 0.05  # of the claimed ms: what a time may differ by between two hours of one machine
-ONNX_TOLERANCE, ROUNDING = 1e-4, 4.0  # of the largest output; times what torch is off by in single precision
+ONNX_TOLERANCE, ROUNDING = 1e-4, 16.0  # of the largest output; times what torch is off by in single precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +186,7 @@ def _network(path: Path, spec: ArchSpec, weights: dict[str, Tensor] | None) -> I
 def _onnx_error(file: Path, net: torch.nn.Module, resolution: tuple[int, int]) -> tuple[float | str, float]:
     """The largest difference of the outputs to those of torch in double precision, over the largest of an output, or
     the reason where the file cannot be run; and the most that it may be. A network whose batch norms divide by next to
-    nothing rounds more than others: ROUNDING times what torch itself is off by is allowed too."""
+    nothing rounds more than others, folded ten times as much: ROUNDING times what torch itself is off by is allowed too."""
     import onnxruntime  # here, so that the other verbs start without it
 
     # smooth as images are
