@@ -186,7 +186,8 @@ def _network(path: Path, spec: ArchSpec, weights: dict[str, Tensor] | None) -> I
 def _onnx_error(file: Path, net: torch.nn.Module, resolution: tuple[int, int]) -> tuple[float | str, float]:
     """The largest difference of the outputs to those of torch in double precision, over the largest of an output, or
     the reason where the file cannot be run; and the most that it may be. A network whose batch norms divide by next to
-    nothing rounds more than others, folded ten times as much: ROUNDING times what torch itself is off by is allowed too."""
+    nothing rounds more than others, folded ten times as much: ROUNDING times what torch itself is off by is allowed
+    too."""
     import onnxruntime  # here, so that the other verbs start without it
 
     # smooth as images are
