@@ -204,8 +204,8 @@ def _misleads(
     o: Options, run: RunDir[SearchRecord], judge: SupernetJudge, cost: SpaceLatency, limits: SpaceLimits, images: Images
 ) -> Generator[Event, None, bool]:
     """Whether the shared weights rank networks near the target too badly to choose by them, or nobody knows how well.
-    Where their steps or minutes are given by hand, they are taken as they are."""
-    if o.supernet_steps is not None or o.supernet_minutes is not None:
+    Where their steps are given by hand, they are taken as they are."""
+    if o.supernet_steps is not None:
         yield Note("ranking", f"how well the shared weights rank is not checked: mbv3 supernet check {run.path}")
         return False
     budget, scorer = budget_of(o), judge.scorer
