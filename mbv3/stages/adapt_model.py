@@ -25,7 +25,7 @@ from mbv3.tables import AIM, Latency, Whole
 
 __all__ = ["adapt_predicted"]
 
-SLACK = 0.02  # of the target: what is left beyond it is given back as channels
+SLACK = 0.015  # of the target, by the upper bound of a time: what is left beyond it is given back as channels
 TRIES = 5  # to come nearer to the target once a network is within, each with a verdict of its own
 WIDER = (8, 16)  # channels more that a site is tried with
 MEASURED_S = 20.0  # after this no further start is adapted on the device, and missing rows are estimated
@@ -233,7 +233,7 @@ def _verified(
         within = verdict.most_ms <= target_ms
         if within and (good is None or walk.now.scored.accuracy > good.now.scored.accuracy):
             good = walk
-        full = within and verdict.ms >= (1 - SLACK) * target_ms
+        full = within and verdict.most_ms >= (1 - SLACK) * target_ms
         least = not within and walk.now.scored.latency_ms > aim  # nothing is left to cut
         if full or least or (good is not None and tries == TRIES):
             return good or walk

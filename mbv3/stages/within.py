@@ -17,7 +17,7 @@ from mbv3.tables import AIM, Latency, Whole
 __all__ = ["Within", "best_within"]
 
 STAGE = "search"
-SLACK = 0.02  # of the target: where more is left, a slower network is looked for
+SLACK = 0.015  # of the target: where more is left, a slower network is looked for
 TRIES = 4  # networks that are timed
 
 
@@ -77,7 +77,7 @@ def best_within(
         within = verdict.most_ms <= target_ms
         if within and (best is None or found.best.accuracy > best.solution.best.accuracy):
             best = one
-        if within and (verdict.ms >= (1 - SLACK) * target_ms or known.count(known[0]) > 1):
+        if within and (verdict.most_ms >= (1 - SLACK) * target_ms or known.count(known[0]) > 1):
             break  # near enough, or the same network again: there is no other between the two limits
         aim = found.best.latency_ms / verdict.most_ms * (1.0 if within else 0.995)
         if known.count(known[0]) > 1:
