@@ -1,17 +1,18 @@
 """One-thread runs on a core that other programs share: by the wall's clock, and by the thread's own.
 
-    python scripts/bench_clock.py [--others 3] [--seconds 10]
+    python scripts/bench_clock.py [--others 3] [--seconds 10] [--no-realtime]
 
 MobileNetV3-Large, -Small and the layers of -Small are visited in shuffled order on one core, first alone, then beside
 --others endless loops on the same core. The time of each is the 10th percentile of its runs. What counts is the last
 column: how many times as long as alone, which a table corrects where it is the same for networks and layers. Nothing
-else should run.
+else should run. With --no-realtime the thread has no real-time priority, as where the user may set none.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -69,7 +70,10 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--no-realtime", action="store_true")
     args = parser.parse_args()
+    if args.no_realtime:
+        os.sched_setscheduler = lambda *_: None  # type: ignore[assignment,misc]
     found: dict[str, Any] = {}
     for runtime in ("onnxruntime", "litert"):
         alone = timed(runtime, args.seconds)
@@ -80,9 +84,12 @@ def main() -> None:
                 found.setdefault(runtime, {}).setdefault(clock, {})[name] = [round(ms, 4), round(now, 4)]
                 print(f"{runtime} {clock:4} {name:20} {ms:7.3f} ms, {now:7.3f} beside {args.others}, {now / ms:.2f}")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    name = "no_realtime" if args.no_realtime else "realtime"
+    kept = json.loads(args.out.read_text("utf-8")) if args.out.exists() else {}
     about = {"cpu": open_runtime("onnxruntime", 1).fingerprint.cpu, "commit": commit.stdout.strip(),
              "others": args.others, "seconds": args.seconds}  # fmt: skip
-    args.out.write_text(json.dumps({**about, "alone_and_beside_ms": found}, indent=1) + "\n", "utf-8")
+    kept[name] = {**about, "alone_and_beside_ms": found}
+    args.out.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
