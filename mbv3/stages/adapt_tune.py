@@ -124,6 +124,7 @@ class Read:
         net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         batches = calibration_batches(self.images, RECALIBRATED, by=statistics(net))
         self.moments = input_moments(net, (x.to(device) for x in batches))
+        self.scores = channel_scores(net, "l2")
         self.step, self._shares = begin.step, None
 
     def mended(self, begin: Start, spec: ArchSpec) -> dict[str, Tensor]:
@@ -135,9 +136,7 @@ class Read:
         """What a proposal loses (`Lost`)."""
         self._watch(begin)
         if self._shares is None:
-            net = build(begin.spec, 0)
-            net.load_state_dict(begin.state)
-            self._shares = explained(begin.spec, begin.state, self.moments, channel_scores(net, "l2"))
+            self._shares = explained(begin.spec, begin.state, self.moments, self.scores)
         return lost(begin.spec, spec, self._shares)
 
 

@@ -107,9 +107,6 @@ def _parts(source: Source) -> tuple[tuple[str, ...], dict[str, _Part]]:
     where = class_parts(source.path)
     folder = where["training"]
     classes, files = find_class_folder(folder)
-    stems = [{p.stem for p, label in files if label == c} for c in range(len(classes))]
-    if set(classes) == {"images", "masks"} and stems[0] == stems[1]:
-        raise BadInput(f"{folder}: holds images and masks, and no class folders; add --task segment")
     labels = np.array([label for _, label in files], dtype=np.int64)
     parts: dict[str, _Part] = {"training": ([p for p, _ in files], labels)}
     test = source.test or where.get("test")
