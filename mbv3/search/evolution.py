@@ -29,8 +29,8 @@ class EvolutionSampler(Proposer):
     """Evolution by tournaments (Real 2019, arXiv:1802.01548) with uniform crossover.
 
     Of sixteen children a ridge over choices, their order and the latency chooses one (as Wei 2020, arXiv:2003.12857,
-    does with a neural predictor): a few trials say which choices are good long before a population does. What depends on
-    pairs of choices it cannot know, so once the population is full every second child is taken without it. After a
+    does with a neural predictor): a few trials say which choices are good long before a population does. What depends
+    on pairs of choices it cannot know, so once the population is full every second child is taken without it. After a
     thousand trials it chooses one of four.
 
     `population`: by default 16 for 300 trials, 100 for 1,000 and more. `sample`: the size of a tournament, by default 8
