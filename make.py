@@ -71,9 +71,12 @@ def environment(extra: str) -> None:
             raise SystemExit(
                 "make.py: python could not make a virtual environment; on Debian and Ubuntu: apt install python3-venv"
             ) from None
+    # most of pip's time is for bytecode of modules that are never imported; those that are write their own
+    later = () if sys.dont_write_bytecode else ("--no-compile",)
     call(
-        BIN / "python", "-m", "pip", "install", "--quiet", "--constraint", "constraints.txt", "--editable", f".{extra}"
-    )
+        BIN / "python", "-m", "pip", "install", "--quiet", *later,
+        "--constraint", "constraints.txt", "--editable", f".{extra}",
+    )  # fmt: skip
     mark.write_text(wanted.hexdigest(), "utf-8")
 
 
