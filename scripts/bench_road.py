@@ -80,7 +80,6 @@ METHODS = ("road", "tp-l2", "tp-taylor", "by-hand")
 TEACHERS = ((0.0, 1.0), (0.5, 1.0), (0.5, 2.0), (0.7, 2.0), (0.9, 2.0), (0.7, 4.0), (0.9, 4.0))  # (weight, temperature)
 SHARES = (0.75, 0.5, 0.35)
 SHOWN = ("net", "share", "seed", "method", "top1", "held_out", "resolution", "distill", "temperature", "seconds")
-NUDGE, NUDGES = 0.003, 12  # of Torch-Pruning's ratio
 T = TypeVar("T")
 
 
@@ -305,9 +304,7 @@ def torch_pruned(given: Given, start: Tuned, target_ms: float, method: str) -> t
     low, high, best = 0.0, 0.95, None
     for _ in range(8):
         ratio = (low + high) / 2
-        # where it leaves an expansion as wide as its input, the spec says a row without one: the next ratio is taken
-        said = (_pruned_at(given, start, ratio + NUDGE * i, method) for i in range(NUDGES))
-        spec, state = next((s, w) for s, w in said if build(s, 0).state_dict().keys() == w.keys())
+        spec, state = _pruned_at(given, start, ratio, method)
         if given.latency([spec])[0] <= target_ms:
             high, best = ratio, (spec, state)
         else:
@@ -337,7 +334,26 @@ def _pruned_at(given: Given, start: Tuned, ratio: float, method: str) -> tuple[A
             nn.functional.cross_entropy(out, labels).backward()
     pruner.step()
     state = {k: v.detach().clone() for k, v in net.state_dict().items()}
+    for i in range(len(start.spec.rows)):
+        kernel = state.get(f"rows.{i}.expand.conv.weight")
+        if kernel is not None:
+            exp, squeeze = len(kernel), len(state.get(f"rows.{i}.se.reduce.weight", ()))
+            wanted = max(exp, squeeze)  # a spec's squeeze has no more channels than the expansion
+            wanted += 8 * (wanted == kernel.shape[1])  # an expansion as wide as its input is a row without one there
+            _wider_by_nothing(state, f"rows.{i}.", wanted - exp)
     return _spec_of(start.spec, state), state
+
+
+def _wider_by_nothing(state: dict[str, Tensor], row: str, by: int) -> None:
+    """The expansion of a row gets `by` channels of zeros. What the network answers stays the same."""
+    for name in [k for k in state if k.startswith(row) and state[k].ndim]:
+        part = name.removeprefix(row)
+        dim = 1 if part in ("project.conv.weight", "se.reduce.weight") else 0
+        if by and (dim or part.startswith(("expand.", "depthwise.", "se.expand."))):
+            shape = list(state[name].shape)
+            shape[dim] = by
+            fill = 1.0 if part.endswith("running_var") else 0.0
+            state[name] = torch.cat([state[name], torch.full(shape, fill)], dim)
 
 
 def _spec_of(spec: ArchSpec, state: Mapping[str, Tensor]) -> ArchSpec:

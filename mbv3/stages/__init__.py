@@ -12,7 +12,7 @@ from mbv3.stages.contenders import Contender
 from mbv3.stages.contest import ScratchEffort, contenders_at, contest, uniform_at
 from mbv3.stages.curve import Passed, TakenUp, nearest, passed_in, taken_up
 from mbv3.stages.engines import PRESETS, Joint, Single, Worth
-from mbv3.stages.finalists import Chosen, choose_seed, finalists, first_of, smoothed
+from mbv3.stages.finalists import FINALISTS, Chosen, answered_best, choose_seed, finalists, smoothed
 from mbv3.stages.gap import most_accurate
 from mbv3.stages.images import Images, calibration_batches, photos_in, rescore, subset
 from mbv3.stages.job import Job, ScaledSpace
@@ -80,6 +80,7 @@ __all__ = [
     "CHECKPOINT",
     "DISTILL",
     "FEWEST",
+    "FINALISTS",
     "LEAST_TAU",
     "LOG",
     "PRESETS",
@@ -131,6 +132,7 @@ __all__ = [
     "adapt_predicted",
     "adopted",
     "affordable",
+    "answered_best",
     "baselines_at",
     "best_at_random",
     "best_sides",
@@ -157,7 +159,6 @@ __all__ = [
     "fast_enough",
     "fewer_strides",
     "finalists",
-    "first_of",
     "imagenet_judge",
     "learn",
     "learn_head",

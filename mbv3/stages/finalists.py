@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,11 +14,12 @@ from mbv3.events import Event, Note, Progress, StageStart
 from mbv3.search import Genomes, Trial
 from mbv3.stages.judge import SupernetJudge
 from mbv3.stages.search import pick_seed
-from mbv3.training import Answers, class_answers
+from mbv3.training import ClassAnswers, class_answers
 
-__all__ = ["Chosen", "choose_seed", "finalists", "first_of", "smoothed"]
+__all__ = ["Chosen", "answered_best", "choose_seed", "finalists", "smoothed"]
 
-FINALISTS = 8
+FINALISTS, LAST = 24, 8  # trials that answer the first of the fresh images, and those that answer the rest
+FIRST = 3 / 8  # of the fresh images
 _PENALTIES = tuple(10.0**e for e in np.arange(-2, 3.5, 0.5))
 
 
@@ -65,16 +66,30 @@ def smoothed(genomes: Genomes, sizes: tuple[int, ...], scores: NDArray[np.float6
     return found
 
 
-def first_of(found: Sequence[Trial], fresh: Sequence[Answers]) -> int:
-    """The number of the trial to take: of those that are not behind the best on the fresh images by more than the
-    standard error of the difference over common images, the fastest."""
-    best = max(range(len(found)), key=lambda i: (fresh[i].score, -i))
-    level = []
-    for i, given in enumerate(fresh):
-        behind, error = fresh[best].better_by(given)
-        if behind <= error:
-            level.append(i)
-    return min(level, key=lambda i: (found[i].latency_ms, i))
+def answered_best(
+    count: int, images: int, answer: Callable[[int, NDArray[np.int64]], ClassAnswers]
+) -> Generator[Event, None, tuple[int, dict[int, ClassAnswers]]]:
+    """Which of `count` networks to take, and what those of the last round answered on all `images`.
+
+    `answer(i, index)`: network i on the images `index`. All answer FIRST of the images, and the LAST of lowest
+    cross-entropy the rest of them. The order by cross-entropy is nearer to that of whole trainings than the one by
+    top-1 (results/supernet.jsonl).
+    """
+    order = np.random.default_rng(0).permutation(images)
+    first = max(1, round(FIRST * images)) if count > LAST else images
+    given: dict[int, ClassAnswers] = {}
+    for n, i in enumerate(range(count)):
+        given[i] = answer(i, np.sort(order[:first]))
+        yield Progress("search", n + 1, count, f"{given[i].score:.2f} %")
+    if count > LAST:
+        given = {i: given[i] for i in sorted(given, key=lambda i: (given[i].rank, i))[:LAST]}
+        for n, (i, before) in enumerate(list(given.items())):
+            rest = answer(i, np.sort(order[first:]))
+            given[i] = ClassAnswers(
+                np.concatenate([before.loss, rest.loss]), np.concatenate([before.right, rest.right])
+            )  # fmt: skip
+            yield Progress("search", n + 1, LAST, f"{given[i].score:.2f} %")
+    return min(given, key=lambda i: (given[i].rank, i)), given
 
 
 def choose_seed(
@@ -82,8 +97,7 @@ def choose_seed(
 ) -> Generator[Event, None, Chosen]:
     """What NetAdapt starts from. The best of many noisy scores owes its place to luck, too, and is below its score. So
     the scores are smoothed over all trials, and the best few and the best score are scored again on choosing images
-    that no trial has seen; what differs by less than the error is decided by time. Without such images the smoothed
-    scores decide.
+    that no trial has seen, in two rounds. Without such images the smoothed scores decide.
 
     Raises:
         Mbv3Error: no trial has a finite reward.
@@ -97,18 +111,14 @@ def choose_seed(
         best = by_number[even[0].number]
         score = judge.scorer(best.genome)
         return Chosen(best, score.top1, score.sigma)
-    yield StageStart("search", f"the best {len(found)} scored again on {len(fresh)} other images")
-    given: list[Answers] = []
-    for i, trial in enumerate(found):
-        given.append(class_answers(judge.scorer.network(trial.genome), fresh, size))
-        yield Progress("search", i + 1, len(found), f"{given[-1].score:.2f} %")
-    i = first_of(found, given)
+    yield StageStart("search", f"the best {len(found)} scored again on up to {len(fresh)} other images")
+
+    def answer(i: int, index: NDArray[np.int64]) -> ClassAnswers:
+        return class_answers(judge.scorer.network(found[i].genome), fresh.take(index), size)
+
+    i, given = yield from answered_best(len(found), len(fresh), answer)
     taken = given[i]
-    yield Note(
-        "search",
-        f"scored again, the best score of the search has {given[0].score:.1f} +- {given[0].error:.1f} %, the network "
-        f"that is taken {taken.score:.1f} +- {taken.error:.1f} %",
-    )
+    yield Note("search", f"scored again, the network that is taken has {taken.score:.1f} +- {taken.error:.1f} %")
     return Chosen(found[i], taken.score, taken.error)
 
 

@@ -9,12 +9,13 @@ from mbv3.events import Note, result
 from mbv3.search import Trial
 from mbv3.space import parse_space
 from mbv3.stages import (
+    FINALISTS,
     Chosen,
     Images,
     SupernetJudge,
+    answered_best,
     choose_seed,
     finalists,
-    first_of,
     pick_seed,
     shared_scorer,
     smoothed,
@@ -57,36 +58,45 @@ def given(right: np.ndarray) -> ClassAnswers:
     return ClassAnswers(np.zeros(len(right)), right)
 
 
-def test_what_is_level_is_decided_by_time_and_what_is_better_by_answers() -> None:
-    rng = np.random.default_rng(0)
-    base = rng.random(2000) < 0.5
-    twin = base.copy()
-    twin[:3] = ~twin[:3]  # three of 2,000: within the error
-    better = base | (rng.random(2000) < 0.1)  # five points
-    fast, slow = trial(0, 60.0, 1.0), trial(1, 61.0, 1.2)
-    assert first_of([slow, fast], [given(base), given(twin)]) == 1
-    assert first_of([slow, fast], [given(better), given(base)]) == 0
-    assert first_of([fast, slow], [given(better), given(base)]) == 0
+def test_all_answer_first_and_the_best_of_them_the_rest() -> None:
+    """By cross-entropy, whatever the top-1."""
+    images, asked = 400, list[tuple[int, int]]()
+
+    def answer(i: int, index: np.ndarray) -> ClassAnswers:
+        asked.append((i, len(index)))
+        return ClassAnswers(np.full(len(index), abs(i - 11.0)), index % 20 < i)  # the largest number has the best top-1
+
+    i, found = result(answered_best(20, images, answer))
+    assert i == 11 and sorted(found) == list(range(7, 15))
+    assert [n for _, n in asked[:20]] == [150] * 20 and [n for _, n in asked[20:]] == [250] * 8
+    assert all(len(a) == images for a in found.values())
+    assert found[11].score == given(np.arange(images) % 20 < 11).score  # each image once
+    asked.clear()
+    i, found = result(answered_best(3, images, answer))  # so few answer all at once
+    assert i == 2 and asked == [(0, images), (1, images), (2, images)]
 
 
 def test_the_choice_is_less_lucky_than_the_best_score() -> None:
-    """240 networks whose true top-1 has a deviation of one point, scored on 1,000 images and again on 4,000: the regret
-    of 40 searches, and by how much the score that is told is above the truth."""
+    """240 networks whose true top-1 has a deviation of one point, scored on 1,000 images and again on up to 4,000: the
+    regret of 100 searches, and by how much the score that is reported is above the truth."""
     rng = np.random.default_rng(0)
-    regret, optimism = np.zeros((40, 2)), np.zeros((40, 2))
-    for s in range(40):
+    regret, optimism = np.zeros((100, 2)), np.zeros((100, 2))
+    for s in range(100):
         truth = rng.normal(60, 1.0, 240)
         scores = rng.binomial(1000, truth / 100) / 10
-        order = np.argsort(-scores)[:8]
-        fresh = [given(rng.random(4000) < truth[i] / 100) for i in order]
-        found = [Trial(int(i), (0, 0, 0), scores[i], 1.0 + n / 100, scores[i], "complete") for n, i in enumerate(order)]
-        i = first_of(found, fresh)
+        order = np.argsort(-scores)[:FINALISTS]
+        right = rng.random((len(order), 4000)) < truth[order, None] / 100
+
+        def answer(i: int, index: np.ndarray, right: np.ndarray = right) -> ClassAnswers:
+            return ClassAnswers((~right[i, index]).astype(float), right[i, index])
+
+        i, fresh = result(answered_best(len(order), 4000, answer))
         for column, (network, said) in enumerate(((order[0], scores[order[0]]), (order[i], fresh[i].score))):
             regret[s, column] = truth.max() - truth[network]
             optimism[s, column] = said - truth[network]
-    assert regret[:, 1].mean() < 0.8 * regret[:, 0].mean()
+    assert regret[:, 1].mean() < 0.6 * regret[:, 0].mean()
     assert optimism[:, 0].mean() > 3  # of the best score of 240
-    assert abs(optimism[:, 1].mean()) < 1  # of the best of eight
+    assert abs(optimism[:, 1].mean()) < 1.2
 
 
 def judge(held: int) -> SupernetJudge:
