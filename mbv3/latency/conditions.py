@@ -92,9 +92,10 @@ def undisturbed(threads: int = 1) -> Iterator[None]:
 
 @contextmanager
 def _first(wanted: bool) -> Iterator[None]:
-    """A real-time priority for this thread, where it is `wanted` and there may be one; what it starts has none."""
+    """A real-time priority for this thread, where it is `wanted` and there may be one; what it starts has none. The
+    environment variable MBV3_REALTIME=0 says that there may be none."""
     before = None
-    if wanted:
+    if wanted and os.environ.get("MBV3_REALTIME") != "0":
         with suppress(OSError, AttributeError):  # musl has no policies, only Linux the flag
             before, priority = os.sched_getscheduler(0), os.sched_getparam(0)
             os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))

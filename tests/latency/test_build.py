@@ -384,7 +384,7 @@ def test_the_watch_sees_what_other_programs_do() -> None:
     assert seen["others"] <= len(os.sched_getaffinity(0)) + 0.1  # of the cores that this process may use
 
 
-def test_runs_are_undisturbed_as_far_as_the_user_may_ask_and_all_is_as_before() -> None:
+def test_runs_are_undisturbed_as_far_as_the_user_may_ask_and_all_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     def now() -> tuple[set[int], int, int]:
         return os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)
 
@@ -399,6 +399,9 @@ def test_runs_are_undisturbed_as_far_as_the_user_may_ask_and_all_is_as_before() 
     first = may("sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))")
     assert policy == (os.SCHED_FIFO | os.SCHED_RESET_ON_FORK if first else before[2])
     assert setting()["realtime"] == first
+    monkeypatch.setenv("MBV3_REALTIME", "0")
+    with undisturbed():
+        assert now() == (cores, nice, before[2])
     with undisturbed(threads=2):
         assert os.sched_getaffinity(0) == before[0]
     with pytest.raises(RuntimeError, match="broken"), undisturbed():
