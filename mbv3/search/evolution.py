@@ -115,6 +115,6 @@ class EvolutionSampler(Proposer):
         if n != self._fitted:  # a function of the number of trials: a resumed search fits as it did
             genomes, rewards = self.instructive(n, _FITTED)
             x = self._inputs(genomes)
-            self._model = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ rewards)
+            self._model = np.asarray(np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ rewards), dtype=np.float64)
             self._fitted = n
         return self._model

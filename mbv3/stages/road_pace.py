@@ -13,6 +13,7 @@ from mbv3.spec import ArchSpec
 from mbv3.stages.budget import Budget
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
+from mbv3.stages.shrink_tune import scored_images
 from mbv3.stages.sizes import Sizes
 from mbv3.stages.tune import fit_of, scratch_fit, seconds_of_step, usual_steps
 
@@ -71,7 +72,7 @@ class Pace:
             return (
                 int(np.clip(share("start-tuned") / whole, START_LEAST, usual)),
                 # the teacher answers beside it, and the network is cut on the way
-                int(np.clip(share("cuts") / cuts / whole, LEAST, usual // 2 + LEAST)),
+                int(np.clip(share("cuts") / cuts / whole - self._scored(), LEAST, usual // 2 + LEAST)),
                 int(np.clip(share("candidates-halved") / trainings(cuts) / small, LEAST, usual // 3 + LEAST)),
             )
 
@@ -83,7 +84,7 @@ class Pace:
         if self.effort is not None or not self.budget.timed:
             return
         cuts = max(len(self.sizes.cut), 1)
-        whole = (START_LEAST + cuts * LEAST) * self._step_s(self.sizes.start)
+        whole = (START_LEAST + cuts * (LEAST + self._scored())) * self._step_s(self.sizes.start)
         small = (trainings(cuts) * LEAST + 2 * LEAST * (1 + MOST_COMPARED)) * self._small_s()
         _enough(whole + small, self.budget)
 
@@ -106,6 +107,10 @@ class Pace:
 
         alike, last = self.keep.value("late_steps", decide)
         return int(alike), int(last)
+
+    def _scored(self) -> float:
+        """Steps of the start that take as long as what a candidate's cut has answered beside its own steps."""
+        return scored_images(self.images) / fit_of(self.images, self.sizes.start.resolution, 5).batch
 
     def _small_s(self) -> float:
         """Seconds of a step of a network within the target: one that is cut to it trains about as fast as the uncut one

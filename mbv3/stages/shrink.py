@@ -23,7 +23,7 @@ from mbv3.stages.engines import Joint, Single
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.shrink_trace import ShrinkTrace
-from mbv3.stages.shrink_tune import STAGE, Tuner, adopted
+from mbv3.stages.shrink_tune import STAGE, Tuner, adopted, scored_images
 from mbv3.tables import Latency, Whole
 from mbv3.training import Answers
 
@@ -119,9 +119,9 @@ class _Run:
         start, now, cut = yield from self._begin(spec, weights)
         if self.teacher is None and self.images.work.taught:
             self.tuner.teacher = self.tuner.net(start.spec, start.state)
-        steps = self._steps(now, by_hand)
         first, first_ms = self.trace.begun
         self.rounds = self.keep.value("netadapt_rounds", lambda: self.by.rounds or usual_rounds(first_ms, self.aim))
+        steps = self._steps(now, by_hand)
         yield StageStart(
             STAGE,
             f"joint cuts: {first_ms:.3f} -> {self.target_ms:g} ms in {self.rounds} rounds, "
@@ -213,7 +213,8 @@ class _Run:
     def _steps(self, start: Start, by_hand: int | None) -> int:
         def measured() -> float:
             # networks are cut on the way: a step takes about half of what it takes at first
-            return max(20.0, self.budget.seconds("netadapt") / (0.7 * self.tuner.step_seconds(start.spec, start.state)))
+            every = self.budget.seconds("netadapt") / (0.7 * self.tuner.step_seconds(start.spec, start.state))
+            return max(20.0, every - self.rounds * scored_images(self.images) / self.tuner.recipe(1).batch)
 
         return self.keep.value("netadapt_steps", lambda: self.budget.amount(by_hand, UNTIMED_STEPS, measured))
 
