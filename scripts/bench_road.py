@@ -13,6 +13,7 @@ is a share of the start's predicted ms at --px. A cell is a network, a share, a 
   road       `mbv3-search --init` as far as its comparison at equal steps: it gives the lines `ours` (the cut network
              that won), `lower` (the start at the largest resolution within the target), `l1` (uniform slimming by
              filters' L1 norm) and `delivered` (the one that the images held out chose)
+  channels       the road with one candidate, cut at --px: no resolution is chosen
   tp-l2, tp-taylor   Torch-Pruning's magnitude and Taylor pruners at --px, their ratio bisected to the same ms
   by-hand    the lower resolution from the public weights, without a teacher, for as many steps in all
 
@@ -76,7 +77,7 @@ from mbv3.training import Answers, ClassAnswers, adopt, class_answers, usual_epo
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "results" / "road.jsonl"
-METHODS = ("road", "tp-l2", "tp-taylor", "by-hand")
+METHODS = ("road", "channels", "tp-l2", "tp-taylor", "by-hand")
 TEACHERS = ((0.0, 1.0), (0.5, 1.0), (0.5, 2.0), (0.7, 2.0), (0.9, 2.0), (0.7, 4.0), (0.9, 4.0))  # (weight, temperature)
 SHARES = (0.75, 0.5, 0.35)
 SHOWN = ("net", "share", "seed", "method", "top1", "held_out", "resolution", "distill", "temperature", "seconds")
@@ -191,7 +192,7 @@ def run_cell(o: argparse.Namespace, cell: Cell) -> list[dict[str, Any]]:
     """Train a cell; its lines."""
     given = Given.of(o, cell.net, cell.seed)
     began = time.monotonic()
-    rows = _road(given, cell) if cell.method == "road" else _alone(given, cell)
+    rows = _road(given, cell) if cell.method in ("road", "channels") else _alone(given, cell)
     common = {
         "net": cell.net, "share": cell.share, "seed": cell.seed, "target_ms": round(given.target(cell.share), 5),
         "px": o.px, "images": len(given.images.train), "test_images": len(given.report),
@@ -219,10 +220,14 @@ def _road(given: Given, cell: Cell) -> list[dict[str, Any]]:
     shutil.rmtree(folder, ignore_errors=True)  # of a cell that was interrupted: rows are kept in memory only
     folder.mkdir(parents=True)
     shutil.copy(start, folder)
+    sizes, effort = given.sizes(cell.share), given.effort
+    if cell.method == "channels":  # for as many steps in all
+        steps = sum(given.rounds(len(sizes.cut))) - effort.cut
+        sizes, effort = Sizes(sizes.start, (), (given.spec,)), replace(effort, alike=steps)
     went = result(
         road(
-            given.sizes(cell.share), given.public(given.spec), given.latency, given.images, given.report,
-            given.target(cell.share), effort=given.effort, seed=cell.seed, keep=Folder(path=folder),
+            sizes, given.public(given.spec), given.latency, given.images, given.report,
+            given.target(cell.share), effort=effort, seed=cell.seed, keep=Folder(path=folder),
         )
     )  # fmt: skip
     names = {"cut": "ours", "lower": "lower", "l1": "l1"}
@@ -230,6 +235,8 @@ def _road(given: Given, cell: Cell) -> list[dict[str, Any]]:
         _line(names[x.contender.kind], x.tuned.spec, x.contender.ms, x.reported, x.tuned.chosen_on) for x in went.alike
     ]
     shutil.rmtree(folder)
+    if cell.method == "channels":
+        return [{**row, "method": "channels"} for row in rows if row["method"] == "ours"]
     return [*rows, {**rows[0], "method": "delivered", "was": rows[0]["method"]}]
 
 
