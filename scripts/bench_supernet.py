@@ -5,7 +5,7 @@
     python scripts/bench_supernet.py known --csv TRUTH.csv
 
     python scripts/bench_supernet.py search --cifar DIR --csv TRUTH.csv --work DIR --minutes 20 --ingredients product
-    python scripts/bench_supernet.py noise [--csv TRUTH.csv]
+    python scripts/bench_supernet.py noise --csv TRUTH.csv
 
 DIR/{train,test}/<class>/*: CIFAR-10. TRUTH.csv: nas_bench_macro_cifar10.csv, or
 channel_bench_macro_mobilenet.csv. `run` trains shared weights on 45,000
@@ -26,8 +26,8 @@ network with most multiply-adds.
 
 `noise` simulates 300 searches whose 240 scores are top-1 on 1,000 images, and writes how far what is chosen is behind
 the best network, and its score above the truth: by the best score, and by scoring the best again on other images as the
-product does (results/supernet-noise.json). With --csv also 60 searches (evolution) on a complete space, whose true
-accuracies have such noise.
+product does (results/supernet-noise.json). The same for 60 searches (evolution) on a complete space, whose true
+accuracies have such noise. Top-1 stands for the cross-entropy that the product asks.
 """
 
 from __future__ import annotations
@@ -303,10 +303,10 @@ class Run:
         return taus_of(few, found, norms == "batch")
 
 
-Scored = Callable[[NDArray[np.float64], int], NDArray[np.bool_]]
+Draw = Callable[[NDArray[np.float64], int], NDArray[np.bool_]]
 
 
-def answered(rng: np.random.Generator, corr: float) -> Scored:
+def answered(rng: np.random.Generator, corr: float) -> Draw:
     """Whether networks of these true top-1 (n,) are right on so many images: (n, images). `corr`: of whether two
     networks are right on an image, as a normal variable behind it."""
 
@@ -317,7 +317,7 @@ def answered(rng: np.random.Generator, corr: float) -> Scored:
     return draw
 
 
-def chosen(truth: NDArray[np.float64], order: NDArray[np.int64], draw: Scored) -> tuple[int, float]:
+def chosen(truth: NDArray[np.float64], order: NDArray[np.int64], draw: Draw) -> tuple[int, float]:
     """Of networks in the `order` of what the search knows the one that is taken, and its score."""
     best = order[:FINALISTS]
     right = draw(truth[best], FRESH)
@@ -512,7 +512,7 @@ def main() -> None:
             print(part, len(t), {k: tau(v, t.accuracy) for k, v in t.known().items()})
         return
     if o.verb == "noise":
-        found = [noise(), noise(0.0), noise(0.7, 0.5), *([noise_on(o.bench, o.csv)] if o.csv else [])]
+        found = [noise(), noise(0.0), noise(0.7, 0.5), noise_on(o.bench, o.csv)]
         NOISE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(json.dumps(found))
         return

@@ -1,8 +1,9 @@
-"""Evolution with crossover, half of whose children a linear model chooses, and the yardstick: random networks."""
+"""Evolution with crossover, many of whose children a linear model chooses, and the yardstick: random networks."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mbv3.search.aim import Aim, Genomes, around, draw
@@ -30,8 +31,8 @@ class EvolutionSampler(Proposer):
 
     Of sixteen children a ridge over choices, their order and the latency chooses one (as Wei 2020, arXiv:2003.12857,
     does with a neural predictor): a few trials say which choices are good long before a population does. What depends
-    on pairs of choices it cannot know, so once the population is full every second child is taken without it. After a
-    thousand trials it chooses one of four.
+    on pairs of choices it cannot know, so once the population is full about half of the children are taken without it.
+    After a thousand trials it chooses one of four.
 
     `population`: by default 16 for 300 trials, 100 for 1,000 and more. `sample`: the size of a tournament, by default 8
     or a tenth of the population. `changes`: genes that a child changes on average, by default 1.5 where few networks
@@ -49,7 +50,7 @@ class EvolutionSampler(Proposer):
     def open(self, aim: Aim) -> None:
         super().open(aim)
         self.population = self._population or min(100, max(10, round(100 * (aim.trials / 1000) ** 1.5)))
-        self.sample = min(self.population, self._sample or max(min(8, self.population // 2), self.population // 10))
+        self.sample = min(self.population, self._sample or max(1, min(8, self.population // 2), self.population // 10))
         self.changes = self._changes or (1.5 if self.population < 50 else 2.0)
         self._alive = np.zeros(0, dtype=np.int64)  # places of the population in self.genomes, best first
         self._model: NDArray[np.float64] = np.zeros(0)
@@ -87,7 +88,8 @@ class EvolutionSampler(Proposer):
     def _children(self, rng: np.random.Generator, n: int) -> Genomes:
         """Of winners of tournaments: crossed, changed, or both."""
         # positions among the best first: the smallest of a tournament is its winner
-        size = min(self.sample, max(1, len(self._alive) // 2))
+        few = len(self._alive) < self.population  # as long as few are alive a tournament of all would have one winner
+        size = min(self.sample, max(1, len(self._alive) // 2)) if few else self.sample
         mother, father = rng.integers(0, len(self._alive), (2, n, size)).min(axis=2)
         genomes = self.genomes[self._alive]
         crossed = rng.random((n, 1)) < self.crossover
@@ -114,7 +116,8 @@ class EvolutionSampler(Proposer):
             n = more
         if n != self._fitted:  # a function of the number of trials: a resumed search fits as it did
             genomes, rewards = self.instructive(n, _FITTED)
-            x = self._inputs(genomes)
-            self._model = np.asarray(np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ rewards), dtype=np.float64)
+            x = torch.from_numpy(self._inputs(genomes))  # of torch, whose threads a search limits
+            left = x.T @ x + torch.eye(x.shape[1], dtype=x.dtype)
+            self._model = torch.linalg.solve(left, x.T @ torch.from_numpy(rewards)).numpy()
             self._fitted = n
         return self._model

@@ -23,7 +23,7 @@ from mbv3.stages.tune import Tuned, on_device
 from mbv3.tables import AIM, Latency, Whole
 from mbv3.training import load_checkpoint, save_checkpoint
 
-__all__ = ["Contender", "Kind", "baseline_l1", "baseline_lower", "cut_contender", "kept_contender",
+__all__ = ["Contender", "Kind", "baseline_l1", "baseline_lower", "cut_contender", "cut_rounds", "kept_contender",
            "start_itself"]  # fmt: skip
 
 STAGE = "candidates"
@@ -109,6 +109,11 @@ def start_itself(
     return Contender("start-itself", "lower", spec, dict(state), ms, error)
 
 
+def cut_rounds(target_ms: float, ms: float) -> int:
+    """Rounds of cuts from `ms` to the target."""
+    return next(n for share, n in ROUNDS if target_ms / ms >= share)
+
+
 def cut_contender(
     spec: ArchSpec, start: Tuned, latency: Latency, images: Images, target_ms: float, steps: int, seed: int,
     keep: Keep, some: Collection[Site] | None = None,
@@ -116,8 +121,7 @@ def cut_contender(
     """The fine-tuned start cut to the target at the resolution of `spec`; None where no cut leads there. Its record and
     what a resume needs lie in a folder of their own. `some`: the sites that may be cut."""
     name = f"cut-{pixels(spec.resolution)}"
-    left = target_ms / latency([spec])[0]
-    rounds = next(n for share, n in ROUNDS if left >= share)
+    rounds = cut_rounds(target_ms, latency([spec])[0])
     teacher = on_device(start.spec, start.state).eval() if images.work.taught else None
     try:
         adapted = yield from shrink(

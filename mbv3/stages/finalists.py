@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mbv3.errors import Mbv3Error
 from mbv3.events import Event, Note, Progress, StageStart
 from mbv3.search import Genomes, Trial
 from mbv3.stages.judge import SupernetJudge
-from mbv3.stages.search import pick_seed
+from mbv3.stages.search import pick_seed, seeds
 from mbv3.training import ClassAnswers, class_answers
 
 __all__ = ["Chosen", "answered_best", "choose_seed", "finalists", "smoothed"]
@@ -33,17 +32,9 @@ class Chosen:
 
 
 def finalists(trials: Sequence[Trial], target_ms: float, seed_ratio: float, count: int = FINALISTS) -> list[Trial]:
-    """The `count` trials that `pick_seed` would choose, one after the other without those before, the best first; no
-    network twice."""
-    left, found = list(trials), list[Trial]()
-    while left and len(found) < count:
-        try:
-            best = pick_seed(left, target_ms, seed_ratio)
-        except Mbv3Error:  # none of them has a finite reward
-            break
-        found.append(best)
-        left = [t for t in left if t.genome != best.genome]
-    return found
+    """The best `count` of those that `pick_seed` chooses among, the best first; no network twice. Raises: Mbv3Error: no
+    trial has a finite reward."""
+    return list({t.genome: t for t in reversed(seeds(trials, target_ms, seed_ratio))}.values())[::-1][:count]
 
 
 def smoothed(genomes: Genomes, sizes: tuple[int, ...], scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -82,14 +73,19 @@ def answered_best(
         given[i] = answer(i, np.sort(order[:first]))
         yield Progress("search", n + 1, count, f"{given[i].score:.2f} %")
     if count > LAST:
-        given = {i: given[i] for i in sorted(given, key=lambda i: (given[i].rank, i))[:LAST]}
+        given = {i: given[i] for i in sorted(given, key=lambda i: _rank(given[i], i))[:LAST]}
         for n, (i, before) in enumerate(list(given.items())):
             rest = answer(i, np.sort(order[first:]))
             given[i] = ClassAnswers(
                 np.concatenate([before.loss, rest.loss]), np.concatenate([before.right, rest.right])
             )  # fmt: skip
             yield Progress("search", n + 1, LAST, f"{given[i].score:.2f} %")
-    return min(given, key=lambda i: (given[i].rank, i)), given
+    return min(given, key=lambda i: _rank(given[i], i)), given
+
+
+def _rank(given: ClassAnswers, i: int) -> tuple[float, int]:
+    """Smaller is better; what is no number is worst."""
+    return given.rank if math.isfinite(given.rank) else math.inf, i
 
 
 def choose_seed(

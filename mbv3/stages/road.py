@@ -18,6 +18,7 @@ from mbv3.stages.contenders import (
     baseline_l1,
     baseline_lower,
     cut_contender,
+    cut_rounds,
     kept_contender,
     start_itself,
 )
@@ -61,7 +62,8 @@ def road(
     baseline.
     """
     budget, keep = budget or Budget(60.0), keep or Memory()
-    pace = Pace(sizes, images, budget, keep, effort)
+    rounds = sum(cut_rounds(target_ms, ms) for ms in latency(sizes.cut)) if sizes.cut and not subnets else 0
+    pace = Pace(sizes, images, budget, keep, effort, rounds)
     steps, cut_steps, first = pace.early()
     at = f"{pixels(sizes.start.resolution)} px"
     yield StageStart("start", f"fine-tuning {sizes.start.name} at {at} on the photos, {steps} steps")

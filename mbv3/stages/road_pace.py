@@ -49,13 +49,15 @@ class Effort:
 
 @dataclass
 class Pace:
-    """Steps as they are needed, each decided once. `effort`: all of them by hand."""
+    """Steps as they are needed, each decided once. `effort`: all of them by hand. `rounds`: of all cuts together, by
+    default one each."""
 
     sizes: Sizes
     images: Images
     budget: Budget
     keep: Keep
     effort: Effort | None = None
+    rounds: int | None = None
     began: float = field(default_factory=time.monotonic)
 
     def early(self) -> tuple[int, int, int]:
@@ -72,7 +74,7 @@ class Pace:
             return (
                 int(np.clip(share("start-tuned") / whole, START_LEAST, usual)),
                 # the teacher answers beside it, and the network is cut on the way
-                int(np.clip(share("cuts") / cuts / whole - self._scored(), LEAST, usual // 2 + LEAST)),
+                int(np.clip((share("cuts") / whole - self._scored()) / cuts, LEAST, usual // 2 + LEAST)),
                 int(np.clip(share("candidates-halved") / trainings(cuts) / small, LEAST, usual // 3 + LEAST)),
             )
 
@@ -84,7 +86,7 @@ class Pace:
         if self.effort is not None or not self.budget.timed:
             return
         cuts = max(len(self.sizes.cut), 1)
-        whole = (START_LEAST + cuts * (LEAST + self._scored())) * self._step_s(self.sizes.start)
+        whole = (START_LEAST + cuts * LEAST + self._scored()) * self._step_s(self.sizes.start)
         small = (trainings(cuts) * LEAST + 2 * LEAST * (1 + MOST_COMPARED)) * self._small_s()
         _enough(whole + small, self.budget)
 
@@ -109,8 +111,9 @@ class Pace:
         return int(alike), int(last)
 
     def _scored(self) -> float:
-        """Steps of the start that take as long as what a candidate's cut has answered beside its own steps."""
-        return scored_images(self.images) / fit_of(self.images, self.sizes.start.resolution, 5).batch
+        """Steps of the start that take as long as what all cuts have answered beside their own steps."""
+        rounds = len(self.sizes.cut) if self.rounds is None else self.rounds
+        return rounds * scored_images(self.images) / fit_of(self.images, self.sizes.start.resolution, 5).batch
 
     def _small_s(self) -> float:
         """Seconds of a step of a network within the target: one that is cut to it trains about as fast as the uncut one

@@ -288,13 +288,17 @@ def pick_seed(trials: Sequence[Trial], target_ms: float, seed_ratio: float = 1.2
     Raises:
         Mbv3Error: no trial has a finite reward.
     """
+    return seeds(trials, target_ms, seed_ratio)[0]
+
+
+def seeds(trials: Sequence[Trial], target_ms: float, seed_ratio: float = 1.25) -> list[Trial]:
+    """Those of the trials that `pick_seed` chooses among, the most accurate first: all between the target and
+    `seed_ratio` times it; else the nearest one above; else all. Raises: Mbv3Error."""
     good = [t for t in trials if t.state == "complete"]
     if not good:
         raise Mbv3Error("the search has no finite trial: every accuracy or latency was not a number")
     window = [t for t in good if target_ms <= t.latency_ms <= 1.02 * seed_ratio * target_ms]
-    if window:
-        return max(window, key=lambda t: (t.accuracy, -t.latency_ms, -t.number))
     above = [t for t in good if t.latency_ms > target_ms]
-    if above:
-        return min(above, key=lambda t: (t.latency_ms, t.number))
-    return max(good, key=lambda t: (t.accuracy, -t.latency_ms, -t.number))
+    if above and not window:
+        return [min(above, key=lambda t: (t.latency_ms, t.number))]
+    return sorted(window or good, key=lambda t: (-t.accuracy, t.latency_ms, t.number))

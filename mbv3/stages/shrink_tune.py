@@ -46,8 +46,9 @@ FORWARD = 1 / 3  # of the time of an image's gradient
 
 
 def scored_images(images: Images) -> float:
-    """Images whose gradients take as long as all that a round of joint cuts has answered beside its fine-tuning:
-    channels scored by the loss and by what they explain, batch norms recalibrated twice, held-out images."""
+    """Images whose gradients take as long as what a round of joint cuts by the default worth has answered beside its
+    fine-tuning: channels scored by the loss and by what they explain, batch norms recalibrated twice, held-out images.
+    """
     train = len(images.train)
     forward = min(READ, train) + 2 * min(STATISTICS, train) + min(HELD_OUT, len(images.held_out))
     return min(SCORED, train) + FORWARD * forward

@@ -391,6 +391,7 @@ def test_runs_are_undisturbed_as_far_as_the_user_may_ask_and_all_is_as_before(mo
     def may(what: str) -> bool:
         return not subprocess.run([sys.executable, "-c", f"import os; os.{what}"], capture_output=True).returncode
 
+    monkeypatch.delenv("MBV3_REALTIME", raising=False)
     before = now()
     with undisturbed():
         cores, nice, policy = now()
@@ -399,9 +400,13 @@ def test_runs_are_undisturbed_as_far_as_the_user_may_ask_and_all_is_as_before(mo
     first = may("sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))")
     assert policy == (os.SCHED_FIFO | os.SCHED_RESET_ON_FORK if first else before[2])
     assert setting()["realtime"] == first
-    monkeypatch.setenv("MBV3_REALTIME", "0")
-    with undisturbed():
-        assert now() == (cores, nice, before[2])
+    asked = list[object]()
+    with monkeypatch.context() as m:
+        m.setenv("MBV3_REALTIME", "0")
+        m.setattr(os, "sched_setscheduler", lambda *args: asked.append(args))
+        with undisturbed():
+            assert now() == (cores, nice, before[2])
+    assert not asked
     with undisturbed(threads=2):
         assert os.sched_getaffinity(0) == before[0]
     with pytest.raises(RuntimeError, match="broken"), undisturbed():

@@ -372,6 +372,52 @@ def test_evolution_finds_the_top_of_nas_bench_macro() -> None:
         assert np.median(found[-100:]) > np.quantile(every, 0.8)
 
 
+@pytest.mark.skipif(not (SHARED / "nas_bench_macro_cifar10.csv").exists(), reason="../shared/data is absent")
+def test_evolution_needs_few_networks_of_nas_bench_macro() -> None:
+    space = load_space("nas-bench-macro")
+    with (SHARED / "nas_bench_macro_cifar10.csv").open(encoding="utf-8") as f:
+        truth = {tuple(int(c) for c in r["arch"]): float(r["mean_acc"]) for r in csv.DictReader(f)}
+    best = np.quantile(list(truth.values()), 0.998)  # random draws need 350 in the median, populations alone 60
+    needed = []
+    for seed in range(9):
+        s = Search(space, truth.__getitem__, lambda g: 10.0, REWARD, sampler="evolution", seed=seed, trials=300)
+        needed.append(next(i for i, t in enumerate(s.run(300)) if t.accuracy > best))
+    assert np.median(needed) < 40
+
+
+def test_a_model_chooses_all_children_until_the_population_is_full_and_then_about_half() -> None:
+    sampler = make_sampler("evolution", SPACE, 0)
+    assert isinstance(sampler, EvolutionSampler)
+    sampler.open(Aim(latencies=lambda g: 1.0 + g.sum(1), target_ms=30.0, hard=True, trials=300))
+    rng = np.random.default_rng(0)
+    asked, plain = [0], [0]
+    fit, slower = sampler._fit, sampler.slower
+
+    def fitted() -> np.ndarray:  # type: ignore[type-arg]
+        asked[0] += 1
+        return fit()
+
+    def slow(genomes: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        plain[0] += 1
+        return slower(genomes)
+
+    sampler._fit, sampler.slower = fitted, slow  # type: ignore[method-assign]
+    for i in range(40):
+        taken = sampler.ask(i, 1)
+        sampler.tell(taken, [float(rng.random())])
+        if i == 15:
+            assert asked[0] == 8 and plain[0] == 0
+    assert asked[0] == 32 and plain[0] == 24
+    # of the children that it prefers and of plain ones about half are proposed
+    better = []
+    for seed in range(400):
+        children = sampler.propose(np.random.default_rng(seed), 40, 1, 0)[:1]
+        better.append(float((sampler._inputs(children) @ fit())[0]))
+    every = sampler._inputs(sampler._children(rng, 400)) @ fit()
+    share = np.mean(np.array(better) > np.quantile(every, 0.9))
+    assert 0.35 < share < 0.75
+
+
 def test_the_surrogate_begins_with_even_networks_that_lie_apart() -> None:
     """Under a limit on the sum of all choices, which a few large genes or many small ones can use up."""
     blocks = "\n".join(f"  - {{name: b{i}, s: 1, out: 8, e: [2, 3, 4, 6], k: 3}}" for i in range(8))

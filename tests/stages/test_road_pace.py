@@ -34,9 +34,12 @@ def test_steps_of_a_cut_leave_time_for_what_it_has_answered(pace: Pace) -> None:
         pace.budget, pace.keep = Budget(minutes), Memory()
         _, cut, _ = pace.early()
         share = pace.budget.seconds("cuts")
-        if cut > LEAST:
-            assert share - 2 * STEP_S <= len(pace.sizes.cut) * (cut + scored / batch) * STEP_S <= share
-    assert cut > LEAST
+        assert cut > LEAST
+        assert share - 2 * STEP_S <= 2 * (cut + scored / batch) * STEP_S <= share
+    once = cut
+    pace.rounds, pace.keep = 4, Memory()  # two each
+    _, cut, _ = pace.early()
+    assert once - cut == pytest.approx(scored / batch, abs=1)
 
 
 def test_minutes_that_scores_alone_would_use_up_are_refused(pace: Pace) -> None:
