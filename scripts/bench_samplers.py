@@ -440,12 +440,17 @@ def _commit() -> str:
     return done.stdout.strip()
 
 
+def _can_import(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
 def save(kept: dict[str, Any]) -> None:
+    ran = {name for cells in kept.get("macro", {}).values() for name in cells}
     kept |= {
         "command": "python scripts/bench_samplers.py --data DIR", "profile": PROFILE, "space of targets": SPACE,
         "python": platform.python_version(), "machine": platform.machine(), "threads": 1,
         "commit": _commit(),
-        "absent": sorted({pkg for pkg, *_ in PEERS.values() if importlib.util.find_spec(pkg) is None}),
+        "absent": sorted({pkg for name, (pkg, *_) in PEERS.items() if name not in ran and not _can_import(pkg)}),
     }  # fmt: skip
     FILE.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
