@@ -69,9 +69,9 @@ def answered_best(
     order = np.random.default_rng(0).permutation(images)
     first = max(1, round(FIRST * images)) if count > LAST else images
     given: dict[int, ClassAnswers] = {}
-    for n, i in enumerate(range(count)):
+    for i in range(count):
         given[i] = answer(i, np.sort(order[:first]))
-        yield Progress("search", n + 1, count, f"{given[i].score:.2f} %")
+        yield Progress("search", i + 1, count, f"{given[i].score:.2f} %")
     if count > LAST:
         given = {i: given[i] for i in sorted(given, key=lambda i: _rank(given[i], i))[:LAST]}
         for n, (i, before) in enumerate(list(given.items())):
