@@ -355,11 +355,16 @@ def test_an_object_of_optuna_is_a_sampler_too() -> None:
 # -- true accuracies
 
 
-@pytest.mark.skipif(not (SHARED / "nas_bench_macro_cifar10.csv").exists(), reason="../shared/data is absent")
-def test_evolution_finds_the_top_of_nas_bench_macro() -> None:
-    space = load_space("nas-bench-macro")
+def nas_bench_macro() -> tuple[SearchSpace, dict[Genome, float]]:
+    """The space and the true accuracy of its every network."""
     with (SHARED / "nas_bench_macro_cifar10.csv").open(encoding="utf-8") as f:
         truth = {tuple(int(c) for c in r["arch"]): float(r["mean_acc"]) for r in csv.DictReader(f)}
+    return load_space("nas-bench-macro"), truth
+
+
+@pytest.mark.skipif(not (SHARED / "nas_bench_macro_cifar10.csv").exists(), reason="../shared/data is absent")
+def test_evolution_finds_the_top_of_nas_bench_macro() -> None:
+    space, truth = nas_bench_macro()
     assert len(truth) == space.size == 3**8
     every = np.array(list(truth.values()))
     for seed in (0, 1):
@@ -374,9 +379,7 @@ def test_evolution_finds_the_top_of_nas_bench_macro() -> None:
 
 @pytest.mark.skipif(not (SHARED / "nas_bench_macro_cifar10.csv").exists(), reason="../shared/data is absent")
 def test_evolution_needs_few_networks_of_nas_bench_macro() -> None:
-    space = load_space("nas-bench-macro")
-    with (SHARED / "nas_bench_macro_cifar10.csv").open(encoding="utf-8") as f:
-        truth = {tuple(int(c) for c in r["arch"]): float(r["mean_acc"]) for r in csv.DictReader(f)}
+    space, truth = nas_bench_macro()
     best = np.quantile(list(truth.values()), 0.998)  # random draws need 350 in the median, populations alone 60
     needed = []
     for seed in range(9):
@@ -450,9 +453,7 @@ def test_numbers_of_a_choice_are_ordered_by_size_and_names_as_listed() -> None:
 
 @pytest.mark.skipif(not (SHARED / "nas_bench_macro_cifar10.csv").exists(), reason="../shared/data is absent")
 def test_the_surrogate_needs_few_networks_of_nas_bench_macro() -> None:
-    space = load_space("nas-bench-macro")
-    with (SHARED / "nas_bench_macro_cifar10.csv").open(encoding="utf-8") as f:
-        truth = {tuple(int(c) for c in r["arch"]): float(r["mean_acc"]) for r in csv.DictReader(f)}
+    space, truth = nas_bench_macro()
     best = np.quantile(list(truth.values()), 0.998)  # random draws need 350 in the median
     for seed in range(3):
         s = Search(space, truth.__getitem__, lambda g: 10.0, REWARD, sampler="surrogate", seed=seed, trials=60)
