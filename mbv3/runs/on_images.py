@@ -130,7 +130,8 @@ def compete(
     whole = yield from measured_whole(run, went, latency, o.target_ms)
     r, spec = run.record, went.found.spec
     assert r.scale is not None
-    why = {"found": "the found network", "family": spec.name, "l1": "uniform slimming"}.get(went.found.kind, "random")
+    named = {"found": "the found network", "l1": "uniform slimming", "random": "random"}
+    why = named.get(went.found.kind, spec.name)
     beaten = "" if went.found.own else ", which was not beaten"
     return (
         yield from delivered(

@@ -28,7 +28,7 @@ __all__ = ["Contender", "Kind", "baseline_l1", "baseline_lower", "cut_contender"
 
 STAGE = "candidates"
 T = TypeVar("T")
-Kind = Literal["cut", "found", "subnet", "lower", "l1", "family", "random"]
+Kind = Literal["cut", "found", "subnet", "plain", "lower", "l1", "family", "random"]
 # share of its ms that a cut leaves at least, to rounds of cuts: the candidates learn afterwards, so few rounds do
 ROUNDS = ((0.4, 1), (0.2, 2), (0.0, 3))
 TRIES = 3  # measurements of a slimmed network, each nearer to the target
@@ -49,7 +49,7 @@ class Contender:
     @property
     def own(self) -> bool:
         """It is the work of the search; the others are what anyone could take."""
-        return self.kind in ("cut", "found", "subnet")
+        return self.kind in ("cut", "found", "subnet", "plain")
 
     @property
     def called(self) -> str:
@@ -58,7 +58,7 @@ class Contender:
         what = {
             "cut": "cut", "found": "the found network", "subnet": "a network of the supernet",
             "lower": "the start uncut", "l1": "uniform L1 slimming",
-            "family": self.spec.name, "random": "a random network",
+            "plain": self.spec.name, "family": self.spec.name, "random": "a random network",
         }[self.kind]  # fmt: skip
         return f"{what} at {at}"
 

@@ -162,7 +162,8 @@ def decided(rounds: Sequence[Sequence[Pair]], default: Contender, metric: str) -
     last = {c.name: (c, t) for c, t in rounds[-1]}
     order = [c for c in by_loss(rounds[-1]) if c.name != default.name]
     best = last[next((c for c in order if lead(rounds, c, default).holds), default).name]
-    mine = next((pair for r in reversed(rounds) for pair in r if pair[0].own), None)
+    own = next((found for r in reversed(rounds) if (found := [pair for pair in r if pair[0].own])), [])
+    mine = min(own, key=lambda pair: pair[1].chosen_on.rank, default=None)
     if best[0].own or mine is None:
         return best, ""
     ahead = lead(rounds, mine[0], best[0])

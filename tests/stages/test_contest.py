@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,17 @@ import pytest
 import torch
 
 from mbv3.events import Event, Note, result
+from mbv3.nn import build
 from mbv3.space import load_space, scale
-from mbv3.spec import ArchSpec, load_spec
+from mbv3.spec import ArchSpec, Classify, Conv, load_spec, scale_spec
 from mbv3.stages import SHARES, Budget, Contender, Images, Memory, Shape, contenders_at, contest, shapes_of, uniform_at
 from mbv3.stages.contest import ScratchEffort
 from mbv3.stages.halving import Halving, trainings
+from mbv3.stages.plain import PLAIN
 from mbv3.stages.rounds import better_half, decided, lead
 from mbv3.stages.shapes import fewer_strides, likely_shapes, natural, shaped_as
 from mbv3.stages.tune import Tuned
-from mbv3.tasks import smallest_map
+from mbv3.tasks import TASKS, smallest_map
 from mbv3.training import ClassAnswers
 
 from .test_road import Madds, bright, kept
@@ -100,11 +103,65 @@ def test_contenders_take_the_same_ms() -> None:
     assert [c.spec for c in several] == [c.spec for c in again]
     by_name = {c.name: c for c in several}
     assert next(iter(by_name)) == "found" and len([c for c in several if c.kind == "family"]) == 3
+    assert [n for n in by_name if n in PLAIN] == list(PLAIN) and all(by_name[n].own for n in PLAIN)
+    assert list(by_name)[1] == "mobilenet_v3_small"  # what has to be beaten
     for c in several:
         assert c.ms == latency([c.spec])[0] <= target and c.spec.head.classes == 10
         assert c.kind == "random" or c.ms >= 0.9 * target, c.name
     one = uniform_at(replace(found, name="cut"), replace(found, name="whole"), latency, 0.5 * target)
     assert one[-1].kind == "l1" and one[-1].ms <= 0.5 * target
+
+
+class Timed(Rough):
+    """A device on which full convolutions take `factor` of what is predicted."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+        self.asked: list[str] = []
+
+    @property
+    def device(self) -> Timed:  # type: ignore[override]
+        return self
+
+    def networks(self, specs: Sequence[ArchSpec], *, parts: int, max_s: float) -> SimpleNamespace:
+        self.asked += [s.name for s in specs]
+        return SimpleNamespace(ms=[t * (self.factor if isinstance(s.rows[0], Conv) else 1.0)
+                                   for s, t in zip(specs, self(specs), strict=True)])  # fmt: skip
+
+
+@pytest.mark.parametrize("factor", [0.4, 1.0, 1.8])
+def test_widths_follow_what_networks_take(factor: float) -> None:
+    """Whether the estimate of a layer that no table holds is too high or too low."""
+    latency, found = Timed(factor), shaped_as(load_spec("mobilenet_v3_small"), Shape(32, 2), 10)
+    made = contenders_at(found, Shape(32, 2), latency, 20.0)  # type: ignore[arg-type]
+    for c in made:
+        if c.name in PLAIN:
+            assert c.ms == pytest.approx(factor * latency([c.spec])[0]) and 0.9 * 20.0 <= c.ms <= 20.0, c.name
+    assert len(set(latency.asked)) == len(latency.asked)  # none is timed twice
+
+
+def test_nothing_plain_competes_under_a_dense_head() -> None:
+    class Dressed(Rough):
+        def dress(self, spec: ArchSpec) -> ArchSpec:
+            return TASKS["segment"].headed(spec, None, None) if isinstance(spec.head, Classify) else spec
+
+    found = shaped_as(load_spec("mobilenet_v3_small"), Shape(64), 10)
+    made = contenders_at(found, Shape(64), Dressed(), 50.0)  # type: ignore[arg-type]
+    assert len(made) > 2 and not any(c.kind == "plain" for c in made)
+
+
+# ---- the networks of full convolutions ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_plain_network_halves_its_maps_as_mobilenet_v3_does(name: str) -> None:
+    spec, small = PLAIN[name], load_spec("mobilenet_v3_small")
+    assert spec.stride == small.stride == 32 and smallest_map(spec) == smallest_map(small)
+    layers = int(name.rpartition("_")[2])
+    assert sum(r.skip == "identity" for r in spec.rows) == 3 * layers
+    for shape in (Shape(32, 2), Shape(64, 1), Shape(128)):
+        net = build(shaped_as(scale_spec(spec, 0.5), shape, 7)).eval()
+        assert net(torch.zeros(2, 3, shape.side, shape.side)).shape == (2, 7)
 
 
 # ---- the rule ------------------------------------------------------------------------------------------------------
