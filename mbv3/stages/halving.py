@@ -15,7 +15,7 @@ from mbv3.stages.contenders import Contender
 from mbv3.stages.images import Images, subset
 from mbv3.stages.keep import Keep
 from mbv3.stages.rounds import Ledger, Pair, Weights, better_half, one_round
-from mbv3.stages.tune import Tuned, on_device, scratch_fit, seconds_of_step, trained
+from mbv3.stages.tune import Tuned, on_device, scratch_fit, scratch_unit, seconds_of_step, trained
 from mbv3.training import usual_epochs
 
 __all__ = ["LEAST", "Halving", "most_steps", "scratch_steps", "trainings"]
@@ -43,7 +43,7 @@ def _second(networks: int) -> int:
 
 def scratch_steps(images: Images, epochs: float | None) -> int:
     """Steps of so many passes over the training images; None: as many as their number asks for."""
-    recipe = scratch_fit(images, images.size, 1)
+    recipe = scratch_unit(images, images.size, 1)
     return max(1, round((UNTIMED * usual_epochs(len(images.train)) if epochs is None else epochs) * recipe.epoch_steps))
 
 
@@ -151,12 +151,12 @@ class Halving:
 
     def _scored_s(self, spec: ArchSpec) -> float:
         """Seconds after a training of a round: its batch norms are settled, and the choosing images are answered."""
-        batch = scratch_fit(self.images, spec.resolution, 1).batch
+        batch = scratch_unit(self.images, spec.resolution, 1).batch
         settling = min(SETTLED * max(64, batch), len(self.images.train))
         return self.answer_seconds(spec) * (settling + len(self.few.held_out))
 
     def step_seconds(self, spec: ArchSpec, most: int | None = None) -> float:
         """Seconds of a training step of `spec` on this machine; from steps of at most `most` images, by proportion."""
-        recipe = scratch_fit(self.images, spec.resolution, STEPS)
+        recipe = scratch_unit(self.images, spec.resolution, STEPS)
         few = min(most or recipe.batch, recipe.batch)
         return seconds_of_step(spec, self.images, replace(recipe, batch=few)) * recipe.batch / few

@@ -18,7 +18,7 @@ from mbv3.stages.halving import LEAST, SETTLED, scratch_steps
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.search import SpaceLatency
-from mbv3.stages.tune import scratch_fit, seconds_of_step, trained
+from mbv3.stages.tune import scratch_fit, scratch_unit, seconds_of_step, trained
 from mbv3.supernet import SupernetAccuracy
 
 __all__ = ["CHECKED", "FEWEST", "LEAST_TAU", "check_ranking", "kendall", "near_target", "ranking_text"]
@@ -154,7 +154,7 @@ def _score_seconds(scorer: SupernetAccuracy, genome: Genome) -> float:
 
 def _step_seconds(scorer: SupernetAccuracy, genomes: Sequence[Genome], images: Images) -> float:
     """Seconds of a training step of the first of `genomes` alone."""
-    recipe = scratch_fit(images, images.size, STEPS)
+    recipe = scratch_unit(images, images.size, STEPS)
     few = min(PROBED, recipe.batch)
     spec = scorer.supernet.space.spec(genomes[0])
     return seconds_of_step(spec, images, replace(recipe, batch=few)) * recipe.batch / few

@@ -43,6 +43,7 @@ __all__ = [
     "fit_of",
     "on_device",
     "scratch_fit",
+    "scratch_unit",
     "seconds_of_step",
     "steps_of",
     "taught_by",
@@ -123,9 +124,15 @@ def _tuning(images: Images) -> str:
 
 
 def scratch_fit(images: Images, size: tuple[int, int], steps: int, *, seed: int = 0) -> Fit:
-    """The recipe that `mbv3 train` takes by default from scratch, for so many steps on the images."""
-    recipe = recipe_for(TASKS[images.work.task].recipe, len(images.train), size, seed=seed)
-    return replace(recipe, steps=max(1, steps), epochs=steps / recipe.epoch_steps)
+    """The recipe that `mbv3 train` takes by default from scratch, for as many images as `steps` of `scratch_unit`."""
+    epochs = max(1, steps) / scratch_unit(images, size, steps).epoch_steps
+    return recipe_for(TASKS[images.work.task].recipe, len(images.train), size, seed=seed, epochs=epochs)
+
+
+def scratch_unit(images: Images, size: tuple[int, int], steps: int) -> Fit:
+    """The same in batches of the usual size, of which steps are counted; short trainings take smaller ones."""
+    usual = recipe_for(TASKS[images.work.task].recipe, len(images.train), size)
+    return replace(usual, steps=max(1, steps))
 
 
 def usual_steps(images: Images) -> int:

@@ -146,7 +146,7 @@ def why_recipe(name: str, asked: bool, init: bool, by_data: bool, n: int) -> str
     """In words, for the line that names the recipe: who chose it, and whether it takes its epochs (`by_data`: no others
     are asked for) from the `n` training images."""
     who = "as asked" if asked else "default with --init" if init else "default without --init"
-    return f"{who}; epochs by the {n} images" if by_data and name in _BY_DATA else who
+    return f"{who}; epochs by the {n} images" if by_data and "epochs" in _by_data(name, n, 0.0, 1) else who
 
 
 def usual_epochs(n: int, scale: float = 900.0) -> int:
@@ -159,7 +159,7 @@ def usual_epochs(n: int, scale: float = 900.0) -> int:
 FEW = 3000
 
 
-def _finetune(n: int) -> dict[str, Any]:
+def _finetune(n: int, epochs: float, processes: int) -> dict[str, Any]:
     """Few images are learned in smaller batches, with the statistics that the weights came with."""
     values: dict[str, Any] = {"epochs": usual_epochs(n)}
     if n < FEW:
@@ -167,8 +167,23 @@ def _finetune(n: int) -> dict[str, Any]:
     return values
 
 
-# what a recipe takes from the number of training images; an option overrides each
-_BY_DATA: Mapping[str, Callable[[int], dict[str, Any]]] = MappingProxyType({"finetune": _finetune})
+ENOUGH = 500  # steps: where they are fewer, smaller batches make more of them
+
+
+def _small_data(n: int, epochs: float, processes: int) -> dict[str, Any]:
+    """A short training takes smaller batches, for steps are what it lacks."""
+    each = epochs * n / processes
+    return {"batch": 128 if each >= 128 * ENOUGH else 64 if each >= 64 * ENOUGH else 32}
+
+
+# what a recipe takes from the numbers of training images, of its epochs and of processes; an option overrides each
+_BY_DATA: Mapping[str, Callable[[int, float, int], dict[str, Any]]] = MappingProxyType(
+    {"finetune": _finetune, "small-data": _small_data}
+)
+
+
+def _by_data(name: str, n: int, epochs: float, processes: int) -> dict[str, Any]:
+    return _BY_DATA[name](n, epochs, processes) if name in _BY_DATA else {}
 
 
 _FREE = frozenset(f.name for f in fields(Recipe)) - {"source", "lr_batch"}
@@ -191,7 +206,7 @@ def recipe_for(
     unknown = sorted(set(given) - _FREE)
     if unknown:
         raise BadInput(f"a recipe has no {', '.join(unknown)}; it has {', '.join(sorted(_FREE))}")
-    by_data = _BY_DATA[name](n) if name in _BY_DATA else {}
+    by_data = _by_data(name, n, given.get("epochs", RECIPES[name].epochs), processes)
     recipe = replace(RECIPES[name], **{**by_data, **given})
     batch = min(recipe.batch, n // processes)
     if batch < 2:

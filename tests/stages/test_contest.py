@@ -225,14 +225,14 @@ def test_a_lead_within_the_error_is_none() -> None:
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, losses: dict[str, float]) -> list[tuple[str, int]]:
-    """Trainings answer at once with these losses; (name, steps) of each."""
+    """Trainings answer at once with these losses; (name, steps of the usual 32 images) of each."""
     seen: list[tuple[str, int]] = []
 
     def trained(
         name: str, spec: ArchSpec, state: Any, images: Images, recipe: Any, **_: Any
     ) -> Generator[Event, None, Tuned]:
         yield Note("training", name)
-        seen.append((name, recipe.steps))
+        seen.append((name, recipe.steps * recipe.batch // 32))
         loss = losses[name.rpartition("-")[0]]
         right = np.arange(len(images.held_out)) < len(images.held_out) * math.exp(-loss)
         return Tuned(spec, {"w": torch.zeros(1)}, recipe.steps, ClassAnswers(np.full(len(right), loss), right))
@@ -244,7 +244,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, losses: dict[str, float]) -> list[t
         lambda t, data, work: ClassAnswers(np.zeros(len(data)), np.ones(len(data), bool)),
     )
     monkeypatch.setattr(
-        import_module("mbv3.stages.halving"), "seconds_of_step", lambda spec, data, recipe: recipe.batch / 1280
+        import_module("mbv3.stages.halving"), "seconds_of_step", lambda spec, data, recipe: recipe.batch / 640
     )
     monkeypatch.setattr(Halving, "answer_seconds", lambda self, spec: 0.0)
     return seen
@@ -301,7 +301,7 @@ def test_networks_have_the_same_seconds_and_the_last_has_most(
     seen = planted(monkeypatch, {"found": 0.9, "small": 0.5, "large": 1.5, "v2": 0.7, "random": 2.0})
     monkeypatch.setattr(
         import_module("mbv3.stages.halving"), "seconds_of_step",
-        lambda spec, data, recipe: (0.05 if spec.name == "v2" else 0.1) * recipe.batch / 64,
+        lambda spec, data, recipe: (0.05 if spec.name == "v2" else 0.1) * recipe.batch / 32,
     )  # fmt: skip
     monkeypatch.setattr(import_module("mbv3.stages.halving"), "MOST_EPOCHS", 10_000)
     result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(10.0), spent_s=100.0))
@@ -314,13 +314,13 @@ def test_networks_have_the_same_seconds_and_the_last_has_most(
     assert dict(seen)["small-last"] == 3000  # half of the budget in any case
     monkeypatch.setattr(import_module("mbv3.stages.halving"), "MOST_EPOCHS", 100)
     result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(10.0)))
-    assert dict(seen)["small-last"] == 100
+    assert dict(seen)["small-last"] == 200  # a hundred passes over 64 images
 
 
 def test_scores_take_their_part_of_the_time(
     tiny_spec: ArchSpec, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An answer to an image takes a hundredth of a second, a step of 64 images a twentieth; 64 images settle batch
+    """An answer to an image takes a hundredth of a second, a step of 32 images a twentieth; 64 images settle batch
     norms and 40 choose, so a training's score takes 1.04 s."""
     seen = planted(monkeypatch, {"found": 0.9, "small": 0.5, "large": 1.5, "v2": 0.7, "random": 2.0})
     monkeypatch.setattr(Halving, "answer_seconds", lambda self, spec: 0.01)

@@ -52,8 +52,8 @@ def test_the_rate_follows_the_images_of_a_step() -> None:
     assert (one.epoch_steps, two.epoch_steps, two.steps) == (78, 39, 600 * 39)
     assert recipe_for("paper", 10_000, (224, 224), lr=0.5).lr == 0.5  # by hand: final
     assert recipe_for("paper", 10_000, (224, 224), batch=64).lr == pytest.approx(one.lr / 2)
-    small = recipe_for("small-data", 50, (32, 32), epochs=3, ema=0.0, batch=None)
-    assert (small.batch, small.epoch_steps, small.steps, small.ema) == (50, 1, 3, 0.0)
+    small = recipe_for("small-data", 20, (32, 32), epochs=3, ema=0.0, batch=None)
+    assert (small.batch, small.epoch_steps, small.steps, small.ema) == (20, 1, 3, 0.0)
 
 
 def test_steps_grow_with_the_root_of_the_images() -> None:
@@ -67,6 +67,16 @@ def test_steps_grow_with_the_root_of_the_images() -> None:
     assert (many.batch, many.hold_norms, many.recalibrate) == (64, False, 16)
     assert recipe_for("finetune", 512, (8, 8), batch=16).lr == pytest.approx(few.lr / 2)
     assert recipe_for("small-data", 512, (8, 8)).epochs == RECIPES["small-data"].epochs
+
+
+def test_a_short_training_from_scratch_takes_small_batches() -> None:
+    long, short, shortest = (recipe_for("small-data", 6400, (8, 8), epochs=e) for e in (10, 5, 2))
+    assert (long.batch, long.steps, long.lr) == (128, 500, 0.2)
+    assert (short.batch, short.steps, short.lr) == (64, 500, 0.1)
+    assert (shortest.batch, shortest.steps, shortest.lr) == (32, 400, 0.05)
+    assert recipe_for("small-data", 6400, (8, 8), epochs=10, processes=2).batch == 64  # a step has two of them
+    assert recipe_for("small-data", 6400, (8, 8), epochs=2, batch=128).batch == 128  # by hand: final
+    assert recipe_for("paper", 6400, (8, 8), epochs=2).batch == RECIPES["paper"].batch
 
 
 def test_what_is_refused() -> None:
