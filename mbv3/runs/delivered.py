@@ -94,7 +94,7 @@ def _name(x: Alike) -> str:
     return {
         "cut": "found", "found": "found", "subnet": "found", "lower": f"{c.spec.name} uncut{at}",
         "l1": f"uniform L1 slimming{at}",
-        "family": c.spec.name, "random": "random of the space",
+        "plain": c.spec.name, "family": c.spec.name, "random": "random of the space",
     }[c.kind]  # fmt: skip
 
 
