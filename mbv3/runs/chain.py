@@ -54,6 +54,7 @@ from mbv3.stages import (
     ranking_text,
     search,
     shrink,
+    steps_in_time,
     supernet_judge,
     training_judge,
     typical,
@@ -112,7 +113,7 @@ def chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -
     def make() -> list[Contender]:
         return contenders_at(
             adapted.spec, at, latency, o.target_ms, space=space, cost=cost, limits=o.limits, known=known,
-            seed=o.seed,
+            seed=o.seed, learns=steps_in_time(images, budget_of(o)),
         )  # fmt: skip
 
     return (yield from compete(o, run, adapted, replace(photos, images=images), latency, make))

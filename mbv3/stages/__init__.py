@@ -14,6 +14,7 @@ from mbv3.stages.curve import Passed, TakenUp, nearest, passed_in, taken_up
 from mbv3.stages.engines import PRESETS, Joint, Single, Worth
 from mbv3.stages.finalists import FINALISTS, Chosen, answered_best, choose_seed, finalists, smoothed
 from mbv3.stages.gap import most_accurate
+from mbv3.stages.halving import steps_in_time
 from mbv3.stages.images import Images, calibration_batches, photos_in, rescore, subset
 from mbv3.stages.job import Job, ScaledSpace
 from mbv3.stages.judge import (
@@ -29,11 +30,12 @@ from mbv3.stages.judge import (
     training_judge,
 )
 from mbv3.stages.keep import Keep, Memory
-from mbv3.stages.learn import CHECKPOINT, LOG, Learned, default_device, learn
+from mbv3.stages.learn import CHECKPOINT, LOG, Learned, default_device, learn, ready
 from mbv3.stages.linear_head import learn_head
 from mbv3.stages.measure import ReferenceTime, check_reach, fast_enough, network_table, reference_times
 from mbv3.stages.near_rows import near_rows
 from mbv3.stages.photos import Photos, peek_photos, photos_sha256, read_photos, task_photos
+from mbv3.stages.plain import PLAIN
 from mbv3.stages.published import PublishedTime, published_times
 from mbv3.stages.ranking import CHECKED, FEWEST, LEAST_TAU, check_ranking, near_target, ranking_text
 from mbv3.stages.reach import check_limits, search_limits, unmet_together
@@ -67,6 +69,7 @@ from mbv3.stages.tune import (
     Tuned,
     on_device,
     scratch_fit,
+    scratch_unit,
     steps_of,
     taught_by,
     trained,
@@ -83,6 +86,7 @@ __all__ = [
     "FINALISTS",
     "LEAST_TAU",
     "LOG",
+    "PLAIN",
     "PRESETS",
     "SHARES",
     "TEMPERATURE",
@@ -181,10 +185,12 @@ __all__ = [
     "quick_ms",
     "ranking_text",
     "read_photos",
+    "ready",
     "reference_times",
     "rescore",
     "road",
     "scratch_fit",
+    "scratch_unit",
     "search",
     "search_limits",
     "search_shared",
@@ -202,6 +208,7 @@ __all__ = [
     "space_latency",
     "steady_ms",
     "step_seconds",
+    "steps_in_time",
     "steps_of",
     "subnet_contenders",
     "subnets_at",

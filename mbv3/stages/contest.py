@@ -3,6 +3,7 @@ alike from scratch, and the winner has the rest of the time."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +38,8 @@ FAMILIES = ("mobilenet_v3_small", "mobilenet_v3_large", "mobilenet_v2")
 DRAWN = 20_000  # random networks, of which one near the target competes
 NEAR = 0.95  # of the target: as good as equal
 TIMED, TIMED_S = 3, 1.5  # measurements of what is compared, and seconds of each network in a part of one
+LEARNED = 1000  # steps of the usual batch that a network of PLAIN should learn for
+NARROWEST = 0.5  # times the width that the target allows, however short the time is
 SIDES = 3  # sizes of the input on either side that may bring a family nearer to the target
 COMPARED_ON = 2000  # report images that those answer which are not delivered
 
@@ -58,24 +61,36 @@ class ScratchEffort:
 def contenders_at(
     found: ArchSpec, shape: Shape, latency: Latency, target_ms: float, *, space: SearchSpace | None = None,
     cost: SpaceLatency | None = None, limits: Limits | None = None, known: Contender | None = None, seed: int = 0,
+    learns: Callable[[ArchSpec], float] | None = None,
 ) -> list[Contender]:  # fmt: skip
     """`found` (`known`: as it was measured); as wide as `target_ms` allows MobileNetV3-Small, the networks of PLAIN
     where `found` is a classifier, MobileNetV3-Large and MobileNetV2; and a random network of `space`. All for the
-    classes of `found` at `shape`, within `limits`. The first ones matter most."""
+    classes of `found` at `shape`, within `limits`.
+
+    `learns`: training steps of a network in the time that there is. Networks of PLAIN that would have too few are
+    narrower. The first contenders matter most: one of PLAIN, or `found` where there is none, and MobileNetV3-Small,
+    which has to be beaten.
+    """
     mine = _measured("found", "found", found, latency) if known is None else known
     aim = target_ms * (AIM if latency.device is not None else 1.0)
     bases = {name: load_spec(name) for name in FAMILIES}
     if isinstance(latency.dress(found).head, Classify):
         bases |= PLAIN
-    rivals = _as_wide_as(bases, shape, found, latency, target_ms, aim, limits)
+    rivals = _as_wide_as(bases, shape, found, latency, target_ms, limits)
+    if learns is not None:
+        narrow = {n: _narrower(rivals[n][0], learns(rivals[n][0])) for n in PLAIN if n in rivals}
+        changed = {n: spec for n, spec in narrow.items() if spec != rivals[n][0]}
+        rivals |= {n: (changed[n], ms) for n, ms in _took(changed, latency).items() if ms <= target_ms}
     if space is not None and cost is not None:
         drawn = random_within(space, cost, aim, limits or Limits(), seed)
         if drawn is not None and latency.dress(drawn).rows != found.rows:
             spec = latency.dress(drawn)
             ms = _took({"random": spec}, latency)["random"]
             rivals |= {"random": (spec, ms)} if ms <= target_ms else {}
-    order = (FAMILIES[0], *PLAIN, *FAMILIES[1:], "random")
-    return [mine, *(_contender(name, *rivals[name]) for name in order if name in rivals)]
+    made = {name: _contender(name, *rivals[name]) for name in (*bases, "random") if name in rivals}
+    first, *others = [*(made.pop(n) for n in PLAIN if n in made), mine]
+    beaten = [c for c in [made.pop(FAMILIES[0], None)] if c is not None]
+    return [first, *beaten, *others, *made.values()]
 
 
 def _contender(name: str, spec: ArchSpec, ms: float) -> Contender:
@@ -84,15 +99,17 @@ def _contender(name: str, spec: ArchSpec, ms: float) -> Contender:
 
 
 def _as_wide_as(
-    bases: Mapping[str, ArchSpec], shape: Shape, found: ArchSpec, latency: Latency, target_ms: float, aim: float,
+    bases: Mapping[str, ArchSpec], shape: Shape, found: ArchSpec, latency: Latency, target_ms: float,
     limits: Limits | None,
 ) -> dict[str, tuple[ArchSpec, float]]:  # fmt: skip
-    """The widest network of each of `bases` within the target. Estimates of layers that no table holds may be far off,
-    so where the device is at hand widths are corrected by what networks take, both ways."""
+    """The widest network of each of `bases` within the target, and its ms. Estimates of layers that no table holds may
+    be far off, so where the device is at hand widths are corrected by what networks take, both ways."""
+    aim = target_ms * (AIM if latency.device is not None else 1.0)
     aims, best, tried = dict.fromkeys(bases, aim), dict[str, tuple[ArchSpec, float]](), set[ArchSpec]()
     for _ in range(TIMED if latency.device is not None else 1):
         made = {n: _family(bases[n], n, shape, found, latency.rough(), most, limits) for n, most in aims.items()}
-        specs = {n: spec for n, made_ in made.items() if made_ and (spec := latency.dress(made_)) not in tried}
+        dressed = {n: latency.dress(spec) for n, spec in made.items() if spec is not None}
+        specs = {n: spec for n, spec in dressed.items() if spec not in tried}
         tried |= set(specs.values())
         took = _took(specs, latency)
         for n, ms in took.items():
@@ -102,6 +119,16 @@ def _as_wide_as(
         if not aims:
             break
     return best
+
+
+def _narrower(spec: ArchSpec, steps: float) -> ArchSpec:
+    """`spec` as narrow as it takes to learn for LEARNED steps in the time in which it learns for `steps`: a step takes
+    as long as the square of the width says."""
+    factor = max(math.sqrt(steps / LEARNED), NARROWEST)
+    if factor >= 1:
+        return spec
+    name, _, width = spec.name.partition("@")
+    return replace(scale_spec(spec, factor), name=f"{name}@{float(width) * factor:.2g}")
 
 
 def _took(specs: Mapping[str, ArchSpec], latency: Latency) -> dict[str, float]:
@@ -236,11 +263,11 @@ def contest(
         tuned = yield from longer(best, alike, steps, halving.learn, forecast_s)
     halving.ledger.record("last", [(best, tuned)], [best])
     if inherited is not None:
-        net = on_device(contenders[0].spec, inherited)
-        before = images.work.answers(net, halving.few.held_out, contenders[0].spec.resolution)
+        mine = next(c for c in contenders if c.kind == "found")
+        before = images.work.answers(on_device(mine.spec, inherited), halving.few.held_out, mine.spec.resolution)
         by, error = before.better_by(tuned.chosen_on)
         if by > error:
-            best, tuned = contenders[0], Tuned(contenders[0].spec, dict(inherited), 0, before)
+            best, tuned = mine, Tuned(mine.spec, dict(inherited), 0, before)
             doubt = (
                 f"the time is too short to train from scratch: the found network with the weights of the search is "
                 f"{by:.1f} +- {error:.1f} points better on the choosing images, and delivered"

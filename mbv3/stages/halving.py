@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,9 +18,9 @@ from mbv3.stages.rounds import Ledger, Pair, Weights, better_half, one_round
 from mbv3.stages.tune import Tuned, on_device, scratch_fit, scratch_unit, seconds_of_step, trained
 from mbv3.training import usual_epochs
 
-__all__ = ["LEAST", "Halving", "most_steps", "scratch_steps", "trainings"]
+__all__ = ["LEAST", "Halving", "most_steps", "scratch_step_seconds", "scratch_steps", "steps_in_time", "trainings"]
 
-LEAST = 20  # steps of a first round: after fewer a network answers as chance has it
+LEAST = 10  # steps of a first round, and four times as many of small batches: after fewer a network answers by chance
 SETTLED = 4  # batches over which batch norms are taken before a round is judged
 CHOSEN_ON = 1000  # choosing images that judge a round
 PROBED, STEPS = 32, 6  # images of a batch, and steps, that tell the seconds of a step
@@ -157,6 +157,20 @@ class Halving:
 
     def step_seconds(self, spec: ArchSpec, most: int | None = None) -> float:
         """Seconds of a training step of `spec` on this machine; from steps of at most `most` images, by proportion."""
-        recipe = scratch_unit(self.images, spec.resolution, STEPS)
-        few = min(most or recipe.batch, recipe.batch)
-        return seconds_of_step(spec, self.images, replace(recipe, batch=few)) * recipe.batch / few
+        return scratch_step_seconds(spec, self.images, most)
+
+
+def scratch_step_seconds(spec: ArchSpec, images: Images, most: int | None = None) -> float:
+    """Seconds of a training step from scratch, of the usual batch, on this machine; from steps of at most `most`
+    images, by proportion."""
+    recipe = scratch_unit(images, spec.resolution, STEPS)
+    few = min(most or recipe.batch, recipe.batch)
+    return seconds_of_step(spec, images, replace(recipe, batch=few)) * recipe.batch / few
+
+
+def steps_in_time(images: Images, budget: Budget) -> Callable[[ArchSpec], float] | None:
+    """Training steps, of the usual batch, that a network learns for at least where it is delivered; None where nothing
+    is timed."""
+    if not budget.timed:
+        return None
+    return lambda spec: budget.seconds("training") / scratch_step_seconds(spec, images, PROBED)

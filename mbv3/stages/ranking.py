@@ -14,7 +14,7 @@ from mbv3.events import Event, Note, Progress, StageStart
 from mbv3.record import Ranking
 from mbv3.search import Genomes, around
 from mbv3.space import Genome, SearchSpace, SpaceLimits
-from mbv3.stages.halving import LEAST, SETTLED, scratch_steps
+from mbv3.stages.halving import SETTLED, scratch_steps
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.search import SpaceLatency
@@ -25,6 +25,7 @@ __all__ = ["CHECKED", "FEWEST", "LEAST_TAU", "check_ranking", "kendall", "near_t
 
 STAGE = "ranking"
 FEWEST, CHECKED = 3, 6  # networks that are trained alone: at least, and by default
+LEAST = 20  # steps of each: after fewer a network answers as chance has it
 LEAST_TAU = 0.2  # below it shared weights are not worth more than what is known without them
 WITHIN = 0.05  # of the target: networks of equal ms
 DRAWN, ROUNDS = 4000, 12  # genomes, and times that they are changed towards the target
