@@ -33,6 +33,7 @@ from mbv3.stages import (
     Images,
     Judge,
     Photos,
+    ScratchEffort,
     Shape,
     SpaceLatency,
     SupernetJudge,
@@ -110,10 +111,12 @@ def chain(o: Options, run: RunDir[SearchRecord], shared: Shared | None = None) -
     verdict = adapted.verdict
     known = Contender("found", "found", adapted.spec, None, adapted.ms, 0.0 if verdict is None else verdict.error_ms)
 
+    by_hand = None if o.final_epochs is None else ScratchEffort.of(images, o.final_epochs).last
+
     def make() -> list[Contender]:
         return contenders_at(
             adapted.spec, at, latency, o.target_ms, space=space, cost=cost, limits=o.limits, known=known,
-            seed=o.seed, learns=steps_in_time(images, budget_of(o)),
+            seed=o.seed, learns=steps_in_time(images, budget_of(o), by_hand),
         )  # fmt: skip
 
     return (yield from compete(o, run, adapted, replace(photos, images=images), latency, make))

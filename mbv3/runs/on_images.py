@@ -112,7 +112,7 @@ def compete(
     make: Callable[[], Sequence[Contender]],
 ) -> Generator[Event, None, Found]:
     """What the search left against what anyone could take, and the run directory with the winner. `make`: the networks
-    that compete, that of the search first."""
+    that compete, in any order."""
     if not adapted.reached or o.final_epochs == 0:
         return (yield from deliver(o, run, adapted, photos.images if adapted.state else None, latency))
     before, budget = spent_s(run), budget_of(o)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mbv3.events import Event, Note, StageStart
 from mbv3.space import Limits, SearchSpace
-from mbv3.spec import ArchSpec, Classify, Site, dump_spec, load_spec, parse_spec, scale_spec
+from mbv3.spec import ArchSpec, Classify, Conv, Site, dump_spec, load_spec, parse_spec, scale_spec
 from mbv3.stages.baselines import widest_within
 from mbv3.stages.budget import Budget
 from mbv3.stages.contenders import Contender, Kind
@@ -27,7 +27,7 @@ from mbv3.stages.search import SpaceLatency
 from mbv3.stages.shapes import Shape, shaped_as
 from mbv3.stages.sizes import FINE
 from mbv3.stages.slim import slimmed
-from mbv3.stages.tune import Tuned, on_device
+from mbv3.stages.tune import Tuned, on_device, scratch_fit, scratch_step_seconds
 from mbv3.tables import AIM, Latency
 from mbv3.tasks import Work, without_strides
 from mbv3.training import ImageData
@@ -68,17 +68,17 @@ def contenders_at(
     classes of `found` at `shape`, within `limits`.
 
     `learns`: training steps of a network in the time that there is. Networks of PLAIN that would have too few are
-    narrower. The first contenders matter most: one of PLAIN, or `found` where there is none, and MobileNetV3-Small,
-    which has to be beaten.
+    narrower. The first contenders matter most: MobileNetV3-Small, which has to be beaten, one of PLAIN, and `found`.
+    Nothing of PLAIN competes where its times would be guesses: no device is at hand, and no table has such layers.
     """
     mine = _measured("found", "found", found, latency) if known is None else known
     aim = target_ms * (AIM if latency.device is not None else 1.0)
     bases = {name: load_spec(name) for name in FAMILIES}
-    if isinstance(latency.dress(found).head, Classify):
+    if isinstance(latency.dress(found).head, Classify) and (latency.device is not None or _knows_plain(latency)):
         bases |= PLAIN
     rivals = _as_wide_as(bases, shape, found, latency, target_ms, limits)
     if learns is not None:
-        narrow = {n: _narrower(rivals[n][0], learns(rivals[n][0])) for n in PLAIN if n in rivals}
+        narrow = {n: _narrower(rivals[n][0], learns(rivals[n][0]), found.resolution) for n in PLAIN if n in rivals}
         changed = {n: spec for n, spec in narrow.items() if spec != rivals[n][0]}
         rivals |= {n: (changed[n], ms) for n, ms in _took(changed, latency).items() if ms <= target_ms}
     if space is not None and cost is not None:
@@ -88,9 +88,15 @@ def contenders_at(
             ms = _took({"random": spec}, latency)["random"]
             rivals |= {"random": (spec, ms)} if ms <= target_ms else {}
     made = {name: _contender(name, *rivals[name]) for name in (*bases, "random") if name in rivals}
-    first, *others = [*(made.pop(n) for n in PLAIN if n in made), mine]
-    beaten = [c for c in [made.pop(FAMILIES[0], None)] if c is not None]
-    return [first, *beaten, *others, *made.values()]
+    plain = [name for name in PLAIN if name in made]
+    order = [FAMILIES[0], *plain[:1], mine.name, *plain[1:], *FAMILIES[1:], "random"]
+    made[mine.name] = mine
+    return [made[name] for name in order if name in made]
+
+
+def _knows_plain(latency: Latency) -> bool:
+    """Whether a convolution of what PLAIN is made of was measured for the table."""
+    return any(isinstance(k.row, Conv) and k.row.k > 1 and k.cin > 3 for k in latency.table.layers)
 
 
 def _contender(name: str, spec: ArchSpec, ms: float) -> Contender:
@@ -121,18 +127,18 @@ def _as_wide_as(
     return best
 
 
-def _narrower(spec: ArchSpec, steps: float) -> ArchSpec:
-    """`spec` as narrow as it takes to learn for LEARNED steps in the time in which it learns for `steps`: a step takes
-    as long as the square of the width says."""
+def _narrower(spec: ArchSpec, steps: float, size: tuple[int, int]) -> ArchSpec:
+    """`spec`, which learns for `steps` in the time, so much narrower that it learns for about LEARNED, at the input
+    that was asked for: a step takes as long as the square of the width says. NARROWEST times its width at least."""
     factor = max(math.sqrt(steps / LEARNED), NARROWEST)
     if factor >= 1:
         return spec
     name, _, width = spec.name.partition("@")
-    return replace(scale_spec(spec, factor), name=f"{name}@{float(width) * factor:.2g}")
+    return replace(scale_spec(spec, factor, size), name=f"{name}@{float(width) * factor:.2g}")
 
 
 def _took(specs: Mapping[str, ArchSpec], latency: Latency) -> dict[str, float]:
-    """ms of each network, all measured in the same rounds where the device is at hand."""
+    """ms of each of `specs`, measured in the same rounds where the device is at hand."""
     if not specs:
         return {}
     some = list(specs.values())
@@ -144,8 +150,8 @@ def _took(specs: Mapping[str, ArchSpec], latency: Latency) -> dict[str, float]:
 def _family(
     base: ArchSpec, name: str, shape: Shape, found: ArchSpec, latency: Latency, aim: float, limits: Limits | None
 ) -> ArchSpec | None:
-    """`base` as wide as `aim` allows at the shape of `found`, by prediction. Where its widths are too coarse to come
-    near, the input is a little smaller or larger, and of those the one that takes most."""
+    """`base` as wide as `aim` allows at the shape of `found`, by prediction. Where a family's widths are too coarse to
+    come near, the input is a little smaller or larger."""
 
     def at(side: int, width: float) -> ArchSpec:
         spec = shaped_as(scale_spec(base, width), Shape(side, shape.strides), found.head.classes)
@@ -158,12 +164,15 @@ def _family(
     best = widest(shape.side)
     if best is None:
         return None
-    if best[1] < NEAR * aim and found.resolution[0] == found.resolution[1]:
+    if best[1] < NEAR * aim and found.resolution[0] == found.resolution[1] and name not in PLAIN:
         step = FINE if shape.side >= 64 else FINE // 2
         least = max(16, without_strides(base, shape.strides).stride)
-        sides = [shape.side + step * n for n in range(-SIDES, SIDES + 1) if n and shape.side + step * n >= least]
-        others = [made for side in sides if (made := widest(side)) is not None]
-        best = max([best, *others], key=lambda one: one[1])
+        near = sorted((n for n in range(-SIDES, SIDES + 1) if n and shape.side + step * n >= least), key=abs)
+        for n in near:  # the nearest that comes near
+            made = widest(shape.side + step * n)
+            best = max([best, *([made] if made is not None else [])], key=lambda one: one[1])
+            if best[1] >= NEAR * aim:
+                break
     return best[0]
 
 
@@ -208,7 +217,7 @@ def contest(
     seed: int = 0,
     keep: Keep | None = None,
 ) -> Generator[Event, None, Outcome]:
-    """What `make` gives, the found network first, learns `images.train` from scratch by the recipe that `mbv3 train`
+    """What `make` gives learns `images.train` from scratch by the recipe that `mbv3 train`
     takes by default, in rounds after which half is dropped by the loss on `images.held_out`. The winner, which is a
     baseline where none is beaten beyond the error, goes on for the rest of `budget`, at least half of it. `report` is
     answered once, at the end.
@@ -226,18 +235,21 @@ def contest(
         Contender(name, kind, parse_spec(text, "contenders"), None, float(ms), float(error))  # type: ignore[arg-type]
         for name, kind, text, ms, error in keep.value("contenders", decide)
     ]
+    beaten = next((c for c in contenders if not c.own), contenders[0])  # what anyone would take has to be
+    contenders = [beaten, *(c for c in contenders if c is not beaten)]
     first = None if effort is None else effort.first
     halving = Halving(images, "candidates.csv", budget, "contenders", first, seed, keep, "candidates")
     rounds = yield from halving.run(contenders)
     best, alike, doubt = contenders[0], None, ""
     if rounds:
-        (best, alike), doubt = decided(rounds, contenders[1], images.work.metric)
+        (best, alike), doubt = decided(rounds, contenders[0], images.work.metric, halving.horizon(len(rounds[0])))
+        seen = {c.name for c, _ in rounds[0]}
+        if late := [c.called for c in contenders if c.name not in seen]:
+            yield Note("candidates", f"the time was too short for {len(late)} more: {', '.join(late)}")
     elif len(contenders) > 1:
-        best = contenders[1]
         enough = f" (--budget-minutes {halving.enough:.2g} would do)" if halving.enough else ""
-        doubt = (
-            f"the time is too short to compare networks on the images{enough}: {best.called} is delivered, which the "
-            "found one has not beaten"
+        doubt = f"the time is too short to compare networks on the images{enough}: {best.called} is delivered" + (
+            "" if best.own else ", which the found one has not beaten"
         )
     if doubt:
         yield Note("candidates", doubt, warning=True)
@@ -247,11 +259,14 @@ def contest(
             return effort.last, None
         if not budget.timed:
             return scratch_steps(images, None), None
-        step_s = halving.step_seconds(best.spec)
+        step_s = scratch_step_seconds(best.spec, images)
         answered = len(report) + len(halving.few.held_out) + len(contenders) * min(COMPARED_ON, len(report))
         scoring = halving.answer_seconds(best.spec) * answered
         left = 60 * budget.minutes - spent_s - (time.monotonic() - began) - scoring
         given = max(left, budget.seconds("training"))
+        steps = int(np.clip(given / step_s, 1, most_steps(images)))
+        batch = scratch_fit(images, best.spec.resolution, steps).batch  # of a short training it is a smaller one
+        step_s = scratch_step_seconds(best.spec, images, batch)
         steps = int(np.clip(given / step_s, 1, most_steps(images)))
         return steps, round(steps * step_s, 1)
 

@@ -15,30 +15,30 @@ from mbv3.stages.contenders import Contender
 from mbv3.stages.images import Images, subset
 from mbv3.stages.keep import Keep
 from mbv3.stages.rounds import Ledger, Pair, Weights, better_half, one_round
-from mbv3.stages.tune import Tuned, on_device, scratch_fit, scratch_unit, seconds_of_step, trained
-from mbv3.training import usual_epochs
+from mbv3.stages.tune import Tuned, on_device, scratch_fit, scratch_step_seconds, scratch_unit, trained
+from mbv3.training import Fit, usual_epochs
 
-__all__ = ["LEAST", "Halving", "most_steps", "scratch_step_seconds", "scratch_steps", "steps_in_time", "trainings"]
+__all__ = ["LEAST", "Halving", "most_steps", "scratch_steps", "steps_in_time", "trainings"]
 
 LEAST = 10  # steps of a first round, and four times as many of small batches: after fewer a network answers by chance
 SETTLED = 4  # batches over which batch norms are taken before a round is judged
 CHOSEN_ON = 1000  # choosing images that judge a round
-PROBED, STEPS = 32, 6  # images of a batch, and steps, that tell the seconds of a step
+PROBED = 32  # images of a batch that tells the seconds of a step
 ANSWERED, ANSWERS = 48, 3  # images that tell the seconds of an answer, and how often
 UNTIMED = 3  # times the epochs of a fine-tuning, of a delivered network where nothing is timed
 MOST_EPOCHS = 600  # of a delivered network: after ten times the usual passes from scratch little is left to learn
-FIRST = 40  # the delivered network learns so many times the steps of a first round, where nothing is timed
+FIRST = 40.0  # the delivered network learns so many times the steps of a first round, where nothing is timed
 
 
 def trainings(networks: int) -> int:
     """Trainings of a first round's length in both rounds: the second is twice as long, and has half of the networks
-    with the one that is asked for and the one that has to be beaten."""
+    with the one that has to be beaten."""
     return networks + 2 * _second(networks) if networks > 1 else 0
 
 
 def _second(networks: int) -> int:
     """Networks of the second round."""
-    return min(networks, networks // 2 + 2)
+    return min(networks, networks // 2 + 1)
 
 
 def scratch_steps(images: Images, epochs: float | None) -> int:
@@ -84,7 +84,7 @@ class Halving:
 
     def run(self, contenders: Sequence[Contender]) -> Generator[Event, None, list[list[Pair]]]:
         """The rounds, each with its networks as they were after it; none where the time allows of no first round. The
-        first two of `contenders` stay for both: what is asked for, and what has to be beaten."""
+        first of `contenders`, which has to be beaten, stays for both."""
         first = self._first(contenders)
         left = [c for c in contenders if c.name in first]
         if len(left) < 2:
@@ -97,31 +97,42 @@ class Halving:
             text = f"{span[0]} steps" if len(span) == 1 else f"{span[0]} to {span[-1]} steps, the same seconds"
             title = f"round {number}: {len(left)} networks, {text} each"
             rounds.append((yield from one_round(number, work, self.states, self._short, title, self.stage)))
-            left = list(dict.fromkeys([*contenders[:2], *better_half(rounds[-1])]))
+            left = list(dict.fromkeys([contenders[0], *better_half(rounds[-1])]))
             self.ledger.record(str(number), rounds[-1], left)
         return rounds
 
     def learn(self, name: str, c: Contender, state: Weights, steps: int) -> Generator[Event, None, Tuned]:
-        """A training as `mbv3 train` has it, judged by the same choosing images as the rounds."""
-        recipe = scratch_fit(self.images, c.spec.resolution, steps, seed=self.seed)
-        return trained(name, c.spec, state, self.few, recipe, keep=self.keep)
+        """A training as `mbv3 train` has it, judged by the same choosing images as the rounds. Steps, also those of
+        what it returns, are of the recipe's own batch, though a short training takes smaller ones."""
+        return self._trained(name, c, state, steps, scratch_fit(self.images, c.spec.resolution, steps, seed=self.seed))
 
     def _short(self, name: str, c: Contender, state: Weights, steps: int) -> Generator[Event, None, Tuned]:
         recipe = scratch_fit(self.images, c.spec.resolution, steps, seed=self.seed)
-        recipe = replace(recipe, recalibrate=min(recipe.recalibrate, SETTLED))
-        return trained(name, c.spec, state, self.few, recipe, keep=self.keep)
+        return self._trained(name, c, state, steps, replace(recipe, recalibrate=min(recipe.recalibrate, SETTLED)))
+
+    def _trained(
+        self, name: str, c: Contender, state: Weights, steps: int, recipe: Fit
+    ) -> Generator[Event, None, Tuned]:
+        tuned = yield from trained(name, c.spec, state, self.few, recipe, keep=self.keep)
+        return replace(tuned, steps=steps)
+
+    def horizon(self, networks: int) -> float:
+        """How many times the steps of a first round of so many networks the delivered one learns, by the shares."""
+        if self.steps is not None or not self.budget.timed:
+            return FIRST
+        return self.budget.seconds("training") / self.budget.seconds(self.part) * trainings(networks)
 
     def _first(self, contenders: Sequence[Contender]) -> dict[str, int]:
         """Steps of each network in the first round; none where they would be too few for each of two."""
         if self.steps is not None:
             return {c.name: self.steps for c in contenders}
         if not self.budget.timed:
-            return {c.name: max(LEAST, scratch_steps(self.images, None) // FIRST) for c in contenders}
+            return {c.name: max(LEAST, int(scratch_steps(self.images, None) / FIRST)) for c in contenders}
 
         def decide() -> tuple[tuple[str, int], ...]:
             given, each, scored = self.budget.seconds(self.part), list[float](), list[float]()
             for c in contenders:
-                each.append(self.step_seconds(c.spec, PROBED))
+                each.append(scratch_step_seconds(c.spec, self.images, PROBED))
                 scored.append(self._scored_s(c.spec))
                 n = len(each)
                 if n > 1 and _share(given, scored) < LEAST * sorted(each)[n // 2]:
@@ -151,26 +162,16 @@ class Halving:
 
     def _scored_s(self, spec: ArchSpec) -> float:
         """Seconds after a training of a round: its batch norms are settled, and the choosing images are answered."""
-        batch = scratch_unit(self.images, spec.resolution, 1).batch
-        settling = min(SETTLED * max(64, batch), len(self.images.train))
+        batch = scratch_fit(self.images, spec.resolution, LEAST).batch
+        settling = min(SETTLED * max(64, batch) // batch * batch, len(self.images.train))
         return self.answer_seconds(spec) * (settling + len(self.few.held_out))
 
-    def step_seconds(self, spec: ArchSpec, most: int | None = None) -> float:
-        """Seconds of a training step of `spec` on this machine; from steps of at most `most` images, by proportion."""
-        return scratch_step_seconds(spec, self.images, most)
 
-
-def scratch_step_seconds(spec: ArchSpec, images: Images, most: int | None = None) -> float:
-    """Seconds of a training step from scratch, of the usual batch, on this machine; from steps of at most `most`
-    images, by proportion."""
-    recipe = scratch_unit(images, spec.resolution, STEPS)
-    few = min(most or recipe.batch, recipe.batch)
-    return seconds_of_step(spec, images, replace(recipe, batch=few)) * recipe.batch / few
-
-
-def steps_in_time(images: Images, budget: Budget) -> Callable[[ArchSpec], float] | None:
-    """Training steps, of the usual batch, that a network learns for at least where it is delivered; None where nothing
-    is timed."""
+def steps_in_time(images: Images, budget: Budget, steps: int | None = None) -> Callable[[ArchSpec], float] | None:
+    """Training steps that a network learns for at least where it is delivered: `steps` by hand, else what this machine
+    does in its part of the time; None where nothing is timed."""
+    if steps is not None:
+        return lambda spec: steps
     if not budget.timed:
         return None
     return lambda spec: budget.seconds("training") / scratch_step_seconds(spec, images, PROBED)

@@ -33,8 +33,7 @@ def plain(name: str, layers: int, bottlenecks: bool = False) -> ArchSpec:
     )  # fmt: skip
 
 
-# by depth: which one learns best in the time given, the images decide
+# which one learns best in the time given, the images decide
 PLAIN: Mapping[str, ArchSpec] = {
-    "residual_0": plain("residual_0", 0), "residual_1": plain("residual_1", 1), "residual_2": plain("residual_2", 2),
-    "hybrid_1": plain("hybrid_1", 1, bottlenecks=True), "hybrid_2": plain("hybrid_2", 2, bottlenecks=True),
+    "hybrid_1": plain("hybrid_1", 1, bottlenecks=True), "residual_1": plain("residual_1", 1),
 }  # fmt: skip

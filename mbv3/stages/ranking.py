@@ -18,7 +18,7 @@ from mbv3.stages.halving import SETTLED, scratch_steps
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.search import SpaceLatency
-from mbv3.stages.tune import scratch_fit, scratch_unit, seconds_of_step, trained
+from mbv3.stages.tune import scratch_fit, scratch_step_seconds, trained
 from mbv3.supernet import SupernetAccuracy
 
 __all__ = ["CHECKED", "FEWEST", "LEAST_TAU", "check_ranking", "kendall", "near_target", "ranking_text"]
@@ -31,7 +31,7 @@ WITHIN = 0.05  # of the target: networks of equal ms
 DRAWN, ROUNDS = 4000, 12  # genomes, and times that they are changed towards the target
 FIRST = 40  # a delivered network learns so many times the steps, where nothing is timed
 SCORES = 3  # of a network: alone, and by shared weights with and without recalibration
-PROBED, STEPS = 32, 6  # images of a batch, and steps, that tell the seconds of a step
+PROBED = 32  # images of a batch that tells the seconds of a step
 
 
 def kendall(one: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -155,7 +155,4 @@ def _score_seconds(scorer: SupernetAccuracy, genome: Genome) -> float:
 
 def _step_seconds(scorer: SupernetAccuracy, genomes: Sequence[Genome], images: Images) -> float:
     """Seconds of a training step of the first of `genomes` alone."""
-    recipe = scratch_unit(images, images.size, STEPS)
-    few = min(PROBED, recipe.batch)
-    spec = scorer.supernet.space.spec(genomes[0])
-    return seconds_of_step(spec, images, replace(recipe, batch=few)) * recipe.batch / few
+    return scratch_step_seconds(scorer.supernet.space.spec(genomes[0]), images, PROBED)

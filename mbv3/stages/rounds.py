@@ -23,7 +23,6 @@ __all__ = [
 ]  # fmt: skip
 
 STAGE = "candidates"
-HORIZON = 50.0  # times the steps of a first round that the delivered network learns in all, by the shares of a budget
 
 Weights = Mapping[str, Tensor] | None
 Pair = tuple[Contender, Tuned]
@@ -112,18 +111,18 @@ class Lead:
         return self.now > self.error and self.later > 0
 
 
-def lead(rounds: Sequence[Sequence[Pair]], one: Contender, other: Contender) -> Lead:
-    """The lead of `one` over `other`. What learns fast is often overtaken: after 24 steps MobileNetV3-Small with two
-    strides removed is 0.19 behind a wider one with one removed on CIFAR-10, after 72 steps 0.07, and after 1,000 it is
-    three points of top-1 ahead. So the change between two rounds goes on as far, in the logarithm of the steps, as the
-    last training does."""
+def lead(rounds: Sequence[Sequence[Pair]], one: Contender, other: Contender, horizon: float) -> Lead:
+    """The lead of `one` over `other`, and what is left of it after `horizon` times the steps of the first round. What
+    learns fast is often overtaken: after 24 steps MobileNetV3-Small with two strides removed is 0.19 behind a wider one
+    with one removed on CIFAR-10, after 72 steps 0.07, and after 1,000 it is three points of top-1 ahead. So the change
+    between two rounds goes on as far, in the logarithm of the steps, as the last training does."""
     found = [{c.name: t.chosen_on for c, t in r} for r in rounds]
     both = [r for r in found if one.name in r and other.name in r]
     gaps = [r[one.name].lower_by(r[other.name]) for r in both]
     now, error = gaps[-1]
     later = now
     if len(gaps) > 1:  # the second round triples what a network has learned
-        later += (now - gaps[-2][0]) * (math.log(HORIZON) - math.log(3)) / math.log(3)
+        later += (now - gaps[-2][0]) * (math.log(horizon) - math.log(3)) / math.log(3)
     return Lead(now, error, later)
 
 
@@ -156,17 +155,17 @@ def winner(tuned: Sequence[Pair]) -> tuple[Pair, str]:
     )
 
 
-def decided(rounds: Sequence[Sequence[Pair]], default: Contender, metric: str) -> tuple[Pair, str]:
+def decided(rounds: Sequence[Sequence[Pair]], default: Contender, metric: str, horizon: float) -> tuple[Pair, str]:
     """What wins after `rounds`, and what to say where that is a baseline: the network of the last round with the lowest
     loss on the choosing images whose lead over `default`, what anyone would take, holds; else that one."""
     last = {c.name: (c, t) for c, t in rounds[-1]}
     order = [c for c in by_loss(rounds[-1]) if c.name != default.name]
-    best = last[next((c for c in order if lead(rounds, c, default).holds), default).name]
+    best = last[next((c for c in order if lead(rounds, c, default, horizon).holds), default).name]
     own = next((found for r in reversed(rounds) if (found := [pair for pair in r if pair[0].own])), [])
     mine = min(own, key=lambda pair: pair[1].chosen_on.rank, default=None)
     if best[0].own or mine is None:
         return best, ""
-    ahead = lead(rounds, mine[0], best[0])
+    ahead = lead(rounds, mine[0], best[0], horizon)
     other = last[best[0].name][1] if mine[0].name in last else {c.name: t for c, t in rounds[0]}[best[0].name]
     by, points = mine[1].chosen_on.better_by(other.chosen_on)
     loss = "" if mine[1].chosen_on.by_score else f" and its loss by {-ahead.now:+.3f} +- {ahead.error:.3f}"

@@ -137,7 +137,7 @@ def choose_shape(
     if len(likely) > 1:
         why = f"as is usual; the time is too short to compare {len(likely)} shapes on the images"
     if rounds:
-        best = decided(rounds, likely[0][1], images.work.metric)[0][0]
+        best = decided(rounds, likely[0][1], images.work.metric, halving.horizon(len(rounds[0])))[0][0]
         shape = next(s for s, c in likely if c.name == best.name)
         why = f"{best.spec.name} learns better there" if shape != likely[0][0] else "as is usual; no other is better"
         why += f", of {len(rounds[0])} shapes"

@@ -22,6 +22,7 @@ from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.learn import default_device, ready
 from mbv3.tasks import TASKS
 from mbv3.training import (
+    RECIPES,
     Answers,
     Batches,
     Fit,
@@ -43,6 +44,7 @@ __all__ = [
     "fit_of",
     "on_device",
     "scratch_fit",
+    "scratch_step_seconds",
     "scratch_unit",
     "seconds_of_step",
     "steps_of",
@@ -54,6 +56,7 @@ __all__ = [
 ]  # fmt: skip
 
 STAGE = "training"
+STEPS = 6  # that tell the seconds of one
 # weight of the teacher's answers and their temperature: V3-Small slimmed to half has 9.1 % so, 5.2 without a teacher
 DISTILL, TEMPERATURE = 0.7, 2.0
 SETTLED = 16  # batches over which the batch norms of a cut or resized network are taken, before it is fine-tuned
@@ -125,14 +128,24 @@ def _tuning(images: Images) -> str:
 
 def scratch_fit(images: Images, size: tuple[int, int], steps: int, *, seed: int = 0) -> Fit:
     """The recipe that `mbv3 train` takes by default from scratch, for as many images as `steps` of `scratch_unit`."""
-    epochs = max(1, steps) / scratch_unit(images, size, steps).epoch_steps
-    return recipe_for(TASKS[images.work.task].recipe, len(images.train), size, seed=seed, epochs=epochs)
+    unit, name = scratch_unit(images, size, steps), TASKS[images.work.task].recipe
+    recipe = recipe_for(name, len(images.train), size, seed=seed, epochs=unit.steps / unit.epoch_steps)
+    own = max(1, round(unit.steps * unit.batch / recipe.batch))
+    return replace(recipe, steps=own, epochs=own / recipe.epoch_steps)
 
 
 def scratch_unit(images: Images, size: tuple[int, int], steps: int) -> Fit:
-    """The same in batches of the usual size, of which steps are counted; short trainings take smaller ones."""
-    usual = recipe_for(TASKS[images.work.task].recipe, len(images.train), size)
+    """The same in batches of the recipe's own size, in which steps are counted; short trainings take smaller ones."""
+    name = TASKS[images.work.task].recipe
+    usual = recipe_for(name, len(images.train), size, batch=RECIPES[name].batch)
     return replace(usual, steps=max(1, steps))
+
+
+def scratch_step_seconds(spec: ArchSpec, images: Images, most: int | None = None) -> float:
+    """Seconds of a step of `scratch_unit` on this machine; from steps of at most `most` images, by proportion."""
+    recipe = scratch_unit(images, spec.resolution, STEPS)
+    few = min(most or recipe.batch, recipe.batch)
+    return seconds_of_step(spec, images, replace(recipe, batch=few)) * recipe.batch / few
 
 
 def usual_steps(images: Images) -> int:

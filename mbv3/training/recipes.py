@@ -167,13 +167,17 @@ def _finetune(n: int, epochs: float, processes: int) -> dict[str, Any]:
     return values
 
 
-ENOUGH = 500  # steps: where they are fewer, smaller batches make more of them
+ENOUGH = 500  # steps
+BATCHES = (128, 64, 32)  # the largest with so many steps, else that with the most; of those alike the largest
 
 
 def _small_data(n: int, epochs: float, processes: int) -> dict[str, Any]:
-    """A short training takes smaller batches, for steps are what it lacks."""
-    each = epochs * n / processes
-    return {"batch": 128 if each >= 128 * ENOUGH else 64 if each >= 64 * ENOUGH else 32}
+    """A short training takes smaller batches where they make more steps, for steps are what it lacks."""
+
+    def steps(batch: int) -> float:
+        return epochs * max(1, n // (min(batch, n // processes) * processes)) if n >= processes else 0.0
+
+    return {"batch": next((b for b in BATCHES if steps(b) >= ENOUGH), max(BATCHES, key=steps))}
 
 
 # what a recipe takes from the numbers of training images, of its epochs and of processes; an option overrides each
@@ -207,6 +211,8 @@ def recipe_for(
     if unknown:
         raise BadInput(f"a recipe has no {', '.join(unknown)}; it has {', '.join(sorted(_FREE))}")
     by_data = _by_data(name, n, given.get("epochs", RECIPES[name].epochs), processes)
+    if "lr" in given and "lr_batch" not in by_data:
+        by_data.pop("batch", None)  # a rate by hand is for the batch that the recipe names
     recipe = replace(RECIPES[name], **{**by_data, **given})
     batch = min(recipe.batch, n // processes)
     if batch < 2:

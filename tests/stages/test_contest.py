@@ -102,10 +102,7 @@ def test_contenders_take_the_same_ms() -> None:
         several, again = made(0), made(0)
     assert [c.spec for c in several] == [c.spec for c in again]
     by_name = {c.name: c for c in several}
-    first, *others = PLAIN
-    # what learns fast, what has to be beaten, then what needs more time to be told apart
-    assert list(by_name)[:4] == [first, "mobilenet_v3_small", *others, "found"][:4]
-    assert len([c for c in several if c.kind == "family"]) == 3 and all(by_name[n].own for n in (*PLAIN, "found"))
+    assert list(by_name)[:4] == ["mobilenet_v3_small", "found", "mobilenet_v3_large", "mobilenet_v2"]
     for c in several:
         assert c.ms == latency([c.spec])[0] <= target and c.spec.head.classes == 10
         assert c.kind == "random" or c.ms >= 0.9 * target, c.name
@@ -137,8 +134,9 @@ def test_widths_follow_what_networks_take(factor: float) -> None:
     made = contenders_at(found, Shape(32, 2), latency, 20.0)  # type: ignore[arg-type]
     for c in made:
         if c.name in PLAIN:
-            assert c.ms == pytest.approx(factor * latency([c.spec])[0]) and 0.9 * 20.0 <= c.ms <= 20.0, c.name
-    assert len(set(latency.asked)) == len(latency.asked)  # none is timed twice
+            assert c.ms == pytest.approx(factor * latency([c.spec])[0]) and 0.7 * 20.0 <= c.ms <= 20.0, c.name
+    assert [c.name for c in made][:3] == ["mobilenet_v3_small", next(iter(PLAIN)), "found"]
+    assert all(c.own == (c.name in PLAIN or c.name == "found") for c in made)
 
 
 def test_a_short_time_takes_narrower_plain_networks() -> None:
@@ -146,15 +144,15 @@ def test_a_short_time_takes_narrower_plain_networks() -> None:
     found = shaped_as(load_spec("mobilenet_v3_small"), Shape(32, 2), 10)
 
     def made(steps: float) -> dict[str, Contender]:
-        latency = Rough()
+        latency = Timed(1.0)
         several = contenders_at(found, Shape(32, 2), latency, 20.0, learns=lambda spec: steps * 20 / latency([spec])[0])  # type: ignore[arg-type]
         return {c.name: c for c in several}
 
     wide, narrow, least = made(1100.0), made(500.0), made(1.0)
     for name in PLAIN:
-        assert wide[name].ms >= 0.9 * 20.0 and 0.35 * 20.0 <= narrow[name].ms <= 0.7 * 20.0
+        assert wide[name].ms >= 0.7 * 20.0 and 0.35 * 20.0 <= narrow[name].ms <= 0.7 * 20.0
         assert 0.15 * 20.0 <= least[name].ms < narrow[name].ms  # half as wide at least
-        assert narrow[name].ms == Rough()([narrow[name].spec])[0]
+        assert narrow[name].ms == Rough()([narrow[name].spec])[0] and narrow[name].spec.resolution == (32, 32)
     assert wide["mobilenet_v3_small"].spec == least["mobilenet_v3_small"].spec  # what is to be beaten stays
 
 
@@ -200,7 +198,7 @@ def test_half_stays() -> None:
     five = [answered("a", "found", 1.0), answered("b", "family", 0.5), answered("c", "family", 0.7),
             answered("d", "family", 2.0), answered("e", "random", 1.5)]  # fmt: skip
     assert [c.name for c in better_half(five)] == ["b", "c"]
-    assert [trainings(n) for n in (1, 2, 3, 5)] == [0, 2 + 4, 3 + 6, 5 + 8]
+    assert [trainings(n) for n in (1, 2, 3, 5)] == [0, 2 + 4, 3 + 4, 5 + 6]
 
 
 def rounds_with(
@@ -227,14 +225,14 @@ def test_a_baseline_is_delivered_unless_a_lead_holds(
     mine: tuple[float, ...], other: tuple[float, ...], winner: str, said: str
 ) -> None:
     rounds = rounds_with(mine, other)
-    (best, _), doubt = decided(rounds, rounds[0][0][0], "top-1")
+    (best, _), doubt = decided(rounds, rounds[0][0][0], "top-1", 50.0)
     assert best.name == winner and said in doubt and bool(doubt) == (winner == "other")
 
 
 def test_a_lead_within_the_error_is_none() -> None:
     rounds = rounds_with((0.9, 0.49), (0.9, 0.5), wiggle=0.5)
-    assert decided(rounds, rounds[0][0][0], "top-1")[0][0].name == "other"
-    found = lead(rounds, rounds[0][1][0], rounds[0][0][0])
+    assert decided(rounds, rounds[0][0][0], "top-1", 50.0)[0][0].name == "other"
+    found = lead(rounds, rounds[0][1][0], rounds[0][0][0], 50.0)
     assert found.now == pytest.approx(0.01) and found.error == pytest.approx(0.025, rel=0.1)
     assert found.later == pytest.approx(0.01 + 0.01 * math.log(50 / 3) / math.log(3))
 
@@ -243,14 +241,14 @@ def test_a_lead_within_the_error_is_none() -> None:
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, losses: dict[str, float]) -> list[tuple[str, int]]:
-    """Trainings answer at once with these losses; (name, steps of the usual 32 images) of each."""
+    """Trainings answer at once with these losses; (name, steps of the usual 64 images) of each."""
     seen: list[tuple[str, int]] = []
 
     def trained(
         name: str, spec: ArchSpec, state: Any, images: Images, recipe: Any, **_: Any
     ) -> Generator[Event, None, Tuned]:
         yield Note("training", name)
-        seen.append((name, recipe.steps * recipe.batch // 32))
+        seen.append((name, round(recipe.steps * recipe.batch / 64)))
         loss = losses[name.rpartition("-")[0]]
         right = np.arange(len(images.held_out)) < len(images.held_out) * math.exp(-loss)
         return Tuned(spec, {"w": torch.zeros(1)}, recipe.steps, ClassAnswers(np.full(len(right), loss), right))
@@ -262,7 +260,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, losses: dict[str, float]) -> list[t
         lambda t, data, work: ClassAnswers(np.zeros(len(data)), np.ones(len(data), bool)),
     )
     monkeypatch.setattr(
-        import_module("mbv3.stages.halving"), "seconds_of_step", lambda spec, data, recipe: recipe.batch / 640
+        import_module("mbv3.stages.tune"), "seconds_of_step", lambda spec, data, recipe: recipe.batch / 1280
     )
     monkeypatch.setattr(Halving, "answer_seconds", lambda self, spec: 0.0)
     return seen
@@ -284,11 +282,11 @@ def test_a_better_baseline_wins_and_the_output_says_so(
     went = result(watch(work, events))
     assert went.found.name == "small" and "the found network" in went.doubt
     assert any(isinstance(e, Note) and e.text == went.doubt and e.warning for e in events)
-    second = [("found-2", 6), ("small-2", 6), ("v2-2", 6)]  # what is asked for and what is to be beaten stay
-    assert seen == [*((f"{n}-1", 3) for n in losses), *second, ("small-last", 60)]
+    first = [(f"{n}-1", 3) for n in ("small", "found", "large", "v2", "random")]  # what is to be beaten first
+    assert seen == [*first, ("small-2", 6), ("v2-2", 6), ("small-last", 60)]
     assert went.steps == 3 + 6 + 60
     assert [(a.contender.name, a.tuned.steps) for a in went.alike] == [
-        ("small", 6), ("found", 6), ("v2", 6), ("large", 3), ("random", 3),
+        ("small", 6), ("v2", 6), ("found", 3), ("large", 3), ("random", 3),
     ]  # fmt: skip
     rows = [(r["round"], r["network"], r["stays"]) for r in keep.rows("candidates.csv")]
     assert ("1", "large", "0") in rows and ("1", "small", "1") in rows and rows[-1] == ("last", "small", "1")
@@ -318,8 +316,8 @@ def test_networks_have_the_same_seconds_and_the_last_has_most(
     """A tenth of a second a step, but half of that for `v2`, of ten minutes of which 100 seconds are gone."""
     seen = planted(monkeypatch, {"found": 0.9, "small": 0.5, "large": 1.5, "v2": 0.7, "random": 2.0})
     monkeypatch.setattr(
-        import_module("mbv3.stages.halving"), "seconds_of_step",
-        lambda spec, data, recipe: (0.05 if spec.name == "v2" else 0.1) * recipe.batch / 32,
+        import_module("mbv3.stages.tune"), "seconds_of_step",
+        lambda spec, data, recipe: (0.05 if spec.name == "v2" else 0.1) * recipe.batch / 64,
     )  # fmt: skip
     monkeypatch.setattr(import_module("mbv3.stages.halving"), "MOST_EPOCHS", 10_000)
     result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(10.0), spent_s=100.0))
@@ -332,21 +330,21 @@ def test_networks_have_the_same_seconds_and_the_last_has_most(
     assert dict(seen)["small-last"] == 3000  # half of the budget in any case
     monkeypatch.setattr(import_module("mbv3.stages.halving"), "MOST_EPOCHS", 100)
     result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(10.0)))
-    assert dict(seen)["small-last"] == 200  # a hundred passes over 64 images
+    assert dict(seen)["small-last"] == 100
 
 
 def test_scores_take_their_part_of_the_time(
     tiny_spec: ArchSpec, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An answer to an image takes a hundredth of a second, a step of 32 images a twentieth; 64 images settle batch
+    """An answer to an image takes a hundredth of a second, a step of 64 images a twentieth; 64 images settle batch
     norms and 40 choose, so a training's score takes 1.04 s."""
     seen = planted(monkeypatch, {"found": 0.9, "small": 0.5, "large": 1.5, "v2": 0.7, "random": 2.0})
     monkeypatch.setattr(Halving, "answer_seconds", lambda self, spec: 0.01)
     monkeypatch.setattr(import_module("mbv3.stages.halving"), "MOST_EPOCHS", 20_000)
     result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(10.0)))
     rounds = [steps for name, steps in seen if not name.endswith("last")]
-    assert len(rounds) == 5 + 3  # of the second those of lower loss and what is asked for
-    unit = (60 - (5 + 4) * 1.04) / trainings(5)  # for which one more has its place
+    assert len(rounds) == 5 + 2  # of the second those of lower loss, one of which has to be beaten
+    unit = (60 - (5 + 3) * 1.04) / trainings(5)  # for which one more has its place
     assert all(steps in (round(unit / 0.05), 2 * round(unit / 0.05)) for steps in rounds)
     answers = 30 + 40 + 5 * 30  # at the end
     assert 0.99 * 20 * (600 - 0.01 * answers) <= dict(seen)["small-last"] <= 20 * (600 - 0.01 * answers)
@@ -361,12 +359,12 @@ def test_too_short_a_time_delivers_what_needs_no_proof(
         went.found.name == "small" and "too short to compare" in went.doubt and [n for n, _ in seen] == ["small-last"]
     )
     seen.clear()
-    result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(0.7)))
+    result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(0.55)))
     assert [n for n, _ in seen] == [
-        "found-1",
         "small-1",
-        "found-2",
+        "found-1",
         "small-2",
+        "found-2",
         "found-last",
     ]  # the first ones matter most
 

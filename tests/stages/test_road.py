@@ -32,6 +32,7 @@ class Madds:
     device = None
     correction = 1.0
     fine = 0
+    layers: dict[object, object] = {}  # noqa: RUF012 (no row is measured)
 
     @property
     def table(self) -> Madds:
