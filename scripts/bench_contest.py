@@ -24,7 +24,7 @@ from mbv3.events import result
 from mbv3.latency import open_runtime
 from mbv3.record import SearchRecord, load_as
 from mbv3.spec import ArchSpec, parse_spec
-from mbv3.stages import Images, on_device, read_photos, scratch_fit, trained
+from mbv3.stages import Images, on_device, read_photos, scratch_fit, scratch_unit, trained
 from mbv3.training import fit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,7 +36,7 @@ def step_cpu_s(spec: ArchSpec, images: Images) -> float:
 
     def took(steps: int) -> float:
         began = time.process_time()
-        for _ in fit(on_device(spec, None), images.train, scratch_fit(images, spec.resolution, steps)):
+        for _ in fit(on_device(spec, None), images.train, scratch_unit(images, spec.resolution, steps)):
             pass
         return time.process_time() - began
 

@@ -30,7 +30,7 @@ from mbv3.progress import drain
 from mbv3.spec import ArchSpec, count, load_spec, scale_spec
 from mbv3.stages import PLAIN, Images, natural, read_photos, ready, scratch_fit, scratch_unit, shaped_as
 from mbv3.tables import reference_at
-from mbv3.training import fit
+from mbv3.training import fit, recipe_for
 
 ROOT = Path(__file__).resolve().parents[1]
 TURNS, STEPS = 5, 3  # that time a step
@@ -76,9 +76,9 @@ def main() -> None:
         for seed in o.seeds:
             recipe = scratch_fit(photos.images, spec.resolution, max(1, int(o.seconds / s)), seed=seed)
             if o.batch:
-                steps = recipe.steps * recipe.batch // o.batch
-                recipe = replace(recipe, batch=o.batch, lr=recipe.lr * o.batch / recipe.batch, steps=steps,
-                                 epoch_steps=len(photos.images.train) // o.batch)  # fmt: skip
+                passes = recipe.steps * recipe.batch / len(photos.images.train)
+                recipe = recipe_for("small-data", len(photos.images.train), spec.resolution, seed=seed, epochs=passes,
+                                    batch=o.batch)  # fmt: skip
             net = build(spec, seed)
             began = time.process_time()
             drain(fit(net, photos.images.train, recipe))
