@@ -20,11 +20,11 @@ from mbv3.space import load_space, scale
 from mbv3.spec import ArchSpec, Classify, Conv, load_spec, scale_spec
 from mbv3.stages import SHARES, Budget, Contender, Images, Memory, Shape, contenders_at, contest, shapes_of, uniform_at
 from mbv3.stages.contest import ScratchEffort
-from mbv3.stages.halving import Halving, trainings
+from mbv3.stages.halving import Halving, steps_in_time, trainings
 from mbv3.stages.plain import PLAIN
 from mbv3.stages.rounds import better_half, decided, lead
 from mbv3.stages.shapes import fewer_strides, likely_shapes, natural, shaped_as
-from mbv3.stages.tune import Tuned
+from mbv3.stages.tune import Tuned, scratch_fit, scratch_unit
 from mbv3.tasks import TASKS, smallest_map
 from mbv3.training import ClassAnswers
 
@@ -394,3 +394,63 @@ def test_what_was_trained_is_not_trained_again(
     monkeypatch.setattr(import_module("mbv3.stages.tune"), "fit", lambda *_, **__: pytest.fail("trained again"))
     again = run()
     assert all(torch.equal(v, again.tuned.state[k]) for k, v in first.tuned.state.items())
+
+
+def test_without_mobilenet_v3_small_another_has_to_be_beaten(
+    tiny_spec: ArchSpec, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The found network never is what anyone would take, wherever it stands."""
+    losses = {"found": 0.5, "plain": 0.6, "random": 0.55}
+    planted(monkeypatch, losses)
+    some = [Contender(n, n, replace(tiny_spec, name=n), None, 1.0, 0.0) for n in losses]  # type: ignore[arg-type]
+    went = result(contest(lambda: some, images, bright(30, 2), effort=ScratchEffort(3, 60)))
+    assert went.found.name == "found" and went.doubt == ""
+    short = result(contest(lambda: some, images, bright(30, 2), budget=Budget(0.01)))
+    assert short.found.name == "random" and "which the found one has not beaten" in short.doubt
+    alone = result(contest(lambda: some[:2], images, bright(30, 2), budget=Budget(0.01)))
+    assert alone.found.own and "has not beaten" not in alone.doubt
+
+
+def test_what_had_no_time_is_said(tiny_spec: ArchSpec, images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted(monkeypatch, {"found": 0.1, "small": 0.5, "large": 1.5, "v2": 0.7, "random": 2.0})
+    events = list[Event]()
+    result(watch(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(0.55)), events))
+    late = [e.text for e in events if isinstance(e, Note) and "too short for 3 more" in e.text]
+    assert len(late) == 1 and "a random network" in late[0]
+
+
+def test_weights_that_the_search_left_belong_to_the_found_network(
+    tiny_spec: ArchSpec, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(tiny_spec, resolution=(32, 32), head=replace(tiny_spec.head, classes=2))
+    planted(monkeypatch, {"found": 5.0, "small": 5.0, "plain": 4.0})
+    kinds = {"small": "family", "plain": "plain", "found": "found"}
+    three = [Contender(n, k, replace(spec, name=n), None, 1.0, 0.0) for n, k in kinds.items()]  # type: ignore[arg-type]
+    state = build(spec, 0).state_dict()
+    went = result(contest(lambda: three, images, bright(30, 2), effort=ScratchEffort(3, 60), inherited=state))
+    assert went.found.kind == "found" and torch.equal(went.tuned.state["stem.conv.weight"], state["stem.conv.weight"])
+
+
+# ---- steps ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [40, 64, 100, 255, 600, 1151])
+@pytest.mark.parametrize("steps", [3, 20, 120, 1000])
+def test_as_many_images_whatever_the_batch(n: int, steps: int) -> None:
+    images = Images(bright(n, 0), bright(10, 1), (32, 32))
+    unit, recipe = scratch_unit(images, (32, 32), steps), scratch_fit(images, (32, 32), steps)
+    assert unit.batch == min(128, n) and unit.steps == steps
+    assert recipe.steps * recipe.batch == pytest.approx(steps * unit.batch, rel=0.03, abs=recipe.batch / 2)
+    assert recipe.batch == unit.batch or recipe.batch in (32, 64)
+    assert recipe.lr == pytest.approx(0.2 * recipe.batch / 128) and recipe.epochs * recipe.epoch_steps == recipe.steps
+    if steps == 1000:
+        assert recipe.batch == unit.batch
+
+
+def test_steps_that_a_network_has() -> None:
+    images = Images(bright(64, 0), bright(10, 1), (32, 32))
+    by_hand, untimed = steps_in_time(images, Budget(10.0), 77), steps_in_time(images, Budget(10.0, timed=False))
+    assert by_hand is not None and by_hand(load_spec("mobilenet_v3_small")) == 77 and untimed is None
+    timed = steps_in_time(images, Budget(10.0))
+    small, large = (shaped_as(scale_spec(load_spec("mobilenet_v3_small"), w), Shape(32, 2), 2) for w in (0.25, 3.0))
+    assert timed is not None and timed(small) > timed(large) > 0
