@@ -83,7 +83,8 @@ def test_gone_at_any_step_it_ends_the_same(
             for event in find_events(resume=out) if out.exists() else find_events(out=out, **given(folder)):
                 if isinstance(event, StageStart) and event.stage == stage:
                     left = steps
-        assert len([*out.glob("road-*-training.safetensors")]) == (steps == 2 and stage == "training")
+        begun = len([*out.glob("road-*-training.safetensors")])
+        assert begun == 1 if stage == "training" else begun <= 1
         assert not [*out.glob("road-*-last.safetensors")]
     left = 0
     ended(find_events(resume=out))
