@@ -38,6 +38,7 @@ FAMILIES = ("mobilenet_v3_small", "mobilenet_v3_large", "mobilenet_v2")
 DRAWN = 20_000  # random networks, of which one near the target competes
 NEAR = 0.95  # of the target: as good as equal
 TIMED, TIMED_S = 3, 1.5  # measurements of what is compared, and seconds of each network in a part of one
+STRETCHED = 2.5  # times the share of the rounds where else nothing could be compared
 LEARNED = 1000  # steps of the usual batch that a network of PLAIN should learn for
 NARROWEST = 0.5  # times the width that the target allows, however short the time is
 SIDES = 3  # sizes of the input on either side that may bring a family nearer to the target
@@ -238,7 +239,7 @@ def contest(
     beaten = next((c for c in contenders if not c.own), contenders[0])  # what anyone would take has to be
     contenders = [beaten, *(c for c in contenders if c is not beaten)]
     first = None if effort is None else effort.first
-    halving = Halving(images, "candidates.csv", budget, "contenders", first, seed, keep, "candidates")
+    halving = Halving(images, "candidates.csv", budget, "contenders", first, seed, keep, "candidates", STRETCHED)
     rounds = yield from halving.run(contenders)
     best, alike, doubt = contenders[0], None, ""
     if rounds:

@@ -65,7 +65,8 @@ class Halving:
     is what a user gives it: at equal milliseconds one may learn twice as many steps in them as another. The second
     round goes on from the weights of the first under a schedule of its own, and tells the trend.
 
-    `part`: of the budget. `steps`: of each network in the first round, by hand. `csv`: the file of the rounds."""
+    `part`: of the budget; where it is too short to compare two networks it is stretched, `stretch` times at most.
+    `steps`: of each network in the first round, by hand. `csv`: the file of the rounds."""
 
     images: Images
     csv: str
@@ -75,6 +76,7 @@ class Halving:
     seed: int
     keep: Keep
     stage: str
+    stretch: float = 1.0
 
     def __post_init__(self) -> None:
         self.few = replace(self.images, held_out=subset(self.images.held_out, CHOSEN_ON))
@@ -141,10 +143,13 @@ class Halving:
                 n = len(each) + 1
             networks = n - 1
             if networks < 2:
-                if len(each) > 1:
-                    least = LEAST * trainings(2) * max(each) + given - trainings(2) * _share(given, scored[:2])
-                    self.enough = self.budget.minutes * least / given
-                return ()
+                if len(each) < 2:
+                    return ()
+                least = LEAST * trainings(2) * max(each) + given - trainings(2) * _share(given, scored[:2])
+                if least > self.stretch * given:
+                    self.enough = self.budget.minutes * least / given / self.stretch
+                    return ()
+                given, networks = least, 2
             share = _share(given, scored[:networks])
             pairs = list(zip(contenders[:networks], each[:networks], strict=True))
             return tuple((c.name, max(LEAST, round(share / s))) for c, s in pairs)

@@ -20,7 +20,7 @@ from mbv3.space import load_space, scale
 from mbv3.spec import ArchSpec, Classify, Conv, load_spec, scale_spec
 from mbv3.stages import SHARES, Budget, Contender, Images, Memory, Shape, contenders_at, contest, shapes_of, uniform_at
 from mbv3.stages.contest import ScratchEffort
-from mbv3.stages.halving import Halving, steps_in_time, trainings
+from mbv3.stages.halving import LEAST, Halving, steps_in_time, trainings
 from mbv3.stages.plain import PLAIN
 from mbv3.stages.rounds import better_half, decided, lead
 from mbv3.stages.shapes import fewer_strides, likely_shapes, natural, shaped_as
@@ -354,10 +354,15 @@ def test_too_short_a_time_delivers_what_needs_no_proof(
     tiny_spec: ArchSpec, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = planted(monkeypatch, {"found": 0.1, "small": 0.5, "large": 1.5, "v2": 0.7, "random": 2.0})
-    went = result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(0.2)))
+    went = result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(0.1)))
     assert (
         went.found.name == "small" and "too short to compare" in went.doubt and [n for n, _ in seen] == ["small-last"]
     )
+    enough = float(went.doubt.partition("--budget-minutes ")[2].partition(" ")[0])
+    seen.clear()
+    two = result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(1.05 * enough)))
+    assert [n for n, _ in seen][:4] == ["small-1", "found-1", "small-2", "found-2"] and "too short" not in two.doubt
+    assert seen[0][1] == seen[1][1] == LEAST  # the rounds are stretched
     seen.clear()
     result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(0.55)))
     assert [n for n, _ in seen] == [
