@@ -167,7 +167,7 @@ def _finetune(n: int, epochs: float, processes: int) -> dict[str, Any]:
     return values
 
 
-ENOUGH = 500  # steps
+ENOUGH = 1000  # steps: on CIFAR-10 676 of 128 images reach 66.6 %, as many images in batches of 32 70.0 %
 BATCHES = (128, 64, 32)  # the largest with so many steps, else that with the most; of those alike the largest
 
 

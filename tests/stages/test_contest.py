@@ -234,7 +234,17 @@ def test_a_lead_within_the_error_is_none() -> None:
     assert decided(rounds, rounds[0][0][0], "top-1", 50.0)[0][0].name == "other"
     found = lead(rounds, rounds[0][1][0], rounds[0][0][0], 50.0)
     assert found.now == pytest.approx(0.01) and found.error == pytest.approx(0.025, rel=0.1)
-    assert found.later == pytest.approx(0.01 + 0.01 * math.log(50 / 3) / math.log(3))
+    further = math.log(50 / 3) / math.log(3)
+    assert found.later == pytest.approx(0.5 * (0.5 / 0.9) ** further - 0.49 * (0.49 / 0.9) ** further)
+
+
+def test_a_lead_may_shrink_and_stay() -> None:
+    """As seen on CIFAR-10: one network had learned next to nothing after the first round."""
+    rounds = rounds_with((1.68, 1.51), (2.19, 1.84))
+    (best, _), doubt = decided(rounds, rounds[0][0][0], "top-1", 30.0)
+    assert best.name == "mine" and doubt == ""
+    strides = rounds_with((1.80, 1.60), (1.99, 1.67))  # one removed stride against two
+    assert decided(strides, strides[0][0][0], "top-1", 40.0)[0][0].name == "other"
 
 
 # ---- the contest ---------------------------------------------------------------------------------------------------
