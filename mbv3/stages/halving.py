@@ -20,7 +20,7 @@ from mbv3.training import Fit, usual_epochs
 
 __all__ = ["LEAST", "Halving", "most_steps", "scratch_steps", "steps_in_time", "trainings"]
 
-LEAST = 10  # steps of a first round, and four times as many of small batches: after fewer a network answers by chance
+LEAST = 20  # steps of a first round, half of them where batches are smaller: after fewer a network answers by chance
 SETTLED = 4  # batches over which batch norms are taken before a round is judged
 CHOSEN_ON = 1000  # choosing images that judge a round
 PROBED = 32  # images of a batch that tells the seconds of a step
@@ -118,6 +118,12 @@ class Halving:
         tuned = yield from trained(name, c.spec, state, self.few, recipe, keep=self.keep)
         return replace(tuned, steps=steps)
 
+    def _least(self) -> int:
+        """Steps that a first round has at least."""
+        size = self.images.size
+        short, unit = scratch_fit(self.images, size, LEAST), scratch_unit(self.images, size, LEAST)
+        return LEAST // 2 if short.batch < unit.batch else LEAST
+
     def horizon(self, networks: int) -> float:
         """How many times the steps of a first round of so many networks the delivered one learns, by the shares."""
         if self.steps is not None or not self.budget.timed:
@@ -129,15 +135,16 @@ class Halving:
         if self.steps is not None:
             return {c.name: self.steps for c in contenders}
         if not self.budget.timed:
-            return {c.name: max(LEAST, int(scratch_steps(self.images, None) / FIRST)) for c in contenders}
+            return {c.name: max(self._least(), int(scratch_steps(self.images, None) / FIRST)) for c in contenders}
 
         def decide() -> tuple[tuple[str, int], ...]:
             given, each, scored = self.budget.seconds(self.part), list[float](), list[float]()
+            least_steps = self._least()
             for c in contenders:
                 each.append(scratch_step_seconds(c.spec, self.images, PROBED))
                 scored.append(self._scored_s(c.spec))
                 n = len(each)
-                if n > 1 and _share(given, scored) < LEAST * sorted(each)[n // 2]:
+                if n > 1 and _share(given, scored) < least_steps * sorted(each)[n // 2]:
                     break  # no more of them are timed, either: that takes seconds too
             else:
                 n = len(each) + 1
@@ -145,14 +152,14 @@ class Halving:
             if networks < 2:
                 if len(each) < 2:
                     return ()
-                least = LEAST * trainings(2) * max(each) + given - trainings(2) * _share(given, scored[:2])
+                least = least_steps * trainings(2) * max(each) + given - trainings(2) * _share(given, scored[:2])
                 if least > self.stretch * given:
                     self.enough = self.budget.minutes * least / given / self.stretch
                     return ()
                 given, networks = least, 2
             share = _share(given, scored[:networks])
             pairs = list(zip(contenders[:networks], each[:networks], strict=True))
-            return tuple((c.name, max(LEAST, round(share / s))) for c, s in pairs)
+            return tuple((c.name, max(least_steps, round(share / s))) for c, s in pairs)
 
         return {name: int(steps) for name, steps in self.keep.value(f"{self.part}_steps", decide)}
 

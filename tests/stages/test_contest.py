@@ -372,7 +372,7 @@ def test_too_short_a_time_delivers_what_needs_no_proof(
     seen.clear()
     two = result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(1.05 * enough)))
     assert [n for n, _ in seen][:4] == ["small-1", "found-1", "small-2", "found-2"] and "too short" not in two.doubt
-    assert seen[0][1] == seen[1][1] == LEAST  # the rounds are stretched
+    assert seen[0][1] == seen[1][1] == LEAST // 2  # the rounds are stretched
     seen.clear()
     result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(0.55)))
     assert [n for n, _ in seen] == [
