@@ -70,11 +70,13 @@ def test_steps_grow_with_the_root_of_the_images() -> None:
 
 
 def test_a_short_training_from_scratch_takes_small_batches() -> None:
-    long, short, shortest = (recipe_for("small-data", 6400, (8, 8), epochs=e) for e in (20, 10, 2))
-    assert (long.batch, long.steps, long.lr) == (128, 1000, 0.2)
-    assert (short.batch, short.steps, short.lr) == (64, 1000, 0.1)
+    long, short, shortest = (recipe_for("small-data", 6400, (8, 8), epochs=e) for e in (10, 6, 2))
+    assert (long.batch, long.steps, long.lr) == (128, 500, 0.2)
+    assert (short.batch, short.steps, short.lr) == (64, 600, 0.1)
     assert (shortest.batch, shortest.steps, shortest.lr) == (32, 400, 0.05)
-    assert recipe_for("small-data", 6400, (8, 8), epochs=20, processes=2).batch == 64  # a step has two of them
+    # images that are seen a few times
+    assert [recipe_for("small-data", 25_600, (8, 8), epochs=e).batch for e in (3, 4, 4.99, 5)] == [64, 64, 64, 128]
+    assert recipe_for("small-data", 6400, (8, 8), epochs=10, processes=2).batch == 64  # a step has two of them
     assert recipe_for("small-data", 6400, (8, 8), epochs=2, batch=128).batch == 128  # by hand: final
     assert recipe_for("small-data", 6400, (8, 8), epochs=2, lr=0.2).batch == 128  # a rate by hand is for that
     assert recipe_for("small-data", 63, (8, 8), epochs=5).batch == 63  # 32 would make no more steps
