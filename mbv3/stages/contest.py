@@ -18,7 +18,7 @@ from mbv3.spec import ArchSpec, Classify, Conv, Site, dump_spec, load_spec, pars
 from mbv3.stages.baselines import widest_within
 from mbv3.stages.budget import Budget
 from mbv3.stages.contenders import Contender, Kind
-from mbv3.stages.halving import Halving, most_steps, scratch_steps
+from mbv3.stages.halving import FIRST, Halving, most_steps, scratch_steps
 from mbv3.stages.images import Images, subset
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.plain import PLAIN
@@ -54,9 +54,9 @@ class ScratchEffort:
 
     @classmethod
     def of(cls, images: Images, epochs: float) -> ScratchEffort:
-        """`epochs` of the delivered network, a fortieth of them in the first round."""
+        """`epochs` of the delivered network, one in FIRST of them in the first round."""
         last = scratch_steps(images, epochs)
-        return cls(max(1, last // 40), last)
+        return cls(max(1, last // FIRST), last)
 
 
 def contenders_at(

@@ -18,7 +18,7 @@ from mbv3.stages.rounds import Ledger, Pair, Weights, better_half, one_round
 from mbv3.stages.tune import Tuned, on_device, scratch_fit, scratch_step_seconds, scratch_unit, trained
 from mbv3.training import Fit, usual_epochs
 
-__all__ = ["LEAST", "Halving", "most_steps", "scratch_steps", "steps_in_time", "trainings"]
+__all__ = ["FIRST", "LEAST", "PROBED", "Halving", "most_steps", "scratch_steps", "steps_in_time", "trainings"]
 
 LEAST = 20  # steps of a first round, half of them where batches are smaller: after fewer a network answers by chance
 SETTLED = 4  # batches over which batch norms are taken before a round is judged
@@ -27,7 +27,7 @@ PROBED = 32  # images of a batch that tells the seconds of a step
 ANSWERED, ANSWERS = 48, 3  # images that tell the seconds of an answer, and how often
 UNTIMED = 3  # times the epochs of a fine-tuning, of a delivered network where nothing is timed
 MOST_EPOCHS = 600  # of a delivered network: after ten times the usual passes from scratch little is left to learn
-FIRST = 40.0  # the delivered network learns so many times the steps of a first round, where nothing is timed
+FIRST = 40  # the delivered network learns so many times the steps of a first round, where nothing is timed
 
 
 def trainings(networks: int) -> int:
@@ -135,7 +135,7 @@ class Halving:
         if self.steps is not None:
             return {c.name: self.steps for c in contenders}
         if not self.budget.timed:
-            return {c.name: max(self._least(), int(scratch_steps(self.images, None) / FIRST)) for c in contenders}
+            return {c.name: max(self._least(), scratch_steps(self.images, None) // FIRST) for c in contenders}
 
         def decide() -> tuple[tuple[str, int], ...]:
             given, each, scored = self.budget.seconds(self.part), list[float](), list[float]()

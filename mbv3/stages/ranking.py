@@ -14,7 +14,7 @@ from mbv3.events import Event, Note, Progress, StageStart
 from mbv3.record import Ranking
 from mbv3.search import Genomes, around
 from mbv3.space import Genome, SearchSpace, SpaceLimits
-from mbv3.stages.halving import SETTLED, scratch_steps
+from mbv3.stages.halving import FIRST, PROBED, SETTLED, scratch_steps
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.search import SpaceLatency
@@ -29,9 +29,7 @@ LEAST = 20  # steps of each: after fewer a network answers as chance has it
 LEAST_TAU = 0.2  # below it shared weights are not worth more than what is known without them
 WITHIN = 0.05  # of the target: networks of equal ms
 DRAWN, ROUNDS = 4000, 12  # genomes, and times that they are changed towards the target
-FIRST = 40  # a delivered network learns so many times the steps, where nothing is timed
 SCORES = 3  # of a network: alone, and by shared weights with and without recalibration
-PROBED = 32  # images of a batch that tells the seconds of a step
 
 
 def kendall(one: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -15,7 +15,7 @@ from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.shrink_tune import scored_images
 from mbv3.stages.sizes import Sizes
-from mbv3.stages.tune import fit_of, scratch_unit, seconds_of_step, usual_steps
+from mbv3.stages.tune import fit_of, scratch_step_seconds, seconds_of_step, usual_steps
 
 __all__ = ["Effort", "Pace", "check_minutes", "check_scratch_minutes"]
 
@@ -133,7 +133,7 @@ def check_minutes(sizes: Sizes, images: Images, budget: Budget) -> None:
 def check_scratch_minutes(spec: ArchSpec, images: Images, budget: Budget) -> None:
     """Likewise for a search without weights, whose networks train about as fast as `spec`. Raises: BadInput."""
     if budget.timed:
-        step_s = seconds_of_step(spec, images, scratch_unit(images, spec.resolution, 5))
+        step_s = scratch_step_seconds(spec, images)
         _enough(SCRATCH_LEAST * step_s, budget)
 
 
