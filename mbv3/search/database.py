@@ -38,6 +38,16 @@ class Database(RDBStorage):
     statements. The rows are those that Optuna writes.
     """
 
+    def __init__(self, url: str, engine_kwargs: dict[str, Any]) -> None:
+        """As Optuna's; connections are closed, not left to the driver, by one that fails too."""
+        try:
+            super().__init__(url, engine_kwargs)
+        except Exception:
+            if engine := getattr(self, "engine", None):
+                engine.dispose()
+            raise
+        weakref.finalize(self, self.engine.dispose)
+
     @classmethod
     def open(cls, url: str) -> BaseStorage:
         """Likewise, behind Optuna's cache of ended trials. Raises what the database's driver raises."""
@@ -48,9 +58,7 @@ class Database(RDBStorage):
             engine = {"connect_args": {"timeout": 60}}
         for left in reversed(range(_TRIES)):
             try:
-                opened = cls(url, engine)
-                weakref.finalize(opened, opened.engine.dispose)  # connections are closed, not left to the driver
-                return get_storage(opened)
+                return get_storage(cls(url, engine))
             except Exception as e:  # of several that open an empty database, one makes the tables
                 if not left or not any(word in str(e).lower() for word in ("already exists", "duplicate", "unique")):
                     raise

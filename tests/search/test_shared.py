@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import math
 import os
 import signal
+import sqlite3
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from threading import Thread
@@ -85,7 +86,7 @@ def done(search: SharedSearch) -> SharedSearch:
     return search
 
 
-@contextmanager
+@contextlib.contextmanager
 def closing(url: str) -> Iterator[Any]:
     """An open storage; a database's connections are closed in the end."""
     storage = open_storage(url)
@@ -328,6 +329,22 @@ def test_four_workers_on_postgresql_of_which_two_are_killed_lose_nothing() -> No
 
 
 # -- the storage
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are counted in /proc")
+def test_a_database_that_cannot_be_opened_is_left_closed(tmp_path: Path) -> None:
+    file = tmp_path / "later.db"
+    url = f"sqlite:///{file}"
+    with closing(url):
+        pass
+    with contextlib.closing(sqlite3.connect(file)) as other:
+        other.execute("UPDATE alembic_version SET version_num = 'v99.0.0.a'")
+        other.commit()
+    with pytest.raises(BadInput, match=r"^--storage .*later\.db: cannot be opened") as failed:
+        open_storage(url)
+    assert failed.value.__context__ is not None  # which holds what had been opened
+    held = [p for p in Path("/proc/self/fd").iterdir() if p.exists() and p.resolve() == file]
+    assert not held
 
 
 def test_the_study_is_one_of_optuna(url: str) -> None:
