@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from json_lines import short_commit
 
 from mbv3.latency import open_runtime, p10, timed_core, undisturbed
 from mbv3.spec import load_spec, lower
@@ -83,10 +84,9 @@ def main() -> None:
                 now = shared[clock][name]
                 found.setdefault(runtime, {}).setdefault(clock, {})[name] = [round(ms, 4), round(now, 4)]
                 print(f"{runtime} {clock:4} {name:20} {ms:7.3f} ms, {now:7.3f} beside {args.others}, {now / ms:.2f}")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     name = "no_realtime" if args.no_realtime else "realtime"
     kept = json.loads(args.out.read_text("utf-8")) if args.out.exists() else {}
-    about = {"cpu": open_runtime("onnxruntime", 1).fingerprint.cpu, "commit": commit.stdout.strip(),
+    about = {"cpu": open_runtime("onnxruntime", 1).fingerprint.cpu, "commit": short_commit(),
              "others": args.others, "seconds": args.seconds}  # fmt: skip
     kept[name] = {**about, "alone_and_beside_ms": found}
     args.out.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
+
+from json_lines import append, lines_of, short_commit
 
 from mbv3.events import result
 from mbv3.latency import open_runtime
@@ -59,10 +59,10 @@ def main() -> None:
     rows = list(csv.DictReader(rounds.open(encoding="utf-8", newline=""))) if rounds.exists() else []
     drawn: Any = r.args.get("seed") or 0
     photos = result(read_photos(o.data, max(spec.resolution for _, spec, _ in contest), seed=drawn))
-    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    commit = short_commit()
     key: dict[str, Any] = {"data": o.name, "target_ms": r.target_ms, "run_minutes": r.args.get("budget_minutes"),
            "minutes": o.minutes, "seed": o.seed}  # fmt: skip
-    done = [json.loads(line) for line in o.out.read_text("utf-8").splitlines()] if o.out.exists() else []
+    done = lines_of(o.out)
     for name, spec, ms in contest:
         if any(line["network"] == name and all(line[k] == v for k, v in key.items()) for line in done):
             continue
@@ -78,11 +78,9 @@ def main() -> None:
             "spent_min": round((time.process_time() - began) / 60, 2),
             "rounds": [[w["round"], int(w["steps"]), float(w["loss"])] for w in rows if w["network"] == name],
             "device": f"{open_runtime('onnxruntime', 1).fingerprint.cpu}, {r.device and r.device.cpu}'s times",
-            "threads": os.environ.get("OMP_NUM_THREADS"), "commit": asked.stdout.strip(),
+            "threads": os.environ.get("OMP_NUM_THREADS"), "commit": commit,
         }  # fmt: skip
-        with o.out.open("a", encoding="utf-8") as f:
-            f.write(json.dumps(line) + "\n")
-        print(json.dumps(line), flush=True)
+        append(o.out, line)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from json_lines import append, lines_of, short_commit
 
 from mbv3.data import ImageSet, decode_all, find_class_folder, split
 from mbv3.events import result
@@ -106,12 +106,12 @@ def prepared(o: argparse.Namespace, seed: int) -> Bench:
 
 
 def run(o: argparse.Namespace) -> None:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    commit = short_commit()
     about = {
         "net": o.net, "data": o.data.name, "classes": o.classes, "side": o.side, "steps": o.steps,
         "start_steps": o.start_steps, "first": o.first,
     }  # fmt: skip
-    done = [json.loads(line) for line in o.out.read_text("utf-8").splitlines()] if o.out.exists() else []
+    done = lines_of(o.out)
     for seed in o.seeds:
         mine = [r for r in done if r["seed"] == seed and all(r[k] == v for k, v in about.items())]
         if len(mine) == 1 + 2 * len(o.shares):
@@ -125,11 +125,9 @@ def run(o: argparse.Namespace) -> None:
                 "of_ms": round(made.predicted_ms / bench.ms, 4), "error": round(seen.error, 3),
                 "n": len(bench.report), "cpu_s": round(cpu_s, 1), **more,
                 "learned_from": len(bench.images.train), "device": f"{platform.machine()}, {DEVICE}'s times",
-                "torch": torch.__version__, "commit": commit.stdout.strip(),
+                "torch": torch.__version__, "commit": commit,
             }  # fmt: skip
-            print(json.dumps(row), flush=True)
-            with o.out.open("a", encoding="utf-8") as f:
-                f.write(json.dumps(row) + "\n")
+            append(o.out, row)
 
         with tempfile.TemporaryDirectory() as place:
             first = Folder(root=Path(place) / "first")

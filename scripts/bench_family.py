@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
+
+from json_lines import short_commit
 
 from mbv3.latency import NETWORK_ROUNDS, Device, Measured, check_portable, open_runtime
 from mbv3.spec import ArchSpec, count, load_spec
@@ -140,10 +141,9 @@ def bench(runtime: str, args: argparse.Namespace) -> dict[str, Any]:
     measured = device.networks(
         list(specs.values()), rounds=args.rounds, parts=args.parts, seed=args.seed, max_s=args.max_s
     )
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     return {
         "command": " ".join(["python scripts/bench_family.py", *sys.argv[1:]]),
-        "commit": commit.stdout.strip(),
+        "commit": short_commit(),
         "device": asdict(device.fingerprint),
         "rounds": args.rounds,
         "parts": args.parts,

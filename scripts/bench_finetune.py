@@ -23,7 +23,6 @@ import copy
 import hashlib
 import json
 import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -35,6 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from json_lines import append, lines_of, short_commit
 from numpy.typing import NDArray
 from torch import nn
 
@@ -265,10 +265,6 @@ def from_nothing() -> Iterator[tuple[str, dict[str, Any]]]:
         }  # fmt: skip
 
 
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
-
-
 def key(line: Mapping[str, Any]) -> str:
     return json.dumps([line[k] for k in ("data", "per_class", "px", "seed", "setting", "init")], sort_keys=True)
 
@@ -330,8 +326,7 @@ def main() -> None:
     if o.what == ["figures"]:
         print("\n".join(figures(lines_of(o.out))))
         return
-    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    o.commit = o.commit or asked.stdout.strip()
+    o.commit = o.commit or short_commit()
     known, todo = set(map(key, lines_of(o.out))), []
     for what in o.what:
         mine = argparse.Namespace(**{**vars(o), "init": None if what == "nothing" else o.init})
@@ -348,8 +343,7 @@ def main() -> None:
     with ProcessPoolExecutor(o.jobs, get_context("spawn"), torch.set_num_threads, (o.threads,)) as pool:
         for done in as_completed([pool.submit(train, *job) for job in todo]):
             line = done.result()
-            with o.out.open("a", encoding="utf-8") as f:
-                f.write(json.dumps(line) + "\n")
+            append(o.out, line, quiet=True)
             shown = ("name", "seed", "images", "px", "plain", "live", "seconds", "init")
             print({k: line.get(k) for k in shown}, flush=True)
 

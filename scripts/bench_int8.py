@@ -19,7 +19,6 @@ import itertools
 import json
 import logging
 import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from json_lines import short_commit
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -188,7 +188,7 @@ def main() -> None:
     spec = replace(weights.spec, padding=o.padding)
     model = network_model(spec, {k: v.numpy() for k, v in weights.state.items()})
     pixels, truth = photographs(o.data, spec, weights.labels, o.images)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    commit = short_commit()
     network = f"{o.network}, {o.data.name}, {spec.resolution[0]} px, padding {spec.padding}"
     for seed, turn in itertools.product(o.seeds, range(o.turns)):
         kept = json.loads(o.out.read_text("utf-8")) if o.out.exists() else []
@@ -201,7 +201,7 @@ def main() -> None:
         about = {
             "network": network, "seed": seed, "turn": turn, "weights": o.weights.name,
             "images": [len(s) for s in sets], "threads": 1, "device": f"{platform.machine()}, {cpu()}",
-            "vnni": "vnni" in flags(), "onnxruntime": version("onnxruntime"), "commit": commit.stdout.strip(),
+            "vnni": "vnni" in flags(), "onnxruntime": version("onnxruntime"), "commit": commit,
             "rows": rows_of(model, sets, o.only_choice),
         }  # fmt: skip
         kept = sorted([*kept, about], key=lambda k: (k["network"], k["seed"], k.get("turn", 0)))

@@ -17,7 +17,6 @@ import os
 import pkgutil
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 import torch
+from json_lines import short_commit
 from safetensors.torch import load_file
 from small_inputs import class_folder, computed_table, write_network, write_space_and_table
 
@@ -40,7 +40,6 @@ from mbv3.space import load_space, scale
 from mbv3.spec import load_spec
 from mbv3.tables import Latency, read_table
 
-ROOT = Path(__file__).resolve().parents[1]
 TICK = os.sysconf("SC_CLK_TCK")
 POLL_S, MOST_S = 0.01, 900.0  # a run that takes longer hangs
 
@@ -219,7 +218,7 @@ def main() -> None:
     p.add_argument("--only", nargs="+")
     p.add_argument("--out", type=Path)
     args = p.parse_args()
-    said = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    commit = short_commit()
     folder = args.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["MBV3_CACHE"], os.environ["OMP_NUM_THREADS"] = str(folder / "cache"), "1"
@@ -247,7 +246,7 @@ def main() -> None:
     print(f"{good} of {len(rows)} ended as the whole run")
     if args.out:
         about = {"command": f"python scripts/bench_kills.py FOLDER --kills {args.kills} --terms {args.terms}",
-                 "commit": said.stdout.strip(), "seed": args.seed, "n": len(rows), "same": good,
+                 "commit": commit, "seed": args.seed, "n": len(rows), "same": good,
                  "cpu": open_runtime("onnxruntime", 1).fingerprint.cpu, "torch": torch.__version__,
                  "whole_cpu_s": took, "rows": rows}  # fmt: skip
         write_atomic(args.out, json.dumps(about, indent=1) + "\n")

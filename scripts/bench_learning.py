@@ -12,8 +12,6 @@ that of the recipe.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from bench_finetune import device_name
+from json_lines import append, short_commit
 
 from mbv3.data import class_parts, peek_class_folder
 from mbv3.events import result
@@ -71,7 +70,7 @@ def main() -> None:
     photos = result(read_photos(o.data, specs[0].resolution))
     device = Device(open_runtime("onnxruntime", 1), reference_at(1.0, 224), 1.0)
     ratios = device.networks(specs, parts=4, max_s=2.0 * len(specs)).ms
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    commit = short_commit()
     for spec, ratio, s in zip(specs, ratios, step_s(specs, photos.images), strict=True):
         for seed in o.seeds:
             recipe = scratch_fit(photos.images, spec.resolution, max(1, int(o.seconds / s)), seed=seed)
@@ -91,11 +90,9 @@ def main() -> None:
                 "step_s": round(s, 4), "batch": recipe.batch, "steps": recipe.steps,
                 "epochs": round(recipe.steps / recipe.epoch_steps, 3), "top1": round(answers.score, 2),
                 "test_images": len(photos.report), "device": device_name(), "torch": torch.__version__,
-                "commit": commit.stdout.strip(),
+                "commit": commit,
             }  # fmt: skip
-            with o.out.open("a", encoding="utf-8") as f:
-                f.write(json.dumps(line) + "\n")
-            print(json.dumps(line), flush=True)
+            append(o.out, line)
 
 
 if __name__ == "__main__":

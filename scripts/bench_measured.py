@@ -13,15 +13,15 @@ again, and none is begun that would end after --minutes. Nothing else should run
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from json_lines import append, lines_of, short_commit
 
 import mbv3
 from mbv3.latency import open_runtime
@@ -47,9 +47,8 @@ def searches(runtime: str, targets_ms: list[float], seed: int) -> list[dict[str,
         again = [mbv3.verify(found.folder).measured_ms for found in front.found]
     finally:
         shutil.rmtree(folder.parent)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     about = {
-        "cpu": open_runtime(runtime, 1).fingerprint.cpu, "load": os.getloadavg()[0], "commit": commit.stdout.strip(),
+        "cpu": open_runtime(runtime, 1).fingerprint.cpu, "load": os.getloadavg()[0], "commit": short_commit(),
     }  # fmt: skip
     out = []
     for found, again_ms in zip(front.found, again, strict=True):
@@ -69,8 +68,8 @@ def searches(runtime: str, targets_ms: list[float], seed: int) -> list[dict[str,
 def run(args: argparse.Namespace) -> None:
     end, longest = time.monotonic() + 60 * args.minutes, 0.0
     for runtime in args.runtimes:
-        done = [(x["runtime"], x["seed"]) for x in lines(args.out)]
-        known = sorted({x["target_ms"] for x in lines(args.out) if x["runtime"] == runtime})
+        done = [(x["runtime"], x["seed"]) for x in lines_of(args.out)]
+        known = sorted({x["target_ms"] for x in lines_of(args.out) if x["runtime"] == runtime})
         for seed in args.seeds:
             began = time.monotonic()
             if (runtime, seed) in done or began + longest > end:
@@ -78,18 +77,12 @@ def run(args: argparse.Namespace) -> None:
             known = known or targets(runtime)
             found = searches(runtime, known, seed)
             longest = max(longest, time.monotonic() - began)
-            with args.out.open("a", encoding="utf-8") as f:
-                f.writelines(json.dumps(line) + "\n" for line in found)
-            print(*(json.dumps(line) for line in found), sep="\n", flush=True)
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(x) for x in path.read_text("utf-8").splitlines()] if path.exists() else []
+            append(args.out, *found)
 
 
 def figures(args: argparse.Namespace) -> None:
     for runtime in args.runtimes:
-        mine = [x for x in lines(args.out) if x["runtime"] == runtime]
+        mine = [x for x in lines_of(args.out) if x["runtime"] == runtime]
         if not mine:
             continue
         within = [x["again_ms"] <= x["target_ms"] for x in mine]

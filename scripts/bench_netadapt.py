@@ -40,6 +40,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from json_lines import append, lines_of
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from torch import Tensor
@@ -245,7 +246,7 @@ def every_cell(args: argparse.Namespace) -> list[dict[str, Any]]:
 def make_cells(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     part, of = map(int, args.part.split("/"))
-    done = [json.loads(line)["cell"] for line in args.cells.read_text().splitlines()] if args.cells.exists() else []
+    done = [line["cell"] for line in lines_of(args.cells)]
     data, _ = cifar(args.cifar, args.cache)
     images = Images(*split(data, *HELD_OUT), (32, 32))
     latency = Latency(LatencyTable.load(args.table))
@@ -287,9 +288,7 @@ def make_cells(args: argparse.Namespace) -> None:
             "ms": round(latency([spec])[0], 5), "held_out": accuracy, "s": round(time.monotonic() - began, 1),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor(),
         }  # fmt: skip
-        with args.cells.open("a") as f:
-            f.write(json.dumps(line) + "\n")
-        print(json.dumps(line), flush=True)
+        append(args.cells, line)
 
 
 # ---- Torch-Pruning -------------------------------------------------------------------------------------------
@@ -360,9 +359,7 @@ def make_rivals(args: argparse.Namespace) -> None:
             cell = {"share": share, "importance": importance, "worth": "scores", "rounds": 0, "seed": 0}
             line = {"cell": cell, "steps": 0, "widths": quarters(spec), "ms": round(latency([spec])[0], 5),
                     "held_out": None, "version": tp.__version__}  # fmt: skip
-            with args.cells.open("a") as f:
-                f.write(json.dumps(line) + "\n")
-            print(json.dumps(line), flush=True)
+            append(args.cells, line)
 
 
 # ---- a step's ranking ----------------------------------------------------------------------------------------
@@ -401,7 +398,7 @@ def make_rank(args: argparse.Namespace) -> None:
     data, _ = cifar(args.cifar, args.cache)
     images = Images(*split(data, *HELD_OUT), (32, 32))
     latency = Latency(LatencyTable.load(args.table))
-    done = [json.loads(line) for line in args.ranks.read_text().splitlines()] if args.ranks.exists() else []
+    done = lines_of(args.ranks)
     about = {"start": args.start, "sites": args.sites, "share": args.share, "seed": args.seed}
     if not args.lost_only:
         about |= {"steps": args.steps, "mended": not args.plain}
@@ -428,9 +425,7 @@ def make_rank(args: argparse.Namespace) -> None:
             found = paired(tried, control, start_ms - ms)
             line |= {"per_ms": found.per_ms, "error": found.error, "accuracy": tried.accuracy, "before": before,
                      "control": control.accuracy, "n": len(tried.losses)}  # fmt: skip
-        with args.ranks.open("a") as f:
-            f.write(json.dumps(line) + "\n")
-        print(json.dumps(line), flush=True)
+        append(args.ranks, line)
     show_rank(args)
 
 
@@ -549,7 +544,7 @@ def make_report(args: argparse.Namespace) -> None:
     smooth = pairwise(settings, raw)
     latency = Latency(LatencyTable.load(args.table))
     ms = np.array(latency([network(s) for s in EVERY]))
-    lines = [json.loads(line) for line in args.cells.read_text().splitlines()] if args.cells.exists() else []
+    lines = lines_of(args.cells)
     at = {n: i for i, n in enumerate(names)}
     report: list[dict[str, Any]] = []
     for share in sorted(SHARES, reverse=True):

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from json_lines import append, lines_of
 
 from mbv3.data import ImageSet, split
 from mbv3.events import result
@@ -140,7 +141,7 @@ def main() -> None:
             begun(engine, whole).join()
             took = time.monotonic() - began
             alike = 0
-            have = [json.loads(line) for line in o.out.read_text().splitlines()] if o.out.exists() else []
+            have = lines_of(o.out)
             known = {x["moment"]: x["same"] for x in have if x["engine"] == engine and x["of"] == o.moments}
             for i in range(o.moments):
                 if i + 1 in known:
@@ -165,8 +166,7 @@ def main() -> None:
                 alike += equal
                 line = {"engine": engine, "moment": i + 1, "of": o.moments, "share": round(share, 4), "left": left,
                         "same": equal}  # fmt: skip
-                with o.out.open("a") as f:
-                    f.write(json.dumps(line) + "\n")
+                append(o.out, line, quiet=True)
             print(
                 f"{engine}: {alike} of {o.moments} end with the same network and weights, {took:.1f} s whole",
                 flush=True,

@@ -9,7 +9,6 @@ Prints ru_maxrss of each, and of a process that only builds the network and the 
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import sys
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from json_lines import append
 
 from mbv3.data import ImageSet
 from mbv3.events import result
@@ -104,9 +104,7 @@ def main() -> None:
     mb = {name: peak_mb(works[name], o) for name in ("nothing", "train", *o.engines)}
     line = {"net": o.net, "px": o.px, "images": o.images, "mb": {k: round(v) for k, v in mb.items()},
             "times_training": {e: round(mb[e] / mb["train"], 3) for e in o.engines}}  # fmt: skip
-    with o.out.open("a") as f:
-        f.write(json.dumps(line) + "\n")
-    print(json.dumps(line))
+    append(o.out, line)
 
 
 if __name__ == "__main__":

@@ -10,15 +10,14 @@ photo's name ends with the index of its class. Lines go to --out; a site that it
 from __future__ import annotations
 
 import argparse
-import json
 import tarfile
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from json_lines import append, lines_of
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -76,7 +75,7 @@ def main() -> None:
         right = (out.argmax(1) == y[judge]).float().mean()
         return {"loss": round(float(functional.cross_entropy(out, y[judge])), 4), "top1": round(100 * float(right), 2)}
 
-    have: list[dict[str, Any]] = [json.loads(s) for s in o.out.read_text().splitlines()] if o.out.exists() else []
+    have = lines_of(o.out)
     about = {"net": o.net, "px": o.px, "n": len(judge)}
     uncut = judged(spec, state)
     for site in all_sites(spec):
@@ -91,9 +90,7 @@ def main() -> None:
             "mended": judged(smaller, cut_state(state, spec, smaller, moments=moments)),
         }  # fmt: skip
         have.append(line)
-        with o.out.open("a") as f:
-            f.write(json.dumps(line) + "\n")
-        print(json.dumps(line), flush=True)
+        append(o.out, line)
     mine = [line for line in have if about.items() <= line.items()]
     for what in ("plain", "mended"):
         loss, top1 = (np.mean([line[what][k] - line["uncut"][k] for line in mine]) for k in ("loss", "top1"))

@@ -12,13 +12,13 @@ last one, beside the uncut network. Images are noise and fine-tuning is one step
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from json_lines import append, lines_of
 
 from mbv3.data import ImageSet
 from mbv3.errors import Unreachable
@@ -77,8 +77,7 @@ def measure_again(latency: Latency, o: argparse.Namespace, have: Lines, mine: Li
 
 def put(out: Path, line: dict[str, Any], have: Lines) -> None:
     have.append(line)
-    with out.open("a") as f:
-        f.write(json.dumps(line) + "\n")
+    append(out, line, quiet=True)
 
 
 def show(lines: Lines, count: int, what: str) -> None:
@@ -112,7 +111,7 @@ def main() -> None:
     else:
         latency, device = Latency(read_table(o.device, "onnxruntime", 1, True)[0], None), o.device
     about = {"net": o.net, "device": device}
-    have = [json.loads(line) for line in o.out.read_text().splitlines()] if o.out.exists() else []
+    have = lines_of(o.out)
     find(o, latency, about, have)
     every = [line for line in have if (about | {"of": o.count}).items() <= line.items() and "ms" in line]
     mine = [line for line in every if "again" not in line]

@@ -9,12 +9,12 @@ DATA has train/ and test/, a folder a class. The head is learned first; a line a
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from json_lines import append
 
 from mbv3.data import load_class_folder, split
 from mbv3.events import result
@@ -72,9 +72,7 @@ def main() -> None:
                 line = {**about, "share": share, "worth": worth, "madds_share": round(madds([cut])[0] / limit, 4),
                         "uncut": round(judge.score(spec, state).score, 2), "before": round(before.score, 2),
                         "top1": round(found.score, 2), "loss": round(float(found.loss.mean()), 4)}  # fmt: skip
-                with o.out.open("a") as f:
-                    f.write(json.dumps(line) + "\n")
-                print(json.dumps(line), flush=True)
+                append(o.out, line)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ import base64
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,6 +42,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from bench_finetune import device_name, part
+from json_lines import append, lines_of, short_commit
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -414,10 +414,6 @@ def measure(o: argparse.Namespace) -> None:
 # ---- lines and tables ----------------------------------------------------------------------------------------------
 
 
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
-
-
 def answered(line: Mapping[str, Any]) -> NDArray[np.bool_]:
     bits = np.unpackbits(np.frombuffer(base64.b64decode(line["right"]), np.uint8))
     return bits[: line["test_images"]].astype(bool)
@@ -486,10 +482,9 @@ def each(o: argparse.Namespace, function: Callable[..., T], work: Sequence[tuple
 
 
 def keep(o: argparse.Namespace, rows: Iterable[Mapping[str, Any]]) -> None:
-    with o.out.open("a", encoding="utf-8") as f:
-        for row in rows:
-            f.write(json.dumps(row) + "\n")
-            print({k: row.get(k) for k in SHOWN}, flush=True)
+    for row in rows:
+        append(o.out, row, quiet=True)
+        print({k: row.get(k) for k in SHOWN}, flush=True)
 
 
 def main() -> None:
@@ -527,8 +522,7 @@ def main() -> None:
         measure(o)
         return
     os.environ.setdefault("OMP_NUM_THREADS", str(o.threads))
-    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    o.commit = o.commit or asked.stdout.strip()
+    o.commit = o.commit or short_commit()
     whole = part(Path(o.data) / "train", o.px, False, o.per_class)  # decoded once, before many ask for it
     part(Path(o.data) / "test", o.px, False, 0, whole.classes)
     rest, _ = split_labels(whole.labels, len(whole.classes), 0.1, 5000, 0)

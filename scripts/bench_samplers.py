@@ -26,7 +26,6 @@ import json
 import math
 import platform
 import statistics
-import subprocess
 import time
 import warnings
 from collections.abc import Callable, Collection, Generator, Iterator
@@ -36,6 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from json_lines import short_commit
 from numpy.typing import NDArray
 
 from mbv3.accuracy import imagenet_space
@@ -335,7 +335,7 @@ def macro(
                     {"evaluations": at[0], "trials": at[1], "repeated": run.repeated, "beyond": run.beyond,
                      "cpu_s": round(time.process_time() - began, 2)}
                 )  # fmt: skip
-                cell["commit"] = _commit()
+                cell["commit"] = short_commit()
                 save(kept)
             # a run that did not get there counts as the cap
             cell["median"] = statistics.median(r["evaluations"] or cell["cap"] for r in cell["runs"])
@@ -382,7 +382,7 @@ def space(kept: dict[str, Any], seeds: int, late: Callable[[], bool], only: Coll
                     {"best": run.best[-1] if run.best else None, "evaluations": len(run.best), "repeated": run.repeated,
                      "beyond": run.beyond, "cpu_s": round(time.process_time() - began, 1)}
                 )  # fmt: skip
-                cell["commit"] = _commit()
+                cell["commit"] = short_commit()
                 save(kept)
             # a sampler may pass the best that was known before it: regret is to the best of all
             every = [c for c in cells.values() if isinstance(c, dict) and c["runs"]]
@@ -435,11 +435,6 @@ def speed(kept: dict[str, Any]) -> None:
     save(kept)
 
 
-def _commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip()
-
-
 def _can_import(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
@@ -449,7 +444,7 @@ def save(kept: dict[str, Any]) -> None:
     kept |= {
         "command": "python scripts/bench_samplers.py --data DIR", "profile": PROFILE, "space of targets": SPACE,
         "python": platform.python_version(), "machine": platform.machine(), "threads": 1,
-        "commit": _commit(),
+        "commit": short_commit(),
         "absent": sorted({pkg for name, (pkg, *_) in PEERS.items() if name not in ran and not _can_import(pkg)}),
     }  # fmt: skip
     FILE.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")

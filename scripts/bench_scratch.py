@@ -23,6 +23,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from json_lines import append, short_commit
+
 from mbv3.data import ImageSet, class_parts, peek_class_folder
 from mbv3.events import result
 from mbv3.nn import build
@@ -125,7 +127,7 @@ def main() -> None:
     p.add_argument("--keep", type=Path, help="folder of the two runs; by default they are removed")
     p.add_argument("--out", type=Path, default=ROOT / "results" / "scratch.jsonl")
     o = p.parse_args()
-    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    commit = short_commit()
     with tempfile.TemporaryDirectory() as scratch:
         work = o.keep or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
@@ -137,7 +139,7 @@ def main() -> None:
         row: dict[str, Any] = {
             "data": o.name or o.data.name, "per_class": o.per_class, "device": o.device, "target_ms": o.target_ms,
             "minutes": o.minutes, "seed": o.seed, "threads": os.environ.get("OMP_NUM_THREADS"),
-            "commit": asked.stdout.strip(), "search_s": searched.s, "search_cpu_s": searched.cpu_s,
+            "commit": commit, "search_s": searched.s, "search_cpu_s": searched.cpu_s,
             "ms": r.predicted_ms,
             "top1": r.accuracy.value, "error": round(r.accuracy.error, 3), "delivered": r.scale.why if r.scale else "",
             "params": r.params, "stages": dict(r.stages), "plan": dict(r.plan),
@@ -147,8 +149,7 @@ def main() -> None:
         row |= by_hand(o, data, searched, work)
     row["above"] = round(row["top1"] - row["by_hand_top1"], 3)
     row["above_error"] = round(math.hypot(row["error"], row["by_hand_error"]), 3)
-    with o.out.open("a", encoding="utf-8") as f:
-        f.write(json.dumps(row) + "\n")
+    append(o.out, row, quiet=True)
     print(json.dumps({k: v for k, v in row.items() if k not in ("plan", "stages")}, indent=1))
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import math
 import os
 import subprocess
@@ -23,6 +22,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from json_lines import append, lines_of, short_commit
 
 from mbv3.events import result
 from mbv3.latency import open_runtime
@@ -107,7 +108,7 @@ def by_hand(o: argparse.Namespace, run: Path, seed: int) -> dict[str, Any]:
 
 def cell(o: argparse.Namespace, seed: int) -> dict[str, Any]:
     """A search and a training by hand."""
-    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    commit = short_commit()
     run = searched(o, seed)
     r = load_as(run, SearchRecord)
     assert r.accuracy is not None and r.accuracy.value is not None
@@ -116,7 +117,7 @@ def cell(o: argparse.Namespace, seed: int) -> dict[str, Any]:
         "px": r.scale and r.scale.resolution, "delivered": r.scale and r.scale.why, "params": r.params,
         "comparison": [[c.name, c.ms, c.steps, c.top1, c.sigma, c.n] for c in r.comparison],
         "notes": list(r.notes), "stages": dict(r.stages), "threads": os.environ.get("OMP_NUM_THREADS"),
-        "cpu": open_runtime("onnxruntime", 1).fingerprint.cpu, "commit": asked.stdout.strip(),
+        "cpu": open_runtime("onnxruntime", 1).fingerprint.cpu, "commit": commit,
     } | by_hand(o, run, seed)  # fmt: skip
     return {**row, "above": round(r.accuracy.value - row["by_hand"], 3)}
 
@@ -136,7 +137,7 @@ def main() -> None:
     p.add_argument("--out", type=Path, default=ROOT / "results" / "search-tasks.jsonl")
     o = p.parse_args()
     o.work.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line) for line in o.out.read_text("utf-8").splitlines()] if o.out.exists() else []
+    done = lines_of(o.out)
     for seed in o.seeds:
         key = {
             "task": o.task, "data": o.data.name, "device": o.device, "target_ms": o.target_ms, "epochs": o.epochs,
@@ -144,8 +145,7 @@ def main() -> None:
         }  # fmt: skip
         if not any(all(row[k] == key[k] for k in SAME) for row in done):
             row = {**key, **cell(o, seed)}
-            with o.out.open("a", encoding="utf-8") as f:
-                f.write(json.dumps(row) + "\n")
+            append(o.out, row, quiet=True)
             done.append(row)
     same = [row for row in done if row["task"] == o.task and row["data"] == o.data.name]
     for row in same:

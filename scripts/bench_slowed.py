@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from json_lines import short_commit
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = ("mobilenet_v3_large", "mobilenet_v3_small", "mobilenet_v2", "mnasnet_b1", "mobilenet_v3_large@0.75")
@@ -130,11 +131,6 @@ def compared(before: Path, name: str, pairs: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def head(root: Path) -> str:
-    said = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True)
-    return said.stdout.strip()
-
-
 def main() -> None:
     if sys.argv[1:2] == ["--worker"]:
         worker(Path(sys.argv[3]), sys.argv[2])
@@ -154,7 +150,7 @@ def main() -> None:
         import torch
 
         about = {"command": f"python scripts/bench_slowed.py ../before --pairs {args.pairs}",
-                 "before": head(args.before), "commit": head(ROOT), "torch": torch.__version__,
+                 "before": short_commit(args.before), "commit": short_commit(), "torch": torch.__version__,
                  "onnxruntime": onnxruntime.__version__, "cpu": platform.processor() or platform.machine(),
                  "seed": 0, "rows": rows}  # fmt: skip
         args.out.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

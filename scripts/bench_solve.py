@@ -16,7 +16,6 @@ import argparse
 import json
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from json_lines import short_commit
 
 from mbv3.events import result
 from mbv3.search import Limit
@@ -50,7 +50,7 @@ def main() -> None:
     table, _ = read_table(args.device, "onnxruntime", 1, True)
     judge, cost = imagenet_judge(space), space_latency(space, Latency(table))
     least, most = cost.range_ms()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    commit = short_commit()
     began, rows, longest = time.monotonic(), [], 0.0
     for target in args.targets or [float(f"{least * (most / least) ** share:.3g}") for share in SHARES]:
         start = time.monotonic()
@@ -82,7 +82,7 @@ def main() -> None:
         )  # fmt: skip
         longest = max(longest, time.monotonic() - start)
         print(json.dumps(rows[-1]), flush=True)
-        _keep(args, table.about or {}, commit.stdout.strip(), rows)
+        _keep(args, table.about or {}, commit, rows)
     print(json.dumps(_summary(rows), indent=1))
 
 

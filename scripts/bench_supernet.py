@@ -37,7 +37,6 @@ import csv
 import json
 import platform
 import re
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -46,6 +45,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from json_lines import append, short_commit
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, norm
 from torch import Tensor
@@ -290,9 +290,7 @@ class Run:
         self.write(line)
 
     def write(self, line: dict[str, Any]) -> None:
-        with self.o.out.open("a", encoding="utf-8") as f:
-            f.write(json.dumps(line) + "\n")
-        print(json.dumps(line), flush=True)
+        append(self.o.out, line)
 
     def _taus(self, norms: Norms, part: int) -> dict[str, Any]:
         """Tau by all networks on all images, or by a third of the networks on a quarter of the images."""
@@ -485,10 +483,9 @@ def told(accuracies: list[float]) -> dict[str, float]:
 
 def device_of(device: str) -> dict[str, Any]:
     """Where and from what a line is."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     name = torch.cuda.get_device_name() if device != "cpu" else f"{cpu[1] if cpu else platform.machine()}, one thread"
-    return {"device": name, "threads": torch.get_num_threads(), "commit": commit.stdout.strip()}
+    return {"device": name, "threads": torch.get_num_threads(), "commit": short_commit()}
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ import argparse
 import json
 import platform
 import resource
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from json_lines import short_commit
 from PIL import Image
 
 from mbv3.data import ImageSet, normalise, store_pixels
@@ -32,7 +32,6 @@ from mbv3.nn import build
 from mbv3.spec import load_spec
 from mbv3.training import Epoch, fit, recipe_for
 
-ROOT = Path(__file__).resolve().parents[1]
 TURN = {32: 12, 224: 2}  # steps of a turn
 BATCH = {32: 128, 224: 64}
 
@@ -138,9 +137,8 @@ def main() -> None:
     args = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = [bench(side, args.minutes, Path(folder)) for side in (32, 224)]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     result = {
-        "command": "python scripts/bench_training.py", "commit": commit.stdout.strip(), "torch": torch.__version__,
+        "command": "python scripts/bench_training.py", "commit": short_commit(), "torch": torch.__version__,
         "cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), "rows": rows,
     }  # fmt: skip
     for row in rows:

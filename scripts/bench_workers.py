@@ -39,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 import optuna
+from json_lines import short_commit
 from optuna.trial import TrialState
 from own_postgres import postgres
 
@@ -306,7 +307,7 @@ def main() -> None:
     if args.work:
         return work(json.loads(args.work))
     kept: dict[str, Any] = json.loads(args.out.read_text("utf-8")) if args.out.exists() else {}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    commit = short_commit()
     kept |= {"device": device(), "python": platform.python_version(), "optuna": optuna.__version__}
     kept.setdefault("rate", {})
     kept.setdefault("kills", [])
@@ -318,13 +319,13 @@ def main() -> None:
     if "rate" in args.parts:
         for name, how in RATES.items():
             if name not in kept["rate"]:
-                kept["rate"][name] = {**rate(*how), "commit": commit.strip()}
+                kept["rate"][name] = {**rate(*how), "commit": commit}
                 print(name, kept["rate"][name], flush=True)
                 keep()
     if "kills" in args.parts:
         for seed, sampler in itertools.product(range(args.seeds), KILLED):
             if not any(k["sampler"] == sampler and k["seed"] == seed for k in kept["kills"]):
-                kept["kills"].append({**killed(sampler, seed), "commit": commit.strip()})
+                kept["kills"].append({**killed(sampler, seed), "commit": commit})
                 print(kept["kills"][-1], flush=True)
                 keep()
     print(json.dumps(kept.get("summary", {}), indent=1))

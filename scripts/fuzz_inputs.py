@@ -22,7 +22,6 @@ import resource
 import select
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -40,13 +39,13 @@ from fuzz.mutate import bent, structured
 from fuzz.planted import planted
 from fuzz.readers import Answer, at_once, read
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from json_lines import short_commit
 
 from mbv3.files import write_atomic
 from mbv3.latency import open_runtime
 
 __all__ = ["inputs", "judged"]
 
-ROOT = Path(__file__).resolve().parents[1]
 MOST_CPU_S, MOST_S, WAIT_S = 10.0, 60.0, 0.5
 MOST_BYTES = 8 << 30  # of a worker's memory: an input that asks for more fails in it, not in the machine
 DRAWN = 1 / 3  # of the inputs, by hypothesis
@@ -228,12 +227,12 @@ def main() -> None:
     args = p.parse_args()
     torch.set_num_threads(1)
     args.kept.mkdir(parents=True)
-    said = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    commit = short_commit()
     with tempfile.TemporaryDirectory() as cache:
         os.environ["MBV3_CACHE"] = cache
         found = fuzz(args.n, args.seed, args.kept)
     about = {"command": f"python scripts/fuzz_inputs.py KEPT --n {args.n} --seed {args.seed}", "seed": args.seed,
-             "commit": said.stdout.strip(), "cpu": open_runtime("onnxruntime", 1).fingerprint.cpu,
+             "commit": commit, "cpu": open_runtime("onnxruntime", 1).fingerprint.cpu,
              "python": platform.python_version(), "torch": torch.__version__, **found}  # fmt: skip
     print(json.dumps({k: v for k, v in about.items() if k not in ("by_kind", "failing")}))
     if args.out:

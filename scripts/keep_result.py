@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+
+from json_lines import short_commit
 
 from mbv3.latency import LatencyTable
 from mbv3.record import SearchRecord, as_json, load_as
@@ -27,11 +28,10 @@ def main() -> None:
     plan = {k: v for k, v in record.plan.items() if k != "rivals"}
     init = record.init and replace(record.init, file=Path(record.init.file).name)
     short = replace(record, command=FOLDERS.sub(r"\1", record.command), plan=plan, init=init)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     kept = {
         **{k: v for k, v in as_json(short).items() if k not in LEFT_OUT},
         "table_report": LatencyTable.load(run / "latency-table.csv").report,
-        "commit": sys.argv[3] if len(sys.argv) > 3 else commit.stdout.strip(),
+        "commit": sys.argv[3] if len(sys.argv) > 3 else short_commit(),
         "n": 1,
     }
     (ROOT / f"results/{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")

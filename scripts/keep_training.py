@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
+
+from json_lines import short_commit
 
 from mbv3.record import TrainRecord, as_json, load_as
 
@@ -30,8 +31,7 @@ def short(value: object) -> object:
 def main() -> None:
     run, name = Path(sys.argv[1]), sys.argv[2]
     record = load_as(run, TrainRecord)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    kept = {**as_json(record), "commit": sys.argv[3] if len(sys.argv) > 3 else commit.stdout.strip(), "runs": 1}
+    kept = {**as_json(record), "commit": sys.argv[3] if len(sys.argv) > 3 else short_commit(), "runs": 1}
     out = ROOT / "results"
     (out / f"{name}.json").write_text(json.dumps(short(kept), indent=1) + "\n", encoding="utf-8")
     log = (run / "log.txt").read_text("utf-8").splitlines()

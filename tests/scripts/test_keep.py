@@ -20,6 +20,7 @@ GOLDEN = HERE / "golden" / "run-0.1.0"
 
 def script(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module; it writes in `root`/results."""
+    monkeypatch.syspath_prepend(HERE.parent / "scripts")
     spec = importlib.util.spec_from_file_location(name, HERE.parent / "scripts" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
