@@ -137,7 +137,8 @@ class Network(nn.Module):
 
 def build(spec: ArchSpec, seed: int | None = None) -> Network:
     """The network of `spec`, initialised as torchvision does: Kaiming fan-out, classifier N(0, 0.01), detectors
-    N(0, 0.03).
+    N(0, 0.03). What gives a segmentation head's answers is N(0, 0.01) as mmsegmentation's: its inputs may be the
+    backbone's own, of any size.
 
     `seed` makes the initial weights a function of it; None uses torch's global generator.
     """
@@ -157,6 +158,11 @@ def build(spec: ArchSpec, seed: int | None = None) -> Network:
                 nn.init.normal_(m.weight, 0, 0.01)
                 if m.bias is not None:
                     nn.init.zeros_(m.bias)
+        if not isinstance(spec.head, SSDLite):
+            for head in (h for h in (net.head, net.aux) if isinstance(h, HeadNet)):
+                for op in head.layer.ops:
+                    if op.kind == "conv" and op.bn is None and op.cout == spec.head.classes:
+                        nn.init.normal_(cast(nn.Conv2d, head.module(op.name)).weight, 0, 0.01)
     return net
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from mbv3.spec import (
     ArchSpec,
     DeepLabV3,
     count,
+    head_names,
     load_spec,
     network_names,
     reference_names,
@@ -210,6 +212,23 @@ def test_training_reaches_every_parameter_and_any_size_works(name: str) -> None:
     assert isinstance(out, Tensor) and out.shape == (2, 3, 72, 88)
     (out.square().sum() + (0 if aux is None else aux.square().sum())).backward()
     assert all(p.grad is not None for p in net.parameters())
+
+
+@pytest.mark.parametrize("name", sorted(n for n in head_names() if n != "classify" and not n.startswith("ssdlite")))
+def test_a_new_head_has_no_opinion_yet(name: str) -> None:
+    """However large what the backbone hands on is; a trained network's bottlenecks are."""
+    spec = with_head(replace(load_spec("mobilenet_v3_small"), resolution=(64, 96)), name, 11)
+    net = build(spec, seed=0).train()
+    with torch.no_grad():
+        for m in net.rows.modules():
+            if isinstance(m, torch.nn.BatchNorm2d):
+                m.weight.fill_(10.0)
+        scores = [maps for maps in net.with_aux(torch.cat([image(64, 96)] * 2)) if maps is not None]
+    for maps in scores:
+        assert isinstance(maps, Tensor)
+        truth = torch.randint(11, (2, 64, 96), generator=torch.Generator().manual_seed(2))
+        maps = F.interpolate(maps, (64, 96))
+        assert abs(float(F.cross_entropy(maps, truth)) / math.log(11) - 1) < 0.3
 
 
 def test_the_auxiliary_head_is_absent_from_the_result() -> None:
