@@ -19,8 +19,8 @@ __all__ = ["TrainOptions"]
 OPTIMIZERS = ("sgd", "adamw", "rmsprop")
 PRECISIONS = ("auto", "fp32", "bf16")
 # options that replace a value of the recipe
-CHANGES = ("epochs", "batch", "lr", "optimizer", "weight_decay", "label_smoothing", "augment", "ema", "distill",
-           "temperature")  # fmt: skip
+CHANGES = ("epochs", "batch", "lr", "optimizer", "weight_decay", "label_smoothing", "dice", "augment", "ema",
+           "distill", "temperature")  # fmt: skip
 
 
 def _recipes() -> Iterable[str]:
@@ -59,6 +59,8 @@ class TrainOptions:
                                    metavar="|".join(OPTIMIZERS))  # fmt: skip
     weight_decay: float | None = option(None, "weight decay", metavar="W", low=0, high=10)
     label_smoothing: float | None = option(None, "label smoothing", metavar="S", low=0, high=0.999)
+    dice: float | None = option(None, "weight of the Dice loss beside the cross-entropy of masks", metavar="W", low=0,
+                                high=100)  # fmt: skip
     augment: str | None = option(None, "random changes of training images (docs/train.md)", metavar="NAME",
                                  choices=_augments)  # fmt: skip
     ema: float | None = option(None, "decay of the averaged weights; 0 for no average", metavar="D", low=0,

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -309,7 +309,8 @@ def _refuse_another(run: RunDir[TrainRecord], o: TrainOptions, data: TaskData, r
     run.record = replace(then, data_sha256=data.sha256, teacher_sha256=sha, args=o.as_dict())
     if not (run.path / CHECKPOINT).exists() or not then.recipe:
         return
-    pairs = [(name, then.recipe.get(name), value) for name, value in json_ready(asdict(recipe)).items()]
+    usual = {f.name: f.default for f in fields(Fit)}  # of what a recipe did not have then
+    pairs = [(name, then.recipe.get(name, usual[name]), value) for name, value in json_ready(asdict(recipe)).items()]
     pairs.append(("processes", then.processes, processes()[1]))
     apart = [f"{name} {before}, now {now}" for name, before, now in pairs if before != now]
     if apart:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -45,6 +46,7 @@ class _Classify(Task):
     finetune = "finetune"
     augments = ("none", "shift", "inception", "inception+trivial", "inception-mild", "inception-mild+trivial")
     takes_hub = True
+    refuses = MappingProxyType({"dice": "is for --task segment"})
 
     def owns(self, head: Head) -> bool:
         return isinstance(head, Classify)

@@ -39,6 +39,7 @@ class _Detect(Task):
          "unstride": "is for classifiers; a detector's maps have strides 16 and 32",
          "output_stride": "is for --task segment; a detector's maps have strides 16 and 32",
          "label_smoothing": "cannot be used: SSD's loss has none",
+         "dice": "is for --task segment",
          "dropout": "cannot be used: a detector has none",
          "teacher": "is for --task classify and segment"}
     )  # fmt: skip

@@ -19,7 +19,7 @@ from mbv3.spec import ArchSpec, Dense, Head, SSDLite, head_names, with_head, wit
 from mbv3.tasks.draws import apart, spread, tenth_out, unjudged
 from mbv3.tasks.pixels import fingerprint, stored, typical_shape
 from mbv3.tasks.task import Peek, Source, Task, TaskData, Work
-from mbv3.training import Batches, Metric, SegmentMetric, classify_objective, segment_answers
+from mbv3.training import Batches, Metric, SegmentMetric, segment_answers, segment_objective
 
 __all__ = ["TASK"]
 
@@ -47,7 +47,7 @@ class _Segment(Task):
 
     def work(self, head: Head) -> Work:
         return Work(
-            task=self.name, outputs=head.classes, main_metric="miou", metric=self.metric, objective=classify_objective,
+            task=self.name, outputs=head.classes, main_metric="miou", metric=self.metric, objective=segment_objective,
             answers=segment_answers,
         )  # fmt: skip
 

@@ -25,7 +25,7 @@ from mbv3.training.recipes import (
     why_recipe,
 )
 from mbv3.training.score import ClassifyMetric, Score, evaluate, measure, recalibrate
-from mbv3.training.segment import SegmentMetric, segment_answers
+from mbv3.training.segment import SegmentMetric, segment_answers, segment_objective
 from mbv3.training.task import Batches, ImageData, Metric, Objective, WithAux, and_aux, classify_objective, distilled
 
 __all__ = [
@@ -74,6 +74,7 @@ __all__ = [
     "save_checkpoint",
     "save_weights",
     "segment_answers",
+    "segment_objective",
     "together",
     "usual_epochs",
     "weights_bytes",

@@ -49,6 +49,7 @@ class Recipe:
     weight_decay: float = 5e-5
     decay_all: bool = False  # also norms and biases
     label_smoothing: float = 0.1
+    dice: float = 0.0  # weight of the Dice loss beside the cross-entropy, for masks
     clip: float = 5.0  # gradient norm
     augment: Augment = "shift"
     erase: float = 0.0  # share of images with a random rectangle erased (Zhong 2017, arXiv:1708.04896)
@@ -123,9 +124,11 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             augment="scale",
         ),
         "small-segment": Recipe(
-            source="mmsegmentation's losses and augmentation with AdamW: a few hundred images from scratch",
+            source="mmsegmentation's augmentation with AdamW and the Dice loss beside the cross-entropy: a few hundred "
+                   "images",
+            # the Dice loss brings 5.2 points mean IoU on CamVid's validation images: results/dense.jsonl
             epochs=150, batch=8, optimizer="adamw", lr=2e-3, lr_batch=8, schedule="poly", power=0.9, warmup=0.03,
-            weight_decay=0.02, label_smoothing=0.0, augment="scale", ema=0.999, recalibrate=16,
+            weight_decay=0.02, label_smoothing=0.0, dice=1.0, augment="scale", ema=0.999, recalibrate=16,
         ),
         "small-detect": Recipe(
             source="SSD's losses and augmentation (Liu 2016, arXiv:1512.02325) with AdamW: a few hundred images",

@@ -12,8 +12,35 @@ from torch.nn import functional
 
 from mbv3.data import IGNORED, MaskSet
 from mbv3.training.answers import ResampledAnswers, outputs
+from mbv3.training.recipes import Fit
+from mbv3.training.task import Objective, classify_objective
 
-__all__ = ["SegmentMetric", "segment_answers"]
+__all__ = ["SegmentMetric", "segment_answers", "segment_objective"]
+
+
+def segment_objective(recipe: Fit) -> Objective:
+    """Cross-entropy, which counts pixels, and by the recipe's weight the Dice loss, which counts classes as the mean
+    IoU does."""
+    plain = classify_objective(recipe)
+    if not recipe.dice:
+        return plain
+
+    def loss(out: Tensor, target: Tensor, x: Tensor) -> Tensor:
+        return plain(out, target, x) + recipe.dice * dice_loss(out, target)
+
+    return loss
+
+
+def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """One less the mean Dice coefficient of the classes that occur in the batch, of probabilities instead of answers
+    (Milletari 2016, arXiv:1606.04797). Logits (B, classes, H, W), truth (B, H, W) where 255 counts for nothing."""
+    each = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
+    is_it = truth[:, None] == each
+    said = logits.float().softmax(1) * (truth != IGNORED)[:, None]
+    pixels, both = is_it.sum((0, 2, 3)), (said * is_it).sum((0, 2, 3))
+    apart = 1 - 2 * both / (said.sum((0, 2, 3)) + pixels + 1)
+    occurs = pixels > 0
+    return (apart * occurs).sum() / occurs.sum().clamp(min=1)
 
 
 def _at_own(logits: Tensor, truth: NDArray[np.int64]) -> Tensor:

@@ -21,6 +21,7 @@ from mbv3.training import (
     learning_rate,
     make_optimizer,
     recipe_for,
+    segment_objective,
     usual_epochs,
 )
 from mbv3.training.optimizer import Average
@@ -178,3 +179,23 @@ def test_pixels_of_no_class_count_for_nothing() -> None:
     half[0] = 255
     torch.testing.assert_close(loss(out, half, out), loss(out[1:], target[1:], out))
     assert float(loss(out, torch.full_like(target, 255), out)) == 0.0
+
+
+def test_the_dice_loss_counts_classes_whatever_their_size() -> None:
+    bare, with_dice = (segment_objective(Fit(steps=1, size=(1, 1), label_smoothing=0.0, dice=w)) for w in (0.0, 2.0))
+    truth = torch.zeros(2, 40, 50, dtype=torch.int64)
+    truth[0, :5, :10], truth[1, 30:] = 1, 255  # class 1 has 50 of 3,500 pixels, class 2 none
+
+    def dice(out: torch.Tensor) -> float:
+        return float(with_dice(out, truth, out) - bare(out, truth, out)) / 2
+
+    right = 50.0 * nn.functional.one_hot(truth.where(truth != 255, 2), 3).permute(0, 3, 1, 2)
+    blind = torch.zeros_like(right)
+    blind[:, 0] = 50.0  # class 0 everywhere
+    assert dice(right) == pytest.approx(1 - (6900 / 6901 + 100 / 101) / 2, abs=1e-5)  # a pixel more below
+    assert dice(blind) == pytest.approx(1 - 6900 / 6951 / 2, abs=1e-5)
+    none = torch.full_like(truth, 255)
+    assert float(with_dice(right, none, right)) == 0.0
+    out = torch.randn(2, 3, 40, 50, requires_grad=True)
+    with_dice(out, none, out).backward()
+    assert out.grad is not None and not out.grad.any()
