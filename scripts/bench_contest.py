@@ -49,12 +49,13 @@ def main() -> None:
     p.add_argument("--data", required=True, type=Path)
     p.add_argument("--name", default="cifar10", help="of the data in the lines")
     p.add_argument("--minutes", type=float, default=3.0)
+    p.add_argument("--only", nargs="+", help="names of networks, as in RUN/candidates.csv")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, default=ROOT / "results" / "supernet-contest.jsonl")
     o = p.parse_args()
     r = load_as(o.run, SearchRecord)
     kept: Any = r.plan["contenders"]
-    contest = [(name, parse_spec(text, name), ms) for name, _, text, ms, _ in kept]
+    contest = [(name, parse_spec(text, name), ms) for name, _, text, ms, _ in kept if not o.only or name in o.only]
     rounds = o.run / "candidates.csv"
     rows = list(csv.DictReader(rounds.open(encoding="utf-8", newline=""))) if rounds.exists() else []
     drawn: Any = r.args.get("seed") or 0

@@ -1,6 +1,6 @@
 """What fine-tuning under a head brings by which recipe: one line of JSON a training.
 
-python scripts/bench_dense.py --task segment --data DIR --init FILE --px 180x240 --epochs 15 [--only default 'norms held']
+python scripts/bench_dense.py --task segment --data DIR --init FILE --px 180x240 [--only default 'norms held']
 
 DIR is a data set of `mbv3 train --task segment` or detect with a validation and a test part; FILE has weights of
 MobileNetV3-Small. Every setting learns the same epochs; settings are compared by the validation images, and the test
