@@ -29,5 +29,5 @@ def append(path: Path, *lines: Mapping[str, Any], quiet: bool = False) -> None:
     texts = [json.dumps(line) for line in lines]
     with path.open("a", encoding="utf-8") as f:
         f.writelines(text + "\n" for text in texts)
-    if not quiet:
+    if texts and not quiet:
         print(*texts, sep="\n", flush=True)

@@ -11,6 +11,7 @@ from torch.nn import functional
 from mbv3.nn.heads import HeadNet, Maps
 from mbv3.nn.ops import ACTS, OpsNet, run_op
 from mbv3.spec import (
+    ANSWERS,
     MEAN,
     STD,
     ArchSpec,
@@ -138,7 +139,7 @@ class Network(nn.Module):
 def build(spec: ArchSpec, seed: int | None = None) -> Network:
     """The network of `spec`, initialised as torchvision does: Kaiming fan-out, classifier N(0, 0.01), detectors
     N(0, 0.03). What gives a segmentation head's answers is N(0, 0.01) as mmsegmentation's: its inputs may be the
-    backbone's own, of any size.
+    backbone's own, however large.
 
     `seed` makes the initial weights a function of it; None uses torch's global generator.
     """
@@ -161,7 +162,7 @@ def build(spec: ArchSpec, seed: int | None = None) -> Network:
         if not isinstance(spec.head, SSDLite):
             for head in (h for h in (net.head, net.aux) if isinstance(h, HeadNet)):
                 for op in head.layer.ops:
-                    if op.kind == "conv" and op.bn is None and op.cout == spec.head.classes:
+                    if op.name.removeprefix(head.prefix) in ANSWERS:
                         nn.init.normal_(cast(nn.Conv2d, head.module(op.name)).weight, 0, 0.01)
     return net
 

@@ -109,6 +109,8 @@ class TrainOptions:
         if self.lr is None and self.optimizer not in (None, own.optimizer):
             raise BadInput(f"--optimizer: the learning rate of recipe {self.recipe_name} is for {own.optimizer}; give "
                            f"--lr with another (got {self.optimizer})")  # fmt: skip
+        if own.dice and "dice" in task.refuses:
+            raise BadInput(f"--recipe {self.recipe_name}: its Dice loss is for --task segment (got --task {self.task})")
         if self.augment_name not in task.augments:
             where = "" if self.augment else f", from recipe {self.recipe_name}, which is for another task"
             raise BadInput(

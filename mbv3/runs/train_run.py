@@ -33,6 +33,7 @@ from mbv3.tasks import PREFIX, TASKS, Source, TaskData, class_folders, shaped, t
 from mbv3.training import (
     Diverged,
     Fit,
+    Recipe,
     adopt,
     load_checkpoint,
     processes,
@@ -204,6 +205,7 @@ def _stages(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> Genera
         o.recipe_name, len(data.train), spec.resolution, processes=world, seed=o.seed,
         precision=_precision(o), **o.changes(),
     )  # fmt: skip
+    recipe = _as_begun(run, recipe)
     _refuse_another(run, o, data, recipe)
     teacher = _teacher(o, spec, data.outputs)[0] if o.teacher is not None else None
     _describe(run, o, spec, data, recipe)
@@ -294,6 +296,13 @@ def _images(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> Genera
     return data
 
 
+def _as_begun(run: RunDir[TrainRecord], recipe: Fit) -> Fit:
+    """`recipe` without what recipes did not have yet when the run began, so that it goes on as it was begun."""
+    then = run.record.recipe if (run.path / CHECKPOINT).exists() else None
+    new = {f.name: f.default for f in fields(Recipe) if then and f.name not in then}
+    return replace(recipe, **new)  # type: ignore[arg-type]
+
+
 def _refuse_another(run: RunDir[TrainRecord], o: TrainOptions, data: TaskData, recipe: Fit) -> None:
     """Raises: BadInput: the run began with other images, another teacher, recipe or number of processes: its steps
     would not go on."""
@@ -309,8 +318,8 @@ def _refuse_another(run: RunDir[TrainRecord], o: TrainOptions, data: TaskData, r
     run.record = replace(then, data_sha256=data.sha256, teacher_sha256=sha, args=o.as_dict())
     if not (run.path / CHECKPOINT).exists() or not then.recipe:
         return
-    usual = {f.name: f.default for f in fields(Fit)}  # of what a recipe did not have then
-    pairs = [(name, then.recipe.get(name, usual[name]), value) for name, value in json_ready(asdict(recipe)).items()]
+    now = json_ready(asdict(recipe))
+    pairs = [(name, before, now.get(name)) for name, before in then.recipe.items()]
     pairs.append(("processes", then.processes, processes()[1]))
     apart = [f"{name} {before}, now {now}" for name, before, now in pairs if before != now]
     if apart:

@@ -42,7 +42,7 @@ class Database(RDBStorage):
         """As Optuna's; connections are closed, not left to the driver, by one that fails too."""
         try:
             super().__init__(url, engine_kwargs)
-        except Exception:
+        except BaseException:
             if engine := getattr(self, "engine", None):
                 engine.dispose()
             raise

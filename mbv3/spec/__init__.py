@@ -26,6 +26,7 @@ from mbv3.spec.cuts import (
     smallest,
 )
 from mbv3.spec.document import Reader, parse_yaml, read_text
+from mbv3.spec.head_ops import ANSWERS
 from mbv3.spec.heads import (
     FCN,
     LRASPP,
@@ -57,6 +58,7 @@ from mbv3.spec.yamlio import dump_spec, parse_spec, read_spec
 from mbv3.spec.yamlio import resolution as read_resolution
 
 __all__ = [
+    "ANSWERS",
     "DILATIONS",
     "FCN",
     "GATES",

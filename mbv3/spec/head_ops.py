@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from mbv3.spec.heads import FCN, LRASPP, PSP, RASPP, DeepLabV3, DeepLabV3Plus, Dense, SSDLite
 from mbv3.spec.ops import Tensor, Walk
 
-__all__ = ["walk_head"]
+__all__ = ["ANSWERS", "walk_head"]
+
+ANSWERS = frozenset({"classifier", "high", "low"})  # convolutions of a segmentation head whose sum is its answer
 
 
 def walk_head(x: Walk, head: Dense, taps: Sequence[Tensor], image: Tensor | None) -> tuple[str, ...]:

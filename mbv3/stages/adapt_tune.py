@@ -17,7 +17,7 @@ from mbv3.nn import build, cut_state, input_moments, statistics
 from mbv3.spec import ArchSpec, Site, SSDLite
 from mbv3.stages.budget import Budget
 from mbv3.stages.images import Images, calibration_batches, photos_in, subset
-from mbv3.stages.judge import step_seconds
+from mbv3.stages.judge import step_seconds, task_fit
 from mbv3.stages.keep import Keep
 from mbv3.stages.learn import default_device
 from mbv3.tables import Latency, Whole
@@ -187,24 +187,19 @@ def train_start(
     net = build(spec, seed)
     if inherited is not None:
         adopt(net, dict(inherited), "weights")
-    batch = min(BATCH, len(images.train))
+    recipe = task_fit(images, seed) or Fit(
+        steps=1, size=images.size, batch=min(BATCH, len(images.train)), lr=5e-4 if inherited else 2e-3,
+        optimizer="adamw", weight_decay=0.02, seed=seed,
+    )  # fmt: skip
     steps = keep.value(
         "pretrain_steps",
         lambda: budget.amount(
             None if by_hand is None else 4 * max(by_hand, 5),
             UNTIMED_START,
-            lambda: max(20.0, budget.seconds("start") / step_seconds(spec, images, batch)),
+            lambda: max(20.0, budget.seconds("start") / step_seconds(spec, images, recipe)),
         ),
     )
-    recipe = Fit(
-        steps=steps,
-        size=images.size,
-        batch=batch,
-        lr=5e-4 if inherited else 2e-3,
-        optimizer="adamw",
-        weight_decay=0.02,
-        seed=seed,
-    )
+    recipe = replace(recipe, steps=steps)
     what = "the seed's inherited weights" if inherited else "the seed"
     yield StageStart(STAGE, f"training {what} on your images, {steps} steps")
     yield from fit(

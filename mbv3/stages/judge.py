@@ -44,6 +44,7 @@ __all__ = [
     "shared_scorer",
     "step_seconds",
     "supernet_judge",
+    "task_fit",
     "training_judge",
 ]
 
@@ -157,12 +158,11 @@ def imagenet_judge(space: SearchSpace, recipe: str = PAPER) -> ImagenetJudge:
     return ImagenetJudge(imagenet_space(space, recipe=recipe), note=note, recipe=recipe)
 
 
-def step_seconds(spec: ArchSpec, images: Images, batch: int) -> float:
-    """Seconds of one training step of a network on this machine."""
+def step_seconds(spec: ArchSpec, images: Images, recipe: Fit) -> float:
+    """Seconds of one training step of a network by `recipe` on this machine."""
     net = build(spec, 0)
-    recipe = Fit(steps=2, size=images.size, batch=batch)
     objective = images.work.objective(recipe)
-    for _ in fit(net, images.train, recipe, objective=objective):
+    for _ in fit(net, images.train, replace(recipe, steps=2), objective=objective):
         pass
     began, steps = time.monotonic(), 4
     for _ in fit(net, images.train, replace(recipe, steps=steps), objective=objective):
@@ -182,19 +182,18 @@ def training_judge(
 ) -> TrainingJudge:
     """A judge that trains each of `trials` candidates for `steps` steps, by default as many as the budget allows."""
     budget = budget or Budget(60.0)
-    recipe = _task_fit(images, seed) or Fit(steps=1, size=images.size, batch=CANDIDATE_BATCH, lr=0.05, seed=seed)
-    batch = recipe.batch
-    epoch = max(1, len(images.train) // batch)
+    recipe = task_fit(images, seed) or Fit(steps=1, size=images.size, batch=CANDIDATE_BATCH, lr=0.05, seed=seed)
+    epoch = max(1, len(images.train) // recipe.batch)
 
     def measured() -> float:
-        seconds = step_seconds(space.deployed(tuple(n // 2 for n in space.sizes)), images, batch)
+        seconds = step_seconds(space.deployed(tuple(n // 2 for n in space.sizes)), images, recipe)
         return float(np.clip(int(budget.seconds("candidates") / trials / seconds), 10, 5 * epoch))
 
     decided = (keep or Memory()).value("proxy_steps", lambda: budget.amount(steps, epoch, measured))
     return TrainingJudge(space, images, replace(recipe, steps=decided))
 
 
-def _task_fit(images: Images, seed: int) -> Fit | None:
+def task_fit(images: Images, seed: int) -> Fit | None:
     """How candidates and shared weights of a task with a head learn: by its own recipe, which knows what batches and
     rates its losses want. None: photos with a class each."""
     if images.work.task == "classify":
@@ -219,7 +218,7 @@ def supernet_judge(
     by default `shared_paths`, or under a head, whose batches are small, one that is drawn uniformly."""
     budget, keep = budget or Budget(60.0), keep or Memory()
     supernet = supernet_of(space, seed)
-    own = _task_fit(images, seed)
+    own = task_fit(images, seed)
     recipe = own or shared_fit(len(images.train), images.size, seed)
     taken = paths or (shared_paths(recipe.batch) if own is None else Paths())
     batch, objective = recipe.batch, images.work.objective(recipe)

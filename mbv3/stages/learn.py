@@ -171,11 +171,12 @@ def _described(spec: ArchSpec, data: TaskData, recipe: Fit, name: str, device: t
     )
     for caveat in task_of(spec).caveats(spec):
         yield Note(STAGE, caveat, warning=True)
-    average = f", weights averaged ({recipe.ema:g})" if recipe.ema else ""
+    more = f", Dice loss x {recipe.dice:g}" if recipe.dice else ""
+    more += f", weights averaged ({recipe.ema:g})" if recipe.ema else ""
     yield StageStart(
         STAGE,
         f"{f'recipe {name}: ' if name else ''}{recipe.optimizer}, {recipe.schedule}, lr {recipe.lr:.3g}, "
-        f"{recipe.batch} images x {processes()[1]} a step, {recipe.steps} steps ({recipe.epochs:g} epochs){average}; "
+        f"{recipe.batch} images x {processes()[1]} a step, {recipe.steps} steps ({recipe.epochs:g} epochs){more}; "
         f"{device}, {recipe.precision}",
     )
 

@@ -89,6 +89,10 @@ def test_options_that_cannot_be(tiny_spec: ArchSpec, classes: Path, tmp_path: Pa
         ({"task": "detect", "test": "x"}, r"--test is for class folders; .* \(got '.*/x'\)"),
         ({"batch": 2.5}, r"--batch must be a whole number from 2 to 1000000 \(got 2.5\)"),
         ({"dice": 1.0}, r"--dice is for --task segment \(got 1.0\)"),
+        (
+            {"recipe": "small-segment", "augment": "shift"},
+            r"--recipe small-segment: its Dice loss is for --task segment ",
+        ),
         ({"task": "detect", "dice": 1.0}, r"--dice is for --task segment \(got 1.0\)"),
         ({"task": "detect", "output_stride": 16}, r"--output-stride is for --task segment"),
         (

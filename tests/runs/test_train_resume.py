@@ -54,6 +54,25 @@ def file(tiny_spec: ArchSpec, tmp_path: Path) -> Path:
     return tmp_path / "tiny.yaml"
 
 
+def test_what_an_older_version_began_goes_on_by_its_recipe(masks: Path, file: Path, tmp_path: Path) -> None:
+    """A recipe that has no Dice loss yet is one without."""
+    options = (file, "--data", masks, "--task", "segment", "--output-stride", 8, "--epochs", 4, "--batch", 4)
+    whole = command(*options, "--dice", 0, "--out", tmp_path / "whole")
+    assert whole.returncode == 0 and "Dice" not in whole.stderr, whole.stderr
+    stopped = command(*options, "--dice", 0, "--out", tmp_path / "o", die=4, fate="SIGTERM")
+    assert stopped.returncode == 4, stopped.stderr
+    record = json.loads((tmp_path / "o/run.json").read_text())
+    assert record["recipe"].pop("dice") == 0.0 and record["args"].pop("dice") == 0.0
+    (tmp_path / "o/run.json").write_text(json.dumps(record))
+    done = command("--resume", tmp_path / "o")
+    assert done.returncode == 0, done.stderr
+    other = command(*options, "--out", tmp_path / "other")
+    assert other.returncode == 0 and "4 epochs), Dice loss x 1, weights averaged" in other.stderr, other.stderr
+    first, again, apart = (read_weights(tmp_path / name / "weights.safetensors") for name in ("whole", "o", "other"))
+    assert all(value.equal(again[name]) for name, value in first.items())
+    assert not all(value.equal(apart[name]) for name, value in first.items())
+
+
 def test_killed_and_resumed_gives_the_same_bytes(classes: Path, file: Path, tmp_path: Path) -> None:
     options = (file, "--data", classes, "--epochs", 4, "--batch", 8, "--dropout", 0.5)
     whole = command(*options, "--out", tmp_path / "whole", "--json")
@@ -155,9 +174,6 @@ def test_a_full_disk_keeps_the_previous_checkpoint(
         BadInput, match=r"it began with lr 0.5, now 0.0125; processes 2, now 1; resume it with the same"
     ):
         run(None, resume=tmp_path / "o")
-    record = json.loads(begun)
-    del record["recipe"]["dice"]  # of a version that had none
-    begun = json.dumps(record)
     (tmp_path / "o/run.json").write_text(begun)
     looked_at = next((classes / "test/red").iterdir())
     image = looked_at.read_bytes()

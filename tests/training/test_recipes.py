@@ -182,7 +182,8 @@ def test_pixels_of_no_class_count_for_nothing() -> None:
 
 
 def test_the_dice_loss_counts_classes_whatever_their_size() -> None:
-    bare, with_dice = (segment_objective(Fit(steps=1, size=(1, 1), label_smoothing=0.0, dice=w)) for w in (0.0, 2.0))
+    fit = Fit(steps=1, size=(1, 1), label_smoothing=0.1)
+    bare, with_dice = segment_objective(fit), segment_objective(replace(fit, dice=2.0))
     truth = torch.zeros(2, 40, 50, dtype=torch.int64)
     truth[0, :5, :10], truth[1, 30:] = 1, 255  # class 1 has 50 of 3,500 pixels, class 2 none
 
@@ -194,8 +195,15 @@ def test_the_dice_loss_counts_classes_whatever_their_size() -> None:
     blind[:, 0] = 50.0  # class 0 everywhere
     assert dice(right) == pytest.approx(1 - (6900 / 6901 + 100 / 101) / 2, abs=1e-5)  # a pixel more below
     assert dice(blind) == pytest.approx(1 - 6900 / 6951 / 2, abs=1e-5)
+    some = torch.randn(2, 3, 40, 50)
+    counts = (truth != 255)[:, None]
+    said, is_it = some.softmax(1) * counts, (truth[:, None] == torch.arange(3).view(1, 3, 1, 1)).float()
+    share = 2 * (said * is_it).sum((0, 2, 3)) / (said.sum((0, 2, 3)) + is_it.sum((0, 2, 3)) + 1)
+    assert dice(some) == pytest.approx(1 - float(share[:2].mean()), abs=1e-5)
+    half = some.to(torch.bfloat16)
+    torch.testing.assert_close(with_dice(half, truth, half), with_dice(half.float(), truth, half))
     none = torch.full_like(truth, 255)
     assert float(with_dice(right, none, right)) == 0.0
-    out = torch.randn(2, 3, 40, 50, requires_grad=True)
-    with_dice(out, none, out).backward()
-    assert out.grad is not None and not out.grad.any()
+    some.requires_grad_()
+    with_dice(some, none, some).backward()
+    assert some.grad is not None and not some.grad.any()
