@@ -82,6 +82,7 @@ class Halving:
         self.few = replace(self.images, held_out=subset(self.images.held_out, CHOSEN_ON))
         self.ledger = Ledger(self.keep, self.csv, self.images.work.main_metric)
         self.states: dict[str, Weights] = {}
+        self.given_s = self.budget.seconds(self.part) if self.budget.timed else 0.0  # to both rounds
         self.enough: float | None = None  # minutes of a whole run in which two networks could be compared
 
     def run(self, contenders: Sequence[Contender]) -> Generator[Event, None, list[list[Pair]]]:
@@ -128,7 +129,7 @@ class Halving:
         """How many times the steps of a first round of so many networks the delivered one learns, by the shares."""
         if self.steps is not None or not self.budget.timed:
             return FIRST
-        return self.budget.seconds("training") / self.budget.seconds(self.part) * trainings(networks)
+        return self.budget.seconds("training") / self.given_s * trainings(networks)
 
     def _first(self, contenders: Sequence[Contender]) -> dict[str, int]:
         """Steps of each network in the first round; none where they would be too few for each of two."""
@@ -157,11 +158,14 @@ class Halving:
                     self.enough = self.budget.minutes * least / given / self.stretch
                     return ()
                 given, networks = least, 2
+                self.given_s = given
             share = _share(given, scored[:networks])
             pairs = list(zip(contenders[:networks], each[:networks], strict=True))
             return tuple((c.name, max(least_steps, round(share / s))) for c, s in pairs)
 
-        return {name: int(steps) for name, steps in self.keep.value(f"{self.part}_steps", decide)}
+        steps = {name: int(n) for name, n in self.keep.value(f"{self.part}_steps", decide)}
+        self.given_s = self.keep.value(f"{self.part}_seconds", lambda: self.given_s)
+        return steps
 
     def answer_seconds(self, spec: ArchSpec) -> float:
         """Seconds in which `spec` answers an image and is scored on it, on this machine."""

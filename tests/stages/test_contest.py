@@ -373,6 +373,10 @@ def test_too_short_a_time_delivers_what_needs_no_proof(
     two = result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(1.05 * enough)))
     assert [n for n, _ in seen][:4] == ["small-1", "found-1", "small-2", "found-2"] and "too short" not in two.doubt
     assert seen[0][1] == seen[1][1] == LEAST // 2  # the rounds are stretched
+    halving = Halving(images, "c.csv", Budget(1.05 * enough), "contenders", None, 0, Memory(), "candidates", 2.5)
+    by_shares = halving.horizon(2)
+    result(halving.run(five(tiny_spec)))
+    assert by_shares / 2.5 <= halving.horizon(2) < by_shares / 1.5  # what is delivered learns fewer times their steps
     seen.clear()
     result(contest(lambda: five(tiny_spec), images, bright(30, 2), budget=Budget(0.55)))
     assert [n for n, _ in seen] == [
