@@ -49,6 +49,7 @@ def main() -> None:
     p.add_argument("--data", required=True, type=Path)
     p.add_argument("--name", default="cifar10", help="of the data in the lines")
     p.add_argument("--minutes", type=float, default=3.0)
+    p.add_argument("--steps", type=int, help="in place of those that the minutes allow by the time of the first ones")
     p.add_argument("--only", nargs="+", help="names of networks, as in RUN/candidates.csv")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, default=ROOT / "results" / "supernet-contest.jsonl")
@@ -67,7 +68,7 @@ def main() -> None:
     for name, spec, ms in contest:
         if any(line["network"] == name and all(line[k] == v for k, v in key.items()) for line in done):
             continue
-        steps = max(1, round(60 * o.minutes / step_cpu_s(spec, photos.images)))
+        steps = o.steps or max(1, round(60 * o.minutes / step_cpu_s(spec, photos.images)))
         began = time.process_time()
         recipe = scratch_fit(photos.images, spec.resolution, steps, seed=o.seed)
         tuned = result(trained(name, spec, None, photos.images, recipe))
