@@ -15,6 +15,7 @@ from PIL import Image
 
 from mbv3.errors import BadInput
 from mbv3.events import Note
+from mbv3.runs import train_events
 from mbv3.runs.train_log import logged
 from mbv3.spec import ArchSpec, dump_spec
 from mbv3.training import Diverged, load_checkpoint, read_weights
@@ -54,23 +55,25 @@ def file(tiny_spec: ArchSpec, tmp_path: Path) -> Path:
     return tmp_path / "tiny.yaml"
 
 
-def test_what_an_older_version_began_goes_on_by_its_recipe(masks: Path, file: Path, tmp_path: Path) -> None:
+def test_what_an_older_version_began_goes_on_by_its_recipe(tiny_spec: ArchSpec, masks: Path, tmp_path: Path) -> None:
     """A recipe that has no Dice loss yet is one without."""
-    options = (file, "--data", masks, "--task", "segment", "--output-stride", 8, "--epochs", 4, "--batch", 4)
-    whole = command(*options, "--dice", 0, "--out", tmp_path / "whole")
-    assert whole.returncode == 0 and "Dice" not in whole.stderr, whole.stderr
-    stopped = command(*options, "--dice", 0, "--out", tmp_path / "o", die=4, fate="SIGTERM")
-    assert stopped.returncode == 4, stopped.stderr
+    options: dict[str, Any] = {"task": "segment", "output_stride": 8, "epochs": 4.0, "batch": 4}
+    whole, _ = quick(tiny_spec, masks, tmp_path / "whole", dice=0.0, **options)
+    events = train_events(tiny_spec, data=str(masks), out=tmp_path / "o", dice=0.0, **options)
+    next(e for e in events if isinstance(e, Note) and e.text.startswith("epoch 2 of 4"))
+    next(events)  # the checkpoint is behind the epoch's event
+    events.close()
     record = json.loads((tmp_path / "o/run.json").read_text())
+    assert record["status"] == "interrupted"
     assert record["recipe"].pop("dice") == 0.0 and record["args"].pop("dice") == 0.0
     (tmp_path / "o/run.json").write_text(json.dumps(record))
-    done = command("--resume", tmp_path / "o")
-    assert done.returncode == 0, done.stderr
-    other = command(*options, "--out", tmp_path / "other")
-    assert other.returncode == 0 and "4 epochs), Dice loss x 1, weights averaged" in other.stderr, other.stderr
-    first, again, apart = (read_weights(tmp_path / name / "weights.safetensors") for name in ("whole", "o", "other"))
-    assert all(value.equal(again[name]) for name, value in first.items())
-    assert not all(value.equal(apart[name]) for name, value in first.items())
+    again, said = run(None, resume=tmp_path / "o")
+    assert any(text.startswith("goes on at step ") for text in said) and again.metrics == whole.metrics
+    quick(tiny_spec, masks, tmp_path / "other", **options)
+    assert "4 epochs), Dice loss x 1, weights averaged" in (tmp_path / "other/log.txt").read_text()
+    first, other = (read_weights(tmp_path / name / "weights.safetensors") for name in ("whole", "other"))
+    assert all(value.equal(first[name]) for name, value in read_weights(tmp_path / "o/weights.safetensors").items())
+    assert not all(value.equal(first[name]) for name, value in other.items())
 
 
 def test_killed_and_resumed_gives_the_same_bytes(classes: Path, file: Path, tmp_path: Path) -> None:
