@@ -7,6 +7,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Generator
+from itertools import islice
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["resume_hint", "run"]
 
 T = TypeVar("T")
+
+WORST = 6  # classes whose score is printed
 
 _current: dict[str, str] = {}
 
@@ -263,6 +266,10 @@ def _train(args: Namespace) -> int:
         dump(result.as_dict())
         return 0
     lines = [(k, f"{v:.2f} %") for k, v in result.metrics.items()]
+    classes = result.by_class
+    if len(classes) > 1:
+        shown = ", ".join(f"{name} {v:.1f}" for name, v in islice(classes.items(), WORST))
+        lines.append(("lowest" if len(classes) > WORST else "by class", f"{shown} %"))
     lines += [
         ("on", f"{result.n} {result.judged_on} images"), ("took", f"{result.minutes:.1f} min"),
         ("weights", str(result.weights)),

@@ -39,6 +39,12 @@ class TrainResult:
         return {name: float("nan") if value is None else value for name, value in self.record.metrics.items()}
 
     @property
+    def by_class(self) -> Mapping[str, float]:
+        """The first of them by class, the lowest first; a class that no image has is left out."""
+        known = [(v, name) for name, v in self.record.by_class.items() if v is not None]
+        return {name: v for v, name in sorted(known)}
+
+    @property
     def judged_on(self) -> str:
         """test, or held-out where there are no test images."""
         return self.record.judged_on or ""

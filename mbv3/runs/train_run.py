@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Generator, Iterator
@@ -365,6 +366,7 @@ def _concluded(run: RunDir[TrainRecord], o: TrainOptions, data: TaskData, learne
         run.hash(**{name: file_sha256(run.path / name) for name in ("network.yaml", "weights.safetensors")})
     run.update(
         log=learned.rows[-1] if learned.rows else None, metrics=metrics, judged_on=learned.judged_on, n=learned.n,
+        by_class={k: None if math.isnan(v) else round(v, 3) for k, v in learned.by_class.items()},
         status="done", exit=0, total_s=round(sum(run.record.stages.values()), 1),
     )  # fmt: skip
     if run.writes:

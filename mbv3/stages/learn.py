@@ -42,12 +42,13 @@ POINTS = 40  # of the curve of scores, where nothing else is asked for
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned:
-    """A trained network. `net` is in eval mode; `metrics` are in percent, over the `n` images of `judged_on`; `rows`
-    has one row an epoch."""
+    """A trained network. `net` is in eval mode; `metrics` are in percent, over the `n` images of `judged_on`, and
+    `by_class` the first of them by class, NaN of one that does not occur; `rows` has one row an epoch."""
 
     spec: ArchSpec
     net: Network
     metrics: dict[str, float]
+    by_class: dict[str, float]
     judged_on: str  # "test" or "held-out"
     n: int
     rows: tuple[Mapping[str, float], ...]
@@ -111,8 +112,12 @@ def learn(
     ready(net, data.train, recipe)
     judged, on = (data.validation, "held-out") if data.test is None else (data.test, "test")
     yield Progress("scoring", 0, 1, f"{len(judged)} {on} images")
-    metrics = measure(net, judged, data.metric(judged), spec.resolution, recipe.batch)
-    return Learned(spec=spec, net=net, metrics=metrics, judged_on=on, n=len(judged), rows=tuple(log.rows))
+    metric = data.metric(judged)
+    metrics = measure(net, judged, metric, spec.resolution, recipe.batch)
+    by_class = dict(zip(data.classes, metric.by_class().tolist(), strict=True))
+    return Learned(
+        spec=spec, net=net, metrics=metrics, by_class=by_class, judged_on=on, n=len(judged), rows=tuple(log.rows)
+    )
 
 
 class _Log:

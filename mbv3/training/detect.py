@@ -122,6 +122,11 @@ class DetectMetric:
             score.summarize()
         return {"map50": 100 * max(0.0, float(score.stats[1])), "map": 100 * max(0.0, float(score.stats[0]))}
 
+    def by_class(self) -> NDArray[np.float64]:
+        """Average precision of every class at an overlap of 0.5."""
+        every = np.ones((1, len(self.data)), dtype=np.int64)
+        return 100 * np.array([float(c.precision(every)[0]) for c in self.by_image()])
+
     def _evaluated(self, overlaps: Sequence[float] | None = None) -> Any:
         """pycocotools' matches of answers and truth, at `overlaps` only; None where there is nothing to match."""
         from pycocotools.coco import COCO

@@ -56,13 +56,17 @@ class ClassifyMetric:
     def __init__(self, labels: NDArray[np.int64], classes: int) -> None:
         self.labels, self.classes = labels, classes
         self.right = {k: 0 for k in (1, 5) if k == 1 or k < classes}
+        self.found, self.seen = (np.zeros(classes, dtype=np.int64) for _ in range(2))
         self.n = 0
 
     def add(self, out: Any, index: NDArray[np.int64]) -> None:
         from sklearn.metrics import accuracy_score, top_k_accuracy_score
 
         scores, truth = out.float().cpu().numpy(), self.labels[index]
-        self.right[1] += int(accuracy_score(truth, scores.argmax(1), normalize=False))
+        said = scores.argmax(1)
+        self.right[1] += int(accuracy_score(truth, said, normalize=False))
+        self.found += np.bincount(truth[said == truth], minlength=self.classes)
+        self.seen += np.bincount(truth, minlength=self.classes)
         if 5 in self.right:
             labels = np.arange(self.classes)
             self.right[5] += int(top_k_accuracy_score(truth, scores, k=5, labels=labels, normalize=False))
@@ -70,6 +74,10 @@ class ClassifyMetric:
 
     def result(self) -> dict[str, float]:
         return {f"top{k}": 100 * right / self.n for k, right in self.right.items()}
+
+    def by_class(self) -> NDArray[np.float64]:
+        """Of every class the share of its images that are taken for it."""
+        return np.where(self.seen > 0, 100 * self.found / np.maximum(self.seen, 1), np.nan)
 
 
 def _finite(out: Any) -> bool:

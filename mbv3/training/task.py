@@ -56,6 +56,9 @@ class Metric(Protocol):
     def result(self) -> dict[str, float]:
         """Names to figures; the first is the one that counts, higher is better."""
 
+    def by_class(self) -> NDArray[np.float64]:
+        """The figure that counts of every class in percent, NaN of one that does not occur."""
+
 
 def classify_objective(recipe: Fit) -> Objective:
     """Cross-entropy with label smoothing (Szegedy 2016, arXiv:1512.00567). Logits (B, classes) or (B, classes, H, W),

@@ -49,6 +49,9 @@ def test_segment(tiny_spec: ArchSpec, masks: Path, tmp_path: Path) -> None:
     result, _ = quick(tiny_spec, masks, tmp_path / "o", task="segment", epochs=25.0, lr=0.01, output_stride=8)
     assert result.record.classes == ("ground", "red", "green") and result.metrics.keys() == {"miou", "pixels"}
     assert result.metrics["pixels"] > 70 and result.n == 6
+    each = result.by_class
+    assert set(each) == {"ground", "red", "green"} and list(each.values()) == sorted(each.values())
+    assert sum(each.values()) / 3 == pytest.approx(result.metrics["miou"], abs=0.002)
     spec = parse_spec((tmp_path / "o/network.yaml").read_text(), "n")
     assert type(spec.head).__name__ == "LRASPP" and spec.head.classes == 3
     # the network that came out goes in again, for its own task only
@@ -64,6 +67,7 @@ def test_detect(tiny_spec: ArchSpec, boxes: Path, tmp_path: Path) -> None:
     result, said = quick(tiny_spec, boxes, tmp_path / "o", task="detect", epochs=3.0)
     assert result.metrics.keys() == {"map50", "map"} and result.record.classes == ("green", "red")
     assert 0 <= result.metrics["map"] <= result.metrics["map50"] <= 100 and result.judged_on == "held-out"
+    assert sum(result.by_class.values()) / 2 == pytest.approx(result.metrics["map50"], abs=0.002)
     spec = parse_spec((tmp_path / "o/network.yaml").read_text(), "n")
     assert spec.head.classes == 3  # and the background
     assert any("16 images of 2 classes, 4 held out" in t for t in said)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.metrics import jaccard_score
+from sklearn.metrics import jaccard_score, recall_score
 
 from mbv3.data import Boxes, BoxSet, Kind, MaskSet
 from mbv3.nn import Maps, default_boxes, encode
@@ -29,8 +29,11 @@ def test_top1_and_top5_count() -> None:
     order = (-scores).argsort(1)
     want = {f"top{k}": 100 * float((order[:, :k] == labels[:, None]).any(1).mean()) for k in (1, 5)}
     assert metric.result() == pytest.approx(want) and want["top5"] > want["top1"]
+    recalls = recall_score(labels, scores.argmax(1), labels=range(8), average=None)
+    assert metric.by_class() == pytest.approx(100 * recalls)
     few = ClassifyMetric(np.array([0, 1, 1]), 2)
     few.add(torch.tensor([[1.0, 0.0], [3.0, 1.0], [0.0, 0.1]]), np.arange(3))
+    assert few.by_class() == pytest.approx([100, 50])
     assert few.result() == {"top1": pytest.approx(200 / 3)}
 
 
@@ -49,6 +52,8 @@ def test_mean_iou_is_scikit_learns_at_the_masks_own_size(tmp_path: Path) -> None
     counts = truth != 255
     want = jaccard_score(truth[counts], said[counts], average="macro", labels=[0, 1, 2, 3])
     assert metric.result()["miou"] == pytest.approx(100 * want)
+    each = jaccard_score(truth[counts], said[counts], average=None, labels=[0, 1, 2, 3])
+    assert metric.by_class() == pytest.approx([*(100 * each), np.nan], nan_ok=True)  # the fifth class never occurs
     assert metric.result()["pixels"] == pytest.approx(100 * (truth == said)[counts].mean())
     small = SegmentMetric(data)
     small.add(torch.nn.functional.one_hot(torch.zeros(1, 3, 4, dtype=torch.long), 5).permute(0, 3, 1, 2), np.array([1]))
@@ -86,6 +91,11 @@ def test_right_boxes_have_all_the_precision_and_wrong_ones_none() -> None:
     metric = DetectMetric(DATA, HEAD)
     metric.add(said(DATA, TRUTH), np.array([0, 1]))
     assert metric.result() == {"map50": pytest.approx(100), "map": pytest.approx(100)}
+    alone = DetectMetric(DATA, HEAD)
+    alone.add(said(DATA, [TRUTH[0], boxes((0.7, 0.0, 0.9, 0.2), labels=[1])]), np.array([0, 1]))
+    first, second = alone.by_class()
+    assert first == pytest.approx(100) and 0 < second < 100
+    assert alone.result()["map50"] == pytest.approx((first + second) / 2)
     shifted = [Boxes(b.edges * 0.9, b.labels, b.kinds) for b in TRUTH]  # overlaps of 0.5 to 0.75
     metric = DetectMetric(DATA, HEAD)
     metric.add(said(DATA, shifted), np.array([0, 1]))
