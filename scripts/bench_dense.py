@@ -40,7 +40,8 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "a slower body": {"body_lr": 0.4, "layer_decay": 0.9, "head_first": 0.1},
     "double rate": {"lr": 4e-3},
     "body .4": {"body_lr": 0.4},
-    "norms held": {"hold_norms": True},
+    "norms held": {"hold_norms": True, "recalibrate": 0},
+    "batch 4": {"batch": 4},
 }
 
 
@@ -72,7 +73,7 @@ def main() -> None:
                 if any(all(old[k] == line[k] for k in KEY) for old in lines_of(o.out)):
                     continue
                 recipe = recipe_for(
-                    task.recipe, len(data.train), spec.resolution, seed=seed, epochs=o.epochs, **SETTINGS[name]
+                    task.finetune, len(data.train), spec.resolution, seed=seed, epochs=o.epochs, **SETTINGS[name]
                 )
                 net = build(spec, seed)
                 adopt(net, found.state, str(o.init))

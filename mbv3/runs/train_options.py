@@ -123,7 +123,7 @@ class TrainOptions:
     @property
     def recipe_name(self) -> str:
         task = TASKS[self.task]
-        return self.recipe or (task.finetune if self.init is not None else "") or task.recipe
+        return self.recipe or (task.finetune if self.init is not None else task.recipe)
 
     @property
     def _recipe(self) -> Recipe:

@@ -29,7 +29,7 @@ from mbv3.runs.train_log import logged
 from mbv3.runs.train_options import TrainOptions
 from mbv3.runs.train_result import TrainResult
 from mbv3.spec import ArchSpec, count, dump_spec, load_spec, parse_spec, with_head
-from mbv3.stages import CHECKPOINT, Learned, default_device, learn
+from mbv3.stages import CHECKPOINT, Learned, default_device, learn, on_network
 from mbv3.tasks import PREFIX, TASKS, Source, TaskData, class_folders, shaped, task_of
 from mbv3.training import (
     Diverged,
@@ -206,7 +206,7 @@ def _stages(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> Genera
         o.recipe_name, len(data.train), spec.resolution, processes=world, seed=o.seed,
         precision=_precision(o), **o.changes(),
     )  # fmt: skip
-    recipe = _as_begun(run, recipe)
+    recipe = _as_begun(run, on_network(recipe, spec))
     _refuse_another(run, o, data, recipe)
     teacher = _teacher(o, spec, data.outputs)[0] if o.teacher is not None else None
     _describe(run, o, spec, data, recipe)

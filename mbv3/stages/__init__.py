@@ -30,7 +30,7 @@ from mbv3.stages.judge import (
     training_judge,
 )
 from mbv3.stages.keep import Keep, Memory
-from mbv3.stages.learn import CHECKPOINT, LOG, Learned, default_device, learn, ready
+from mbv3.stages.learn import CHECKPOINT, LOG, Learned, default_device, learn, on_network, ready
 from mbv3.stages.linear_head import learn_head
 from mbv3.stages.measure import ReferenceTime, check_reach, fast_enough, network_table, reference_times
 from mbv3.stages.near_rows import near_rows
@@ -174,6 +174,7 @@ __all__ = [
     "nearest",
     "network_table",
     "on_device",
+    "on_network",
     "passed_in",
     "peek_photos",
     "photos_in",

@@ -6,7 +6,7 @@ import copy
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,11 +33,12 @@ from mbv3.training import (
     recalibrate,
 )
 
-__all__ = ["CHECKPOINT", "LOG", "Learned", "default_device", "learn", "ready"]
+__all__ = ["CHECKPOINT", "LOG", "SETTLED", "Learned", "default_device", "learn", "on_network", "ready"]
 
 STAGE = "training"
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.csv"
 POINTS = 40  # of the curve of scores, where nothing else is asked for
+SETTLED = 16  # batches over which the batch norms of a cut or resized network are taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,14 @@ class Learned:
 def default_device() -> torch.device:
     """This process's GPU, the CPU where there is none."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def on_network(recipe: Fit, spec: ArchSpec) -> Fit:
+    """`recipe` for `spec`: statistics that came with the weights cannot be kept where the last map is one place. All
+    that is around it there is padding: at 32 px MobileNetV3-Small's loss stays at chance with them."""
+    if recipe.hold_norms and max(smallest_map(spec)) == 1:
+        return replace(recipe, hold_norms=False, recalibrate=SETTLED)
+    return recipe
 
 
 def learn(

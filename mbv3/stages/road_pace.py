@@ -113,7 +113,7 @@ class Pace:
     def _scored(self) -> float:
         """Steps of the start that take as long as what all cuts have answered beside their own steps."""
         rounds = len(self.sizes.cut) if self.rounds is None else self.rounds
-        return rounds * scored_images(self.images) / fit_of(self.images, self.sizes.start.resolution, 5).batch
+        return rounds * scored_images(self.images) / fit_of(self.images, self.sizes.start, 5).batch
 
     def _small_s(self) -> float:
         """Seconds of a step of a network within the target: one that is cut to it trains about as fast as the uncut one
@@ -122,7 +122,7 @@ class Pace:
 
     def _step_s(self, spec: ArchSpec) -> float:
         """Seconds of a training step of `spec` on this machine."""
-        return seconds_of_step(spec, self.images, fit_of(self.images, spec.resolution, 5))
+        return seconds_of_step(spec, self.images, fit_of(self.images, spec, 5))
 
 
 def check_minutes(sizes: Sizes, images: Images, budget: Budget) -> None:

@@ -86,7 +86,7 @@ class Tuner:
         assert self.device is not None
         task = TASKS[self.images.work.task]
         recipe = recipe_for(
-            task.finetune or task.recipe, len(self.images.train), self.images.size, seed=self.seed, epochs=1.0,
+            task.finetune, len(self.images.train), self.images.size, seed=self.seed, epochs=1.0,
             head_first=head_first, precision="bf16" if self.device.type == "cuda" else "fp32",
         )  # fmt: skip
         return replace(recipe, steps=max(steps, 1))

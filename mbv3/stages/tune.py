@@ -19,7 +19,7 @@ from mbv3.nn import build
 from mbv3.spec import ArchSpec, dump_spec, parse_spec
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
-from mbv3.stages.learn import default_device, ready
+from mbv3.stages.learn import SETTLED, default_device, on_network, ready
 from mbv3.tasks import TASKS
 from mbv3.training import (
     RECIPES,
@@ -59,7 +59,6 @@ STAGE = "training"
 STEPS = 6  # that tell the seconds of one
 # weight of the teacher's answers and their temperature: V3-Small slimmed to half has 9.1 % so, 5.2 without a teacher
 DISTILL, TEMPERATURE = 0.7, 2.0
-SETTLED = 16  # batches over which the batch norms of a cut or resized network are taken, before it is fine-tuned
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,20 +109,15 @@ def taught_objective(recipe: Fit) -> Objective:
 
 
 def fit_of(
-    images: Images, size: tuple[int, int], steps: int, *, seed: int = 0, new_head: bool = False, cut: bool = False
+    images: Images, spec: ArchSpec, steps: int, *, seed: int = 0, new_head: bool = False, cut: bool = False
 ) -> Fit:
-    """The recipe for weights from elsewhere of the images' task, for so many steps. Only a new head is trained first by
+    """The recipe for `spec` with weights from elsewhere, for so many steps. Only a new head is trained first by
     itself, and a network that lost channels cannot keep the statistics that its weights came with."""
-    by_data = recipe_for(_tuning(images), len(images.train), size, seed=seed)
-    recipe = replace(by_data, steps=max(1, steps), epochs=steps / by_data.epoch_steps)
+    by_data = recipe_for(TASKS[images.work.task].finetune, len(images.train), spec.resolution, seed=seed)
+    recipe = replace(on_network(by_data, spec), steps=max(1, steps), epochs=steps / by_data.epoch_steps)
     if cut and recipe.hold_norms:
         recipe = replace(recipe, hold_norms=False, recalibrate=SETTLED)
     return recipe if new_head else replace(recipe, head_first=0.0)
-
-
-def _tuning(images: Images) -> str:
-    task = TASKS[images.work.task]
-    return task.finetune or task.recipe
 
 
 def scratch_fit(images: Images, size: tuple[int, int], steps: int, *, seed: int = 0) -> Fit:
@@ -155,7 +149,8 @@ def usual_steps(images: Images) -> int:
 
 def steps_of(images: Images, epochs: float) -> int:
     """Steps of so many passes over `images`."""
-    return round(epochs * recipe_for(_tuning(images), len(images.train), (32, 32)).epoch_steps)
+    name = TASKS[images.work.task].finetune
+    return round(epochs * recipe_for(name, len(images.train), (32, 32)).epoch_steps)
 
 
 def tune(
@@ -179,7 +174,7 @@ def tune(
     Raises:
         Diverged: the loss is not finite any more.
     """
-    recipe = fit_of(images, spec.resolution, steps, seed=seed, new_head=new_head, cut=cut)
+    recipe = fit_of(images, spec, steps, seed=seed, new_head=new_head, cut=cut)
     recipe = replace(recipe, distill=distill, temperature=temperature)
     # where no head is new, the statistics are those of another resolution, or of layers that lost channels
     return (

@@ -30,6 +30,7 @@ class _Detect(Task):
     name = "detect"
     metric = "mAP@.5"
     recipe = "small-detect"
+    finetune = "finetune-detect"
     augments = ("none", "ssd")
     head = "ssdlite"
     own_stride = True

@@ -31,6 +31,7 @@ class _Segment(Task):
     name = "segment"
     metric = "mean IoU"
     recipe = "small-segment"
+    finetune = "finetune-segment"
     augments = ("none", "scale")
     # torchvision's LR-ASPP pools the whole map, which suits any resolution; the paper's 49x49 window is for 512x1024
     head = "lraspp-torchvision"

@@ -109,7 +109,7 @@ class Task(ABC):
     name: ClassVar[str]
     metric: ClassVar[str]  # the main one, for a reader
     recipe: ClassVar[str]  # of `mbv3.training.RECIPES`, where none is given
-    finetune: ClassVar[str] = ""  # the same for a training that starts from weights; empty where it is `recipe` too
+    finetune: ClassVar[str]  # the same for a training that starts from weights
     augments: ClassVar[tuple[str, ...]]  # of `mbv3.data.AUGMENTS`, those that keep its truth right
     head: ClassVar[str] = ""  # put on a classifier; empty where the classifier is the task's network
     # options of a training that mean nothing here, with the reason

@@ -81,6 +81,20 @@ class Fit(Recipe):
         return round(self.head_first * self.steps)
 
 
+_SEGMENT = Recipe(
+    source="mmsegmentation's augmentation with AdamW and the Dice loss beside the cross-entropy: a few hundred images",
+    # from ImageNet weights, 15 epochs of CamVid, three seeds: the Dice loss brings 6.1 points mean IoU on the
+    # validation images and 2.1 on the test images (results/dense.jsonl)
+    epochs=150, batch=8, optimizer="adamw", lr=2e-3, lr_batch=8, schedule="poly", power=0.9, warmup=0.03,
+    weight_decay=0.02, label_smoothing=0.0, dice=1.0, augment="scale", ema=0.999, recalibrate=16,
+)  # fmt: skip
+_DETECT = Recipe(
+    source="SSD's losses and augmentation (Liu 2016, arXiv:1512.02325) with AdamW: a few hundred images",
+    epochs=150, batch=16, optimizer="adamw", lr=1e-3, lr_batch=16, warmup=0.05, weight_decay=0.02,
+    label_smoothing=0.0, augment="ssd", ema=0.999, recalibrate=16,
+)  # fmt: skip
+_INIT = " with epochs by the number of images: weights from elsewhere (--init) learn them"
+
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "small-data": Recipe(
@@ -123,19 +137,10 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             power=0.9, min_lr=1e-4, warmup=0.0, weight_decay=5e-4, label_smoothing=0.0, clip=math.inf,
             augment="scale",
         ),
-        "small-segment": Recipe(
-            source="mmsegmentation's augmentation with AdamW and the Dice loss beside the cross-entropy: a few hundred "
-                   "images",
-            # from ImageNet weights, 15 epochs of CamVid, three seeds: the Dice loss brings 6.1 points mean IoU on
-            # the validation images and 2.1 on the test images (results/dense.jsonl)
-            epochs=150, batch=8, optimizer="adamw", lr=2e-3, lr_batch=8, schedule="poly", power=0.9, warmup=0.03,
-            weight_decay=0.02, label_smoothing=0.0, dice=1.0, augment="scale", ema=0.999, recalibrate=16,
-        ),
-        "small-detect": Recipe(
-            source="SSD's losses and augmentation (Liu 2016, arXiv:1512.02325) with AdamW: a few hundred images",
-            epochs=150, batch=16, optimizer="adamw", lr=1e-3, lr_batch=16, warmup=0.05, weight_decay=0.02,
-            label_smoothing=0.0, augment="ssd", ema=0.999, recalibrate=16,
-        ),
+        "small-segment": _SEGMENT,
+        "finetune-segment": replace(_SEGMENT, source="`small-segment`" + _INIT, epochs=0.0),
+        "small-detect": _DETECT,
+        "finetune-detect": replace(_DETECT, source="`small-detect`" + _INIT, epochs=0.0),
         "ssdlite": Recipe(
             source="torchvision's references/detection for ssdlite320_mobilenet_v3_large",
             # its first epoch warms up, and counts for the cosine, too; departure: here the cosine begins after it
@@ -171,6 +176,10 @@ def _finetune(n: int, epochs: float, processes: int) -> dict[str, Any]:
     return values
 
 
+def _usual(n: int, epochs: float, processes: int) -> dict[str, Any]:
+    return {"epochs": usual_epochs(n)}
+
+
 # On Caltech-101, seen twelve times, 516 steps of 128 images reach 60.5 % and 1,032 of 64 58.7 %; on CIFAR-10, seen
 # twice, 676 steps of 128 reach 66.6 % and as many images in batches of 32 70.0 %.
 ENOUGH, ENOUGH_NEW = 500, 1000  # steps; the second where images are seen for less than NEW times
@@ -190,7 +199,7 @@ def _small_data(n: int, epochs: float, processes: int) -> dict[str, Any]:
 
 # what a recipe takes from the numbers of training images, of its epochs and of processes; an option overrides each
 _BY_DATA: Mapping[str, Callable[[int, float, int], dict[str, Any]]] = MappingProxyType(
-    {"finetune": _finetune, "small-data": _small_data}
+    {"finetune": _finetune, "finetune-segment": _usual, "finetune-detect": _usual, "small-data": _small_data}
 )
 
 

@@ -209,7 +209,7 @@ def test_a_teachers_answers_are_learned(start: ArchSpec, images: Images) -> None
     x = normalise(np.asarray(images.train.images[index]), (32, 32))
     with torch.inference_mode():
         assert torch.allclose(wanted, (net(x) + net(x.flip(3))) / 2, atol=1e-5)
-    recipe = replace(fit_of(images, (32, 32), 1), distill=1.0, temperature=2.0)
+    recipe = replace(fit_of(images, start, 1), distill=1.0, temperature=2.0)
     assert float(taught_objective(recipe)(wanted, (labels, wanted), x)) == pytest.approx(0.0, abs=1e-6)
     other = taught_objective(recipe)(wanted.flip(1) + torch.tensor([1.0, 0.0]), (labels, wanted), x)
     p, q = (wanted / 2).softmax(1), ((wanted.flip(1) + torch.tensor([1.0, 0.0])) / 2).softmax(1)
@@ -218,11 +218,18 @@ def test_a_teachers_answers_are_learned(start: ArchSpec, images: Images) -> None
     assert float(plain) == pytest.approx(float(torch.nn.functional.cross_entropy(wanted, labels)), rel=1e-5)
 
 
-def test_a_cut_network_takes_new_statistics(images: Images) -> None:
-    assert fit_of(images, (32, 32), 5, new_head=True).head_first > 0
-    held = fit_of(images, (32, 32), 5)
-    cut = fit_of(images, (32, 32), 5, cut=True)
+def test_a_cut_network_takes_new_statistics(start: ArchSpec, images: Images) -> None:
+    assert fit_of(images, start, 5, new_head=True).head_first > 0
+    larger = replace(start, resolution=(64, 64))
+    held, cut = fit_of(images, larger, 5), fit_of(images, larger, 5, cut=True)
     assert (held.hold_norms, held.head_first, cut.hold_norms, cut.recalibrate > 0) == (True, 0.0, False, True)
+
+
+def test_where_the_last_map_is_one_place_no_statistics_are_kept(images: Images) -> None:
+    for side, kept in ((64, True), (33, True), (32, False)):
+        spec = replace(load_spec("mobilenet_v3_small"), resolution=(side, side))
+        recipe = fit_of(images, spec, 5)
+        assert (recipe.hold_norms, recipe.recalibrate > 0) == (kept, not kept)
 
 
 def test_pairs_of_answers() -> None:

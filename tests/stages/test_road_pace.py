@@ -27,7 +27,7 @@ def pace(monkeypatch: pytest.MonkeyPatch) -> Pace:
 
 
 def test_steps_of_a_cut_leave_time_for_what_it_has_answered(pace: Pace) -> None:
-    batch = fit_of(pace.images, (32, 32), 5).batch
+    batch = fit_of(pace.images, pace.sizes.start, 5).batch
     scored = scored_images(pace.images)
     assert 600 + 600 * 2 / 3 < scored < 3 * 600  # all images once with a gradient, and about three times without
     for minutes in (4.0, 8.0):
@@ -44,7 +44,7 @@ def test_steps_of_a_cut_leave_time_for_what_it_has_answered(pace: Pace) -> None:
 
 def test_minutes_that_scores_alone_would_use_up_are_refused(pace: Pace) -> None:
     check_minutes(pace.sizes, pace.images, pace.budget)
-    batch = fit_of(pace.images, (32, 32), 5).batch
+    batch = fit_of(pace.images, pace.sizes.start, 5).batch
     scores = len(pace.sizes.cut) * scored_images(pace.images) / batch * STEP_S / 60
     with pytest.raises(BadInput, match="too short to train anything on these images here; give at least"):
         check_minutes(pace.sizes, pace.images, Budget(scores))

@@ -13,6 +13,7 @@ from mbv3.data import normalise
 from mbv3.errors import BadInput
 from mbv3.nn import MEAN, STD, build, statistics
 from mbv3.spec import load_spec
+from mbv3.tasks import TASKS
 from mbv3.training import (
     RECIPES,
     Fit,
@@ -68,6 +69,14 @@ def test_steps_grow_with_the_root_of_the_images() -> None:
     assert (many.batch, many.hold_norms, many.recalibrate) == (64, False, 16)
     assert recipe_for("finetune", 512, (8, 8), batch=16).lr == pytest.approx(few.lr / 2)
     assert recipe_for("small-data", 512, (8, 8)).epochs == RECIPES["small-data"].epochs
+
+
+@pytest.mark.parametrize("task", ["segment", "detect"])
+def test_masks_and_boxes_are_learned_as_from_scratch_but_shorter(task: str) -> None:
+    scratch, tuned = (recipe_for(name, 367, (8, 8)) for name in (TASKS[task].recipe, TASKS[task].finetune))
+    assert (scratch.epochs, tuned.epochs) == (150, usual_epochs(367)) and tuned.steps < scratch.steps
+    assert replace(tuned, epochs=150, steps=scratch.steps, source=scratch.source) == scratch
+    assert recipe_for(TASKS[task].finetune, 10_000, (8, 8)).epochs == 9
 
 
 def test_a_short_training_from_scratch_takes_small_batches() -> None:
