@@ -426,8 +426,9 @@ def mean_of(values: Sequence[float]) -> str:
 
 def figures(lines: list[dict[str, Any]]) -> Iterator[str]:
     """A table a network and share: top-1 on the test images, and by how much `ours` is above, seed by seed."""
-    for net, share in sorted({(x["net"], x["share"]) for x in lines if x["method"] != "teacher"}, reverse=True):
-        mine = [x for x in lines if x["net"] == net and x["share"] == share and x["method"] != "teacher"]
+    every = [x for x in lines if x["method"] != "teacher"]
+    for net, images, share in sorted({(x["net"], x["images"], x["share"]) for x in every}, reverse=True):
+        mine = [x for x in every if (x["net"], x["images"], x["share"]) == (net, images, share)]
         by: dict[str, dict[int, dict[str, Any]]] = {}
         for x in mine:
             by.setdefault(x["method"], {})[x["seed"]] = x
@@ -457,7 +458,9 @@ def figures(lines: list[dict[str, Any]]) -> Iterator[str]:
 
 def cells_of(o: argparse.Namespace) -> list[Cell]:
     """The cells that are asked for and are not in --out, the longest first."""
-    done = {(x["net"], x["share"], x["seed"], x.get("cell")) for x in lines_of(o.out)}
+    done = {
+        (x["net"], x["share"], x["seed"], x.get("cell")) for x in lines_of(o.out) if x.get("images") == o.images
+    }  # fmt: skip
     able = [m for m in o.methods if not m.startswith("tp-") or find_spec("torch_pruning") is not None]
     if able != list(o.methods):
         print("torch_pruning cannot be imported: its methods are left out", file=sys.stderr)
@@ -526,7 +529,7 @@ def main() -> None:
     whole = part(Path(o.data) / "train", o.px, False, o.per_class)  # decoded once, before many ask for it
     part(Path(o.data) / "test", o.px, False, 0, whole.classes)
     rest, _ = split_labels(whole.labels, len(whole.classes), 0.1, 5000, 0)
-    o.usual_epochs = usual_epochs(len(rest))
+    o.images, o.usual_epochs = len(rest), usual_epochs(len(rest))
     if o.what == "teacher":
         done = {
             (x["net"], x["seed"], x["distill"], x["temperature"]) for x in lines_of(o.out) if x["method"] == "teacher"
