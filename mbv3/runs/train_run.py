@@ -43,7 +43,6 @@ from mbv3.training import (
     together,
     why_recipe,
 )
-from mbv3.typed_json import json_ready
 
 __all__ = ["train", "train_events"]
 
@@ -207,7 +206,7 @@ def _stages(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> Genera
         precision=_precision(o), **o.changes(),
     )  # fmt: skip
     recipe = _as_begun(run, on_network(recipe, spec))
-    _refuse_another(run, o, data, recipe)
+    _refuse_another(run, o, data)
     teacher = _teacher(o, spec, data.outputs)[0] if o.teacher is not None else None
     _describe(run, o, spec, data, recipe)
     why = why_recipe(o.recipe_name, o.recipe is not None, o.init is not None, o.epochs is None, len(data.train))
@@ -304,9 +303,9 @@ def _as_begun(run: RunDir[TrainRecord], recipe: Fit) -> Fit:
     return replace(recipe, **new)  # type: ignore[arg-type]
 
 
-def _refuse_another(run: RunDir[TrainRecord], o: TrainOptions, data: TaskData, recipe: Fit) -> None:
-    """Raises: BadInput: the run began with other images, another teacher, recipe or number of processes: its steps
-    would not go on."""
+def _refuse_another(run: RunDir[TrainRecord], o: TrainOptions, data: TaskData) -> None:
+    """Raises: BadInput: the run began with other images, another teacher or number of processes: its steps would not go
+    on."""
     then = run.record
     if then.data_sha256 not in (None, data.sha256):
         raise BadInput(
@@ -317,16 +316,11 @@ def _refuse_another(run: RunDir[TrainRecord], o: TrainOptions, data: TaskData, r
     if then.teacher_sha256 not in (None, sha):
         raise BadInput(f"--resume {run.path}: {o.teacher_weights} is not the teacher that this training began with")
     run.record = replace(then, data_sha256=data.sha256, teacher_sha256=sha, args=o.as_dict())
-    if not (run.path / CHECKPOINT).exists() or not then.recipe:
-        return
-    now = json_ready(asdict(recipe))
-    pairs = [(name, before, now.get(name)) for name, before in then.recipe.items()]
-    pairs.append(("processes", then.processes, processes()[1]))
-    apart = [f"{name} {before}, now {now}" for name, before, now in pairs if before != now]
-    if apart:
+    now = processes()[1]
+    if (run.path / CHECKPOINT).exists() and then.processes not in (None, now):
         raise BadInput(
-            f"--resume {run.path}: it began with {'; '.join(apart)}; resume it with the same images, machine and "
-            "number of processes, or begin again with another --out"
+            f"--resume {run.path}: it began with processes {then.processes}, now {now}; resume it with as many, or "
+            "begin again with another --out"
         )
 
 

@@ -7,13 +7,14 @@ takes its share of each step's images.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mbv3.data import batch_order, normalise
-from mbv3.errors import Mbv3Error
+from mbv3.errors import BadInput, Mbv3Error
 from mbv3.events import Event, Progress
 from mbv3.nn import statistics
 from mbv3.training.checkpoint import load_checkpoint, save_checkpoint
@@ -141,11 +142,31 @@ def _training(net: nn.Module, recipe: Fit) -> None:
         hold_norms(net)
 
 
+def _json(recipe: Fit) -> dict[str, Any]:
+    """The values of a recipe as JSON gives them back, without the words of its source."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
+    return {k: v for k, v in values.items() if k != "source"}
+
+
+def _same_recipe(recipe: Fit, begun: Mapping[str, Any] | None, checkpoint: Path) -> None:
+    """Raises: BadInput: the training of `checkpoint` began by another recipe. What `begun` does not name is as it is by
+    default: recipes did not have it yet. None: a checkpoint that knows no recipe."""
+    if begun is None:
+        return
+    before = {f.name: f.default for f in fields(Fit)} | dict(begun)
+    apart = [f"{name} {before.get(name)}, now {now}" for name, now in _json(recipe).items() if before.get(name) != now]
+    if apart:
+        raise BadInput(
+            f"{checkpoint}: this training began with {'; '.join(apart)}; resume it with the version, images and "
+            "machine that it began with, or remove the file: then it begins anew"
+        )
+
+
 class _State:
-    """What a checkpoint holds: weights, optimizer, averaged weights, and how far the training has come."""
+    """What a checkpoint holds: weights, optimizer, averaged weights, the recipe, and how far the training has come."""
 
     def __init__(self, net: nn.Module, recipe: Fit) -> None:
-        self.net = net
+        self.net, self.recipe = net, recipe
         self.optimizer = make_optimizer(net, recipe)
         self.average = Average(net, recipe.ema) if recipe.ema else None
         self.step = self.epoch_from = 0
@@ -158,6 +179,7 @@ class _State:
         if found is None:
             return
         parts, meta = found
+        _same_recipe(self.recipe, meta.get("recipe"), checkpoint)
         adopt(self.net, parts["net"], str(checkpoint), new_head=False)
         restore_optimizer(self.optimizer, parts.get("optimizer", {}))
         if self.average is not None:
@@ -173,7 +195,10 @@ class _State:
         parts = {"net": self.net.state_dict(), "optimizer": optimizer_state(self.optimizer)}
         if self.average is not None:
             parts["average"] = self.average.state
-        meta = {"step": self.step, "epoch_loss": self.epoch_loss, "epoch_from": self.epoch_from}
+        meta = {
+            "step": self.step, "epoch_loss": self.epoch_loss, "epoch_from": self.epoch_from,
+            "recipe": _json(self.recipe),
+        }  # fmt: skip
         save_checkpoint(checkpoint, parts, meta)
 
     def count(self, loss: float) -> None:
@@ -261,6 +286,7 @@ def fit(
     it is removed at the end unless `keep`. One that is finished already is not written again.
 
     Raises:
+        BadInput: the checkpoint is of another recipe.
         Diverged: loss or gradient is not finite; the last checkpoint stays.
     """
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -171,11 +171,9 @@ def test_a_full_disk_keeps_the_previous_checkpoint(
     assert json.loads((tmp_path / "o/run.json").read_text())["status"] == "failed"
     begun = (tmp_path / "o/run.json").read_text()
     record = json.loads(begun)
-    record["processes"], record["recipe"]["lr"] = 2, 0.5
+    record["processes"] = 2
     (tmp_path / "o/run.json").write_text(json.dumps(record))
-    with pytest.raises(
-        BadInput, match=r"it began with lr 0.5, now 0.0125; processes 2, now 1; resume it with the same"
-    ):
+    with pytest.raises(BadInput, match=r"it began with processes 2, now 1; resume it with as many"):
         run(None, resume=tmp_path / "o")
     (tmp_path / "o/run.json").write_text(begun)
     looked_at = next((classes / "test/red").iterdir())

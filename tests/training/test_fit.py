@@ -35,6 +35,7 @@ from mbv3.training import (
     one_step,
     read_weights,
     recalibrate,
+    save_checkpoint,
     save_weights,
 )
 from mbv3.training.optimizer import optimizer_state, restore_optimizer
@@ -126,6 +127,31 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     assert done[0] > stops[1] and done[-1] == recipe.steps
     assert same(net, whole)
     assert not path.exists()
+
+
+def test_a_checkpoint_is_of_one_recipe(tmp_path: Path) -> None:
+    """A version whose recipes are others must not go on in silence; what recipes did not have yet is its default."""
+    path = tmp_path / "c.safetensors"
+
+    def begun(recipe: Fit) -> None:
+        run = fit(build(SPEC, 0), DATA, recipe, checkpoint=path, every_s=0.0, clock=Ticks())
+        next(p for p in run if p.done >= 5)
+        run.close()  # type: ignore[attr-defined]
+
+    begun(RECIPE)
+    before = path.read_bytes()
+    with pytest.raises(BadInput, match=r"c.safetensors: this training began with lr \S+, now 0.5; erase 0.0, now 0.2"):
+        list(fit(build(SPEC, 0), DATA, replace(RECIPE, lr=0.5, erase=0.25), checkpoint=path))
+    assert path.read_bytes() == before
+    parts, meta = load_checkpoint(path) or ({}, {})
+    del meta["recipe"]["erase"]  # as an older version wrote it
+    save_checkpoint(path, parts, meta)
+    with pytest.raises(BadInput, match=r"this training began with erase 0.0, now 0.25; "):
+        list(fit(build(SPEC, 0), DATA, replace(RECIPE, erase=0.25), checkpoint=path))
+    whole, rest = build(SPEC, 0), build(SPEC, 1)
+    list(fit(whole, DATA, RECIPE))
+    list(fit(rest, DATA, replace(RECIPE, source="in other words"), checkpoint=path))
+    assert same(whole, rest)
 
 
 def test_other_seeds_give_other_weights() -> None:
