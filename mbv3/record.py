@@ -319,7 +319,7 @@ class TrainRecord:
     teacher_sha256: str | None = None
     log: Mapping[str, int | float | None] | None = None  # the last row of log.csv
     metrics: Mapping[str, float | None] = field(default_factory=dict)  # percent
-    by_class: Mapping[str, float | None] = field(default_factory=dict)  # the first of them; None of an absent class
+    by_class: Mapping[str, float | None] = field(default_factory=dict)  # the first of them; None of a class in no image
     judged_on: str | None = None  # test or held-out
     n: int | None = None  # images that the metrics are of
     total_s: float | None = None

@@ -390,7 +390,7 @@ def narrowed(images: Images, state: dict[str, Tensor], setting: Setting, steps: 
         return state
     tuner, spec = Tuner(images, 0), network(setting)
     cut = cut_state(state, FULL, spec, tuner.channels(FULL, state, "taylor"))
-    return result(tuner.tune(spec, tuner.recalibrated(spec, cut), tuner.recipe(steps), Memory()))
+    return result(tuner.tune(spec, tuner.recalibrated(spec, cut), tuner.recipe(spec, steps), Memory()))
 
 
 def make_rank(args: argparse.Namespace) -> None:

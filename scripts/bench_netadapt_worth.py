@@ -53,7 +53,7 @@ def main() -> None:
     for seed in o.seeds:
         tuner = Tuner(images, seed)
         state, _ = adopted(spec, read_any_weights(o.weights, named).state, seed)
-        state = result(tuner.tune(spec, state, tuner.recipe(o.start_steps, HEAD_FIRST), Memory()))
+        state = result(tuner.tune(spec, state, tuner.recipe(spec, o.start_steps, HEAD_FIRST), Memory()))
         tested = replace(images, held_out=test)
         judge = Tuner(tested, seed)
         judge.held = test
@@ -68,7 +68,7 @@ def main() -> None:
                 cut = solve(spec, menus(spec, values), madds, limit).spec
                 smaller = tuner.recalibrated(cut, cut_state(state, spec, cut, scores))
                 before = judge.score(cut, smaller)
-                found = judge.score(cut, result(tuner.tune(cut, smaller, tuner.recipe(o.steps), Memory())))
+                found = judge.score(cut, result(tuner.tune(cut, smaller, tuner.recipe(cut, o.steps), Memory())))
                 line = {**about, "share": share, "worth": worth, "madds_share": round(madds([cut])[0] / limit, 4),
                         "uncut": round(judge.score(spec, state).score, 2), "before": round(before.score, 2),
                         "top1": round(found.score, 2), "loss": round(float(found.loss.mean()), 4)}  # fmt: skip

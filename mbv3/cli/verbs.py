@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mbv3.cli.network import network
 from mbv3.cli.printing import columns, dump, out, warn
-from mbv3.errors import BadInput
+from mbv3.errors import BadInput, plain
 from mbv3.files import vacant, write_atomic
 from mbv3.spec import ROWS, Row, count, dump_spec, load_spec, lower
 
@@ -268,8 +268,8 @@ def _train(args: Namespace) -> int:
     lines = [(k, f"{v:.2f} %") for k, v in result.metrics.items()]
     classes = result.by_class
     if len(classes) > 1:
-        shown = ", ".join(f"{name} {v:.1f}" for name, v in islice(classes.items(), WORST))
-        lines.append(("lowest" if len(classes) > WORST else "by class", f"{shown} %"))
+        shown = ", ".join(f"{plain(name, 30)}: {v:.1f} %" for name, v in islice(classes.items(), WORST))
+        lines.append(("lowest" if len(classes) > WORST else "by class", shown))
     lines += [
         ("on", f"{result.n} {result.judged_on} images"), ("took", f"{result.minutes:.1f} min"),
         ("weights", str(result.weights)),

@@ -91,7 +91,7 @@ def road_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None,
         yield from delivered(
             o, run, went, whole, photos, latency, origin=(("from", init.network), ("init_sha256", init.sha256)),
             scale=Scale(space=init.network, width=1.0, resolution=pixels(went.found.spec.resolution), why=_why(went)),
-            recipe=TASKS[o.task].recipe if o.under_head else RECIPE,
+            recipe=TASKS[o.task].finetune if o.under_head else RECIPE,
         )
     )  # fmt: skip
 

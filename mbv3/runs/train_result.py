@@ -41,8 +41,8 @@ class TrainResult:
     @property
     def by_class(self) -> Mapping[str, float]:
         """The first of them by class, the lowest first; a class that no image has is left out."""
-        known = [(v, name) for name, v in self.record.by_class.items() if v is not None]
-        return {name: v for v, name in sorted(known)}
+        known = {name: v for name, v in self.record.by_class.items() if v is not None}
+        return dict(sorted(known.items(), key=lambda pair: pair[1]))
 
     @property
     def judged_on(self) -> str:

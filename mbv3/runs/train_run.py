@@ -34,7 +34,6 @@ from mbv3.tasks import PREFIX, TASKS, Source, TaskData, class_folders, shaped, t
 from mbv3.training import (
     Diverged,
     Fit,
-    Recipe,
     adopt,
     load_checkpoint,
     processes,
@@ -207,14 +206,15 @@ def _stages(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> Genera
     )  # fmt: skip
     recipe = _as_begun(run, on_network(recipe, spec))
     _refuse_another(run, o, data)
+    why = why_recipe(o.recipe_name, o.recipe is not None, o.init is not None, o.epochs is None, len(data.train))
+    named = "as it was begun" if begun else f"{o.recipe_name} ({why})"
     teacher = _teacher(o, spec, data.outputs)[0] if o.teacher is not None else None
     _describe(run, o, spec, data, recipe)
-    why = why_recipe(o.recipe_name, o.recipe is not None, o.init is not None, o.epochs is None, len(data.train))
     learned = yield from _timed(
         run, "training",
         learn(
             spec, data, recipe, init=start.weights if start else None, init_name=start.name if start else "",
-            recipe_name=f"{o.recipe_name} ({why})", teacher=teacher, score_every=o.score_every, keep=run,
+            recipe_name=named, teacher=teacher, score_every=o.score_every, keep=run,
         ),
     )  # fmt: skip
     result = _concluded(run, o, data, learned)
@@ -297,10 +297,14 @@ def _images(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> Genera
 
 
 def _as_begun(run: RunDir[TrainRecord], recipe: Fit) -> Fit:
-    """`recipe` without what recipes did not have yet when the run began, so that it goes on as it was begun."""
-    then = run.record.recipe if (run.path / CHECKPOINT).exists() else None
-    new = {f.name: f.default for f in fields(Recipe) if then and f.name not in then}
-    return replace(recipe, **new)  # type: ignore[arg-type]
+    """The recipe that a begun training goes on by, whatever `recipe` would be now. What recipes did not have yet is at
+    its default; what JSON cannot say, an infinite clip, is as in `recipe`."""
+    then = run.record.recipe
+    if not then or not (run.path / CHECKPOINT).exists():
+        return recipe
+    values: dict[str, Any] = {f.name: then.get(f.name, f.default) for f in fields(Fit)}
+    values["size"] = tuple(values["size"])
+    return replace(recipe, **{name: value for name, value in values.items() if value is not None})
 
 
 def _refuse_another(run: RunDir[TrainRecord], o: TrainOptions, data: TaskData) -> None:

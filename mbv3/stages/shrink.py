@@ -136,8 +136,8 @@ class _Run:
                 now = replace(now, step=first + i)
                 self.trace.cut(start, before, now)
             now = yield from self._tuned(now, steps, last=i == self.rounds)
+            self.tuner.forget(self.keep)  # first: what is left of this round would be taken for the next one's
             self.trace.tuned(start, now)
-            self.tuner.forget(self.keep)
             cut = False
             yield Note(
                 STAGE,
@@ -200,7 +200,7 @@ class _Run:
                 ),
             )  # fmt: skip
             yield StageStart(STAGE, f"the weights have another head: it is learned on your images, {steps} steps")
-            state = yield from self.tuner.tune(spec, state, self.tuner.recipe(steps, HEAD_FIRST), self.keep)
+            state = yield from self.tuner.tune(spec, state, self.tuner.recipe(spec, steps, HEAD_FIRST), self.keep)
             self.tuner.forget(self.keep)
         score = self.tuner.score(spec, state)
         whole = self.deployed.measure(spec, 4)
@@ -214,7 +214,7 @@ class _Run:
         def measured() -> float:
             # networks are cut on the way: a step takes about half of what it takes at first
             every = self.budget.seconds("netadapt") / (0.7 * self.tuner.step_seconds(start.spec, start.state))
-            return max(20.0, every - self.rounds * scored_images(self.images) / self.tuner.recipe(1).batch)
+            return max(20.0, every - self.rounds * scored_images(self.images) / self.tuner.recipe(start.spec, 1).batch)
 
         return self.keep.value("netadapt_steps", lambda: self.budget.amount(by_hand, UNTIMED_STEPS, measured))
 
@@ -290,7 +290,7 @@ class _Run:
     def _tuned(self, now: Start, steps: int, last: bool) -> Generator[Event, None, Start]:
         between = int(BETWEEN * steps)
         share = steps - (self.rounds - 1) * between if last else between
-        recipe = replace(self.tuner.recipe(share), seed=self.seed * 1009 + now.step)
+        recipe = replace(self.tuner.recipe(now.spec, share), seed=self.seed * 1009 + now.step)
         state = yield from self.tuner.tune(now.spec, now.state, recipe, self.keep)
         score = self.tuner.score(now.spec, state)
         return replace(now, state=state, scored=scored(now.scored.latency_ms, score))

@@ -19,7 +19,7 @@ from mbv3.nn import Network, build, cut_state, input_moments
 from mbv3.spec import ArchSpec, Site, cut
 from mbv3.stages.images import Images, subset
 from mbv3.stages.keep import Keep
-from mbv3.stages.learn import default_device
+from mbv3.stages.learn import default_device, on_network
 from mbv3.tasks import TASKS
 from mbv3.training import (
     Answers,
@@ -81,15 +81,15 @@ class Tuner:
         if self.teacher is not None:
             self.teacher.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def recipe(self, steps: int, head_first: float = 0.0) -> Fit:
-        """The recipe that weights from elsewhere are fine-tuned by, for a number of steps."""
+    def recipe(self, spec: ArchSpec, steps: int, head_first: float = 0.0) -> Fit:
+        """The recipe that weights from elsewhere are fine-tuned by, for a number of steps of `spec`."""
         assert self.device is not None
         task = TASKS[self.images.work.task]
         recipe = recipe_for(
             task.finetune, len(self.images.train), self.images.size, seed=self.seed, epochs=1.0,
             head_first=head_first, precision="bf16" if self.device.type == "cuda" else "fp32",
         )  # fmt: skip
-        return replace(recipe, steps=max(steps, 1))
+        return replace(on_network(recipe, spec), steps=max(steps, 1))
 
     def net(self, spec: ArchSpec, state: Mapping[str, Tensor]) -> Network:
         net = build(spec, 0)
@@ -123,7 +123,7 @@ class Tuner:
 
     def channels(self, spec: ArchSpec, state: Mapping[str, Tensor], kind: Importance) -> Scores:
         """What every channel is worth by the loss."""
-        recipe = self.recipe(1)
+        recipe = self.recipe(spec, 1)
         plain = self.images.work.objective(replace(recipe, label_smoothing=0.0))
         batch = min(SCORED_BATCH, recipe.batch)
         return channel_scores(self.net(spec, state), kind, self._batches(SCORED, batch, spec), plain)
@@ -159,7 +159,7 @@ class Tuner:
             return float("inf")
         net = self.net(smaller, cut_state(state, spec, smaller, scores))
         recalibrate(net, (x for x, _ in batches))
-        loss = self.images.work.objective(replace(self.recipe(1), label_smoothing=0.0))
+        loss = self.images.work.objective(replace(self.recipe(spec, 1), label_smoothing=0.0))
         with torch.inference_mode():
             return float(np.mean([float(loss(net(x), y, x)) for x, y in batches]))
 
@@ -184,7 +184,7 @@ class Tuner:
 
     def step_seconds(self, spec: ArchSpec, state: Mapping[str, Tensor]) -> float:
         """Seconds of a step of fine-tuning on this machine."""
-        net, recipe = self.net(spec, state), self.recipe(2)
+        net, recipe = self.net(spec, state), self.recipe(spec, 2)
         spent = 0.0
         for steps in (2, 6):  # the first call chooses kernels
             began = time.monotonic()

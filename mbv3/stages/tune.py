@@ -32,6 +32,8 @@ from mbv3.training import (
     load_checkpoint,
     outputs,
     recipe_for,
+    recipe_values,
+    same_recipe,
     save_checkpoint,
     usual_epochs,
 )
@@ -201,13 +203,15 @@ def trained(
     goes on.
 
     Raises:
+        BadInput: what was kept learned by another recipe.
         Diverged: the loss is not finite any more.
     """
     keep = keep or Memory()
     done = keep.file(f"road-{name}.safetensors")
     kept = load_checkpoint(done) if done is not None else None
-    if kept is not None and "loss" in kept[0]["answers"]:
+    if done is not None and kept is not None and "loss" in kept[0]["answers"]:
         parts, meta = kept
+        same_recipe(recipe, meta.get("recipe"), done)
         found = answers_of(parts["answers"])
         return Tuned(parse_spec(meta["spec"], str(done)), parts["net"], int(meta["steps"]), found)
     net = on_device(spec, state, recipe.seed)
@@ -222,7 +226,9 @@ def trained(
     found = images.work.answers(net, images.held_out, spec.resolution)
     weights = {k: v.detach().cpu().clone() for k, v in net.state_dict().items()}
     if done is not None:
-        about = {"spec": dump_spec(spec), "steps": recipe.steps, "top1": found.score}
+        about = {
+            "spec": dump_spec(spec), "steps": recipe.steps, "top1": found.score, "recipe": recipe_values(recipe),
+        }  # fmt: skip
         save_checkpoint(done, {"net": weights, "answers": found.tensors()}, about)
     return Tuned(spec, weights, recipe.steps, found)
 

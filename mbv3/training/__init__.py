@@ -12,7 +12,7 @@ from mbv3.training.checkpoint import (
 )
 from mbv3.training.detect import DetectMetric, detect_answers, detect_objective, objects
 from mbv3.training.init import adopt
-from mbv3.training.loop import Diverged, Epoch, fit, moved, one_step
+from mbv3.training.loop import Diverged, Epoch, fit, moved, one_step, recipe_values, same_recipe
 from mbv3.training.optimizer import Average, make_optimizer
 from mbv3.training.processes import processes, together
 from mbv3.training.recipes import (
@@ -71,6 +71,8 @@ __all__ = [
     "read_weights",
     "recalibrate",
     "recipe_for",
+    "recipe_values",
+    "same_recipe",
     "save_checkpoint",
     "save_weights",
     "segment_answers",

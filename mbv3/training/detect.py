@@ -150,7 +150,10 @@ class DetectMetric:
         """The matches of every class at an overlap of 0.5."""
         score, n = self._evaluated([0.5]), len(self.data)
         if score is None:
-            truths = [np.array([sum(b.labels == c) for b in self.data.boxes]) for c in range(len(self.data.classes))]
+            truths = [
+                np.array([sum((b.labels == c) & (b.kinds == Kind.PLAIN)) for b in self.data.boxes])
+                for c in range(len(self.data.classes))
+            ]
             none = np.zeros(0, dtype=np.int64)
             return [ClassMatches(none, none.astype(bool), t) for t in truths]
         return [_matches([e for e in score.evalImgs[c * n : (c + 1) * n] if e is not None], n)

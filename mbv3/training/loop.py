@@ -35,7 +35,7 @@ from mbv3.training.processes import all_agree, processes
 from mbv3.training.recipes import Fit, learning_rate
 from mbv3.training.task import Batches, Objective, classify_objective
 
-__all__ = ["Diverged", "Epoch", "fit", "moved", "one_step"]
+__all__ = ["Diverged", "Epoch", "fit", "moved", "one_step", "recipe_values", "same_recipe"]
 
 _AHEAD = 2
 
@@ -142,23 +142,25 @@ def _training(net: nn.Module, recipe: Fit) -> None:
         hold_norms(net)
 
 
-def _json(recipe: Fit) -> dict[str, Any]:
-    """The values of a recipe as JSON gives them back, without the words of its source."""
+def recipe_values(recipe: Fit) -> dict[str, Any]:
+    """The values of a recipe as JSON gives them back, without the words of its source: what is kept beside weights that
+    it gave."""
     values: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
     return {k: v for k, v in values.items() if k != "source"}
 
 
-def _same_recipe(recipe: Fit, begun: Mapping[str, Any] | None, checkpoint: Path) -> None:
-    """Raises: BadInput: the training of `checkpoint` began by another recipe. What `begun` does not name is as it is by
-    default: recipes did not have it yet. None: a checkpoint that knows no recipe."""
+def same_recipe(recipe: Fit, begun: Mapping[str, Any] | None, checkpoint: Path) -> None:
+    """Raises: BadInput: the training of `checkpoint` was `begun` by another recipe. What that does not name is at its
+    default, for recipes did not have it yet. None: a checkpoint that knows no recipe."""
     if begun is None:
         return
     before = {f.name: f.default for f in fields(Fit)} | dict(begun)
-    apart = [f"{name} {before.get(name)}, now {now}" for name, now in _json(recipe).items() if before.get(name) != now]
+    now = recipe_values(recipe)
+    apart = [f"{name} {before.get(name)}, now {value}" for name, value in now.items() if before.get(name) != value]
     if apart:
         raise BadInput(
-            f"{checkpoint}: this training began with {'; '.join(apart)}; resume it with the version, images and "
-            "machine that it began with, or remove the file: then it begins anew"
+            f"{checkpoint}: this training began with {'; '.join(apart)}; resume it with the version and "
+            "machine that it began with, or begin again in another folder"
         )
 
 
@@ -179,7 +181,7 @@ class _State:
         if found is None:
             return
         parts, meta = found
-        _same_recipe(self.recipe, meta.get("recipe"), checkpoint)
+        same_recipe(self.recipe, meta.get("recipe"), checkpoint)
         adopt(self.net, parts["net"], str(checkpoint), new_head=False)
         restore_optimizer(self.optimizer, parts.get("optimizer", {}))
         if self.average is not None:
@@ -197,7 +199,7 @@ class _State:
             parts["average"] = self.average.state
         meta = {
             "step": self.step, "epoch_loss": self.epoch_loss, "epoch_from": self.epoch_from,
-            "recipe": _json(self.recipe),
+            "recipe": recipe_values(self.recipe),
         }  # fmt: skip
         save_checkpoint(checkpoint, parts, meta)
 

@@ -106,12 +106,17 @@ class SegmentMetric:
                 self.confusion += confusion_matrix(truth[counts], said[counts], labels=labels)
 
     def by_class(self) -> NDArray[np.float64]:
-        """Intersection over union of every class in percent, NaN where it does not occur."""
+        """Intersection over union of every class in percent. A class that is answered where none is counts as 0 for the
+        mean, and is NaN here."""
+        return np.where(self.confusion.sum(1) > 0, self._each(), np.nan)
+
+    def _each(self) -> NDArray[np.float64]:
+        """The same, NaN of what neither truth nor answer has."""
         both = np.diag(self.confusion)
         either = self.confusion.sum(0) + self.confusion.sum(1) - both
         return np.where(either > 0, 100 * both / np.maximum(either, 1), np.nan)
 
     def result(self) -> dict[str, float]:
         right = 100 * float(np.diag(self.confusion).sum()) / max(1, int(self.confusion.sum()))
-        seen = self.by_class()
+        seen = self._each()
         return {"miou": float(np.nanmean(seen)) if not np.isnan(seen).all() else 0.0, "pixels": right}

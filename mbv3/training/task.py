@@ -57,7 +57,7 @@ class Metric(Protocol):
         """Names to figures; the first is the one that counts, higher is better."""
 
     def by_class(self) -> NDArray[np.float64]:
-        """The figure that counts of every class in percent, NaN of one that does not occur."""
+        """The figure that counts of every class in percent, NaN of one that is in no image."""
 
 
 def classify_objective(recipe: Fit) -> Objective:

@@ -57,6 +57,7 @@ def test_what_a_run_leaves(
     r: Any = record(out)
     assert (r["status"], r["task"], r["classes"]) == ("done", task, 3)
     assert r["predicted_ms"] <= given[task]["target_ms"]
+    assert r["accuracy"]["recipe"] == TASKS[task].finetune
     assert r["accuracy"]["metric"] == metric and 0 <= r["accuracy"]["value"] <= 100
     assert {c["n"] for c in r["comparison"]} == {
         6 if task == "segment" else 2

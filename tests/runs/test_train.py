@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import json
+import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -18,7 +21,7 @@ from mbv3.export import FRAMEWORKS
 from mbv3.nn import build
 from mbv3.runs import train_events
 from mbv3.spec import ArchSpec, dump_spec, load_spec, parse_spec, with_head
-from mbv3.tasks import TASKS, registry
+from mbv3.tasks import TASKS, registry, smallest_map
 from mbv3.training import read_weights, save_weights
 
 from .training import quick, run
@@ -43,6 +46,26 @@ def test_classify(tiny_spec: ArchSpec, classes: Path, tmp_path: Path) -> None:
     assert "epoch 25 of 25: loss " in text and "waiting for images" in text and "min left" in text
     assert len((tmp_path / "o/log.csv").read_text().splitlines()) == 26
     assert any(t.startswith("46 images of 2 classes, 2 held out, 16 for the test") for t in said)
+
+
+def test_the_score_of_every_class(
+    tiny_spec: ArchSpec, classes: Path, tmp_path: Path, mbv3: Callable[..., tuple[int, str, str]]
+) -> None:
+    """The lowest first; a class in no test image has none, and a name cannot steer the terminal."""
+    for part in ("train", "test"):
+        (classes / part / "red").rename(classes / part / "a\x1b[31mb")
+        shutil.copytree(classes / part / "green", classes / part / "green too")
+    shutil.rmtree(classes / "test/green too")
+    (tmp_path / "net.yaml").write_text(dump_spec(tiny_spec))
+    out = tmp_path / "o"
+    code, said, err = mbv3("train", tmp_path / "net.yaml", "--data", classes, "--epochs", 2, "--batch", 8, "--out", out)
+    assert code == 0, err
+    each = json.loads((out / "run.json").read_text())["by_class"]
+    assert list(each) == ["a\x1b[31mb", "green", "green too"] and each["green too"] is None
+    lower, higher = sorted((each[name], name) for name in list(each)[:2])
+    names = {"green": "green", "a\x1b[31mb": r"'a\x1b[31mb'"}
+    line = f"by class   {names[lower[1]]}: {lower[0]:.1f} %, {names[higher[1]]}: {higher[0]:.1f} %"
+    assert lower[0] < higher[0] and line in said.splitlines()
 
 
 def test_segment(tiny_spec: ArchSpec, masks: Path, tmp_path: Path) -> None:
@@ -116,6 +139,9 @@ def test_distillation_and_init(
     assert any("new: the head (2 tensors)" in t for t in said)
     assert "recipe finetune (default with --init): adamw, cosine" in (tmp_path / "init/log.txt").read_text()
     assert result.record.recipe["optimizer"] == "adamw"
+    assert result.record.recipe["hold_norms"] is False and min(smallest_map(tiny_spec)) == 1
+    larger, _ = quick(tiny_spec, classes, tmp_path / "larger", init=str(other), resolution="64")
+    assert larger.record.recipe["hold_norms"] is True
     result, _ = quick(tiny_spec, classes, tmp_path / "asked", init=str(other), recipe="small-data")
     assert "recipe small-data (as asked): sgd, cosine" in (tmp_path / "asked/log.txt").read_text()
     assert "recipe small-data (default without --init): sgd" in (tmp_path / "plain/log.txt").read_text()

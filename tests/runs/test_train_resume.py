@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from PIL import Image
 
 from mbv3.errors import BadInput
 from mbv3.events import Note
-from mbv3.runs import train_events
+from mbv3.runs import train_events, train_run
 from mbv3.runs.train_log import logged
 from mbv3.spec import ArchSpec, dump_spec
-from mbv3.training import Diverged, load_checkpoint, read_weights
+from mbv3.training import Diverged, load_checkpoint, read_weights, recipe_for, save_checkpoint
 
 from .training import quick, run
 
@@ -55,8 +56,10 @@ def file(tiny_spec: ArchSpec, tmp_path: Path) -> Path:
     return tmp_path / "tiny.yaml"
 
 
-def test_what_an_older_version_began_goes_on_by_its_recipe(tiny_spec: ArchSpec, masks: Path, tmp_path: Path) -> None:
-    """A recipe that has no Dice loss yet is one without."""
+def test_what_an_older_version_began_goes_on_by_its_recipe(
+    tiny_spec: ArchSpec, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recipe that has no Dice loss yet is one without, and what recipes are now is of no interest."""
     options: dict[str, Any] = {"task": "segment", "output_stride": 8, "epochs": 4.0, "batch": 4}
     whole, _ = quick(tiny_spec, masks, tmp_path / "whole", dice=0.0, **options)
     events = train_events(tiny_spec, data=str(masks), out=tmp_path / "o", dice=0.0, **options)
@@ -67,8 +70,15 @@ def test_what_an_older_version_began_goes_on_by_its_recipe(tiny_spec: ArchSpec, 
     assert record["status"] == "interrupted"
     assert record["recipe"].pop("dice") == 0.0 and record["args"].pop("dice") == 0.0
     (tmp_path / "o/run.json").write_text(json.dumps(record))
-    again, said = run(None, resume=tmp_path / "o")
+    parts, meta = load_checkpoint(tmp_path / "o/checkpoint.safetensors") or ({}, {})
+    assert meta.pop("recipe")["dice"] == 0.0  # checkpoints had none
+    save_checkpoint(tmp_path / "o/checkpoint.safetensors", parts, meta)
+    with monkeypatch.context() as m:
+        m.setattr(train_run, "recipe_for", lambda *a, **k: replace(recipe_for(*a, **k), lr=0.9, steps=3, epochs=1.5))
+        again, said = run(None, resume=tmp_path / "o")
     assert any(text.startswith("goes on at step ") for text in said) and again.metrics == whole.metrics
+    assert "recipe as it was begun: " in (tmp_path / "o/log.txt").read_text()
+    assert again.record.recipe == {**whole.record.recipe}
     quick(tiny_spec, masks, tmp_path / "other", **options)
     assert "4 epochs), Dice loss x 1, weights averaged" in (tmp_path / "other/log.txt").read_text()
     first, other = (read_weights(tmp_path / name / "weights.safetensors") for name in ("whole", "other"))

@@ -21,8 +21,9 @@ from mbv3.spec import ArchSpec, count, load_spec, with_head
 from mbv3.stages import Effort, Images, Memory, Sizes, choose_sizes, read_photos, road
 from mbv3.stages.contenders import Contender
 from mbv3.stages.rounds import winner
+from mbv3.stages.shrink_tune import Tuner
 from mbv3.stages.slim import cut_by_l1, narrower, slimmed
-from mbv3.stages.tune import Taught, Tuned, fit_of, taught_by, taught_objective
+from mbv3.stages.tune import Taught, Tuned, fit_of, taught_by, taught_objective, trained
 from mbv3.training import ClassAnswers
 
 
@@ -226,10 +227,21 @@ def test_a_cut_network_takes_new_statistics(start: ArchSpec, images: Images) -> 
 
 
 def test_where_the_last_map_is_one_place_no_statistics_are_kept(images: Images) -> None:
-    for side, kept in ((64, True), (33, True), (32, False)):
+    for side, held in ((64, True), (33, True), (32, False)):
         spec = replace(load_spec("mobilenet_v3_small"), resolution=(side, side))
         recipe = fit_of(images, spec, 5)
-        assert (recipe.hold_norms, recipe.recalibrate > 0) == (kept, not kept)
+        assert (recipe.hold_norms, recipe.recalibrate > 0) == (held, not held)
+        assert Tuner(images, 0).recipe(spec, 5).hold_norms == held  # NetAdapt's
+
+
+def test_what_was_learned_by_another_recipe_is_not_taken_up(start: ArchSpec, images: Images, tmp_path: Path) -> None:
+    keep, recipe = kept(tmp_path), fit_of(images, start, 3)
+    state = build(start, 0).state_dict()
+    first = result(trained("x", start, state, images, recipe, keep=keep))
+    again = result(trained("x", start, None, images, recipe, keep=keep))
+    assert all(torch.equal(again.state[k], v) for k, v in first.state.items())
+    with pytest.raises(BadInput, match=r"this training began with lr \S+, now 0.9; "):
+        result(trained("x", start, state, images, replace(recipe, lr=0.9), keep=keep))
 
 
 def test_pairs_of_answers() -> None:

@@ -55,6 +55,10 @@ def test_mean_iou_is_scikit_learns_at_the_masks_own_size(tmp_path: Path) -> None
     each = jaccard_score(truth[counts], said[counts], average=None, labels=[0, 1, 2, 3])
     assert metric.by_class() == pytest.approx([*(100 * each), np.nan], nan_ok=True)  # the fifth class never occurs
     assert metric.result()["pixels"] == pytest.approx(100 * (truth == said)[counts].mean())
+    logits[:, 4, 3] = 2.0  # a class that is nowhere: the mean counts it, and it has no score of its own
+    wrong = SegmentMetric(data)
+    wrong.add(logits, np.array([0, 1]))
+    assert np.isnan(wrong.by_class()[4]) and wrong.result()["miou"] == pytest.approx(wrong.by_class()[:4].sum() / 5)
     small = SegmentMetric(data)
     small.add(torch.nn.functional.one_hot(torch.zeros(1, 3, 4, dtype=torch.long), 5).permute(0, 3, 1, 2), np.array([1]))
     assert small.result()["pixels"] == pytest.approx(100 * (truth[1] == 0).mean())  # brought to the mask's size
@@ -123,6 +127,12 @@ def test_a_difficult_object_is_one_and_a_crowd_is_many() -> None:
     assert map50(Kind.PLAIN, plain) == pytest.approx(100 * 51 / 101)  # half of the objects, at 101 recalls
     assert map50(Kind.DIFFICULT, plain) == map50(Kind.CROWD, plain) == pytest.approx(100)
     assert map50(Kind.CROWD, part) == pytest.approx(100) and map50(Kind.DIFFICULT, part) < 100
+    only = boxes(corner, labels=[0], kind=Kind.DIFFICULT)  # its class is in no image, whatever is said
+    data = BoxSet(np.zeros((1, 8, 8, 3), np.uint8), [only], np.array([[100, 100]]), ("a", "b"), "")
+    assert np.isnan(DetectMetric(data, HEAD).by_class()).all()
+    metric = DetectMetric(data, HEAD)
+    metric.add(said(data, [plain]), np.array([0]))
+    assert np.isnan(metric.by_class()).all()
 
 
 def test_matching_by_hand() -> None:
