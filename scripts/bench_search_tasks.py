@@ -29,7 +29,7 @@ from mbv3.events import result
 from mbv3.latency import open_runtime
 from mbv3.record import SearchRecord, TrainRecord, load_as
 from mbv3.spec import ArchSpec, dump_spec, load_spec, pixels, scale_spec, with_head
-from mbv3.stages import sized, widest_within
+from mbv3.stages import Effort, sized, widest_within
 from mbv3.tables import Latency, read_table
 from mbv3.tasks import TASKS, Peek, Source
 from mbv3.training import recipe_for
@@ -59,13 +59,14 @@ def searched(o: argparse.Namespace, seed: int) -> Path:
     return Path(out)
 
 
-def steps_of(run: Path) -> int:
+def steps_of(o: argparse.Namespace, run: Path) -> int:
     """Steps that the delivered network learned in all: the start's and its cut's, those of its rounds, the last."""
     with (run / "candidates.csv").open(newline="", encoding="utf-8") as f:
         rows = list(csv.DictReader(f))
     last = next(row for row in rows if row["round"] == "last")
     plan = load_as(run, SearchRecord).plan
-    start, cut, *_ = plan.get("early_steps") or (0, 0)
+    effort = Effort.of(next(int(row["steps"]) for row in rows if row["round"] == "alike"))  # with --final-epochs
+    start, cut, *_ = plan.get("early_steps") or (effort.start, effort.cut) if o.init else (0, 0)
     mine = sum(int(row["steps"]) for row in rows if row["network"] == last["network"])
     return mine + int(start) + (int(cut) if last["network"].startswith("cut-") else 0)
 
@@ -89,7 +90,7 @@ def by_hand(o: argparse.Namespace, run: Path, seed: int) -> dict[str, Any]:
     """The training by hand, and its figures."""
     task = TASKS[o.task]
     spec, ms = by_hand_spec(o, task.peek(Source(path=o.data, apart=True)))
-    out, steps = run.with_name(f"{run.name}-by-hand"), steps_of(run)
+    out, steps = run.with_name(f"{run.name}-by-hand"), steps_of(o, run)
     if (out / "run.json").exists():
         called("main", "train", "--resume", out)
     else:
