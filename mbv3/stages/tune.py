@@ -178,10 +178,10 @@ def tune(
     """
     recipe = fit_of(images, spec, steps, seed=seed, new_head=new_head, cut=cut)
     recipe = replace(recipe, distill=distill, temperature=temperature)
-    # where no head is new, the statistics are those of another resolution, or of layers that lost channels
-    return (
-        yield from trained(name, spec, state, images, recipe, teacher=teacher, settle=not new_head, keep=keep)
-    )  # fmt: skip
+    # where no head is new, the statistics are those of another resolution, or of layers that lost channels; where they
+    # are held, few images give worse ones than the weights came with
+    settle = not new_head and not recipe.hold_norms
+    return (yield from trained(name, spec, state, images, recipe, teacher=teacher, settle=settle, keep=keep))
 
 
 def trained(

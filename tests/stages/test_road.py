@@ -23,7 +23,7 @@ from mbv3.stages.contenders import Contender
 from mbv3.stages.rounds import winner
 from mbv3.stages.shrink_tune import Tuner
 from mbv3.stages.slim import cut_by_l1, narrower, slimmed
-from mbv3.stages.tune import Taught, Tuned, fit_of, taught_by, taught_objective, trained
+from mbv3.stages.tune import Taught, Tuned, fit_of, taught_by, taught_objective, trained, tune
 from mbv3.training import ClassAnswers
 
 
@@ -232,6 +232,17 @@ def test_where_the_last_map_is_one_place_no_statistics_are_kept(images: Images) 
         recipe = fit_of(images, spec, 5)
         assert (recipe.hold_norms, recipe.recalibrate > 0) == (held, not held)
         assert Tuner(images, 0).recipe(spec, 5).hold_norms == held  # NetAdapt's
+
+
+def test_statistics_that_are_held_are_those_of_the_weights(start: ArchSpec) -> None:
+    """At another resolution few images give worse ones; a cut network has to have new ones."""
+    photos = Images(bright(48, 0, 64), bright(40, 1, 64), (64, 64))
+    state = build(start, 0).state_dict()
+    larger = replace(start, resolution=(64, 64))
+    norms = [k for k in state if k.endswith("running_mean") and not k.startswith("head.")]
+    for cut in (False, True):
+        tuned = result(tune("x", larger, state, photos, 2, cut=cut))
+        assert all(torch.equal(tuned.state[k], state[k]) != cut for k in norms)
 
 
 def test_what_was_learned_by_another_recipe_is_not_taken_up(start: ArchSpec, images: Images, tmp_path: Path) -> None:
