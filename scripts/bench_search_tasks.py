@@ -66,7 +66,7 @@ def steps_of(o: argparse.Namespace, run: Path) -> int:
     last = next(row for row in rows if row["round"] == "last")
     plan = load_as(run, SearchRecord).plan
     effort = Effort.of(next(int(row["steps"]) for row in rows if row["round"] == "alike"))  # with --final-epochs
-    start, cut, *_ = plan.get("early_steps") or (effort.start, effort.cut) if o.init else (0, 0)
+    start, cut, *_ = (plan.get("early_steps") or (effort.start, effort.cut)) if o.init else (0, 0)
     mine = sum(int(row["steps"]) for row in rows if row["network"] == last["network"])
     return mine + int(start) + (int(cut) if last["network"].startswith("cut-") else 0)
 

@@ -204,10 +204,11 @@ def _stages(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> Genera
         o.recipe_name, len(data.train), spec.resolution, processes=world, seed=o.seed,
         precision=_precision(o), **o.changes(),
     )  # fmt: skip
-    recipe = _as_begun(run, on_network(recipe, spec))
-    _refuse_another(run, o, data)
     why = why_recipe(o.recipe_name, o.recipe is not None, o.init is not None, o.epochs is None, len(data.train))
-    named = "as it was begun" if begun else f"{o.recipe_name} ({why})"
+    recipe, named = on_network(recipe, spec), f"{o.recipe_name} ({why})"
+    if begun:
+        recipe, named = _as_begun(run.record, recipe), "as it was begun"
+    _refuse_another(run, o, data)
     teacher = _teacher(o, spec, data.outputs)[0] if o.teacher is not None else None
     _describe(run, o, spec, data, recipe)
     learned = yield from _timed(
@@ -296,11 +297,11 @@ def _images(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> Genera
     return data
 
 
-def _as_begun(run: RunDir[TrainRecord], recipe: Fit) -> Fit:
+def _as_begun(record: TrainRecord, recipe: Fit) -> Fit:
     """The recipe that a begun training goes on by, whatever `recipe` would be now. What recipes did not have yet is at
     its default; what JSON cannot say, an infinite clip, is as in `recipe`."""
-    then = run.record.recipe
-    if not then or not (run.path / CHECKPOINT).exists():
+    then = record.recipe
+    if not then:
         return recipe
     values: dict[str, Any] = {f.name: then.get(f.name, f.default) for f in fields(Fit)}
     values["size"] = tuple(values["size"])

@@ -65,10 +65,11 @@ def default_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def on_network(recipe: Fit, spec: ArchSpec) -> Fit:
-    """`recipe` for `spec`: statistics that came with the weights cannot be kept where the last map is one place. All
-    that is around it there is padding: at 32 px MobileNetV3-Small's loss stays at chance with them."""
-    if recipe.hold_norms and max(smallest_map(spec)) == 1:
+def on_network(recipe: Fit, spec: ArchSpec, cut: bool = False) -> Fit:
+    """`recipe` for `spec`: statistics that came with the weights cannot be kept where channels were `cut`, nor where
+    the last map is one place. All that is around it there is padding: at 32 px MobileNetV3-Small's loss stays at chance
+    with them."""
+    if recipe.hold_norms and (cut or max(smallest_map(spec)) == 1):
         return replace(recipe, hold_norms=False, recalibrate=SETTLED)
     return recipe
 

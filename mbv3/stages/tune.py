@@ -116,9 +116,7 @@ def fit_of(
     """The recipe for `spec` with weights from elsewhere, for so many steps. Only a new head is trained first by
     itself, and a network that lost channels cannot keep the statistics that its weights came with."""
     by_data = recipe_for(TASKS[images.work.task].finetune, len(images.train), spec.resolution, seed=seed)
-    recipe = replace(on_network(by_data, spec), steps=max(1, steps), epochs=steps / by_data.epoch_steps)
-    if cut and recipe.hold_norms:
-        recipe = replace(recipe, hold_norms=False, recalibrate=SETTLED)
+    recipe = replace(on_network(by_data, spec, cut), steps=max(1, steps), epochs=steps / by_data.epoch_steps)
     return recipe if new_head else replace(recipe, head_first=0.0)
 
 
