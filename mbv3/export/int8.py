@@ -23,6 +23,7 @@ HARMLESS = 2e-4  # divergence that one activation may cause before its clip is l
 LARGE = 3 * 320 * 320  # values of an image, beyond which fewer choose clips
 MOST_BYTES = 400_000_000  # of answers in float that are kept for comparing
 MOST_CUTS = 16
+PASSES, ROUNDS = 5, 6  # over all candidates, and of each by turns with the file in float
 # what a file may lose on the choosing images: points, and nats for each answer. Nats show far less than a point: at
 # 0.01 of them 4 answers of 100 change, which costs a point or two
 LOSS, DIVERGENCE = 1.0, 0.006
@@ -224,6 +225,13 @@ def ratio(whole: bytes, other: bytes, image: Array, rounds: int = 40, threads: i
     return float(np.median(took[3:, 0] / took[3:, 1]))
 
 
+def speeds(whole: bytes, others: Sequence[bytes], image: Array) -> list[float]:
+    """`ratio` of each file, the median of passes over all of them, so that a slow minute meets all alike."""
+    passes = [[ratio(whole, other, image, ROUNDS) for other in others] for _ in range(PASSES)]
+    found: list[float] = np.median(passes, axis=0).tolist()
+    return found
+
+
 # ---- the choice ----------------------------------------------------------------------------------------------
 
 
@@ -276,14 +284,16 @@ def choose_int8(model: bytes, learn: Examples, choose: Examples, report: Example
     few = Examples([learn.images[len(learn) - 1 - i] for i in range(min(probes, len(learn)))])
     clips = yield from _clips(model, seen, Judge(whole, few))
     judge = Judge(whole, choose)
-    candidates: list[Candidate] = []
     cuts = _cuts(model)
+    files: list[bytes] = []
+    answers: list[Compared] = []
     for i, floats in enumerate(cuts):
-        other = mixed(model, seen, Recipe(floats=floats, clips=clips))
-        candidates.append(Candidate(floats, judge.compare(opened(other)), ratio(model, other, choose.images[0])))
+        files.append(mixed(model, seen, Recipe(floats=floats, clips=clips)))
+        answers.append(judge.compare(opened(files[-1])))
         yield Progress("int8", i + 1, len(cuts), f"in float: {shown(listed(floats) or 'nothing')}")
+    candidates = [Candidate(*c) for c in zip(cuts, answers, speeds(model, files, choose.images[0]), strict=True)]
     best = _best(candidates)
-    final = mixed(model, seen, Recipe(floats=best.floats, clips=clips))
+    final = files[cuts.index(best.floats)]
     return Int8(
         model=final, floats=best.floats, clips=clips, calibrated=len(learn), chosen=best.compared.n,
         held_out=report is not learn, report=compared(model, final, report),

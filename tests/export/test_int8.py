@@ -20,7 +20,7 @@ from scipy.special import log_softmax
 from mbv3.data import decode_all, find_images
 from mbv3.events import Progress, result, watched
 from mbv3.export import Compared, Examples, choose_int8, compared, export, read_any_weights
-from mbv3.export.int8 import Candidate, _best, listed, ratio
+from mbv3.export.int8 import Candidate, _best, listed, ratio, speeds
 from mbv3.graph import Recipe, calibrate, mixed, network_model, quantized
 from mbv3.nn import MEAN, STD, build
 from mbv3.runs.export_images import Inputs
@@ -77,6 +77,13 @@ def test_one_thread_is_timed_by_its_own_clock(monkeypatch: pytest.MonkeyPatch, t
     other = SimpleNamespace(thread_time=lambda: next(ticks), perf_counter=lambda: pytest.fail("the wall's clock"))
     monkeypatch.setattr("mbv3.export.int8.time", other)
     assert ratio(model, model, noise(1)[0], rounds=3) == pytest.approx(2.0)
+
+
+def test_a_slow_minute_meets_all_files_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second file is the faster one, but for two minutes that were disturbed."""
+    seen = itertools.cycle([1.5, 0.4, 1.5, 2.0, 0.9, 2.0, 1.5, 0.3, 1.5, 2.1])
+    monkeypatch.setattr("mbv3.export.int8.ratio", lambda *_: next(seen))
+    assert speeds(b"", [b"", b""], noise(1)[0]) == [1.5, 2.0]
 
 
 def test_the_fastest_that_keeps_the_answers() -> None:
