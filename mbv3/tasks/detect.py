@@ -24,6 +24,9 @@ __all__ = ["TASK"]
 
 SHEET = 12  # images on a contact sheet
 SURE = 0.4  # least score of a box that is drawn
+SMALL = 32  # px of a side: COCO calls objects of less than 32 x 32 small
+STEP = 32  # px, of an input that is recommended
+NEARLY = 0.95  # of it: not worth a word
 
 
 class _Detect(Task):
@@ -67,6 +70,8 @@ class _Detect(Task):
         classes = parts["training"].classes
         for line in parts["training"].mended:
             yield Note("images", line, warning=True)
+        if not source.apart:  # a search chooses the resolution itself
+            yield from _small(parts["training"], spec.resolution)
         if source.apart:
             yield from unjudged({n: part.seen for n, part in parts.items()}, "box")
         white = set_white([p for part in parts.values() for p in part.files])
@@ -99,6 +104,27 @@ class _Detect(Task):
 
 def _objective(head: SSDLite, recipe: Fit) -> Objective:
     return detect_objective(head)
+
+
+def _small(part: Annotated, at: tuple[int, int]) -> Generator[Event, None, None]:
+    """Says which classes are mostly small `at` the network's input, where the images show them larger, and what input
+    would do: on BCCD, whose platelets are small at 320 px, 384x512 brings five points."""
+    shares = [np.sqrt((b.edges[:, 2:] - b.edges[:, :2]).prod(axis=1)) for b in part.boxes]
+    own = [share * np.sqrt(np.prod(size)) for share, size in zip(shares, part.sizes, strict=True)]
+    label, share, side = (np.concatenate(v) for v in ([b.labels for b in part.boxes], shares, own))
+    seen = {c: (np.median(share[label == c]) * np.sqrt(np.prod(at)), np.median(side[label == c]))
+            for c in np.unique(label).tolist()}  # fmt: skip
+    small = [c for c, (here, there) in seen.items() if here < NEARLY * SMALL and there > here]
+    if not small:
+        return
+    here, there = min((seen[c] for c in small), key=lambda s: s[1])
+    h, w = (STEP * max(1, round(v * min(1.0, SMALL / there) / STEP)) for v in np.median(part.sizes, axis=0))
+    names = ", ".join(part.classes[c] for c in small)
+    yield Note(
+        "images",
+        f"half of the boxes of {names} are under {here:.0f} px a side at {at[0]}x{at[1]}, small ones as COCO has it: "
+        f"--resolution {h}x{w} would show more of them, and take longer",
+    )
 
 
 def _parts(source: Source, parts: dict[str, Annotated]) -> dict[str, Annotated]:

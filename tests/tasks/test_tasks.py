@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mbv3.errors import BadInput
+from mbv3.events import Event, Note, result, watched
 from mbv3.nn import build
 from mbv3.progress import drain, silent
 from mbv3.spec import ArchSpec, SSDLite, head_names, load_spec, with_head
@@ -94,3 +97,28 @@ def test_a_head_goes_on_a_classifier_only(tiny_spec: ArchSpec) -> None:
         shaped(segment, TASKS["detect"])
     with pytest.raises(BadInput, match=r"tiny takes 1 channels; training images have 3"):
         shaped(replace(tiny_spec, in_channels=1), TASKS["classify"])
+
+
+@pytest.mark.parametrize(("side", "asked"), [(32, "128x128"), (96, "128x128"), (128, None)])
+def test_boxes_that_are_small_are_reported_with_an_input_that_shows_them(
+    tiny_spec: ArchSpec, tmp_path: Path, side: int, asked: str | None
+) -> None:
+    """Images of 256 px. Of one class all boxes have 64 px there, of the other the half has more."""
+    images, boxes = [], []
+    (tmp_path / "train").mkdir()
+    for i in range(30):
+        Image.fromarray(np.full((256, 256, 3), 8 * i, np.uint8)).save(tmp_path / f"train/{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png"})
+        boxes.append({"id": 2 * i, "image_id": i, "category_id": 1, "bbox": [0, 0, 64, 64]})
+        boxes.append({"id": 2 * i + 1, "image_id": i, "category_id": 2, "bbox": [0, 0, 256, 256 if i % 3 else 16]})
+    names = [{"id": 1, "name": "nut"}, {"id": 2, "name": "wheel"}]
+    document = {"images": images, "annotations": boxes, "categories": names}
+    (tmp_path / "train/_annotations.coco.json").write_text(json.dumps(document))
+    task, notes = TASKS["detect"], list[Event]()
+    spec = shaped(replace(tiny_spec, resolution=(side, side)), task)
+    for apart in (False, True):
+        result(watched(task.load(spec, Source(path=tmp_path, apart=apart)), notes.append))
+    said = [e.text for e in notes if isinstance(e, Note) and "half of the boxes" in e.text]
+    text = f"half of the boxes of nut are under {side // 4} px a side at {side}x{side}, small ones as COCO has it: " \
+           f"--resolution {asked} would show more of them"  # fmt: skip
+    assert len(said) == (asked is not None) and all(s.startswith(text) for s in said)
