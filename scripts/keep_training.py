@@ -1,7 +1,8 @@
 """Keep what a finished training showed: its run.json, log, curve and network; not its contact sheet, whose images are
 somebody's.
 
-python scripts/keep_training.py RUN NAME [COMMIT]     writes results/NAME.{json,log,yaml}, results/NAME-curve.png
+python scripts/keep_training.py RUN NAME [COMMIT]         writes results/NAME.{json,log,yaml}, results/NAME-curve.png
+python scripts/keep_training.py RUN NAME.jsonl [COMMIT]   adds a line to results/NAME.jsonl: one of several seeds
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import re
 import sys
 from pathlib import Path
 
-from json_lines import short_commit
+from json_lines import append, short_commit
 
 from mbv3.record import TrainRecord, as_json, load_as
 
 ROOT = Path(__file__).resolve().parents[1]
+# of one of several seeds
+LINE = ("command", "network", "judged_on", "n", "metrics", "by_class", "recipe", "total_s", "versions", "hashes",
+        "commit")  # fmt: skip
 # folders of one machine; they say nothing elsewhere
 ELSEWHERE = re.compile(r"(?<![\w.])/\S*?([^/\s]+)(?=[\s;,:]|$)")
 
@@ -33,6 +37,8 @@ def main() -> None:
     record = load_as(run, TrainRecord)
     kept = {**as_json(record), "commit": sys.argv[3] if len(sys.argv) > 3 else short_commit(), "runs": 1}
     out = ROOT / "results"
+    if name.endswith(".jsonl"):
+        return append(out / name, {k: short(kept[k]) for k in LINE if k in kept} | {"seed": kept["args"]["seed"]})
     (out / f"{name}.json").write_text(json.dumps(short(kept), indent=1) + "\n", encoding="utf-8")
     log = (run / "log.txt").read_text("utf-8").splitlines()
     (out / f"{name}.log").write_text("\n".join(str(short(line)) for line in log) + "\n", encoding="utf-8")

@@ -72,3 +72,11 @@ def test_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {k: value[k] for k in record if k != "notes"} == {k: v for k, v in record.items() if k != "notes"}
     assert (value["commit"], value["runs"]) == ("abc1234", 1)
     assert (tmp_path / "results" / "some.log").read_text() == "reading BCCD\n"
+    monkeypatch.setattr(sys, "argv", ["keep_training.py", str(run), "seeds.jsonl", "abc1234"])
+    module.main()
+    module.main()
+    lines = (tmp_path / "results" / "seeds.jsonl").read_text().splitlines()
+    assert len(lines) == 2 and lines[0] == lines[1]
+    line = json.loads(lines[0])
+    assert (line["seed"], line["commit"]) == (record["args"]["seed"], "abc1234")
+    assert line["metrics"] == record["metrics"] and line["command"] == record["command"]
