@@ -66,7 +66,8 @@ class TrainOptions:
     ema: float | None = option(None, "decay of the averaged weights; 0 for no average", metavar="D", low=0,
                                high=0.999999)  # fmt: skip
     dropout: float | None = option(None, "dropout before the classifier", metavar="P", low=0, high=0.999)
-    resolution: str | None = option(None, "input in pixels (default: the network's own)", metavar="R|HxW")
+    resolution: str | None = option(None, "input in pixels (default: the network's own; of a named classifier for "
+                                    "segment or detect by the images)", metavar="R|HxW")  # fmt: skip
     unstride: int = option(0, "set the first N strides to 1, for small images", metavar="N", low=0, high=5)
     head: str | None = option(None, "head put on a classifier (default lraspp-torchvision for segment, ssdlite for "
                               "detect)", metavar="NAME")  # fmt: skip

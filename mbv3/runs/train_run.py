@@ -28,7 +28,7 @@ from mbv3.runs.rundir import RunDir, file_sha256, versions
 from mbv3.runs.train_log import logged
 from mbv3.runs.train_options import TrainOptions
 from mbv3.runs.train_result import TrainResult
-from mbv3.spec import ArchSpec, count, dump_spec, load_spec, parse_spec, with_head
+from mbv3.spec import ArchSpec, Classify, count, dump_spec, is_name, load_spec, parse_spec, with_head
 from mbv3.stages import CHECKPOINT, Learned, default_device, learn, on_network
 from mbv3.tasks import PREFIX, TASKS, Source, TaskData, class_folders, shaped, task_of
 from mbv3.training import (
@@ -84,12 +84,14 @@ def train_events(
     """
     with together():
         if resume is None:
-            run, o, spec = _new(load_spec(spec) if isinstance(spec, str) else spec, out, options)
+            run, o, spec, notes = _new(spec, out, options)
         else:
             if spec is not None or out is not None:
                 raise BadInput("--resume goes on with the run's own options; give it alone")
             run, o, spec = _again(Path(resume), moved(options))
+            notes = ()
         yield RunStarted(run.path)
+        yield from notes
         if run.record.status == "done":
             result = TrainResult(run.path, run.record)
             yield Done("train", result.summary)
@@ -101,17 +103,25 @@ def train_events(
 
 
 def _new(
-    spec: ArchSpec | None, out: Path | str | None, options: dict[str, Any]
-) -> tuple[RunDir[TrainRecord], TrainOptions, ArchSpec]:
-    """A run directory for a new training. Raises: BadInput; then there is none."""
-    if spec is None:
+    asked: ArchSpec | str | None, out: Path | str | None, options: dict[str, Any]
+) -> tuple[RunDir[TrainRecord], TrainOptions, ArchSpec, tuple[Note, ...]]:
+    """A run directory for a new training, and what to say of it. Raises: BadInput; then there is none."""
+    if asked is None:
         raise BadInput("SPEC is missing: a YAML file or a name such as mobilenet_v3_small")
+    network = load_spec(asked) if isinstance(asked, str) else asked
     o = TrainOptions.of(options)
-    command = o.command(spec.name)
+    task, command = TASKS[o.task], o.command(network.name)
+    notes: tuple[Note, ...] = ()
     spec = shaped(
-        spec, TASKS[o.task], resolution=o.resolution, head=o.head, output_stride=o.output_stride, unstride=o.unstride,
+        network, task, resolution=o.resolution, head=o.head, output_stride=o.output_stride, unstride=o.unstride,
         dropout=o.dropout,
     )  # fmt: skip
+    if o.resolution is None and isinstance(asked, str) and is_name(asked) and isinstance(network.head, Classify):
+        size = task.usual_input(_source(o, Path(o.data)))
+        if size is not None:
+            spec = replace(spec, resolution=size)
+            text = f"input {size[0]}x{size[1]}, by the shape of the images; --resolution takes another"
+            notes = (Note("training", text),)
     path = Path(out or f"runs/train-{spec.name}-{Path(o.data).name}")
     rank, world = processes()
     if rank == 0:
@@ -122,7 +132,7 @@ def _new(
         run.text("network.yaml", dump_spec(spec))
     if world > 1:
         distributed.barrier()
-    return (run if rank == 0 else _opened(path)), o, spec
+    return (run if rank == 0 else _opened(path)), o, spec, notes
 
 
 def _again(path: Path, now: dict[str, Any]) -> tuple[RunDir[TrainRecord], TrainOptions, ArchSpec]:
@@ -287,14 +297,17 @@ def _images(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> Genera
         if rank == 0 and not (run.path / "images.json").exists():
             yield from class_folders(o.data.removeprefix(PREFIX), path)
             run.text("images.json", json.dumps({"source": o.data}) + "\n")
-    source = Source(
-        path=path, test=Path(o.test) if o.test else None, augment=o.augment_name, seed=o.seed,
-        skip_broken=o.skip_broken, store=run.path, store_gb=o.store_gb,
-    )  # fmt: skip
-    data = yield from TASKS[o.task].load(spec, source)
+    data = yield from TASKS[o.task].load(spec, _source(o, path, run.path))
     if rank == 0 and world > 1:
         distributed.barrier()
     return data
+
+
+def _source(o: TrainOptions, path: Path, store: Path | None = None) -> Source:
+    return Source(
+        path=path, test=Path(o.test) if o.test else None, augment=o.augment_name, seed=o.seed,
+        skip_broken=o.skip_broken, store=store, store_gb=o.store_gb,
+    )  # fmt: skip
 
 
 def _as_begun(record: TrainRecord, recipe: Fit) -> Fit:

@@ -51,7 +51,7 @@ from mbv3.spec.kinds import ROWS, UIB, Conv, DSConv, Expanding, Fused, MBConv, R
 from mbv3.spec.lowering import Layer, keys_of, lower, lower_aux, lower_key
 from mbv3.spec.ops import IMAGE, Op, Tensor, Walk, far_pads
 from mbv3.spec.recipes import head_names, with_head
-from mbv3.spec.reference import load_spec, network_names, reference_names, width_rules
+from mbv3.spec.reference import is_name, load_spec, network_names, reference_names, width_rules
 from mbv3.spec.rows import GATES, NL, NLS, SKIPS, Gate, Skip, make_divisible
 from mbv3.spec.scaling import scale_spec
 from mbv3.spec.yamlio import dump_spec, parse_spec, read_spec
@@ -116,6 +116,7 @@ __all__ = [
     "dump_spec",
     "far_pads",
     "head_names",
+    "is_name",
     "keys_of",
     "load_spec",
     "lower",

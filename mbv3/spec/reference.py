@@ -13,7 +13,7 @@ from mbv3.spec.family import FAMILY
 from mbv3.spec.scaling import RULES, TailRule, WidthRule, scale_spec
 from mbv3.spec.yamlio import parse_spec, read_spec
 
-__all__ = ["load_spec", "network_names", "reference_names", "width_rules"]
+__all__ = ["is_name", "load_spec", "network_names", "reference_names", "width_rules"]
 
 # MobileNetV3 as TensorFlow and timm scale it
 TENSORFLOW = {f"{name}_tensorflow": name for name in RULES if name.startswith("mobilenet_v3")}
@@ -34,6 +34,11 @@ def width_rules(name: str) -> tuple[WidthRule, TailRule]:
     return RULES.get(name.partition("@")[0], ("table", "ratio"))
 
 
+def is_name(text: str) -> bool:
+    """Whether `load_spec` takes `text` for the name of a network, not for a file."""
+    return text.partition("@")[0] in network_names()
+
+
 def load_spec(name_or_path: str | Path) -> ArchSpec:
     """A network by name (`mobilenet_v3_large`, `mobilenet_v2@0.75`) or from a YAML file.
 
@@ -43,7 +48,7 @@ def load_spec(name_or_path: str | Path) -> ArchSpec:
     """
     text = str(name_or_path)
     name, at, width_text = text.partition("@")
-    if name not in network_names():
+    if not is_name(text):
         path = Path(name_or_path)
         # os.path.exists answers False for names that Path.exists() raises on (too long, a NUL byte)
         if text and (path.suffix in (".yaml", ".yml") or os.path.exists(path)):

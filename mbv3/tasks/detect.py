@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import math
+from collections.abc import Generator, Mapping
 from functools import partial
 from types import MappingProxyType
 
@@ -16,7 +17,7 @@ from mbv3.nn import statistics
 from mbv3.report import Box, Panel
 from mbv3.spec import ArchSpec, Head, SSDLite, head_names, with_head
 from mbv3.tasks.draws import apart, spread, unjudged
-from mbv3.tasks.pixels import fingerprint, stored
+from mbv3.tasks.pixels import fingerprint, input_of, stored
 from mbv3.tasks.task import Peek, Source, Task, TaskData, Work
 from mbv3.training import Batches, DetectMetric, Fit, Metric, Objective, detect_answers, detect_objective, objects
 
@@ -25,7 +26,6 @@ __all__ = ["TASK"]
 SHEET = 12  # images on a contact sheet
 SURE = 0.4  # least score of a box that is drawn
 SMALL = 32  # px of a side: COCO calls objects of less than 32 x 32 small
-STEP = 32  # px, of an input that is recommended
 NEARLY = 0.95  # of it: not worth a word
 
 
@@ -63,6 +63,10 @@ class _Detect(Task):
         training, tested = _parts(source, dict(found))["training"], "test" in found
         h, w = (int(v) for v in np.median(training.sizes, axis=0))
         return Peek(outputs=len(training.classes) + 1, shape=(h, w), tested=tested)
+
+    def usual_input(self, source: Source) -> tuple[int, int]:
+        part = _parts(source, find_boxes(source.path, skip_broken=source.skip_broken))["training"]
+        return _input(part, _sides(part))
 
     def load(self, spec: ArchSpec, source: Source) -> Generator[Event, None, TaskData]:
         """Images stretched to the input size, boxes as shares of it; output 0 of the network is the background."""
@@ -106,25 +110,37 @@ def _objective(head: SSDLite, recipe: Fit) -> Objective:
     return detect_objective(head)
 
 
+Sides = Mapping[int, tuple[float, float]]
+"""The median side of the boxes of each class: as a share of the image's, and in its pixels."""
+
+
+def _sides(part: Annotated) -> Sides:
+    labels = np.concatenate([b.labels for b in part.boxes])
+    share = np.concatenate([np.sqrt((b.edges[:, 2:] - b.edges[:, :2]).prod(axis=1)) for b in part.boxes])
+    own = share * np.repeat(np.sqrt(part.sizes.prod(axis=1)), [len(b) for b in part.boxes])
+    return {c: (float(np.median(share[labels == c])), float(np.median(own[labels == c]))) for c in np.unique(labels)}
+
+
+def _input(part: Annotated, sides: Sides) -> tuple[int, int]:
+    """(height, width) at which half of the boxes of every class are not small, as far as the images show them larger:
+    on BCCD, whose platelets are small at 320 px, 384x512 brings six points."""
+    h, w = (int(v) for v in np.median(part.sizes, axis=0))
+    return input_of((h, w), min(1.0, SMALL / min(own for _, own in sides.values())))
+
+
 def _small(part: Annotated, at: tuple[int, int]) -> Generator[Event, None, None]:
-    """Says which classes are mostly small `at` the network's input, where the images show them larger, and what input
-    would do: on BCCD, whose platelets are small at 320 px, 384x512 brings five points."""
-    shares = [np.sqrt((b.edges[:, 2:] - b.edges[:, :2]).prod(axis=1)) for b in part.boxes]
-    own = [share * np.sqrt(np.prod(size)) for share, size in zip(shares, part.sizes, strict=True)]
-    label, share, side = (np.concatenate(v) for v in ([b.labels for b in part.boxes], shares, own))
-    seen = {c: (np.median(share[label == c]) * np.sqrt(np.prod(at)), np.median(side[label == c]))
-            for c in np.unique(label).tolist()}  # fmt: skip
-    small = [c for c, (here, there) in seen.items() if here < NEARLY * SMALL and there > here]
-    if not small:
-        return
-    here, there = min((seen[c] for c in small), key=lambda s: s[1])
-    h, w = (STEP * max(1, round(v * min(1.0, SMALL / there) / STEP)) for v in np.median(part.sizes, axis=0))
-    names = ", ".join(part.classes[c] for c in small)
-    yield Note(
-        "images",
-        f"half of the boxes of {names} are under {here:.0f} px a side at {at[0]}x{at[1]}, small ones as COCO has it: "
-        f"--resolution {h}x{w} would show more of them, and take longer",
-    )
+    """Says which classes are mostly small `at` the network's input, where a larger one would show them better."""
+    sides = _sides(part)
+    small = {c: share * math.sqrt(at[0] * at[1]) for c, (share, _) in sides.items()}
+    small = {c: side for c, side in small.items() if side < NEARLY * SMALL}
+    h, w = _input(part, sides)
+    if small and h * w > at[0] * at[1]:
+        names = ", ".join(part.classes[c] for c in small)
+        yield Note(
+            "images",
+            f"half of the boxes of {names} are under {min(small.values()):.0f} px a side at {at[0]}x{at[1]}, small "
+            f"ones as COCO has it: --resolution {h}x{w} would show more of them, and take longer",
+        )
 
 
 def _parts(source: Source, parts: dict[str, Annotated]) -> dict[str, Annotated]:

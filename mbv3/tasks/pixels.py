@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import math
 import shutil
 import tempfile
 from collections.abc import Generator, Sequence
@@ -19,9 +20,12 @@ from mbv3.errors import BadInput
 from mbv3.events import Event, Note, counted
 from mbv3.tasks.task import Source
 
-__all__ = ["Stored", "fingerprint", "stored", "typical_shape"]
+__all__ = ["Stored", "fingerprint", "input_of", "stored", "typical_shape"]
 
 OPENED = 32  # images whose size is looked at
+# of an input whose size nobody asked for: the root of its area, as torchvision's SSDLite has it and as mmsegmentation
+# crops photographs, and the step of its sides
+LEAST, MOST, STEP = 320, 512, 32
 
 
 class Stored(NamedTuple):
@@ -84,3 +88,11 @@ def typical_shape(files: Sequence[Path]) -> tuple[int, int]:
         raise BadInput(f"{files[0]}: cannot be opened as an image, nor can {len(some) - 1} others")
     h, w = np.median(np.array(sizes), axis=0)
     return int(h), int(w)
+
+
+def input_of(shape: tuple[int, int], scale: float = 1.0) -> tuple[int, int]:
+    """An input of the `shape` of the images: `scale` times as high and wide, with an area from LEAST to MOST."""
+    side = math.sqrt(shape[0] * shape[1])
+    scale = min(max(scale, LEAST / side), MOST / side)
+    h, w = (STEP * max(1, round(v * scale / STEP)) for v in shape)
+    return h, w

@@ -17,7 +17,7 @@ from mbv3.nn import statistics
 from mbv3.report import Panel
 from mbv3.spec import ArchSpec, Dense, Head, SSDLite, head_names, with_head, with_output_stride
 from mbv3.tasks.draws import apart, spread, tenth_out, unjudged
-from mbv3.tasks.pixels import fingerprint, stored, typical_shape
+from mbv3.tasks.pixels import fingerprint, input_of, stored, typical_shape
 from mbv3.tasks.task import Peek, Source, Task, TaskData, Work
 from mbv3.training import Batches, Metric, SegmentMetric, segment_answers, segment_objective
 
@@ -60,6 +60,9 @@ class _Segment(Task):
         classes, _ = _classes(source, parts)
         shape, tested = typical_shape(parts["training"].images), "test" in class_parts(source.path)
         return Peek(outputs=len(classes), shape=shape, tested=tested)
+
+    def usual_input(self, source: Source) -> tuple[int, int]:
+        return input_of(typical_shape(_parts(source)["training"].images))
 
     def load(self, spec: ArchSpec, source: Source) -> Generator[Event, None, TaskData]:
         """PATH/train, PATH/val and PATH/test, each with images and masks, or PATH itself with a tenth held out.

@@ -138,6 +138,11 @@ class Task(ABC):
     def peek(self, source: Source) -> Peek:
         """What is there; a few images are opened. Raises: BadInput: what cannot be used."""
 
+    def usual_input(self, source: Source) -> tuple[int, int] | None:
+        """(height, width) of a network for these images where none is asked for; None: the network's own. Raises:
+        BadInput: images or truth that cannot be used."""
+        return None
+
     def headed(self, spec: ArchSpec, head: str | None = None, output_stride: int | None = None) -> ArchSpec:
         """The classifier `spec` with a head of the task. Raises: BadInput."""
         return with_head(spec, head or self.head)

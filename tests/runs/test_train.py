@@ -10,13 +10,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 from mbv3.errors import BadInput
-from mbv3.events import Note
+from mbv3.events import Note, RunStarted
 from mbv3.export import FRAMEWORKS
 from mbv3.nn import build
 from mbv3.runs import train_events
@@ -94,6 +95,42 @@ def test_detect(tiny_spec: ArchSpec, boxes: Path, tmp_path: Path) -> None:
     spec = parse_spec((tmp_path / "o/network.yaml").read_text(), "n")
     assert spec.head.classes == 3  # and the background
     assert any("16 images of 2 classes, 4 held out" in t for t in said)
+
+
+@pytest.mark.parametrize("task", ["segment", "detect"])
+def test_a_named_classifier_takes_the_shape_of_the_images(
+    task: str, tiny_spec: ArchSpec, masks: Path, boxes: Path, tmp_path: Path
+) -> None:
+    """Where nobody asks for another; a network from a file keeps its own."""
+    folder = masks if task == "segment" else boxes
+    for path in folder.rglob("*.png"):
+        with Image.open(path) as image:
+            wide = image.resize((2 * image.width, image.height), Image.Resampling.NEAREST)
+        wide.save(path)
+    if task == "detect":
+        for path in folder.rglob("*.json"):
+            document = json.loads(path.read_text())
+            for one in document["annotations"]:
+                x, y, w, h = one["bbox"]
+                one["bbox"] = [2 * x, y, 2 * w, h]
+            path.write_text(json.dumps(document))
+    file = tmp_path / "mine.yaml"
+    file.write_text(dump_spec(tiny_spec))
+
+    def begun(spec: ArchSpec | str, out: str, **options: Any) -> tuple[tuple[int, int], list[str]]:
+        said = []
+        events = train_events(spec, data=str(folder), task=task, out=tmp_path / out, **options)
+        for event in events:
+            said += [event.text] if isinstance(event, Note) and event.text.startswith("input ") else []
+            if not isinstance(event, (Note, RunStarted)):
+                break
+        events.close()
+        return parse_spec((tmp_path / out / "network.yaml").read_text(), "n").resolution, said
+
+    said = ["input 224x448, by the shape of the images; --resolution takes another"]
+    assert begun("mobilenet_v3_small@0.35", "a") == ((224, 448), said)
+    assert begun("mobilenet_v3_small@0.35", "b", resolution="64") == ((64, 64), [])
+    assert begun(str(file), "c") == (tiny_spec.resolution, []) and begun(tiny_spec, "d") == (tiny_spec.resolution, [])
 
 
 def test_an_auxiliary_head_is_trained_too(tiny_spec: ArchSpec, masks: Path, tmp_path: Path) -> None:

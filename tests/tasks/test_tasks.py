@@ -20,6 +20,7 @@ from mbv3.nn import build
 from mbv3.progress import drain, silent
 from mbv3.spec import ArchSpec, SSDLite, head_names, load_spec, with_head
 from mbv3.tasks import TASKS, Source, shaped, task_of
+from mbv3.tasks.pixels import input_of
 from mbv3.training import RECIPES, measure
 
 FOLDERS = {"classify": "classes", "segment": "masks", "detect": "boxes"}
@@ -99,7 +100,7 @@ def test_a_head_goes_on_a_classifier_only(tiny_spec: ArchSpec) -> None:
         shaped(replace(tiny_spec, in_channels=1), TASKS["classify"])
 
 
-@pytest.mark.parametrize(("side", "asked"), [(32, "128x128"), (96, "128x128"), (128, None)])
+@pytest.mark.parametrize(("side", "asked"), [(32, "320x320"), (96, "320x320"), (128, None)])
 def test_boxes_that_are_small_are_reported_with_an_input_that_shows_them(
     tiny_spec: ArchSpec, tmp_path: Path, side: int, asked: str | None
 ) -> None:
@@ -122,3 +123,17 @@ def test_boxes_that_are_small_are_reported_with_an_input_that_shows_them(
     text = f"half of the boxes of nut are under {side // 4} px a side at {side}x{side}, small ones as COCO has it: " \
            f"--resolution {asked} would show more of them"  # fmt: skip
     assert len(said) == (asked is not None) and all(s.startswith(text) for s in said)
+
+
+@pytest.mark.parametrize(
+    ("shape", "scale", "made"),
+    [
+        ((480, 640), 1.0, (448, 576)),  # not more than 512 x 512 has
+        ((480, 640), 0.8, (384, 512)),
+        ((480, 640), 0.1, (288, 384)),  # nor less than 320 x 320
+        ((90, 120), 1.0, (288, 384)),
+        ((2000, 20), 1.0, (3200, 32)),  # a network's stride at least
+    ],
+)
+def test_an_input_of_the_shape_of_the_images(shape: tuple[int, int], scale: float, made: tuple[int, int]) -> None:
+    assert input_of(shape, scale) == made
