@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -91,12 +91,11 @@ def train_events(
             run, o, spec = _again(Path(resume), moved(options))
             notes = ()
         yield RunStarted(run.path)
-        yield from notes
         if run.record.status == "done":
             result = TrainResult(run.path, run.record)
             yield Done("train", result.summary)
         elif run.writes:
-            result = yield from _writing(o, run, spec, new=resume is None)
+            result = yield from _writing(o, run, spec, notes, new=resume is None)
         else:
             result = _beside(o, run, spec)
         return result
@@ -156,13 +155,13 @@ def _opened(path: Path) -> RunDir[TrainRecord]:
 
 
 def _writing(
-    o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec, new: bool
+    o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec, notes: Sequence[Note], new: bool
 ) -> Generator[Event, None, TrainResult]:
     """The process that writes; the directory is locked."""
     run.lock()
     try:
         run.update(status="running", exit=None)
-        return (yield from logged(run.path, _stages(o, run, spec)))
+        return (yield from logged(run.path, _stages(o, run, spec, notes)))
     except BadInput as e:
         if new and not (run.path / CHECKPOINT).exists():
             discard(run.path, made=run.made)  # nothing was learned: the same --out is free for the next try
@@ -194,8 +193,11 @@ def _beside(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> TrainR
         raise
 
 
-def _stages(o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec) -> Generator[Event, None, TrainResult]:
+def _stages(
+    o: TrainOptions, run: RunDir[TrainRecord], spec: ArchSpec, notes: Sequence[Note] = ()
+) -> Generator[Event, None, TrainResult]:
     """Images, training, scores; what they leave in the run directory."""
+    yield from notes
     _, world = processes()
     begun = (run.path / CHECKPOINT).exists()
     # weights of another network are refused before the images are decoded; their heads, when the classes are known

@@ -125,6 +125,7 @@ def test_a_named_classifier_takes_the_shape_of_the_images(
             if not isinstance(event, (Note, RunStarted)):
                 break
         events.close()
+        assert all(text in (tmp_path / out / "log.txt").read_text() for text in said)
         return parse_spec((tmp_path / out / "network.yaml").read_text(), "n").resolution, said
 
     said = ["input 224x448, by the shape of the images; --resolution takes another"]
