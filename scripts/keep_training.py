@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from json_lines import append, short_commit
+from json_lines import append, lines_of, short_commit
 
 from mbv3.record import TrainRecord, as_json, load_as
 
@@ -38,6 +38,8 @@ def main() -> None:
     kept = {**as_json(record), "commit": sys.argv[3] if len(sys.argv) > 3 else short_commit(), "runs": 1}
     out = ROOT / "results"
     if name.endswith(".jsonl"):
+        if any(line["hashes"] == kept["hashes"] for line in lines_of(out / name)):
+            sys.exit(f"{run}: its weights are in results/{name} already")
         return append(out / name, {k: short(kept[k]) for k in LINE if k in kept} | {"seed": kept["args"]["seed"]})
     (out / f"{name}.json").write_text(json.dumps(short(kept), indent=1) + "\n", encoding="utf-8")
     log = (run / "log.txt").read_text("utf-8").splitlines()

@@ -85,7 +85,8 @@ def find_boxes(root: Path, *, skip_broken: bool | None = False) -> dict[str, Ann
 
 
 def split_boxes(data: Annotated, seed: int, where: Path | str) -> tuple[Annotated, Annotated]:
-    """(training, held out): a tenth of the images, drawn so that every class keeps an image to learn from.
+    """(training, held out): a tenth of the images, drawn so that every class keeps an image to learn from, and one of
+    them at least has a box.
 
     Raises:
         BadInput: too few images of the data set `where`.
@@ -95,14 +96,18 @@ def split_boxes(data: Annotated, seed: int, where: Path | str) -> tuple[Annotate
         raise BadInput(f"{where}: {n} image(s) are too few to hold some out")
     left = Counter(label for boxes in data.boxes for label in set(boxes.labels.tolist()))
     held: list[int] = []
+    boxed = False
+    most = max(1, n // 10)
     for i in np.random.default_rng(seed).permutation(n).tolist():
         mine = set(data.boxes[i].labels.tolist())
-        if len(held) < max(1, n // 10) and all(left[label] > 1 for label in mine):
+        room = len(held) < most - (not boxed and not mine)  # the last place is for an image with a box
+        if room and all(left[label] > 1 for label in mine):
             left.subtract(mine)
             held.append(i)
-    if not held:
-        raise BadInput(f"{where}: every image is the only one of some class, so none can be held out; add images, or "
-                       "a validation part")  # fmt: skip
+            boxed = boxed or bool(mine)
+    if not boxed:
+        raise BadInput(f"{where}: every image with a box is the only one of some class, so none can be held out; add "
+                       "images, or a validation part")  # fmt: skip
     index = np.sort(np.array(held, dtype=np.int64))
     return data.take(np.setdiff1d(np.arange(n), index)), data.take(index)
 

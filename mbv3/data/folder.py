@@ -191,7 +191,8 @@ def _part_notes(folder: Path) -> tuple[str, ...]:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Every image below a folder, sorted; none of a folder `masks` that lies beside a folder `images`.
+    """Every image below a folder, sorted; none of a folder `masks` that lies beside a folder `images`, nor of Pascal
+    VOC's drawn segmentations beside `JPEGImages`.
 
     Raises:
         BadInput: there are none, or a folder cannot be read.
@@ -207,9 +208,12 @@ def find_images(folder: Path) -> list[Path]:
     return images
 
 
+_MASKS = {"masks": "images", "SegmentationClass": "JPEGImages", "SegmentationObject": "JPEGImages"}  # beside it
+
+
 def _of_mask(relative: Path, folder: Path) -> bool:
     parts = relative.parts[:-1]
-    return any(name == "masks" and folder.joinpath(*parts[:i], "images").is_dir() for i, name in enumerate(parts))
+    return any(name in _MASKS and folder.joinpath(*parts[:i], _MASKS[name]).is_dir() for i, name in enumerate(parts))
 
 
 def _known(folder: Path, names: list[str], classes: tuple[str, ...]) -> list[str]:

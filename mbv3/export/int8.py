@@ -104,7 +104,7 @@ class Int8:
     def line(self) -> str:
         """For a person: accuracy of both files, what is in float, the ratio of times."""
         r = self.report
-        where = f"{r.n} held-out images" if self.held_out else f"the {r.n} images that it was calibrated on"
+        where = f"{r.n} images kept out of it" if self.held_out else f"the {r.n} images that it was calibrated on"
         kept = f"kept in float: {listed(self.floats) or 'nothing'}"
         fast = f"{self.speed:.2f} times as fast" + ("" if self.speed > 1 else ": int8 brings nothing on this CPU")
         if r.fp32 is not None:
@@ -225,9 +225,12 @@ def ratio(whole: bytes, other: bytes, image: Array, rounds: int = 40, threads: i
     return float(np.median(took[3:, 0] / took[3:, 1]))
 
 
-def speeds(whole: bytes, others: Sequence[bytes], image: Array) -> list[float]:
+def speeds(whole: bytes, others: Sequence[bytes], image: Array) -> Generator[Event, None, list[float]]:
     """`ratio` of each file, the median of passes over all of them, so that a slow minute meets all alike."""
-    passes = [[ratio(whole, other, image, ROUNDS) for other in others] for _ in range(PASSES)]
+    passes: list[list[float]] = []
+    for i in range(PASSES):
+        passes.append([ratio(whole, other, image, ROUNDS) for other in others])
+        yield Progress("int8", i + 1, PASSES, f"times of {len(others)} files")
     found: list[float] = np.median(passes, axis=0).tolist()
     return found
 
@@ -291,7 +294,8 @@ def choose_int8(model: bytes, learn: Examples, choose: Examples, report: Example
         files.append(mixed(model, seen, Recipe(floats=floats, clips=clips)))
         answers.append(judge.compare(opened(files[-1])))
         yield Progress("int8", i + 1, len(cuts), f"in float: {shown(listed(floats) or 'nothing')}")
-    candidates = [Candidate(*c) for c in zip(cuts, answers, speeds(model, files, choose.images[0]), strict=True)]
+    fast = yield from speeds(model, files, choose.images[0])
+    candidates = [Candidate(*c) for c in zip(cuts, answers, fast, strict=True)]
     best = _best(candidates)
     final = files[cuts.index(best.floats)]
     return Int8(

@@ -71,6 +71,8 @@ def examples(folder: str, spec: ArchSpec, labels: Sequence[str], seed: int = 0) 
         choose = report = []
         notes = (*notes, f"{folder}: {len(rest)} images are too few to keep some back ({FEWEST} at least): what int8 "
                  "answers is judged on those that it was calibrated on")  # fmt: skip
+    elif known is not None and "test" not in found:
+        notes = (*notes, f"{folder} has no part `test`: top-1 is of images that the network may have learned")
     room = max(MOST_BYTES // (3 * spec.resolution[0] * spec.resolution[1]), sum(MOST) // 16) / sum(MOST)
     sets = [files[: max(int(most * min(room, 1)), 4)] for files, most in zip((rest, choose, report), MOST, strict=True)]
     files = [p for part in sets for p in part]

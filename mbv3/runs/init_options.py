@@ -15,7 +15,7 @@ from mbv3.spec import ArchSpec, load_spec
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ADVICE", "Inherited", "check_init", "inherited"]
+__all__ = ["ADVICE", "Inherited", "check_init", "fits", "inherited"]
 
 ADVICE = (
     "networks learn photos far better from public ImageNet weights than from nothing (README.md, With your photos); "
@@ -114,7 +114,8 @@ def inherited(init: str, network: ArchSpec | str, dressed: Callable[[ArchSpec], 
     try:
         fresh = adopt(net, found.state, init)
     except BadInput as e:
-        raise BadInput(f"{e}{_fitting(path, spec.name)}") from None
+        other = fits(path, spec.name)
+        raise BadInput(f"{e}" + (f"\n  they fit {other}: --from {other}" if other else "")) from None
     names = f" (names of {found.framework})" if found.framework not in ("mbv3", "") else ""
     new = f"; new: the head of {sized.head.classes} classes" if fresh else ""
     return Inherited(
@@ -122,8 +123,8 @@ def inherited(init: str, network: ArchSpec | str, dressed: Callable[[ArchSpec], 
     )
 
 
-def _fitting(path: Path, asked: str) -> str:
-    """A line that names the network that the weights are of, where it is a known one."""
+def fits(path: Path, asked: str) -> str:
+    """The network that the weights are of, where it is a known one and not `asked`; else nothing."""
     from mbv3.export import read_any_weights
     from mbv3.nn import build
     from mbv3.training import adopt
@@ -136,5 +137,5 @@ def _fitting(path: Path, asked: str) -> str:
             adopt(build(spec, 0), read_any_weights(path, spec).state, str(path))
         except BadInput:
             continue
-        return f"\n  they fit {name}: --from {name}"
+        return name
     return ""

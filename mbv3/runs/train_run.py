@@ -24,6 +24,7 @@ from mbv3.progress import drain, silent
 from mbv3.record import Images, TrainRecord
 from mbv3.report import contact_sheet, training_curve
 from mbv3.runs.declare import moved, takes, there
+from mbv3.runs.init_options import fits
 from mbv3.runs.rundir import RunDir, file_sha256, versions
 from mbv3.runs.train_log import logged
 from mbv3.runs.train_options import TrainOptions
@@ -262,7 +263,11 @@ def _start(o: TrainOptions, spec: ArchSpec) -> _Start:
     """The weights of --init. Raises: BadInput: they are of another network."""
     assert o.init is not None
     found = read_any_weights(Path(o.init), spec)
-    adopt(build(found.spec, o.seed), found.state, o.init)
+    try:
+        adopt(build(found.spec, o.seed), found.state, o.init)
+    except BadInput as e:
+        other = fits(Path(o.init), spec.name)
+        raise BadInput(f"{e}" + (f"\n  they fit {other}: give it as SPEC" if other else "")) from None
     name = o.init + (f" (names of {found.framework})" if found.framework != "mbv3" else "")
     return _Start(found.state, name, found.spec, found.notes)
 

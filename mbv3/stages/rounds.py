@@ -156,10 +156,9 @@ def winner(tuned: Sequence[Pair]) -> tuple[Pair, str]:
         return best, ""
     by, error = best[1].chosen_on.better_by(found[1].chosen_on)
     mine = "the network that was cut" if found[0].kind == "cut" else found[0].called
-    return best, (
-        f"{best[0].called} is better than {mine} by {by:.1f} +- {error:.1f} points on the choosing "
-        "images, trained alike: it is what is delivered"
-    )
+    better = f"is better than {mine} by {by:.1f} +- {error:.1f} points on" if by else f"is level with {mine} on"
+    loss = "" if by else ", with a lower loss"
+    return best, f"{best[0].called} {better} the choosing images, trained alike{loss}: it is what is delivered"
 
 
 def decided(rounds: Sequence[Sequence[Pair]], default: Contender, metric: str, horizon: float) -> tuple[Pair, str]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mbv3.data import Annotated, BoxSet, find_boxes, normalise, set_white, split_boxes
+from mbv3.errors import plain
 from mbv3.events import Event, Note
 from mbv3.nn import statistics
 from mbv3.report import Box, Panel
@@ -26,7 +27,7 @@ __all__ = ["TASK"]
 SHEET = 12  # images on a contact sheet
 SURE = 0.4  # least score of a box that is drawn
 SMALL = 32  # px of a side: COCO calls objects of less than 32 x 32 small
-NEARLY = 0.95  # of it: not worth a word
+NEARLY = 0.95  # of a side: as good as equal
 
 
 class _Detect(Task):
@@ -74,6 +75,9 @@ class _Detect(Task):
         classes = parts["training"].classes
         for line in parts["training"].mended:
             yield Note("images", line, warning=True)
+        for name, part in parts.items():
+            if name != "training" and not any(len(b) for b in part.boxes):
+                yield Note("images", f"its {name} part has no box: a score of 0 % on it says nothing", warning=True)
         if not source.apart:  # a search chooses the resolution itself
             yield from _small(parts["training"], spec.resolution)
         if source.apart:
@@ -122,24 +126,24 @@ def _sides(part: Annotated) -> Sides:
 
 
 def _input(part: Annotated, sides: Sides) -> tuple[int, int]:
-    """(height, width) at which half of the boxes of every class are not small, as far as the images show them larger:
-    on BCCD, whose platelets are small at 320 px, 384x512 brings six points."""
+    """(height, width) at which half of the boxes of every class are not small, or as large as the images show them. On
+    BCCD, whose platelets are small at 320x320, 384x512 brings six points (docs/train-detect.md)."""
     h, w = (int(v) for v in np.median(part.sizes, axis=0))
-    return input_of((h, w), min(1.0, SMALL / min(own for _, own in sides.values())))
+    root = max(min(SMALL, own) / share for share, own in sides.values())
+    return input_of((h, w), root / math.sqrt(h * w))
 
 
 def _small(part: Annotated, at: tuple[int, int]) -> Generator[Event, None, None]:
-    """Says which classes are mostly small `at` the network's input, where a larger one would show them better."""
-    sides = _sides(part)
-    small = {c: share * math.sqrt(at[0] * at[1]) for c, (share, _) in sides.items()}
-    small = {c: side for c, side in small.items() if side < NEARLY * SMALL}
+    """Says which classes are mostly small `at` the network's input, where a larger one would do."""
+    sides, root = _sides(part), math.sqrt(at[0] * at[1])
+    small = {part.classes[c]: share * root for c, (share, _) in sides.items() if share * root < NEARLY * SMALL}
     h, w = _input(part, sides)
-    if small and h * w > at[0] * at[1]:
-        names = ", ".join(part.classes[c] for c in small)
+    if small and NEARLY * math.sqrt(h * w) > root:
         yield Note(
             "images",
-            f"half of the boxes of {names} are under {min(small.values()):.0f} px a side at {at[0]}x{at[1]}, small "
-            f"ones as COCO has it: --resolution {h}x{w} would show more of them, and take longer",
+            f"boxes are small at {at[0]}x{at[1]} (median side in pixels: "
+            f"{', '.join(f'{plain(name)} {side:.0f}' for name, side in small.items())}; COCO calls those under {SMALL} "
+            f"small): --resolution {h}x{w} would show them larger, and take longer",
         )
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mbv3.data import BoxSet, find_boxes
+from mbv3.data import Annotated, BoxSet, find_boxes, split_boxes
 from mbv3.data.boxes import Boxes, Kind
 from mbv3.errors import BadInput
 from mbv3.nn import iou
@@ -268,3 +268,15 @@ def test_boxes_follow_their_objects() -> None:
         assert iou(torch.from_numpy(seen), boxes)[0, 0] > 0.8
     _, [(boxes, _)] = data.batch(np.array([0]), (60, 60), "none", np.random.default_rng(0))
     np.testing.assert_array_equal(boxes.numpy(), edges)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_held_out_has_a_box(seed: int) -> None:
+    """Also where most images have none; and every class keeps an image to learn from."""
+    none = Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64))
+    one = Boxes(np.array([[0, 0, 0.5, 0.5]], np.float32), np.zeros(1, np.int64), np.zeros(1, np.int64))
+    data = Annotated(tuple(Path(f"{i}") for i in range(24)), (one, one, *[none] * 22), np.full((24, 2), 32), ("a",))
+    training, held = split_boxes(data, seed, "there")
+    assert len(held.files) == 2 and sorted(map(len, held.boxes)) == [0, 1] and sum(map(len, training.boxes)) == 1
+    with pytest.raises(BadInput, match="there: every image with a box is the only one of some class"):
+        split_boxes(data.take(np.arange(1, 24)), seed, "there")

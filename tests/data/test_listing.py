@@ -158,9 +158,11 @@ def test_names_that_are_not_utf8_become_text(tmp_path: Path) -> None:
 
 
 def test_masks_beside_images_calibrate_nothing(tmp_path: Path) -> None:
-    for kind in ("images", "masks"):
-        picture(tmp_path / "train" / kind / "1.png")
-    assert [p.parent.name for p in find_images(tmp_path)] == ["images"]
+    for kind in ("train/images", "train/masks", "VOC/JPEGImages", "VOC/SegmentationClass", "VOC/SegmentationObject"):
+        picture(tmp_path / kind / "1.png")
+    assert [p.parent.name for p in find_images(tmp_path)] == ["JPEGImages", "images"]
+    picture(tmp_path / "kinds/SegmentationClass/1.png")  # a class of that name
+    assert len(find_images(tmp_path)) == 3
 
 
 def test_two_masks_of_one_name_are_told_and_never_guessed(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_slow_minute_meets_all_files_alike(monkeypatch: pytest.MonkeyPatch) ->
     """The second file is the faster one, but for two minutes that were disturbed."""
     seen = itertools.cycle([1.5, 0.4, 1.5, 2.0, 0.9, 2.0, 1.5, 0.3, 1.5, 2.1])
     monkeypatch.setattr("mbv3.export.int8.ratio", lambda *_: next(seen))
-    assert speeds(b"", [b"", b""], noise(1)[0]) == [1.5, 2.0]
+    assert result(speeds(b"", [b"", b""], noise(1)[0])) == [1.5, 2.0]
 
 
 def test_the_fastest_that_keeps_the_answers() -> None:
@@ -117,7 +117,8 @@ def test_a_file_is_chosen_and_judged(tiny_spec: ArchSpec, labelled: bool) -> Non
     assert made.candidates[0].floats == () and made.floats in [c.floats for c in made.candidates]
     assert any(isinstance(e, Progress) for e in events)
     assert made.report == compared(whole, made.model, sets[2]) and (made.report.fp32 is not None) == labelled
-    said = "top-1 on 12 held-out images: fp32 " if labelled else "on 12 held-out images int8 answers as fp32 on "
+    of = "on 12 images kept out of it"
+    said = f"top-1 {of}: fp32 " if labelled else f"{of} int8 answers as fp32 on "
     assert made.line().startswith(said) and "kept in float: " in made.line() and "times as fast" in made.line()
     file = export(tiny_spec, state, "onnx", precision="int8", int8=made, batch=2)
     net = onnx.load_from_string(next(iter(file.files.values())))

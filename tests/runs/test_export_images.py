@@ -38,7 +38,8 @@ def greys(sets: tuple[object, ...]) -> list[set[float]]:
 def test_a_third_each_and_none_in_two(tiny_spec: ArchSpec, tmp_path: Path) -> None:
     folder = filled(tmp_path, ["a", "b", "c"], 10)
     sets, notes = examples(str(folder), of(tiny_spec, 3), ())
-    assert [len(s) for s in sets] == [10, 10, 10] and not notes
+    assert [len(s) for s in sets] == [10, 10, 10]
+    assert notes == (f"{folder} has no part `test`: top-1 is of images that the network may have learned",)
     one, two, three = greys(sets)
     assert len(one | two | three) == 30
     for s in sets:  # classes in the order of their names, as their greys were drawn
@@ -51,8 +52,8 @@ def test_a_third_each_and_none_in_two(tiny_spec: ArchSpec, tmp_path: Path) -> No
 def test_a_part_to_test_on_reports(tiny_spec: ArchSpec, tmp_path: Path) -> None:
     filled(tmp_path / "train", ["a", "b"], 12)
     filled(tmp_path / "test", ["a", "b"], 4, first=200)
-    sets, _ = examples(str(tmp_path), of(tiny_spec, 2), ())
-    assert [len(s) for s in sets] == [12, 12, 8]
+    sets, notes = examples(str(tmp_path), of(tiny_spec, 2), ())
+    assert [len(s) for s in sets] == [12, 12, 8] and not notes
     bright = (200 / 255 - 0.485) / 0.229 - 0.01
     assert [min(g) > bright for g in greys(sets)] == [False, False, True]
 
@@ -85,7 +86,9 @@ def test_whose_classes(
         assert f"its 2 class folders are not the network's {classes} classes" in notes[0]
         assert f"or their numbers, 0 to {classes - 1}" in notes[0]
     else:
-        assert not notes and {int(v) for s in sets if s.labels is not None for v in s.labels} == index
+        assert (
+            "no part `test`" in notes[0] and {int(v) for s in sets if s.labels is not None for v in s.labels} == index
+        )
 
 
 def test_a_folder_that_is_no_class(tiny_spec: ArchSpec, tmp_path: Path) -> None:

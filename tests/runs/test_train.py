@@ -193,6 +193,9 @@ def test_distillation_and_init(
             quick(tiny_spec, classes, tmp_path / "wrong", init=str(other))
         with pytest.raises(BadInput, match=message):
             quick(tiny_spec, classes, tmp_path / "t3", teacher=str(spec), teacher_weights=str(other))
+    save_weights(other, build(load_spec("mobilenet_v2"), 0).state_dict())
+    with pytest.raises(BadInput, match=r"weights of another network(.|\n)*they fit mobilenet_v2: give it as SPEC"):
+        quick(tiny_spec, classes, tmp_path / "wrong", init=str(other))
     with pytest.raises(BadInput, match=r"needs its weights; add --teacher-weights FILE"):
         quick(tiny_spec, classes, tmp_path / "t2", teacher=str(spec))
 

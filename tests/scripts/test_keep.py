@@ -74,9 +74,9 @@ def test_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (tmp_path / "results" / "some.log").read_text() == "reading BCCD\n"
     monkeypatch.setattr(sys, "argv", ["keep_training.py", str(run), "seeds.jsonl", "abc1234"])
     module.main()
-    module.main()
-    lines = (tmp_path / "results" / "seeds.jsonl").read_text().splitlines()
-    assert len(lines) == 2 and lines[0] == lines[1]
-    line = json.loads(lines[0])
+    with pytest.raises(SystemExit, match=r"run: its weights are in results/seeds.jsonl already"):
+        module.main()
+    (only,) = (tmp_path / "results" / "seeds.jsonl").read_text().splitlines()
+    line = json.loads(only)
     assert (line["seed"], line["commit"]) == (record["args"]["seed"], "abc1234")
     assert line["metrics"] == record["metrics"] and line["command"] == record["command"]

@@ -334,5 +334,11 @@ def test_a_baseline_that_is_better_is_delivered(start: ArchSpec) -> None:
     (found, _), doubt = winner([(cut, tuned_as(start, 80)), (lower, tuned_as(start, 84))])
     assert found is lower
     assert "better than the network that was cut by 4.0 +- 2.0 points" in doubt
+    level = replace(tuned_as(start, 80), chosen_on=ClassAnswers(np.full(100, 0.1), np.arange(100) < 80))
+    (found, _), doubt = winner([(cut, tuned_as(start, 80)), (lower, level)])
+    assert found is lower
+    assert (
+        "is level with the network that was cut on the choosing images, trained alike, with a lower loss: it" in doubt
+    )
     (found, _), doubt = winner([(lower, tuned_as(start, 80)), (cut, tuned_as(start, 84))])
     assert (found, doubt) == (cut, "")

@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from mbv3.data import Annotated
+from mbv3.data.boxes import Boxes
 from mbv3.errors import BadInput
 from mbv3.events import Event, Note, result, watched
 from mbv3.nn import build
 from mbv3.progress import drain, silent
 from mbv3.spec import ArchSpec, SSDLite, head_names, load_spec, with_head
 from mbv3.tasks import TASKS, Source, shaped, task_of
+from mbv3.tasks.detect import _small
 from mbv3.tasks.pixels import input_of
 from mbv3.training import RECIPES, measure
 
@@ -100,29 +102,71 @@ def test_a_head_goes_on_a_classifier_only(tiny_spec: ArchSpec) -> None:
         shaped(replace(tiny_spec, in_channels=1), TASKS["classify"])
 
 
-@pytest.mark.parametrize(("side", "asked"), [(32, "320x320"), (96, "320x320"), (128, None)])
-def test_boxes_that_are_small_are_reported_with_an_input_that_shows_them(
-    tiny_spec: ArchSpec, tmp_path: Path, side: int, asked: str | None
+def drawn(*images: tuple[tuple[int, int], dict[int, float]]) -> Annotated:
+    """Images of (height, width), each with square boxes: class to side in pixels."""
+    boxes = []
+    for (h, w), sides in images:
+        edges = [[0, 0, side / w, side / h] for side in sides.values()]
+        made = np.array(edges, np.float32).reshape(-1, 4), np.array(list(sides), np.int64)
+        boxes.append(Boxes(*made, np.zeros(len(sides), np.int64)))
+    sizes = np.array([size for size, _ in images], np.int64)
+    return Annotated(tuple(Path(f"{i}.png") for i in range(len(images))), tuple(boxes), sizes, ("ant", "bee", "wasp"))
+
+
+SQUARE = (640, 640)
+
+
+@pytest.mark.parametrize(
+    ("images", "at", "said"),
+    [
+        ([(SQUARE, {0: 40, 1: 400})] * 3, (320, 320), "(median side in pixels: ant 20; COCO calls"),
+        ([(SQUARE, {0: 40, 1: 400})] * 3, (512, 512), None),  # 32 px there
+        ([(SQUARE, {0: 12, 1: 56, 2: 300})] * 3, (320, 320), "ant 6, bee 28; COCO"),
+        ([(SQUARE, {0: 12})] * 3, (640, 640), None),  # the images show no more of them
+        ([(SQUARE, {0: 12})] * 3, (512, 512), None),  # the largest that is recommended
+        # the class that is small is in a few large images only
+        ([((100, 100), {1: 60})] * 8 + [((1000, 1000), {0: 100, 1: 600})] * 4, (224, 224), "ant 22; COCO"),
+        ([((100, 100), {1: 60})] * 8 + [((1000, 1000), {0: 100, 1: 600})] * 4, (320, 320), None),
+        # and a few have most of its boxes
+        ([(SQUARE, {0: 12})] * 2 + [(SQUARE, {0: 64})] * 3, (320, 320), None),
+    ],
+)
+def test_boxes_that_are_small_are_reported_with_an_input_that_shows_them_larger(
+    images: list[Any], at: tuple[int, int], said: str | None
 ) -> None:
-    """Images of 256 px. Of one class all boxes have 64 px there, of the other the half has more."""
-    images, boxes = [], []
-    (tmp_path / "train").mkdir()
-    for i in range(30):
-        Image.fromarray(np.full((256, 256, 3), 8 * i, np.uint8)).save(tmp_path / f"train/{i}.png")
-        images.append({"id": i, "file_name": f"{i}.png"})
-        boxes.append({"id": 2 * i, "image_id": i, "category_id": 1, "bbox": [0, 0, 64, 64]})
-        boxes.append({"id": 2 * i + 1, "image_id": i, "category_id": 2, "bbox": [0, 0, 256, 256 if i % 3 else 16]})
-    names = [{"id": 1, "name": "nut"}, {"id": 2, "name": "wheel"}]
-    document = {"images": images, "annotations": boxes, "categories": names}
-    (tmp_path / "train/_annotations.coco.json").write_text(json.dumps(document))
-    task, notes = TASKS["detect"], list[Event]()
-    spec = shaped(replace(tiny_spec, resolution=(side, side)), task)
+    notes = [e.text for e in _small(drawn(*images), at) if isinstance(e, Note)]
+    assert len(notes) == (said is not None) and all(said is not None and said in text for text in notes)
+    for text in notes:
+        h, w = (int(v) for v in text.partition("--resolution ")[2].split()[0].split("x"))
+        assert h * w > at[0] * at[1] and h == w
+
+
+def test_no_input_as_large_as_the_images_is_said_to_be_small() -> None:
+    """Whatever the rounding: it shows all that there is, and a step up of the grid is no other input."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        side = int(rng.integers(320, 1200))
+        boxes = {int(c): float(rng.uniform(4, 60)) for c in range(3)}
+        assert not list(_small(drawn(*[((side, side), boxes)] * 3), (side, side)))
+
+
+def test_only_a_training_is_told_of_an_input(tiny_spec: ArchSpec, boxes: Path) -> None:
+    """A search chooses it."""
+    task, said = TASKS["detect"], dict[bool, list[str]]()
+    spec = shaped(replace(tiny_spec, resolution=(32, 32)), task)
     for apart in (False, True):
-        result(watched(task.load(spec, Source(path=tmp_path, apart=apart)), notes.append))
-    said = [e.text for e in notes if isinstance(e, Note) and "half of the boxes" in e.text]
-    text = f"half of the boxes of nut are under {side // 4} px a side at {side}x{side}, small ones as COCO has it: " \
-           f"--resolution {asked} would show more of them"  # fmt: skip
-    assert len(said) == (asked is not None) and all(s.startswith(text) for s in said)
+        notes: list[Event] = []
+        result(watched(task.load(spec, Source(path=boxes, apart=apart)), notes.append))
+        said[apart] = [e.text for e in notes if isinstance(e, Note) and e.text.startswith("boxes are small at 32x32")]
+    assert len(said[False]) == 1 and not said[True]
+
+
+def test_a_part_without_a_box_is_told(tiny_spec: ArchSpec, boxes: Path) -> None:
+    file = boxes / "val/_annotations.coco.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
+    task, notes = TASKS["detect"], list[Event]()
+    result(watched(task.load(shaped(tiny_spec, task), Source(path=boxes)), notes.append))
+    assert any(isinstance(e, Note) and e.warning and "validation part has no box" in e.text for e in notes)
 
 
 @pytest.mark.parametrize(
