@@ -117,7 +117,7 @@ def test_a_file_is_chosen_and_judged(tiny_spec: ArchSpec, labelled: bool) -> Non
     assert made.candidates[0].floats == () and made.floats in [c.floats for c in made.candidates]
     assert any(isinstance(e, Progress) for e in events)
     assert made.report == compared(whole, made.model, sets[2]) and (made.report.fp32 is not None) == labelled
-    of = "on 12 images kept out of it"
+    of = "on 12 images that had no part in the file"
     said = f"top-1 {of}: fp32 " if labelled else f"{of} int8 answers as fp32 on "
     assert made.line().startswith(said) and "kept in float: " in made.line() and "times as fast" in made.line()
     file = export(tiny_spec, state, "onnx", precision="int8", int8=made, batch=2)
