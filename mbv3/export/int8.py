@@ -104,7 +104,11 @@ class Int8:
     def line(self) -> str:
         """For a person: accuracy of both files, what is in float, the ratio of times."""
         r = self.report
-        where = f"{r.n} images that had no part in the file" if self.held_out else f"the {r.n} images that it was calibrated on"
+        where = (
+            f"{r.n} images that had no part in the file"
+            if self.held_out
+            else f"the {r.n} images that it was calibrated on"
+        )
         kept = f"kept in float: {listed(self.floats) or 'nothing'}"
         fast = f"{self.speed:.2f} times as fast" + ("" if self.speed > 1 else ": int8 brings nothing on this CPU")
         if r.fp32 is not None:

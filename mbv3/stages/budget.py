@@ -28,9 +28,10 @@ SHARES = {
     "netadapt": Share(0.1),
     "contenders": Share(0.1, 3600.0),  # the rounds that drop half of the found network and the baselines
     "training": Share(0.5),  # the delivered network, at least
-    # the next three: of a run that starts from weights (--init)
+    # the next four: of a run that starts from weights (--init)
     "start-tuned": Share(0.1, 1200.0),  # the uncut start, which teaches
     "cuts": Share(0.08),  # fine-tuning of all candidates while they are cut
+    "cuts-measured": Share(0.15),  # all candidates measured whole while they are cut
     "candidates-halved": Share(0.12),  # all rounds that drop candidates; the rest: stages/road_pace.py
 }
 

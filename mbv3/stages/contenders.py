@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,10 +117,11 @@ def cut_rounds(target_ms: float, ms: float) -> int:
 
 def cut_contender(
     spec: ArchSpec, start: Tuned, latency: Latency, images: Images, target_ms: float, steps: int, seed: int,
-    keep: Keep, some: Collection[Site] | None = None,
+    keep: Keep, some: Collection[Site] | None = None, measured_s: float = math.inf,
 ) -> Generator[Event, None, Contender | None]:  # fmt: skip
     """The fine-tuned start cut to the target at the resolution of `spec`; None where no cut leads there. Its record and
-    what a resume needs lie in a folder of their own. `some`: the sites that may be cut."""
+    what a resume needs lie in a folder of their own. `some`: the sites that may be cut. `measured_s`: as `shrink` has
+    it."""
     name = f"cut-{pixels(spec.resolution)}"
     rounds = cut_rounds(target_ms, latency([spec])[0])
     teacher = on_device(start.spec, start.state).eval() if images.work.taught else None
@@ -127,6 +129,7 @@ def cut_contender(
         adapted = yield from shrink(
             spec, latency, replace(images, size=spec.resolution), target_ms, weights=start.state, steps=steps,
             seed=seed, keep=Under(keep, name), some=some, teacher=teacher, engine=Joint(rounds=rounds),
+            measured_s=measured_s,
         )  # fmt: skip
     except Unreachable as e:
         yield Note(STAGE, str(e))

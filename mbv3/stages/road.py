@@ -3,6 +3,7 @@ candidates dropped early, and what anyone could take instead trained alike."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -73,9 +74,10 @@ def road(
     plain = yield from _baselines(sizes, start, latency, target_ms, keep, some, slim=not subnets)
     plain += [c for c in subnets if not c.own]
     cuts = [c for c in subnets if c.own]
+    measured_s = budget.seconds("cuts-measured") / max(len(sizes.cut), 1) if budget.timed else math.inf
     for spec in sizes.cut if not subnets else ():
         yield StageStart(STAGE, f"cutting {spec.name} at {pixels(spec.resolution)} px to {target_ms:g} ms")
-        made = partial(cut_contender, spec, start, latency, images, target_ms, cut_steps, seed, keep, some)
+        made = partial(cut_contender, spec, start, latency, images, target_ms, cut_steps, seed, keep, some, measured_s)
         c = yield from kept_contender(keep, f"cut-{pixels(spec.resolution)}", "cut", made)
         cuts += [c] if c is not None else []
     if not cuts and not plain:

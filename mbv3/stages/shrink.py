@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -56,6 +57,7 @@ def shrink(
     some: Collection[Site] | None = None,
     engine: Joint | Single = JOINT,
     taken: TakenUp | None = None,
+    measured_s: float = math.inf,
 ) -> Generator[Event, None, Adapted]:
     """Cut channels of `spec` by `engine` until it takes at most `target_ms`, and fine-tune it. It has trained
     `weights`; without any it is trained first.
@@ -64,7 +66,8 @@ def shrink(
     of the same classes whose answers are learned too, by default the uncut one. `steps`: of fine-tuning in all, of
     single cuts T of a proposal; by default what `budget` allows on this machine. `some`: the sites that may be cut, by
     default all. PRESETS has `engine` and `steps` by name. Where a device is at hand, the network is measured whole
-    before its last fine-tuning, and channels are given back where more than 1 % of the target is left. `taken`: cuts
+    before its last fine-tuning, and channels are given back where more than 1 % of the target is left; by joint cuts no
+    more than `measured_s` seconds are spent on that once it is within. `taken`: cuts
     for another target that are gone on with; `weights` are not needed then. A resumed call goes on from what `keep`
     has. The networks on the way are kept with their weights (`passed_in`).
 
@@ -84,7 +87,7 @@ def shrink(
             )
         )  # fmt: skip
     budget, keep = budget or Budget(60.0, timed=latency.device is not None), keep or Memory()
-    run = _Run(latency, images, target_ms, teacher, budget, seed, keep, engine, some, taken)
+    run = _Run(latency, images, target_ms, teacher, budget, seed, keep, engine, some, taken, measured_s)
     return (yield from run.whole(spec, weights, steps))
 
 
@@ -102,6 +105,7 @@ class _Run:
     by: Joint
     some: Collection[Site] | None
     taken: TakenUp | None
+    measured_s: float
 
     def __post_init__(self) -> None:
         self.rounds = self.by.rounds or 1
@@ -262,8 +266,10 @@ class _Run:
     def _fitted(
         self, spec: ArchSpec, table: Sequence[Menu], choice: Choice
     ) -> Generator[Event, None, tuple[Choice, Whole]]:
-        """The choice whose measured time, two standard errors above it, is within the target and nearest to it."""
+        """The choice whose measured time, two standard errors above it, is within the target and nearest to it; after
+        `measured_s` the first that is within."""
         kept: tuple[Choice, Whole] | None = None
+        began = time.monotonic()
         for i in range(TRIES):
             whole = self.deployed.verdict(choice.spec, self.target_ms)
             assert whole is not None
@@ -272,6 +278,8 @@ class _Run:
             if within and (kept is None or whole.ms > kept[1].ms):
                 kept = choice, whole
             if within and whole.most_ms >= (1 - SLACK) * self.target_ms:
+                break
+            if kept is not None and time.monotonic() - began >= self.measured_s:
                 break
             self.latency.correct(self.deployed.spec(choice.spec), whole.ms)
             limit = self.target_ms - 2 * whole.error_ms - (0 if kept else 0.002 * i * self.target_ms)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,7 +26,8 @@ from mbv3.spec import ArchSpec, Classify, Conv, MBConv, all_sites, channels, loa
 from mbv3.stages import PRESETS, Adapted, Images, Joint, Memory, Single, TakenUp, passed_in, shrink, taken_up
 from mbv3.stages.curve import keep_passed
 from mbv3.stages.engines import Worth
-from mbv3.tables import Latency
+from mbv3.stages.shrink import _Run
+from mbv3.tables import Latency, Whole
 from tests.drawn import CLASSES, drawn_images
 
 TABLE = Path(__file__).parents[1] / "golden" / "run-0.1.0" / "latency-table.csv"  # of a Pixel 1
@@ -384,3 +387,33 @@ def test_taken_up_and_killed_it_ends_with_the_same_weights(tmp_path: Path, at: i
     assert again.spec == whole.spec and again.state is not None and whole.state is not None
     assert all(torch.equal(whole.state[k], again.state[k]) for k in whole.state)
     assert [r["step"] for r in keep.rows("netadapt.csv")] == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("measured", "seconds", "asked", "kept"),
+    [
+        ([0.80, 0.85, 0.90, 0.92, 0.93, 0.94], math.inf, 6, 0.94),  # channels come back as long as tries are left
+        ([0.80, 0.85, 0.90, 0.92, 0.93, 0.94], 0.0, 1, 0.80),  # the time is over: the first that is within
+        ([1.20, 1.10, 0.70, 0.92], 0.0, 3, 0.70),
+        ([1.20, 0.97], math.inf, 2, 0.97),  # near enough
+    ],
+)
+def test_measurements_end_with_their_time(
+    measured: list[float], seconds: float, asked: int, kept: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a candidate that may be dropped; but it has to be within the target of 1 ms."""
+    left = iter(measured)
+    names = iter(range(100))
+    tried: list[float] = []
+
+    def verdict(spec: Any, target_ms: float) -> Whole:
+        tried.append(next(left))
+        return Whole(tried[-1], 0.01, 1.0)
+
+    run = object.__new__(_Run)
+    run.target_ms, run.measured_s = 1.0, seconds
+    run.deployed = cast(Any, SimpleNamespace(verdict=verdict, spec=lambda spec: spec))
+    run.latency = cast(Any, SimpleNamespace(correct=lambda spec, ms: None))
+    monkeypatch.setattr(_Run, "_solved", lambda *_: SimpleNamespace(spec=next(names)))
+    choice, whole = result(run._fitted(cast(Any, None), [], cast(Any, SimpleNamespace(spec="first"))))
+    assert (len(tried), whole.ms) == (asked, kept) and choice is not None
