@@ -15,7 +15,7 @@ from mbv3.spec import ArchSpec, load_spec
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ADVICE", "Inherited", "check_init", "fits", "inherited"]
+__all__ = ["ADVICE", "Inherited", "check_init", "fitting", "inherited"]
 
 ADVICE = (
     "networks learn photos far better from public ImageNet weights than from nothing (README.md, With your photos); "
@@ -114,8 +114,7 @@ def inherited(init: str, network: ArchSpec | str, dressed: Callable[[ArchSpec], 
     try:
         fresh = adopt(net, found.state, init)
     except BadInput as e:
-        other = fits(path, spec.name)
-        raise BadInput(f"{e}" + (f"\n  they fit {other}: --from {other}" if other else "")) from None
+        raise BadInput(f"{e}{fitting(path, spec.name, '--from {}')}") from None
     names = f" (names of {found.framework})" if found.framework not in ("mbv3", "") else ""
     new = f"; new: the head of {sized.head.classes} classes" if fresh else ""
     return Inherited(
@@ -123,8 +122,9 @@ def inherited(init: str, network: ArchSpec | str, dressed: Callable[[ArchSpec], 
     )
 
 
-def fits(path: Path, asked: str) -> str:
-    """The network that the weights are of, where it is a known one and not `asked`; else nothing."""
+def fitting(path: Path, asked: str, cure: str) -> str:
+    """A line that names the network that the weights are of, where it is a known one and not `asked`. `cure`: how it is
+    given, `{}` for its name."""
     from mbv3.export import read_any_weights
     from mbv3.nn import build
     from mbv3.training import adopt
@@ -137,5 +137,5 @@ def fits(path: Path, asked: str) -> str:
             adopt(build(spec, 0), read_any_weights(path, spec).state, str(path))
         except BadInput:
             continue
-        return name
+        return f"\n  they fit {name}: {cure.format(name)}"
     return ""

@@ -24,7 +24,7 @@ from mbv3.progress import drain, silent
 from mbv3.record import Images, TrainRecord
 from mbv3.report import contact_sheet, training_curve
 from mbv3.runs.declare import moved, takes, there
-from mbv3.runs.init_options import fits
+from mbv3.runs.init_options import fitting
 from mbv3.runs.rundir import RunDir, file_sha256, versions
 from mbv3.runs.train_log import logged
 from mbv3.runs.train_options import TrainOptions
@@ -266,8 +266,7 @@ def _start(o: TrainOptions, spec: ArchSpec) -> _Start:
     try:
         adopt(build(found.spec, o.seed), found.state, o.init)
     except BadInput as e:
-        other = fits(Path(o.init), spec.name)
-        raise BadInput(f"{e}" + (f"\n  they fit {other}: give it as SPEC" if other else "")) from None
+        raise BadInput(f"{e}{fitting(Path(o.init), spec.name, 'give it as SPEC')}") from None
     name = o.init + (f" (names of {found.framework})" if found.framework != "mbv3" else "")
     return _Start(found.state, name, found.spec, found.notes)
 

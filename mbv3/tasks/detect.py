@@ -78,10 +78,10 @@ class _Detect(Task):
         for name, part in parts.items():
             if name != "training" and not any(len(b) for b in part.boxes):
                 yield Note("images", f"its {name} part has no box: a score of 0 % on it says nothing", warning=True)
-        if not source.apart:  # a search chooses the resolution itself
-            yield from _small(parts["training"], spec.resolution)
         if source.apart:
             yield from unjudged({n: part.seen for n, part in parts.items()}, "box")
+        else:  # a search chooses the resolution itself
+            yield from _small(parts["training"], spec.resolution)
         white = set_white([p for part in parts.values() for p in part.files])
         sets: dict[str, BoxSet] = {}
         for name, part in parts.items():
