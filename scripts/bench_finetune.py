@@ -2,14 +2,15 @@
 
 python scripts/bench_finetune.py sweep   --data DIR --init FILE --per-class 10 --px 96 --epochs 10 --test-per-class 15
 python scripts/bench_finetune.py compare --data DIR --init FILE [--epochs 12] [--seeds 0 1 2]
+python scripts/bench_finetune.py rates   --data DIR --init FILE
 python scripts/bench_finetune.py nothing --data DIR
 python scripts/bench_finetune.py figures
 
 DIR/{train,test}/<class>/*. `sweep` trains two screening designs of many settings; `compare` trains the default recipe,
-what it replaced, and the defaults of fastai, timm, Keras and AutoGluon, at equal epochs; `nothing` trains the default
-recipe and many settings from random weights. Several may be given; --jobs processes share the machine or its GPU. Every
-training is appended to --out when it ends, and one that is found there is not run again: the same command goes on after
-a stop.
+what it replaced, and the defaults of fastai, timm, Keras and AutoGluon, at equal epochs; `rates` trains the default
+with other rates under the head; `nothing` trains the default recipe and many settings from random weights. Several may
+be given; --jobs processes share the machine or its GPU. Every training is appended to --out when it ends, and one that
+is found there is not run again: the same command goes on after a stop.
 A line has the right and wrong answers on the test images, packed, so that two settings are compared image by image:
 `plain` are those of the weights that `mbv3 train` would leave, `live` those without their average, `taken` with batch
 norms over augmented images, `running` with those of the training. A GPU is used where there is one.
@@ -27,7 +28,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from mbv3.data import ImageSet, batch_order, decode_all, find_class_folder, norm
 from mbv3.export import initial_weights
 from mbv3.nn import build
 from mbv3.spec import load_spec, with_head
-from mbv3.training import Average, Fit, adopt, fit, recalibrate, recipe_for
+from mbv3.training import Average, Fit, Recipe, adopt, fit, recalibrate, recipe_for, recipe_values
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "results" / "finetune.jsonl"
@@ -126,6 +127,17 @@ def keeping(last: dict[str, nn.Module], net: nn.Module) -> Iterator[None]:
         Average.swap = swap  # type: ignore[method-assign]
 
 
+def values_of(recipe: Fit) -> dict[str, Any]:
+    """What a training depends on: the final rate says all that `lr_batch` does."""
+    return {k: v for k, v in recipe_values(recipe).items() if k != "lr_batch"}
+
+
+def recipe_of(setting: Mapping[str, Any], n: int, px: int, seed: int) -> Fit:
+    """What a setting is on `n` images."""
+    given = {k: v for k, v in setting.items() if k not in ("recipe", "dropout")}
+    return recipe_for(setting.get("recipe", "finetune"), n, (px, px), seed=seed, **given)
+
+
 def train(
     o: argparse.Namespace, name: str, setting: Mapping[str, Any], per_class: int, px: int, seed: int
 ) -> dict[str, Any]:
@@ -134,12 +146,9 @@ def train(
     test_set = part(Path(o.data) / "test", px, False, o.test_per_class, train_set.classes)
     spec = replace(load_spec(NETWORK), resolution=(px, px))
     spec = with_head(spec, spec.head, len(train_set.classes))
-    given = dict(setting)
-    base = given.pop("recipe", "finetune")
-    dropout = given.pop("dropout", None)
-    if dropout is not None:
-        spec = replace(spec, head=replace(spec.head, dropout=dropout))  # type: ignore[type-var]
-    recipe = recipe_for(base, len(train_set), (px, px), seed=seed, **given)
+    if "dropout" in setting:
+        spec = replace(spec, head=replace(spec.head, dropout=setting["dropout"]))  # type: ignore[type-var]
+    recipe = recipe_of(setting, len(train_set), px, seed)
     net = build(spec, seed)
     if o.init:
         adopt(net, initial_weights(Path(o.init), spec)[0], o.init)
@@ -167,7 +176,7 @@ def train(
         "name": name,
         "setting": dict(setting), **{k: round(100 * float(v.mean()), 2) for k, v in answers.items()},
         "right": {k: packed(v) for k, v in answers.items()}, "test_images": len(test_set),
-        "seconds": round(seconds, 1), "recipe": {k: v for k, v in asdict(recipe).items() if k != "source"},
+        "seconds": round(seconds, 1), "recipe": values_of(recipe),
         "init": Path(o.init).name if o.init else None, "device": device_name(), "torch": torch.__version__,
         "commit": o.commit,
     }  # fmt: skip
@@ -247,6 +256,15 @@ def candidates() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "smoothing .2, batch 32, no augmentation", {**smooth, "batch": 32, "lr": 1e-3, "augment": "none"}
 
 
+def rates() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The default with other rates under the head."""
+    for body in (0.4, 1.0):
+        for decay in (0.9, 0.95, 1.0):
+            if (body, decay) != (0.4, 0.9):
+                yield f"body {body:g}, decay {decay:g}", {"recipe": "finetune", "body_lr": body, "layer_decay": decay}
+    yield "all at one rate", {"recipe": "finetune", "body_lr": 1.0, "layer_decay": 1.0, "head_first": 0.0}
+
+
 def from_nothing() -> Iterator[tuple[str, dict[str, Any]]]:
     """The default recipe, then settings drawn around it and around AdamW's."""
     yield "default", {"recipe": "small-data"}
@@ -266,7 +284,20 @@ def from_nothing() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def key(line: Mapping[str, Any]) -> str:
-    return json.dumps([line[k] for k in ("data", "per_class", "px", "seed", "setting", "init")], sort_keys=True)
+    """What makes two lines one training; what a recipe did not have yet is at its default."""
+    recipe = {f.name: f.default for f in fields(Recipe)} | line["recipe"] | {"lr_batch": 0}
+    place = [line[k] for k in ("data", "per_class", "px", "seed", "init")]
+    return json.dumps([*place, line["setting"].get("dropout"), recipe], sort_keys=True)
+
+
+def apart(lines: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Name to top-1 of every seed; what was trained by another recipe than the setting gives now is named apart."""
+    found: dict[str, list[float]] = {}
+    for line in lines:
+        now = values_of(recipe_of(line["setting"], line["images"], line["px"], line["seed"]))
+        other = [f"{k} {v}" for k, v in line["recipe"].items() if now.get(k, v) != v]
+        found.setdefault(line["name"] + (f", before ({', '.join(other)})" if other else ""), []).append(line["plain"])
+    return found
 
 
 def effects(lines: list[dict[str, Any]]) -> Iterator[str]:
@@ -294,15 +325,14 @@ def figures(lines: list[dict[str, Any]]) -> Iterator[str]:
     for where in sorted(set(map(place, lines))):
         mine = [line for line in lines if place(line) == where]
         yield "{}: {} images, {} px, {:g} epochs, from {}".format(*where)
-        by_name = {name: [x["plain"] for x in mine if x["name"] == name] for name in {x["name"] for x in mine}}
-        for name, tops in sorted(by_name.items(), key=lambda pair: -float(np.mean(pair[1]))):
+        for name, tops in sorted(apart(mine).items(), key=lambda pair: -float(np.mean(pair[1]))):
             error = f" +- {np.std(tops, ddof=1) / len(tops) ** 0.5:.2f}" if len(tops) > 1 else ""
             yield f"  {name}: {np.mean(tops):.2f}{error} % (n = {len(tops)})"
 
 
 DESIGNS: dict[str, Callable[[float], Iterator[tuple[str, dict[str, Any]]]]] = {
     "compare": rivals, "sweep": lambda epochs: screening(), "candidates": lambda epochs: candidates(),
-    "nothing": lambda epochs: from_nothing(),
+    "rates": lambda epochs: rates(), "nothing": lambda epochs: from_nothing(),
 }  # fmt: skip
 
 
@@ -315,7 +345,7 @@ def main() -> None:
     p.add_argument("--test-per-class", type=int, default=0)
     p.add_argument("--px", type=int, default=128)
     p.add_argument("--epochs", type=float, default=12)
-    p.add_argument("--seeds", type=int, nargs="+", default=[0], help="the first alone for sweep and nothing")
+    p.add_argument("--seeds", type=int, nargs="+", default=[0], help="of sweep and nothing the first, but for --only")
     p.add_argument("--only", nargs="*", help="names of settings")
     p.add_argument("--all", action="store_true", help="score with batch norms of every kind")
     p.add_argument("--threads", type=int, default=1)
@@ -327,19 +357,21 @@ def main() -> None:
         print("\n".join(figures(lines_of(o.out))))
         return
     o.commit = o.commit or short_commit()
+    names, n = None, 0
+    for folder, room, per_class in (("test", False, o.test_per_class), ("train", True, o.per_class)):
+        images = part(Path(o.data) / folder, o.px, room, per_class, names)  # decoded once for all processes
+        names, n = images.classes, len(images)
     known, todo = set(map(key, lines_of(o.out))), []
     for what in o.what:
         mine = argparse.Namespace(**{**vars(o), "init": None if what == "nothing" else o.init})
-        for seed in o.seeds if what in ("compare", "candidates") else o.seeds[:1]:
+        for seed in o.seeds if o.only or what not in ("sweep", "nothing") else o.seeds[:1]:
             for name, setting in DESIGNS[what](o.epochs):
+                setting = {**setting, "epochs": o.epochs}
                 wanted = {"data": Path(o.data).name, "per_class": o.per_class, "px": o.px, "seed": seed,
-                          "setting": {**setting, "epochs": o.epochs},
+                          "setting": setting, "recipe": values_of(recipe_of(setting, n, o.px, seed)),
                           "init": mine.init and Path(mine.init).name}  # fmt: skip
                 if (not o.only or name in o.only) and key(wanted) not in known:
-                    todo.append((mine, name, wanted["setting"], o.per_class, o.px, seed))
-    names = None
-    for folder, room, per_class in (("train", True, o.per_class), ("test", False, o.test_per_class)):
-        names = part(Path(o.data) / folder, o.px, room, per_class, names).classes  # decoded once for all processes
+                    todo.append((mine, name, setting, o.per_class, o.px, seed))
     with ProcessPoolExecutor(o.jobs, get_context("spawn"), torch.set_num_threads, (o.threads,)) as pool:
         for done in as_completed([pool.submit(train, *job) for job in todo]):
             line = done.result()
