@@ -258,7 +258,7 @@ def candidates() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def rates() -> Iterator[tuple[str, dict[str, Any]]]:
     """The default with other rates under the head."""
-    for body in (0.4, 1.0):
+    for body in (0.2, 0.4, 1.0):
         for decay in (0.9, 0.95, 1.0):
             if (body, decay) != (0.4, 0.9):
                 yield f"body {body:g}, decay {decay:g}", {"recipe": "finetune", "body_lr": body, "layer_decay": decay}

@@ -63,8 +63,9 @@ def road(
     baseline.
     """
     budget, keep = budget or Budget(60.0), keep or Memory()
-    rounds = sum(cut_rounds(target_ms, ms) for ms in latency(sizes.cut)) if sizes.cut and not subnets else 0
+    rounds = [0 if subnets else cut_rounds(target_ms, ms) for ms in latency(sizes.cut)] if sizes.cut else []
     pace = Pace(sizes, images, budget, keep, effort, rounds)
+    sizes = sizes if subnets else pace.candidates()
     steps, cut_steps, first = pace.early()
     at = f"{pixels(sizes.start.resolution)} px"
     yield StageStart("start", f"fine-tuning {sizes.start.name} at {at} on the photos, {steps} steps")
@@ -92,7 +93,7 @@ def road(
     learn = _Learn(images, teacher, seed, keep)
     ledger = Ledger(keep, "candidates.csv", images.work.main_metric)
     cuts, states = yield from _halved(cuts, plain, first, 0 if subnets else cut_steps, learn, ledger)
-    alike, last_steps = pace.late(len(cuts) + len(plain))
+    alike = pace.alike([c.spec for c in [*cuts, *plain]])
     yield StageStart("training", f"{len(cuts) + len(plain)} networks, {alike} steps each, alike")
     tuned = []
     for c in [*cuts, *plain]:
@@ -102,7 +103,7 @@ def road(
     ledger.record("alike", tuned, [c])
     if doubt:
         yield Note("training", doubt, warning=True)
-    last = yield from longer(c, t, last_steps, learn)
+    last = yield from longer(c, t, pace.last(c.spec), learn)
     ledger.record("last", [(c, last)], [c])
     yield StageStart("scoring", f"{len(report)} images to report on")
     order = sorted(tuned, key=lambda pair: pair[0] is not c)

@@ -9,6 +9,7 @@ from mbv3.tables.lean import lean_plan, minutes_of, part_note
 from mbv3.tables.measure import (
     AIM,
     VERDICT_PARTS,
+    VERDICT_S,
     MeasuredList,
     MeasuredTime,
     Whole,
@@ -37,6 +38,7 @@ __all__ = [
     "REFERENCE",
     "TABLE_MINUTES",
     "VERDICT_PARTS",
+    "VERDICT_S",
     "KnownDevices",
     "Latency",
     "MeasuredList",

@@ -17,6 +17,7 @@ from mbv3.tables.reference import reference_at, reference_of
 __all__ = [
     "AIM",
     "VERDICT_PARTS",
+    "VERDICT_S",
     "MeasuredList",
     "MeasuredTime",
     "Whole",
@@ -30,6 +31,7 @@ WHOLE_S = 1.5  # seconds of a part, and three rounds at least
 AIM = 0.985  # of the target: the verdict asks for two of its own standard errors below the target, about 1 %
 VERDICT_PARTS = 8  # the error of a part is about 1.5 %, so that of their mean is 0.5 %
 VERDICT = (VERDICT_PARTS // 2, VERDICT_PARTS // 2, VERDICT_PARTS)  # parts of a verdict before each look
+VERDICT_S = sum(VERDICT) * WHOLE_S  # of a fast network
 
 
 @dataclass(frozen=True, slots=True)
