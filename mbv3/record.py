@@ -310,6 +310,7 @@ class TrainRecord:
     task: str | None = None
     images: Images | None = None
     recipe: Mapping[str, object] = field(default_factory=dict)  # of Fit
+    recipe_name: str | None = None
     device: str | None = None
     processes: int | None = None
     threads: int | None = None

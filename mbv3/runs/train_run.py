@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
+from mbv3.data import ImageSet
 from mbv3.errors import BadInput
 from mbv3.events import Done, Event, Note, Progress, RunStarted, StageStart, watched
 from mbv3.export import read_any_weights
@@ -30,7 +31,7 @@ from mbv3.runs.train_log import logged
 from mbv3.runs.train_options import TrainOptions
 from mbv3.runs.train_result import TrainResult
 from mbv3.spec import ArchSpec, Classify, count, dump_spec, is_name, load_spec, parse_spec, with_head
-from mbv3.stages import CHECKPOINT, Learned, default_device, learn, on_network
+from mbv3.stages import CHECKPOINT, Learned, default_device, far_recipe, learn, on_network
 from mbv3.tasks import PREFIX, TASKS, Source, TaskData, class_folders, shaped, task_of
 from mbv3.training import (
     Diverged,
@@ -213,17 +214,19 @@ def _stages(
     with run.stage("images"):
         data = yield from _images(o, run, spec)
     spec = with_head(spec, spec.head, data.outputs)
+    name, far = o.recipe_name, ""
+    if start is not None and o.recipe is None and isinstance(data.train, ImageSet):
+        name, far = far_recipe(name, spec, start.weights, data.train)
     recipe = recipe_for(
-        o.recipe_name, len(data.train), spec.resolution, processes=world, seed=o.seed,
-        precision=_precision(o), **o.changes(),
-    )  # fmt: skip
-    why = why_recipe(o.recipe_name, o.recipe is not None, o.init is not None, o.epochs is None, len(data.train))
-    recipe, named = on_network(recipe, spec), f"{o.recipe_name} ({why})"
+        name, len(data.train), spec.resolution, processes=world, seed=o.seed, precision=_precision(o), **o.changes()
+    )
+    why = why_recipe(name, o.recipe is not None, o.init is not None, o.epochs is None, len(data.train))
+    recipe, named = on_network(recipe, spec), f"{name} ({'; '.join(filter(None, (why, far)))})"
     if begun:
-        recipe, named = _as_begun(run.record, recipe), "as it was begun"
+        recipe, name, named = _as_begun(run.record, recipe), run.record.recipe_name or name, "as it was begun"
     _refuse_another(run, o, data)
     teacher = _teacher(o, spec, data.outputs)[0] if o.teacher is not None else None
-    _describe(run, o, spec, data, recipe)
+    _describe(run, o, spec, data, recipe, name)
     learned = yield from _timed(
         run, "training",
         learn(
@@ -348,13 +351,15 @@ def _refuse_another(run: RunDir[TrainRecord], o: TrainOptions, data: TaskData) -
         )
 
 
-def _describe(run: RunDir[TrainRecord], o: TrainOptions, spec: ArchSpec, data: TaskData, recipe: Fit) -> None:
+def _describe(
+    run: RunDir[TrainRecord], o: TrainOptions, spec: ArchSpec, data: TaskData, recipe: Fit, name: str
+) -> None:
     """What is trained, into run.json."""
     counts = count(spec)
     run.update(
         network=spec.name, params=counts.params, madds=counts.madds, classes=tuple(data.classes), task=o.task,
         images=Images(training=len(data.train), validation=len(data.validation), test=len(data.test or ())),
-        recipe=asdict(recipe),
+        recipe=asdict(recipe), recipe_name=name,
         device=str(default_device()), processes=processes()[1], threads=torch.get_num_threads(), versions=versions(),
         started=run.record.started or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )  # fmt: skip
@@ -375,7 +380,7 @@ def _concluded(run: RunDir[TrainRecord], o: TrainOptions, data: TaskData, learne
             classes=json.dumps(data.classes),
         )
         if learned.rows:
-            title = f"{spec.name}, recipe {o.recipe_name}"
+            title = f"{spec.name}, recipe {run.record.recipe_name}"
             rows = [dict(row) for row in learned.rows]
             write_atomic(run.path / "curve.png", training_curve(rows, data.main_metric, title))
         main = f"{data.main_metric} {learned.metrics[data.main_metric]:.2f} %"

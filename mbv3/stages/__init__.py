@@ -12,6 +12,7 @@ from mbv3.stages.contenders import Contender
 from mbv3.stages.contest import ScratchEffort, contenders_at, contest, uniform_at
 from mbv3.stages.curve import Passed, TakenUp, nearest, passed_in, taken_up
 from mbv3.stages.engines import PRESETS, Joint, Single, Worth
+from mbv3.stages.familiar import far_recipe, probe_loss
 from mbv3.stages.finalists import FINALISTS, Chosen, answered_best, choose_seed, finalists, smoothed
 from mbv3.stages.gap import most_accurate
 from mbv3.stages.halving import steps_in_time
@@ -160,6 +161,7 @@ __all__ = [
     "default_device",
     "default_w",
     "drawn_subnet",
+    "far_recipe",
     "fast_enough",
     "fewer_strides",
     "finalists",
@@ -182,6 +184,7 @@ __all__ = [
     "pick_seed",
     "pick_starts",
     "probe",
+    "probe_loss",
     "published_times",
     "quick_ms",
     "ranking_text",

@@ -23,6 +23,7 @@ from mbv3.stages.contenders import (
     kept_contender,
     start_itself,
 )
+from mbv3.stages.familiar import fine_tuned_by
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep, Memory
 from mbv3.stages.road_pace import Effort, Pace
@@ -63,6 +64,7 @@ def road(
     baseline.
     """
     budget, keep = budget or Budget(60.0), keep or Memory()
+    images = yield from fine_tuned_by(images, sizes.start, state, keep)
     rounds = [0 if subnets else cut_rounds(target_ms, ms) for ms in latency(sizes.cut)] if sizes.cut else []
     pace = Pace(sizes, images, budget, keep, effort, rounds)
     sizes = sizes if subnets else pace.candidates()

@@ -20,7 +20,6 @@ from mbv3.spec import ArchSpec, Site, cut
 from mbv3.stages.images import Images, subset
 from mbv3.stages.keep import Keep
 from mbv3.stages.learn import default_device, on_network
-from mbv3.tasks import TASKS
 from mbv3.training import (
     Answers,
     Fit,
@@ -84,9 +83,8 @@ class Tuner:
     def recipe(self, spec: ArchSpec, steps: int, head_first: float = 0.0) -> Fit:
         """The recipe that weights from elsewhere are fine-tuned by, for a number of steps of `spec`."""
         assert self.device is not None
-        task = TASKS[self.images.work.task]
         recipe = recipe_for(
-            task.finetune, len(self.images.train), self.images.size, seed=self.seed, epochs=1.0,
+            self.images.work.finetune, len(self.images.train), self.images.size, seed=self.seed, epochs=1.0,
             head_first=head_first, precision="bf16" if self.device.type == "cuda" else "fp32",
         )  # fmt: skip
         return replace(on_network(recipe, spec), steps=max(steps, 1))

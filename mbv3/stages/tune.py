@@ -115,7 +115,7 @@ def fit_of(
 ) -> Fit:
     """The recipe for `spec` with weights from elsewhere, for so many steps. Only a new head is trained first by
     itself, and a network that lost channels cannot keep the statistics that its weights came with."""
-    by_data = recipe_for(TASKS[images.work.task].finetune, len(images.train), spec.resolution, seed=seed)
+    by_data = recipe_for(images.work.finetune, len(images.train), spec.resolution, seed=seed)
     recipe = replace(on_network(by_data, spec, cut), steps=max(1, steps), epochs=steps / by_data.epoch_steps)
     return recipe if new_head else replace(recipe, head_first=0.0)
 
@@ -149,7 +149,7 @@ def usual_steps(images: Images) -> int:
 
 def steps_of(images: Images, epochs: float) -> int:
     """Steps of so many passes over `images`."""
-    name = TASKS[images.work.task].finetune
+    name = images.work.finetune
     return round(epochs * recipe_for(name, len(images.train), (32, 32)).epoch_steps)
 
 

@@ -53,8 +53,8 @@ class _Classify(Task):
 
     def work(self, head: Head) -> Work:
         return Work(
-            task=self.name, outputs=head.classes, main_metric="top1", metric=self.metric, objective=classify_objective,
-            answers=class_answers, taught=True,
+            task=self.name, finetune=self.finetune, outputs=head.classes, main_metric="top1", metric=self.metric,
+            objective=classify_objective, answers=class_answers, taught=True,
         )  # fmt: skip
 
     def caveats(self, spec: ArchSpec) -> Iterator[str]:

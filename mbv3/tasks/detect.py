@@ -55,7 +55,7 @@ class _Detect(Task):
     def work(self, head: Head) -> Work:
         assert isinstance(head, SSDLite)
         return Work(
-            task=self.name, outputs=head.classes, main_metric="map50", metric=self.metric,
+            task=self.name, finetune=self.finetune, outputs=head.classes, main_metric="map50", metric=self.metric,
             objective=partial(_objective, head), answers=partial(detect_answers, head),
         )  # fmt: skip
 

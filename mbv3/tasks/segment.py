@@ -48,8 +48,8 @@ class _Segment(Task):
 
     def work(self, head: Head) -> Work:
         return Work(
-            task=self.name, outputs=head.classes, main_metric="miou", metric=self.metric, objective=segment_objective,
-            answers=segment_answers,
+            task=self.name, finetune=self.finetune, outputs=head.classes, main_metric="miou", metric=self.metric,
+            objective=segment_objective, answers=segment_answers,
         )  # fmt: skip
 
     def headed(self, spec: ArchSpec, head: str | None = None, output_stride: int | None = None) -> ArchSpec:

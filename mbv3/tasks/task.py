@@ -68,6 +68,7 @@ class Work:
     objective: Callable[[Fit], Objective]
     answers: Callable[[nn.Module, Any, tuple[int, int]], Answers]
     taught: bool = False
+    finetune: str  # of `mbv3.training.RECIPES`: how weights from elsewhere learn these images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,8 @@ from mbv3.training.loop import Diverged, Epoch, fit, moved, one_step, recipe_val
 from mbv3.training.optimizer import Average, make_optimizer
 from mbv3.training.processes import processes, together
 from mbv3.training.recipes import (
+    FAR,
+    FEW,
     RECIPES,
     Fit,
     Recipe,
@@ -29,6 +31,8 @@ from mbv3.training.segment import SegmentMetric, segment_answers, segment_object
 from mbv3.training.task import Batches, ImageData, Metric, Objective, WithAux, and_aux, classify_objective, distilled
 
 __all__ = [
+    "FAR",
+    "FEW",
     "RECIPES",
     "Answers",
     "Average",

@@ -16,10 +16,12 @@ from PIL import Image
 
 from mbv3.errors import BadInput
 from mbv3.events import Note
+from mbv3.nn import build
 from mbv3.runs import train_events, train_run
 from mbv3.runs.train_log import logged
 from mbv3.spec import ArchSpec, dump_spec
-from mbv3.training import Diverged, load_checkpoint, read_weights, recipe_for, save_checkpoint
+from mbv3.stages import familiar
+from mbv3.training import Diverged, load_checkpoint, read_weights, recipe_for, save_checkpoint, save_weights
 
 from .training import quick, run
 
@@ -84,6 +86,32 @@ def test_what_an_older_version_began_goes_on_by_its_recipe(
     first, other = (read_weights(tmp_path / name / "weights.safetensors") for name in ("whole", "other"))
     assert all(value.equal(first[name]) for name, value in read_weights(tmp_path / "o/weights.safetensors").items())
     assert not all(value.equal(first[name]) for name, value in other.items())
+
+
+def test_photos_unlike_the_weights_go_on_by_their_recipe(
+    tiny_spec: ArchSpec, classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init = tmp_path / "init.safetensors"
+    save_weights(init, build(tiny_spec, 1).state_dict())
+    options: dict[str, Any] = {"init": str(init), "batch": 8, "epochs": 3.0}
+    monkeypatch.setattr(familiar, "FEW", 1)
+    monkeypatch.setattr(familiar, "probe_loss", lambda *_: 1.4)
+    whole, _ = quick(tiny_spec, classes, tmp_path / "whole", **options)
+    log = (tmp_path / "whole/log.txt").read_text()
+    assert (
+        "recipe finetune-far (default with --init; the features of the weights tell these photos apart badly: " in log
+    )
+    assert "1.40 of chance's loss): adamw" in log
+    assert (whole.record.recipe_name, whole.record.recipe["body_lr"]) == ("finetune-far", 1.0)
+    events = train_events(tiny_spec, data=str(classes), out=tmp_path / "o", **options)
+    next(e for e in events if isinstance(e, Note) and e.text.startswith("epoch 1 of 3"))
+    next(events)  # the checkpoint is behind the epoch's event
+    events.close()
+    monkeypatch.setattr(familiar, "probe_loss", lambda *_: pytest.fail("the recipe is the one that it began with"))
+    again, _ = run(None, resume=tmp_path / "o")
+    assert again.record.recipe_name == "finetune-far" and again.metrics == whole.metrics
+    asked, _ = quick(tiny_spec, classes, tmp_path / "asked", recipe="finetune", **options)
+    assert (asked.record.recipe_name, asked.record.recipe["body_lr"]) == ("finetune", 0.4)
 
 
 def test_killed_and_resumed_gives_the_same_bytes(classes: Path, file: Path, tmp_path: Path) -> None:

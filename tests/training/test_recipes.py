@@ -94,7 +94,9 @@ def test_a_short_training_from_scratch_takes_small_batches() -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"--recipe magic: there are small-data, finetune, finetune-sgd, paper"):
+    with pytest.raises(
+        BadInput, match=r"--recipe magic: there are small-data, finetune, finetune-far, finetune-sgd, paper"
+    ):
         recipe_for("magic", 100, (8, 8))
     with pytest.raises(BadInput, match=r"a recipe has no wieght_decay; it has alpha, "):
         recipe_for("paper", 100, (8, 8), wieght_decay=1)
