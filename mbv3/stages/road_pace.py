@@ -62,6 +62,7 @@ class Pace:
     effort: Effort | None = None
     rounds: Sequence[int] = ()
     began: float = field(default_factory=time.monotonic)
+    timed: dict[ArchSpec, float] = field(default_factory=dict)  # seconds of a step
 
     def candidates(self) -> Sizes:
         """The sizes without the largest of those to be cut, where the minutes do not allow all: each is measured whole
@@ -154,7 +155,9 @@ class Pace:
 
     def _step_s(self, spec: ArchSpec) -> float:
         """Seconds of a training step of `spec` on this machine."""
-        return seconds_of_step(spec, self.images, fit_of(self.images, spec, 5))
+        if spec not in self.timed:
+            self.timed[spec] = seconds_of_step(spec, self.images, fit_of(self.images, spec, 5))
+        return self.timed[spec]
 
 
 def check_minutes(sizes: Sizes, images: Images, budget: Budget) -> None:
