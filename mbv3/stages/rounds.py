@@ -149,16 +149,26 @@ def one_round(
 
 
 def winner(tuned: Sequence[Pair]) -> tuple[Pair, str]:
-    """The best on the choosing images, and what to say where that is a baseline."""
-    best = max(tuned, key=lambda pair: (pair[1].chosen_on.score, -pair[1].chosen_on.rank))
+    """The best on the choosing images, and what to say where that is a baseline. Of networks whose scores differ by no
+    more than the error the one with the lowest loss is it, which tells networks apart with less noise."""
+    top = max((t.chosen_on for _, t in tuned), key=lambda answers: (answers.score, -answers.rank))
+
+    def level(pair: Pair) -> bool:
+        by, error = top.better_by(pair[1].chosen_on)
+        return by <= error
+
+    best = min(filter(level, tuned), key=lambda pair: pair[1].chosen_on.rank)
     found = next((pair for pair in tuned if pair[0].own), None)
     if best[0].own or found is None:
         return best, ""
     by, error = best[1].chosen_on.better_by(found[1].chosen_on)
     mine = "the network that was cut" if found[0].kind == "cut" else found[0].called
-    better = f"is better than {mine} by {by:.1f} +- {error:.1f} points on" if by else f"is level with {mine} on"
-    loss = "" if by else ", with a lower loss"
-    return best, f"{best[0].called} {better} the choosing images, trained alike{loss}: it is what is delivered"
+    by_loss_alone = by <= error and not best[1].chosen_on.by_score
+    better, loss = ("is level with", ", and has a lower loss") if by_loss_alone else ("is better than", "")
+    return best, (
+        f"{best[0].called} {better} {mine} ({by:+.1f} +- {error:.1f} points) on the choosing images, trained "
+        f"alike{loss}: it is what is delivered"
+    )
 
 
 def decided(rounds: Sequence[Sequence[Pair]], default: Contender, metric: str, horizon: float) -> tuple[Pair, str]:

@@ -107,6 +107,16 @@ def test_sizes_around_a_target() -> None:
     assert all(s.resolution[0] % 16 == 0 for s in sizes.cut) and 2 <= len(sizes.cut) <= 4
 
 
+def test_small_photos_are_enlarged() -> None:
+    """Up to a last map of four places a side: at their own size nothing would be left of them."""
+    spec = load_spec("mobilenet_v3_small")
+    for side, top in ((16, 128), (32, 128), (100, 128), (128, 160), (1000, 272)):
+        assert max(min(s.resolution) for s in choose_sizes(spec, 1e6, side, Madds()).all) == top
+    assert choose_sizes(spec, 5.0, 32, Madds()).start.resolution == (128, 128)
+    small = replace(spec, resolution=(96, 96))  # a network that was made for less is enlarged by its own measure
+    assert choose_sizes(small, 1e6, 32, Madds()).start.resolution == (96, 96)
+
+
 def test_sizes_where_the_start_meets_the_target() -> None:
     spec, latency = load_spec("mobilenet_v3_small"), Madds()
     sizes = choose_sizes(spec, 1e6, 300, latency)
@@ -324,8 +334,10 @@ def test_a_start_that_meets_the_target_is_delivered(start: ArchSpec, images: Ima
     assert (went.found.kind, went.found.spec, went.doubt) == ("lower", start, "")
 
 
-def tuned_as(spec: ArchSpec, right: int) -> Tuned:
-    return Tuned(spec, {}, 1, ClassAnswers(np.full(100, 1.0 - right / 100), np.arange(100) < right))
+def tuned_as(spec: ArchSpec, right: int, loss: float | None = None, others: int = 0) -> Tuned:
+    """Right on so many of 100 images, which begin with number `others`."""
+    each = np.full(100, 1.0 - right / 100 if loss is None else loss)
+    return Tuned(spec, {}, 1, ClassAnswers(each, np.roll(np.arange(100) < right, others)))
 
 
 def test_a_baseline_that_is_better_is_delivered(start: ArchSpec) -> None:
@@ -333,12 +345,16 @@ def test_a_baseline_that_is_better_is_delivered(start: ArchSpec) -> None:
     lower = Contender("lower", "lower", start, {}, 1.0, 0.0)
     (found, _), doubt = winner([(cut, tuned_as(start, 80)), (lower, tuned_as(start, 84))])
     assert found is lower
-    assert "better than the network that was cut by 4.0 +- 2.0 points" in doubt
-    level = replace(tuned_as(start, 80), chosen_on=ClassAnswers(np.full(100, 0.1), np.arange(100) < 80))
-    (found, _), doubt = winner([(cut, tuned_as(start, 80)), (lower, level)])
+    assert "better than the network that was cut (+4.0 +- 2.0 points) on the choosing images, trained alike: i" in doubt
+    for right, by in ((80, "+0.0"), (82, "-2.0")):
+        rival = tuned_as(start, 80, loss=0.1, others=20)
+        (found, _), doubt = winner([(cut, tuned_as(start, right)), (lower, rival)])
+        assert found is lower
+        assert f"is level with the network that was cut ({by} +- 6." in doubt
+        assert "on the choosing images, trained alike, and has a lower loss: it is what is delivered" in doubt
+    (found, _), doubt = winner([(lower, tuned_as(start, 82, loss=0.3, others=20)), (cut, tuned_as(start, 80))])
+    assert (found, doubt) == (cut, "")  # within the error, and its loss is lower
+    (found, _), _ = winner([(lower, tuned_as(start, 95, loss=0.3, others=20)), (cut, tuned_as(start, 80))])
     assert found is lower
-    assert (
-        "is level with the network that was cut on the choosing images, trained alike, with a lower loss: it" in doubt
-    )
     (found, _), doubt = winner([(lower, tuned_as(start, 80)), (cut, tuned_as(start, 84))])
     assert (found, doubt) == (cut, "")
