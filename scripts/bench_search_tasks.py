@@ -1,4 +1,4 @@
-"""Searches on masks and boxes beside what anyone could train by hand at the same milliseconds, for as many steps.
+"""Searches on photos, masks and boxes beside what anyone could train by hand at the same milliseconds, for as many steps.
 
 python scripts/bench_search_tasks.py --task segment --data DIR --device pixel-1 --target-ms T --init W --work FOLDER
 
@@ -37,6 +37,7 @@ from mbv3.training import recipe_for
 ROOT = Path(__file__).resolve().parents[1]
 BY_HAND = "mobilenet_v3_small"
 FINE = 8  # px
+ENLARGED = 136  # small photos are enlarged to less
 SAME = ("task", "data", "device", "target_ms", "epochs", "init", "seed")  # what makes two lines one cell
 
 
@@ -75,14 +76,16 @@ def by_hand_spec(o: argparse.Namespace, peek: Peek) -> tuple[ArchSpec, float]:
     """MobileNetV3-Small under the task's head within the target, and its predicted ms."""
     task, latency = TASKS[o.task], Latency(read_table(o.device, "onnxruntime", 1, False)[0])
     h, w = (max(FINE, FINE * round(v / FINE)) for v in peek.shape)
-    made = task.headed(replace(load_spec(BY_HAND), resolution=(h, w)))
+    plain = replace(load_spec(BY_HAND), resolution=(h, w))
+    made = task.headed(plain) if task.head else plain
     spec = with_head(made, made.head, peek.outputs)
     if not o.init:
         fit = widest_within(partial(scale_spec, spec), o.target_ms, latency)
         assert fit is not None, "the target is out of reach"
         return fit
     at: Callable[[int], ArchSpec] = partial(sized, spec)
-    inside = [(s, ms) for s in map(at, range(64, 2 * h, FINE)) if (ms := latency([s])[0]) <= o.target_ms]
+    sides = range(64 if task.head else 32, max(2 * h, ENLARGED), FINE)
+    inside = [(s, ms) for s in map(at, sides) if (ms := latency([s])[0]) <= o.target_ms]
     return inside[-1]
 
 
@@ -97,7 +100,7 @@ def by_hand(o: argparse.Namespace, run: Path, seed: int) -> dict[str, Any]:
         file = run.with_name(f"{run.name}-by-hand.yaml")
         file.write_text(dump_spec(replace(spec, name=BY_HAND)), "utf-8")
         n = len(result(task.load(replace(spec, resolution=(64, 64)), Source(path=o.data))).train)
-        epochs = steps / recipe_for(task.recipe, n, spec.resolution).epoch_steps
+        epochs = steps / recipe_for(task.finetune if o.init else task.recipe, n, spec.resolution).epoch_steps
         weights = ("--init", o.init) if o.init else ()
         called("main", "train", file, "--task", o.task, "--data", o.data, "--epochs", f"{epochs:.5f}", "--score-every",
                10**6, "--seed", seed, *weights, "--out", out)  # fmt: skip
@@ -125,7 +128,7 @@ def cell(o: argparse.Namespace, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--task", choices=("segment", "detect"), required=True)
+    p.add_argument("--task", choices=("classify", "segment", "detect"), required=True)
     p.add_argument("--data", required=True, type=Path)
     p.add_argument("--device", default="pixel-1")
     p.add_argument("--target-ms", type=float, required=True)
