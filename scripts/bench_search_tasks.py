@@ -1,4 +1,4 @@
-"""Searches on photos, masks and boxes beside what anyone could train by hand at the same milliseconds, for as many steps.
+"""Searches on photos, masks and boxes beside what anyone trains by hand at the same milliseconds, for as many steps.
 
 python scripts/bench_search_tasks.py --task segment --data DIR --device pixel-1 --target-ms T --init W --work FOLDER
 
