@@ -4,13 +4,15 @@ python scripts/bench_finetune.py sweep   --data DIR --init FILE --per-class 10 -
 python scripts/bench_finetune.py compare --data DIR --init FILE [--epochs 12] [--seeds 0 1 2]
 python scripts/bench_finetune.py rates   --data DIR --init FILE
 python scripts/bench_finetune.py nothing --data DIR
+python scripts/bench_finetune.py probe   --data DIR --init FILE --px 64 [--per-class N]
 python scripts/bench_finetune.py figures
 
 DIR/{train,test}/<class>/*. `sweep` trains two screening designs of many settings; `compare` trains the default recipe,
 what it replaced, and the defaults of fastai, timm, Keras and AutoGluon, at equal epochs; `rates` trains the default
 with other rates under the head; `nothing` trains the default recipe and many settings from random weights. Several may
 be given; --jobs processes share the machine or its GPU. Every training is appended to --out when it ends, and one that
-is found there is not run again: the same command goes on after a stop.
+is found there is not run again: the same command goes on after a stop. `probe` trains nothing: it appends how well a
+linear classifier of the weights' features tells the photos apart, by which `mbv3 train` takes its recipe.
 A line has the right and wrong answers on the test images, packed, so that two settings are compared image by image:
 `plain` are those of the weights that `mbv3 train` would leave, `live` those without their average, `taken` with batch
 norms over augmented images, `running` with those of the training. A GPU is used where there is one.
@@ -43,10 +45,12 @@ from mbv3.data import ImageSet, batch_order, decode_all, find_class_folder, norm
 from mbv3.export import initial_weights
 from mbv3.nn import build
 from mbv3.spec import load_spec, with_head
+from mbv3.stages import probe_loss
 from mbv3.training import Average, Fit, Recipe, adopt, fit, recalibrate, recipe_for, recipe_values
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "results" / "finetune.jsonl"
+PROBES = ROOT / "results" / "probes.jsonl"
 NETWORK = "mobilenet_v3_small"
 
 
@@ -179,6 +183,20 @@ def train(
         "seconds": round(seconds, 1), "recipe": values_of(recipe),
         "init": Path(o.init).name if o.init else None, "device": device_name(), "torch": torch.__version__,
         "commit": o.commit,
+    }  # fmt: skip
+
+
+def probed(o: argparse.Namespace) -> dict[str, Any]:
+    """The line of a probe."""
+    photos = part(Path(o.data) / "train", o.px, True, o.per_class)
+    spec = replace(load_spec(NETWORK), resolution=(o.px, o.px))
+    spec = with_head(spec, spec.head, len(photos.classes))
+    began = time.monotonic()
+    loss = probe_loss(spec, initial_weights(Path(o.init), spec)[0], photos)
+    return {
+        "data": Path(o.data).name, "per_class": o.per_class, "images": len(photos), "px": o.px,
+        "init": Path(o.init).name, "loss_of_chance": round(loss, 4), "seconds": round(time.monotonic() - began, 1),
+        "device": device_name(), "commit": o.commit,
     }  # fmt: skip
 
 
@@ -338,7 +356,7 @@ DESIGNS: dict[str, Callable[[float], Iterator[tuple[str, dict[str, Any]]]]] = {
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", nargs="+", choices=(*DESIGNS, "figures"))
+    p.add_argument("what", nargs="+", choices=(*DESIGNS, "probe", "figures"))
     p.add_argument("--data")
     p.add_argument("--init")
     p.add_argument("--per-class", type=int, default=0)
@@ -357,6 +375,9 @@ def main() -> None:
         print("\n".join(figures(lines_of(o.out))))
         return
     o.commit = o.commit or short_commit()
+    if o.what == ["probe"]:
+        append(PROBES, probed(o))
+        return
     names, n = None, 0
     for folder, room, per_class in (("test", False, o.test_per_class), ("train", True, o.per_class)):
         images = part(Path(o.data) / folder, o.px, room, per_class, names)  # decoded once for all processes
