@@ -332,9 +332,10 @@ def effects(lines: list[dict[str, Any]]) -> Iterator[str]:
 def figures(lines: list[dict[str, Any]]) -> Iterator[str]:
     """Tables: the screens' effects, then every set of images with its settings, best first, n seeds."""
     for design in ("screen", "second"):
-        mine = [line for line in lines if line["name"].startswith(design)]
-        if mine:
-            yield f"{design}: {len(mine)} settings, {mine[0]['images']} images, {mine[0]['px']} px"
+        screened = [line for line in lines if line["name"].startswith(design) and line["seed"] == 0]
+        for images in sorted({line["images"] for line in screened}):
+            mine = [line for line in screened if line["images"] == images]
+            yield f"{design}: {len(mine)} settings, {images} images, {mine[0]['px']} px"
             yield from effects(mine)
 
     def place(line: dict[str, Any]) -> tuple[Any, ...]:

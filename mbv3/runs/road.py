@@ -17,7 +17,7 @@ from mbv3.runs.options import Options
 from mbv3.runs.prepare import TABLE
 from mbv3.runs.result import Found
 from mbv3.runs.resume_from import keep_start, take_start
-from mbv3.runs.road_parts import RECIPE, finest_photos, given_table, keep_table, table_minutes, told_small, walked
+from mbv3.runs.road_parts import finest_photos, given_table, keep_table, learned_by, table_minutes, told_small, walked
 from mbv3.runs.rundir import RunDir
 from mbv3.runs.task_images import dressed, looked_at
 from mbv3.spec import ArchSpec, Classify, Site, named_sites, parse_resolution, parse_spec, pixels
@@ -31,7 +31,6 @@ from mbv3.stages import (
     steady_ms,
 )
 from mbv3.tables import Latency, reference_of
-from mbv3.tasks import TASKS
 
 __all__ = ["by_hand", "check_road", "initial", "road_stages"]
 
@@ -91,7 +90,7 @@ def road_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, None,
         yield from delivered(
             o, run, went, whole, photos, latency, origin=(("from", init.network), ("init_sha256", init.sha256)),
             scale=Scale(space=init.network, width=1.0, resolution=pixels(went.found.spec.resolution), why=_why(went)),
-            recipe=TASKS[o.task].finetune if o.under_head else RECIPE,
+            recipe=learned_by(o, run),
         )
     )  # fmt: skip
 

@@ -18,13 +18,20 @@ from mbv3.runs.task_images import read_images
 from mbv3.spec import Site, pixels
 from mbv3.stages import Budget, Contender, Effort, Outcome, Photos, Sizes, road, steps_of
 from mbv3.tables import REFERENCE, Latency, Whole, read_table, reference_of
+from mbv3.tasks import TASKS
 
 __all__ = [
-    "RECIPE", "finest_photos", "given_table", "keep_table", "measured_whole", "table_minutes", "told_small", "walked",
+    "finest_photos", "given_table", "keep_table", "learned_by", "measured_whole", "table_minutes", "told_small",
+    "walked",
 ]  # fmt: skip
 
 TABLE_SHARE, LEAST_TABLE_MINUTES, MOST_TABLE_MINUTES = 0.08, 0.3, 2.0  # of the minutes of a run
-RECIPE = "finetune, distilled"
+
+
+def learned_by(o: Options, run: RunDir[SearchRecord]) -> str:
+    """How the delivered weights of a road were trained."""
+    name = TASKS[o.task].finetune
+    return name if o.under_head else f"{run.record.plan.get('finetune', name)}, distilled"
 
 
 def table_minutes(o: Options) -> float:

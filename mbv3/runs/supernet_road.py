@@ -18,7 +18,7 @@ from mbv3.runs.delivered import delivered
 from mbv3.runs.options import Options
 from mbv3.runs.prepare import TABLE
 from mbv3.runs.result import Found
-from mbv3.runs.road_parts import RECIPE, finest_photos, given_table, keep_table, table_minutes, told_small, walked
+from mbv3.runs.road_parts import finest_photos, given_table, keep_table, learned_by, table_minutes, told_small, walked
 from mbv3.runs.rundir import RunDir
 from mbv3.runs.supernet import reopened
 from mbv3.space import SearchSpace, load_space, scale
@@ -77,7 +77,8 @@ def supernet_stages(o: Options, run: RunDir[SearchRecord]) -> Generator[Event, N
         yield from delivered(
             o, run, went, whole, photos, latency,
             origin=(("space", space.name), ("from", init.network), ("init_sha256", init.sha256)),
-            scale=Scale(space=space.name, width=1.0, resolution=pixels(found.spec.resolution), why=what), recipe=RECIPE,
+            scale=Scale(space=space.name, width=1.0, resolution=pixels(found.spec.resolution), why=what),
+            recipe=learned_by(o, run),
         )
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ candidates dropped early, and what anyone could take instead trained alike."""
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from mbv3.errors import Unreachable
 from mbv3.events import Event, Note, StageStart
-from mbv3.spec import Site, pixels
+from mbv3.spec import ArchSpec, Site, pixels
 from mbv3.stages.budget import Budget
 from mbv3.stages.contenders import (
     Contender,
@@ -63,18 +64,22 @@ def road(
     already, those of a supernet: nothing is cut, they are the candidates, and what of them is not the search's own is a
     baseline.
     """
-    budget, keep = budget or Budget(60.0), keep or Memory()
+    budget, keep, began = budget or Budget(60.0), keep or Memory(), time.monotonic()
     images = yield from fine_tuned_by(images, sizes.start, state, keep)
     rounds = [0 if subnets else cut_rounds(target_ms, ms) for ms in latency(sizes.cut)] if sizes.cut else []
-    pace = Pace(sizes, images, budget, keep, effort, rounds)
-    sizes = sizes if subnets else pace.candidates()
+    pace = Pace(sizes, images, budget, keep, effort, rounds, began)
+    every, sizes = sizes, sizes if subnets else pace.candidates(measured=latency.device is not None)
+    if len(sizes.cut) < len(every.cut):
+        yield Note(STAGE, f"the minutes allow cuts at {_sides(sizes.cut)} px alone, of {_sides(every.cut)} px")
     steps, cut_steps, first = pace.early()
     at = f"{pixels(sizes.start.resolution)} px"
     yield StageStart("start", f"fine-tuning {sizes.start.name} at {at} on the photos, {steps} steps")
-    start = yield from tune("start", sizes.start, state, images, steps, new_head=True, seed=seed, keep=keep)
+    # as kept: a finished start may be another run's, which had other minutes
+    tuning = tune("start", sizes.start, state, images, steps, new_head=True, seed=seed, keep=keep, as_kept=True)
+    start = yield from tuning
     yield Note("start", f"uncut: {told(start.chosen_on, images.work)}")
 
-    plain = yield from _baselines(sizes, start, latency, target_ms, keep, some, slim=not subnets)
+    plain = yield from _baselines(every, start, latency, target_ms, keep, some, slim=not subnets)
     plain += [c for c in subnets if not c.own]
     cuts = [c for c in subnets if c.own]
     measured_s = budget.seconds("cuts-measured") / max(len(sizes.cut), 1) if budget.timed else math.inf
@@ -114,6 +119,10 @@ def road(
     if last is not t:
         answered, learned = reported(last, report, images.work), t.steps + last.steps
     return Outcome(c, last, answered, rivals, doubt, learned)
+
+
+def _sides(specs: Sequence[ArchSpec]) -> str:
+    return ", ".join(str(pixels(s.resolution)) for s in specs)
 
 
 @dataclass(frozen=True)

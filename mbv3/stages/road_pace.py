@@ -64,15 +64,15 @@ class Pace:
     began: float = field(default_factory=time.monotonic)
     timed: dict[ArchSpec, float] = field(default_factory=dict)  # seconds of a step
 
-    def candidates(self) -> Sizes:
-        """The sizes without the largest of those to be cut, where the minutes do not allow all: each is measured whole
-        and its channels are scored, however few steps it has. The small ones stay, for they lose the least: of 42 cuts
-        that won on Caltech-101's photos of 128 px none was above 112 px (results/road*.jsonl)."""
+    def candidates(self, measured: bool = True) -> Sizes:
+        """The sizes without the largest of those to be cut, where the minutes do not allow all: the channels of each
+        are scored, and it is `measured` whole, however few steps it has. The small ones stay, for they lose the least:
+        of 42 cuts that won on Caltech-101's photos of 128 px none was above 112 px (results/road*.jsonl)."""
 
         def decide() -> int:
             cuts, seconds = len(self.sizes.cut), self.budget.seconds("cuts") + self.budget.seconds("cuts-measured")
             step_s = self._step_s(self.sizes.start)
-            each = [VERDICT_S + (LEAST + self._scored(i)) * step_s for i in range(cuts)]
+            each = [VERDICT_S * measured + (LEAST + self._scored(i)) * step_s for i in range(cuts)]
             return max(1, int(np.searchsorted(np.cumsum(each), seconds, side="right")))
 
         if self.effort is None and self.budget.timed and len(self.sizes.cut) > 1:
@@ -151,7 +151,7 @@ class Pace:
 
     def _small_s(self) -> float:
         """Seconds of a step of a candidate: a cut network trains hardly faster than the uncut one of its size."""
-        return self._step_s(self.sizes.cut[0] if self.sizes.cut else self.sizes.lower[-1])
+        return self._step_s([*self.sizes.cut[:1], *self.sizes.lower[-1:], self.sizes.start][0])
 
     def _step_s(self, spec: ArchSpec) -> float:
         """Seconds of a training step of `spec` on this machine."""

@@ -167,6 +167,7 @@ def tune(
     temperature: float = TEMPERATURE,
     seed: int = 0,
     keep: Keep | None = None,
+    as_kept: bool = False,
 ) -> Generator[Event, None, Tuned]:
     """Fine-tune `spec` from `state` at its own resolution and answer the images that choose: `trained` by the recipe
     `finetune`, whose teacher's answers count by the weight `distill` at `temperature`.
@@ -179,7 +180,11 @@ def tune(
     # where no head is new, the statistics are those of another resolution, or of layers that lost channels; where they
     # are held, few images give worse ones than the weights came with
     settle = not new_head and not recipe.hold_norms
-    return (yield from trained(name, spec, state, images, recipe, teacher=teacher, settle=settle, keep=keep))
+    return (
+        yield from trained(
+            name, spec, state, images, recipe, teacher=teacher, settle=settle, keep=keep, as_kept=as_kept
+        )
+    )
 
 
 def trained(
@@ -192,24 +197,26 @@ def trained(
     teacher: Tensor | None = None,
     settle: bool = False,
     keep: Keep | None = None,
+    as_kept: bool = False,
 ) -> Generator[Event, None, Tuned]:
     """Train `spec` from `state` (None: from scratch) by `recipe` at its own resolution and answer the images that
     choose.
 
     `teacher`: logits of every training image that are learned beside the labels. `settle`: batch-norm statistics are
     taken anew before it begins. What was kept under `name` is not trained again, and a training that was interrupted
-    goes on.
+    goes on. `as_kept`: what was kept is taken whatever its recipe.
 
     Raises:
         BadInput: what was kept learned by another recipe.
         Diverged: the loss is not finite any more.
     """
     keep = keep or Memory()
-    done = keep.file(f"road-{name}.safetensors")
+    done = keep.file(kept_as(name))
     kept = load_checkpoint(done) if done is not None else None
     if done is not None and kept is not None and "loss" in kept[0]["answers"]:
         parts, meta = kept
-        same_recipe(recipe, meta.get("recipe"), done)
+        if not as_kept:
+            same_recipe(recipe, meta.get("recipe"), done)
         found = answers_of(parts["answers"])
         return Tuned(parse_spec(meta["spec"], str(done)), parts["net"], int(meta["steps"]), found)
     net = on_device(spec, state, recipe.seed)
@@ -229,6 +236,11 @@ def trained(
         }  # fmt: skip
         save_checkpoint(done, {"net": weights, "answers": found.tensors()}, about)
     return Tuned(spec, weights, recipe.steps, found)
+
+
+def kept_as(name: str) -> str:
+    """The file of a finished training."""
+    return f"road-{name}.safetensors"
 
 
 def seconds_of_step(spec: ArchSpec, images: Images, recipe: Fit) -> float:

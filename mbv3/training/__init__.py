@@ -14,7 +14,7 @@ from mbv3.training.detect import DetectMetric, detect_answers, detect_objective,
 from mbv3.training.init import adopt
 from mbv3.training.loop import Diverged, Epoch, fit, moved, one_step, recipe_values, same_recipe
 from mbv3.training.optimizer import Average, make_optimizer
-from mbv3.training.processes import processes, together
+from mbv3.training.processes import all_agree, processes, together
 from mbv3.training.recipes import (
     FAR,
     FEW,
@@ -52,6 +52,7 @@ __all__ = [
     "SegmentMetric",
     "WithAux",
     "adopt",
+    "all_agree",
     "and_aux",
     "answers_of",
     "checkpoint_meta",

@@ -189,6 +189,13 @@ def test_another_target_begins_with_the_start_and_ends_as_a_run_of_its_own(
     a, b = (load_file(run / "weights.safetensors") for run in (own, second))
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert content(first) == before
+    # a run of other amounts takes the start as it is
+    began.clear()
+    steps.clear()
+    longer = 1.5 * given["final_epochs"]
+    code, _, err = search("--resume-from", first, "--target-ms", target, "--final-epochs", longer, "--out", own / "b")
+    assert code == 0, err
+    assert began[0] == "start" and 1 not in steps and steps
     # the options that the run was begun with may be given again, others not
     again = arguments(given, target_ms=target, final_epochs=None)
     code, _, err = search(*again, "--resume-from", first, "--resolution", "32", "--out", tmp_path / "no")

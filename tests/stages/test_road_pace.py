@@ -61,6 +61,8 @@ def test_few_minutes_cut_at_fewer_sizes(pace: Pace) -> None:
         assert some.candidates().cut == sizes.cut[:cuts]
         some.budget = Budget(100 * each)
         assert some.candidates().cut == sizes.cut[:cuts]
+    timed = Pace(sizes, pace.images, Budget(1.9 * each), Memory())  # where nothing is measured there is time for both
+    assert timed.candidates(measured=False).cut == sizes.cut
     by_hand = Pace(sizes, pace.images, Budget(0.1), Memory(), Effort.of(20))
     assert by_hand.candidates() == sizes
 
