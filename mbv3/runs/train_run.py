@@ -216,7 +216,8 @@ def _stages(
     spec = with_head(spec, spec.head, data.outputs)
     name, far = o.recipe_name, ""
     if start is not None and o.recipe is None and isinstance(data.train, ImageSet):
-        name, far = far_recipe(name, spec, start.weights, data.train)
+        with run.stage("probe"):
+            name, far = far_recipe(name, spec, start.weights, data.train)
     recipe = recipe_for(
         name, len(data.train), spec.resolution, processes=world, seed=o.seed, precision=_precision(o), **o.changes()
     )
