@@ -95,6 +95,8 @@ def choose_sizes(
             least,
             times[-1],
         )
+    if pinned is None and step > FINE:
+        whole, times = _finer(spec, whole, times, target_ms, latency_ms)
     ms = _rising(times)
     within = [s for s, t in zip(whole, ms, strict=True) if t <= target_ms]
     if dense and pinned is None:
@@ -105,6 +107,21 @@ def choose_sizes(
     lower = [*([above[0][0]] if above and within else []), *within[::-1][:3]]
     able = [(s, t) for s, t in above if t <= REACH * target_ms and (pinned or min(s.resolution) % COARSE == 0)]
     return Sizes(start, tuple(lower), _spread(able or above[:1], most))
+
+
+def _finer(
+    spec: ArchSpec, whole: list[ArchSpec], times: list[float], target_ms: float, latency_ms: LatencyMs
+) -> tuple[list[ArchSpec], list[float]]:
+    """The sizes and their times with those in steps of FINE around the largest within the target: by coarse ones the
+    uncut network would leave a fifth of it."""
+    last = max((i for i, t in enumerate(_rising(times)) if t <= target_ms), default=-1)
+    if not 0 <= last < len(whole) - 1:
+        return whole, times
+    between = [
+        sized(spec, side) for side in range(min(whole[last].resolution) + FINE, min(whole[last + 1].resolution), FINE)
+    ]
+    found = list(latency_ms(between))
+    return [*whole[: last + 1], *between, *whole[last + 1 :]], [*times[: last + 1], *found, *times[last + 1 :]]
 
 
 def _rising(times: Sequence[float]) -> NDArray[np.float64]:

@@ -117,6 +117,21 @@ def test_small_photos_are_enlarged() -> None:
     assert choose_sizes(small, 1e6, 32, Madds()).start.resolution == (96, 96)
 
 
+def test_large_inputs_leave_the_uncut_network_no_less_of_the_target() -> None:
+    """Few sizes are timed of a large range, and then those between the two around the target."""
+    spec, latency, asked = replace(load_spec("mobilenet_v3_small"), resolution=(480, 640)), Madds(), []
+
+    def counted(specs: Sequence[ArchSpec]) -> list[float]:
+        asked.extend(specs)
+        return latency(specs)
+
+    for target in (20.0, 60.0, 100.0):
+        asked.clear()
+        above, within, *_ = choose_sizes(spec, target, 480, counted, dense=True).lower
+        assert min(above.resolution) - min(within.resolution) == 8 and len(asked) < 25
+        assert latency([within])[0] <= target < latency([above])[0]
+
+
 def test_sizes_where_the_start_meets_the_target() -> None:
     spec, latency = load_spec("mobilenet_v3_small"), Madds()
     sizes = choose_sizes(spec, 1e6, 300, latency)
