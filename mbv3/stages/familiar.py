@@ -9,18 +9,17 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from mbv3.data import ImageSet, normalise
+from mbv3.data import ImageSet
 from mbv3.events import Event, Note
-from mbv3.nn import build, statistics
+from mbv3.nn import build
 from mbv3.spec import ArchSpec
 from mbv3.stages.images import Images
 from mbv3.stages.keep import Keep
 from mbv3.stages.learn import default_device
 from mbv3.stages.linear_head import learn_head
 from mbv3.stages.tune import kept_as
-from mbv3.training import FAR, FEW, RECIPES, adopt, all_agree, load_checkpoint
+from mbv3.training import FAR, FEW, RECIPES, adopt, all_agree, class_answers, load_checkpoint
 
 __all__ = ["far_recipe", "fine_tuned_by", "probe_loss"]
 
@@ -29,7 +28,6 @@ LEAST = 20  # photos of a class; of fewer nothing is learned by the best feature
 HELD_OUT = 0.2  # of each class
 # of chance's loss: results/probes.jsonl
 UNLIKE = 0.8
-BATCH = 64
 
 
 def probe_loss(spec: ArchSpec, weights: Mapping[str, Tensor], photos: ImageSet) -> float:
@@ -48,14 +46,8 @@ def probe_loss(spec: ArchSpec, weights: Mapping[str, Tensor], photos: ImageSet) 
     adopt(net, dict(weights), "weights")
     net.to(default_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
     learn_head(net, learned, spec.resolution)
-    loss = 0.0
-    with torch.inference_mode():
-        for start in range(0, len(held), BATCH):
-            index = np.arange(start, min(start + BATCH, len(held)))
-            x = normalise(np.ascontiguousarray(held.images[index]), spec.resolution, default_device(), statistics(net))
-            y = torch.from_numpy(np.asarray(held.labels[index])).to(x.device)
-            loss += float(functional.cross_entropy(net(x), y, reduction="sum"))
-    return loss / -float(np.log(often[held.labels]).sum())
+    loss = class_answers(net, held, spec.resolution).loss.sum()
+    return float(loss / -np.log(often[held.labels]).sum())
 
 
 def _drawn(photos: ImageSet) -> tuple[ImageSet, ImageSet]:

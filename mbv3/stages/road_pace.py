@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
@@ -112,30 +113,24 @@ class Pace:
 
     def alike(self, networks: Sequence[ArchSpec]) -> int:
         """Steps of each of the `networks` that are compared."""
-        if self.effort is not None:
-            return self.effort.alike
-
-        def decide() -> int:
-            usual = usual_steps(self.images)
-            if not self.budget.timed:
-                return usual
-            steps = ALIKE * self._left_s() / sum(map(self._step_s, networks))
-            return int(np.clip(steps, 2 * LEAST, ALIKE_MOST * usual))
-
-        return int(self.keep.value("alike_steps", decide))
+        return self._late("alike", ALIKE, ALIKE_MOST, networks)
 
     def last(self, network: ArchSpec) -> int:
         """Steps of the delivered network after that, from what is left of the time."""
+        return self._late("last", 1.0, LAST_MOST, [network])
+
+    def _late(self, name: Literal["alike", "last"], share: float, most: float, networks: Sequence[ArchSpec]) -> int:
+        """Steps of each of `networks` in a share of the time that is left, at most so many times the usual ones."""
         if self.effort is not None:
-            return self.effort.last
+            return self.effort.alike if name == "alike" else self.effort.last
 
         def decide() -> int:
             usual = usual_steps(self.images)
             if not self.budget.timed:
                 return usual
-            return int(np.clip(self._left_s() / self._step_s(network), 2 * LEAST, LAST_MOST * usual))
+            return int(np.clip(share * self._left_s() / sum(map(self._step_s, networks)), 2 * LEAST, most * usual))
 
-        return int(self.keep.value("last_steps", decide))
+        return int(self.keep.value(f"{name}_steps", decide))
 
     def _left_s(self) -> float:
         """Seconds that are left; a part that took more than its share leaves some to the trainings after it."""
