@@ -43,12 +43,12 @@ def pair(share: float, seed: int) -> dict[str, Any]:
         target_ms = share * measure_network(large, open_runtime(runtime, 1)).ms
         with tempfile.TemporaryDirectory() as folder:
             one = mbv3.find(target_ms, out=Path(folder) / "run", runtime=runtime, seed=seed)
-        found[runtime] = one.spec
+            found[runtime] = one.spec
         assert one.record.accuracy is not None
         line[runtime] = {
             "target_ms": target_ms, "measured_ms": one.measured_ms, "accuracy": one.record.accuracy.value,
             "accuracy_error": one.record.accuracy.error, "params": one.record.params, "madds": one.record.madds,
-            "spec": dump_spec(one.spec),
+            "spec": dump_spec(found[runtime]),
         }  # fmt: skip
     for runtime in RUNTIMES:
         line[f"on_{runtime}"] = dict(zip(RUNTIMES, times_on(runtime, [found[r] for r in RUNTIMES]), strict=True))
