@@ -11,7 +11,9 @@ MobileNetV3-Large's of these rounds. A line of JSON a pair is appended to --out;
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -60,8 +62,7 @@ def slower(line: dict[str, Any], runtime: str) -> tuple[float, float]:
     [other] = set(RUNTIMES) - {runtime}
     on = line[f"on_{runtime}"]
     by = [100 * (wrong / right - 1) for wrong, right in zip(on[other], on[runtime], strict=True)]
-    mean = sum(by) / len(by)
-    return mean, (sum((x - mean) ** 2 for x in by) / (len(by) - 1) / len(by)) ** 0.5
+    return statistics.fmean(by), statistics.stdev(by) / math.sqrt(len(by))
 
 
 def figures(out: Path) -> None:

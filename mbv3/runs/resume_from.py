@@ -18,7 +18,7 @@ from mbv3.runs.options import Options
 from mbv3.runs.prepare import TABLE
 from mbv3.runs.rundir import RunDir, file_sha256
 from mbv3.spec import ArchSpec, Site, dump_spec, parse_spec, smallest
-from mbv3.stages import Passed, TakenUp, nearest, passed_in, photos_sha256, taken_up
+from mbv3.stages import Passed, TakenUp, kept_as, nearest, passed_in, photos_sha256, taken_up
 from mbv3.tables import Latency
 from mbv3.training import checkpoint_meta
 
@@ -28,7 +28,7 @@ __all__ = [
 ]  # fmt: skip
 
 # the fine-tuned start of a road: while the run is at work, and afterwards
-START, KEPT_START = "road-start.safetensors", "start.safetensors"
+START, KEPT_START = kept_as("start"), "start.safetensors"
 BESIDE = (
     "target_ms",
     "resume_from",
